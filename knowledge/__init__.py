@@ -1,0 +1,6 @@
+"""What a teacher knows, and how it is passed on: pure functions on tensors (torch only).
+
+The modules follow the survey of Gou, Yu, Maybank and Tao, "Knowledge Distillation: A Survey"
+(IJCV 2021, https://arxiv.org/abs/2006.05525): `response`, `relation`, `ensemble`; `training`
+holds pure local training, `fidelity` how well a student follows its teacher.
+"""
