@@ -1,0 +1,102 @@
+"""DS-FL: a sharpened consensus on unlabelled public examples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedkd.algorithms.fedmd import consensus_message, digest, predictions_claim
+from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
+from knowledge import ensemble
+from knowledge.outputs import Outputs
+from knowledge.response import cross_entropy
+from knowledge.training import Batches, Params, Predict, Tensor, Training, fit
+
+
+@dataclass(frozen=True)
+class DSFL(Algorithm):
+    """Distillation-based semi-supervised federated learning, with entropy reduction aggregation.
+
+    Sohei Itahara, Takayuki Nishio, Yusuke Koda, Masahiro Morikura, Koji Yamamoto.
+    "Distillation-Based Semi-Supervised Federated Learning for Communication-Efficient Collaborative
+    Training with Non-IID Private Data". IEEE Transactions on Mobile Computing 22(1), 2023.
+    https://arxiv.org/abs/2008.06180
+
+    Client: CE(y, f(private)); upload the predictions p_k for the round's public examples.
+    Server: consensus = softmax(mean_k p_k / T). Client: CE(consensus, f(public)).
+    Up: 4 C P_r bytes. Down: 4 C P_r, and 4 P_r of row numbers when a round asks about a part only.
+
+    Conventions: the temperature divides probabilities, not logits; below 1/C or so it sharpens.
+    The consensus is digested at the start of the next round; the model in use is the one that has
+    just digested the newest, as in the paper. The server keeps no model of its own.
+    """
+
+    distill: Training = Training()
+    public_size: int | None = None
+    temperature: float = 0.1
+
+    properties = Properties(
+        public="unlabelled",
+        up="predictions for the round's public examples",
+        down="the sharpened mean prediction for each of them",
+        architectures="any",
+        sum_suffices=True,
+        server_learns="the client's predictions for public examples",
+    )
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be > 0, got {self.temperature}")
+
+    @property
+    def public_training(self) -> Training:
+        """How the consensus is digested."""
+        return self.distill
+
+    @property
+    def asks(self) -> int | None:
+        """P_r."""
+        return self.public_size
+
+    def broadcast(self, server: Server, client: int, group: str) -> Message:
+        """The newest consensus, the same for all."""
+        return server
+
+    def client_update(
+        self,
+        predict: Predict,
+        params: Params,
+        received: Message,
+        private: Batches,
+        public: Public | None,
+    ) -> tuple[Params, Upload]:
+        """Distil the consensus, train, predict."""
+        assert public is not None
+
+        def loss(outputs: Outputs, y: Tensor) -> Tensor:
+            return cross_entropy(outputs.logits, y)
+
+        params = self.deploy(predict, params, received, public)
+        params = fit(predict, params, private, self.local, loss)
+        probabilities = predict(params, public.asked).logits.softmax(dim=-1)
+        return params, Upload({"probabilities": probabilities}, private.size)
+
+    def deploy(
+        self, predict: Predict, params: Params, received: Message, public: Public | None
+    ) -> Params:
+        """The student of the newest consensus."""
+        if not received or public is None:
+            return params
+        return digest(predict, params, received, public, self.distill)
+
+    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+        """A distribution for each public example of the round."""
+        return predictions_claim(task, self.public_size)
+
+    def server_update(
+        self, task: Task, server: Server, uploads: Sequence[Received], public: Public | None
+    ) -> Server:
+        """Sharpen the mean."""
+        assert public is not None
+        predictions = torch.stack([upload.payload["probabilities"] for upload in uploads])
+        return consensus_message(ensemble.entropy_reduced(predictions, self.temperature), public)

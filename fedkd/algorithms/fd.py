@@ -1,0 +1,96 @@
+"""FD: clients exchange their mean prediction for each label; no public data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
+from knowledge.outputs import Outputs
+from knowledge.response import cross_entropy, soft_cross_entropy
+from knowledge.training import Batches, Params, Predict, Tensor, fit
+
+
+@dataclass(frozen=True)
+class FD(Algorithm):
+    """Federated distillation.
+
+    Eunjeong Jeong, Seungeun Oh, Hyesung Kim, Jihong Park, Mehdi Bennis, Seong-Lyun Kim.
+    "Communication-Efficient On-Device Machine Learning: Federated Distillation and Augmentation
+    under Non-IID Private Data". NeurIPS 2018 workshop. https://arxiv.org/abs/1811.11479
+
+    Client k: F_k[l] = mean of softmax(f(x)) over its examples with label l; trains on
+    CE(y, f(x)) + gamma CE(G_k[y], f(x)). Server: G_k[l] = mean of F_j[l] over the clients j != k
+    that hold label l (leave-one-out, each client counting once).
+    Up: F_k, only the rows of labels held, 4 C bytes each. Down: G_k, 4 C C bytes.
+
+    Conventions: means are of probabilities (of logits they would leave the loss unbounded below),
+    taken with the trained model. A label that no other client holds has a row of zeros, which
+    adds nothing to the loss. Only clients of the newest cohort are averaged.
+    """
+
+    gamma: float = 1.0
+
+    properties = Properties(
+        public="none",
+        up="the mean prediction for each label held",
+        down="the mean of the others' mean predictions for each label",
+        architectures="any",
+        sum_suffices=False,  # a sum gives the mean, but leaving a client out takes its own row
+        server_learns="which labels the client holds, and its mean prediction for each",
+    )
+
+    def broadcast(self, server: Server, client: int, group: str) -> Message:
+        """The leave-one-out means."""
+        if not server:
+            return {}
+        others = server["clients"] != client
+        count = server["held"][others].sum(dim=0)  # (C,)
+        total = server["means"][others].double().sum(dim=0)  # (C, C)
+        means = total / count.clamp(min=1).unsqueeze(1)
+        return {"means": means.to(server["means"].dtype)}
+
+    def client_update(
+        self,
+        predict: Predict,
+        params: Params,
+        received: Message,
+        private: Batches,
+        public: Public | None,
+    ) -> tuple[Params, Upload]:
+        """Train with the others' means as a second teacher, then predict the own ones."""
+
+        def loss(outputs: Outputs, y: Tensor) -> Tensor:
+            hard = cross_entropy(outputs.logits, y)
+            if not received:
+                return hard
+            return hard + self.gamma * soft_cross_entropy(outputs.logits, received["means"][y])
+
+        params = fit(predict, params, private, self.local, loss)
+        means, held = label_means(predict, params, private)
+        return params, Upload({"means": means}, private.size, rows=held)
+
+    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+        """A distribution for each label."""
+        return {"means": Claim((task.num_classes, task.num_classes), simplex=True)}
+
+    def server_update(
+        self, task: Task, server: Server, uploads: Sequence[Received], public: Public | None
+    ) -> Server:
+        """Keep the newest cohort's means, to leave one out for each client."""
+        return {
+            "clients": torch.tensor([upload.client for upload in uploads]),
+            "means": torch.stack([upload.payload["means"] for upload in uploads]),
+            "held": torch.stack([u.rows for u in uploads if u.rows is not None]),
+        }
+
+
+def label_means(predict: Predict, params: Params, private: Batches) -> tuple[Tensor, Tensor]:
+    """The mean prediction for each label, (C, C), and which labels there are, (C,) of 0 and 1."""
+    index, mask = private.index.flatten(), private.mask.flatten()
+    probabilities = predict(params, private.x[index]).logits.softmax(dim=-1)
+    labels = torch.arange(probabilities.shape[-1])
+    member = (private.y[index].unsqueeze(1) == labels) * mask.unsqueeze(1)  # (S B, C)
+    count = member.sum(dim=0)
+    means = member.T @ probabilities / count.clamp(min=1).unsqueeze(1)
+    return means, (count > 0).to(means.dtype)

@@ -1,0 +1,100 @@
+"""FedAvg: clients of one architecture average their parameters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
+from knowledge.outputs import Outputs
+from knowledge.response import cross_entropy
+from knowledge.training import Batches, Params, Predict, Tensor, fit
+
+
+@dataclass(frozen=True)
+class FedAvg(Algorithm):
+    """Federated averaging.
+
+    Brendan McMahan, Eider Moore, Daniel Ramage, Seth Hampson, Blaise Aguera y Arcas.
+    "Communication-Efficient Learning of Deep Networks from Decentralized Data". AISTATS 2017.
+    https://arxiv.org/abs/1602.05629
+
+    Client: w_k <- argmin sum CE(y, f(x; w)) from w. Server: w <- sum_k n_k w_k / sum_k n_k.
+    Up and down: all parameters, 4 W bytes each way in float32.
+
+    Convention: clients of different architectures cannot be averaged; each group has an average of
+    its own, and a group of which nobody took part keeps what it has.
+    """
+
+    properties = Properties(
+        public="none",
+        up="all parameters",
+        down="all parameters of the group's average",
+        architectures="shared within a group",
+        sum_suffices=True,
+        server_learns="the client's parameters and the number of its examples",
+    )
+
+    def init(self, task: Task, generator: torch.Generator) -> Server:
+        """One set of initial parameters for each group."""
+        return {
+            f"{group}/{name}": value
+            for group in sorted(task.models)
+            for name, value in task.models[group].init(generator).items()
+        }
+
+    def broadcast(self, server: Server, client: int, group: str) -> Message:
+        """The average of the client's group."""
+        return of_group(server, group)
+
+    def client_update(
+        self,
+        predict: Predict,
+        params: Params,
+        received: Message,
+        private: Batches,
+        public: Public | None,
+    ) -> tuple[Params, Upload]:
+        """Train from the average."""
+
+        def loss(outputs: Outputs, y: Tensor) -> Tensor:
+            return cross_entropy(outputs.logits, y)
+
+        params = fit(predict, received, private, self.local, loss)
+        return params, Upload(params, private.size)
+
+    def deploy(
+        self, predict: Predict, params: Params, received: Message, public: Public | None
+    ) -> Params:
+        """The average."""
+        return received
+
+    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+        """Every parameter, in its shape."""
+        initial = task.models[group].init(torch.Generator())
+        return {name: Claim(tuple(value.shape)) for name, value in initial.items()}
+
+    def server_update(
+        self, task: Task, server: Server, uploads: Sequence[Received], public: Public | None
+    ) -> Server:
+        """Average by number of examples, group by group."""
+        return server | average_by_group(uploads)
+
+
+def average_by_group(uploads: Sequence[Received]) -> Server:
+    """sum_k n_k w_k / sum_k n_k over the clients of each group that has any weight."""
+    server: Server = {}
+    for group in sorted({upload.group for upload in uploads}):
+        members = [upload for upload in uploads if upload.group == group]
+        total = sum(member.weight for member in members)
+        if total > 0:
+            for name, value in members[0].payload.items():
+                mean = sum(m.payload[name].double() * (m.weight / total) for m in members)
+                server[f"{group}/{name}"] = torch.as_tensor(mean, dtype=value.dtype)
+    return server
+
+
+def of_group(server: Server, group: str) -> Params:
+    """The parameters that the server holds for a group."""
+    start = f"{group}/"
+    return {k.removeprefix(start): v for k, v in server.items() if k.startswith(start)}

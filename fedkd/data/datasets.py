@@ -1,0 +1,113 @@
+"""Labelled images: `digits` ships with scikit-learn, the MNIST family is read from its idx files.
+
+Nothing is ever downloaded. Where files are missing the error says which, where they are looked
+for, and how to get them.
+"""
+
+import functools
+import gzip
+import os
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Dataset(NamedTuple):
+    """Images in [0, 1] and their labels.
+
+    Shapes:
+        x: (N, channels, height, width) float32; y: (N,) int64.
+        official: how many of the last rows are the official test set; 0 where there is none.
+    """
+
+    x: Tensor
+    y: Tensor
+    num_classes: int
+    official: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return tuple(self.x.shape[1:])
+
+
+def default_root() -> Path:
+    """$KDSIM_DATA, or ~/.cache/kdsim."""
+    return Path(os.environ.get("KDSIM_DATA") or Path.home() / ".cache" / "kdsim")
+
+
+def names() -> tuple[str, ...]:
+    """The data sets there are."""
+    return tuple(_LOADERS)
+
+
+def load(name: str, root: Path | None = None) -> Dataset:
+    """The data set of a name.
+
+    Args:
+        name: one of `names()`.
+        root: the folder of data sets, by default `default_root()`; `digits` needs none.
+
+    Raises:
+        ValueError: there is no such data set; the message names the nearest and lists all.
+        FileNotFoundError: a file is missing; the message says how to get it.
+    """
+    if name not in _LOADERS:
+        close = get_close_matches(name, _LOADERS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown data set {name!r}; {hint}choose one of {', '.join(_LOADERS)}")
+    return _LOADERS[name](Path(root or default_root()).expanduser())
+
+
+@functools.lru_cache(maxsize=1)
+def _digits(root: Path) -> Dataset:
+    """1,797 handwritten digits of 8 x 8 pixels, from the UCI repository, with scikit-learn."""
+    from sklearn.datasets import load_digits  # takes a second to import
+
+    pixels, labels = load_digits(return_X_y=True)
+    x = torch.tensor(pixels / 16.0, dtype=torch.float32).reshape(-1, 1, 8, 8)
+    return Dataset(x, torch.tensor(labels, dtype=torch.long), 10)
+
+
+@functools.lru_cache(maxsize=2)
+def _idx(folder: str, root: Path) -> Dataset:
+    """60,000 training and 10,000 test images of 28 x 28 pixels; the test set comes last."""
+    where = root if (root / folder).is_dir() or not (root / "torchvision").is_dir() else None
+    raw = (where or root / "torchvision") / folder / "raw"
+    images = [_read(raw / f"{part}-images-idx3-ubyte", 16, folder) for part in ("train", "t10k")]
+    labels = [_read(raw / f"{part}-labels-idx1-ubyte", 8, folder) for part in ("train", "t10k")]
+    for values, count in zip(images, map(len, labels), strict=True):
+        if len(values) != count * 28 * 28:
+            raise ValueError(
+                f"{raw}: {len(values)} bytes of images do not fit {count} labels; the files are "
+                "damaged, fetch them again"
+            )
+    x = torch.from_numpy(np.concatenate(images)).reshape(-1, 1, 28, 28).float() / 255
+    return Dataset(x, torch.from_numpy(np.concatenate(labels)).long(), 10, official=len(labels[1]))
+
+
+def _read(path: Path, header: int, folder: str) -> np.ndarray:
+    """The bytes after the header of an idx file, packed or not."""
+    packed = path.with_name(path.name + ".gz")
+    if path.is_file():
+        return np.frombuffer(path.read_bytes(), np.uint8, offset=header)
+    if packed.is_file():
+        with gzip.open(packed) as file:
+            return np.frombuffer(file.read(), np.uint8, offset=header)
+    raise FileNotFoundError(
+        f"{folder}: no {packed.name} in {path.parent}; put the four idx files there (as "
+        f"torchvision.datasets.{folder} stores them), or name the folder above {folder}/raw with "
+        "--data-root or KDSIM_DATA; `digits` needs no files"
+    )
+
+
+_LOADERS: dict[str, Callable[[Path], Dataset]] = {
+    "digits": _digits,
+    "mnist": functools.partial(_idx, "MNIST"),
+    "fashion-mnist": functools.partial(_idx, "FashionMNIST"),
+}

@@ -1,0 +1,1 @@
+"""Who executes the clients' functions: same answer, different speed."""

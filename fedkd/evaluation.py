@@ -1,0 +1,88 @@
+"""How good the clients' models are: on the whole test set, and on what each client itself meets."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedkd.core import Client, Task
+from fedkd.engines.sequential import sequential
+from fedkd.federation import Engine
+from knowledge.training import Examples, Params, Predict
+
+
+class Scores(NamedTuple):
+    """What each of K clients reaches on N test examples.
+
+    Shapes:
+        accuracy: (K,) share of test examples that are right.
+        accuracy_local: (K,) the same, labels weighted as in the client's own data.
+        agreement: (K,) share of examples on which it says what most clients say.
+        calibration_error: (K,) expected calibration error, 15 bins.
+    """
+
+    accuracy: Tensor
+    accuracy_local: Tensor
+    agreement: Tensor
+    calibration_error: Tensor
+
+
+def evaluate(
+    task: Task,
+    clients: Sequence[Client],
+    test: Examples,
+    label_counts: Tensor,
+    engine: Engine = sequential,
+) -> Scores:
+    """Score every client on the same test examples.
+
+    A client's accuracy on its own distribution is sum_l q_l a_l, with q_l the share of label l in
+    its private examples and a_l its accuracy on the test examples of that label: no test example
+    is spent on one client alone, and clients with few examples are measured as finely as others.
+
+    Args:
+        task: the models and the number of classes.
+        clients: whose parameters are scored.
+        test: N labelled examples that nobody trained on.
+        label_counts: (K, C) private examples by label.
+        engine: who runs the predictions.
+    """
+    x, y = test.x[test.rows], test.y[test.rows]
+    said, sure = map(torch.stack, zip(*engine(_answers, task, clients, [(x,)] * len(clients))))
+    right = said == y  # (K, N)
+    return Scores(
+        accuracy=right.double().mean(dim=1),
+        accuracy_local=_own_accuracy(right, y, label_counts),
+        agreement=(said == _plurality(said, task.num_classes)).double().mean(dim=1),
+        calibration_error=torch.stack([_gap(s, r) for s, r in zip(sure, right, strict=True)]),
+    )
+
+
+def _answers(predict: Predict, params: Params, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each example's label, and how sure the model is of it. (N, ...) -> (N,), (N,)."""
+    sure, said = predict(params, x).logits.softmax(dim=-1).max(dim=-1)
+    return said, sure
+
+
+def _own_accuracy(right: Tensor, y: Tensor, label_counts: Tensor) -> Tensor:
+    """(K, N), (N,), (K, C) -> (K,); labels without test examples are left out of the weights."""
+    classes = label_counts.shape[1]
+    member = torch.nn.functional.one_hot(y, classes).double()  # (N, C)
+    per_label = right.double() @ member / member.sum(dim=0).clamp(min=1)  # (K, C)
+    weights = label_counts.double() * (member.sum(dim=0) > 0)
+    return (weights * per_label).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def _plurality(said: Tensor, classes: int) -> Tensor:
+    """The label that most clients give to each example; the smallest of those tied."""
+    votes = torch.stack([(said == label).sum(dim=0) for label in range(classes)])
+    return votes.argmax(dim=0)
+
+
+def _gap(sure: Tensor, right: Tensor, bins: int = 15) -> Tensor:
+    """Expected calibration error of answers given with a certainty. (N,), (N,) -> ()."""
+    place = (sure.double() * bins).ceil().long().clamp(1, bins) - 1
+    zeros = torch.zeros(bins, dtype=torch.float64)
+    total = zeros.index_add(0, place, sure.double() - right.double())
+    return total.abs().sum() / len(sure)
