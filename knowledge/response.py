@@ -25,8 +25,8 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     Convention: forward direction KL(teacher || student), logits in, T^2 included, summed over the
     classes. The mean over examples is `kl_div(..., reduction="batchmean")` times T^2; torch's
     default "mean" is C times smaller. As T grows, the value tends to half the squared gap of the
-    centred logits over C; in float32 its relative error is about 1e-4 at T = 100 and 1e-2 at
-    T = 1000 (the gradient stays exact), so use float64 or `logit_matching` above that.
+    centred logits over C; in float32 its relative error is some 1e-4 at T = 100 and some 1e-2 at
+    T = 1000 (the gradient's is far smaller): use float64 or `logit_matching` above that.
 
     Shapes:
         student, teacher: (N, C) logits; gives (N,), in nats.

@@ -100,14 +100,17 @@ class Training:
 def draw(examples: Examples, training: Training, generator: torch.Generator) -> Batches:
     """Cut examples into shuffled mini-batches, anew for each epoch; the last one is padded.
 
-    No example is dropped: a client with a single example trains on it in every epoch.
+    No example is dropped: a client with a single example trains on it in every epoch. The padding
+    repeats examples of the client's own, so that nobody's else are ever touched.
     """
     count, width = len(examples), training.batch_size
     steps = -(-count // width)
+    places = torch.arange(steps * width)
     index = torch.zeros(training.epochs, steps * width, dtype=torch.long)
     for epoch in index:
-        epoch[:count] = examples.rows[torch.randperm(count, generator=generator)]
-    mask = (torch.arange(steps * width) < count).to(examples.x.dtype)
+        order = torch.randperm(count, generator=generator)
+        epoch[:] = examples.rows[order[places % max(count, 1)]]
+    mask = (places < count).to(examples.x.dtype)
     return Batches(
         x=examples.x,
         y=examples.y,
@@ -214,6 +217,17 @@ def fit(
         params = _where(active, moved, params)
         state = {name: _where(active, moved_state[name], state[name]) for name in state}
     return params
+
+
+def logits_of(
+    predict: Predict, params: Params, x: Tensor, rows: Tensor, at_once: int = 500
+) -> Tensor:
+    """The logits for some rows of x, a few hundred at a time, to bound the memory that it takes.
+
+    Shapes:
+        x: (N, ...); rows: (M,); gives (M, C).
+    """
+    return torch.cat([predict(params, x[part]).logits for part in rows.split(at_once)])
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

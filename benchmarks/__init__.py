@@ -1,0 +1,1 @@
+"""Speed, always as the ratio of two things measured side by side in one run."""

@@ -1,0 +1,119 @@
+"""Whole federated rounds: our engines against each other and against plain research code."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks import plain
+from benchmarks.harness import compare, machine
+from fedkd.algorithms.fd import FD
+from fedkd.algorithms.fedmd import FedMD
+from fedkd.core import Algorithm
+from fedkd.data import datasets, federate
+from fedkd.data.partition import dirichlet
+from fedkd.engines.batched import batched
+from fedkd.engines.sequential import sequential
+from fedkd.federation import Engine, simulate
+from knowledge.randomness import generator
+from knowledge.training import Training
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A federation to time."""
+
+    name: str
+    algorithm: str
+    data: str
+    model: str
+    clients: int
+    private: int
+    public: int
+
+
+WORKLOADS = {
+    "fd-mlp": Workload("FD, MLP 784-64-10", "fd", "mnist", "mlp-64", 100, 20_000, 0),
+    "fedmd-mlp": Workload("FedMD, MLP 784-64-10", "fedmd", "mnist", "mlp-64", 100, 20_000, 2_000),
+    "fedmd-cnn": Workload("FedMD, CNN", "fedmd", "fashion-mnist", "cnn-32-64", 20, 4_000, 2_000),
+    "fd-digits": Workload("FD, MLP 64-32-10", "fd", "digits", "mlp-32", 100, 1_500, 0),
+}
+
+
+def load(name: str) -> datasets.Dataset:
+    """The data set, or noise of its shape where its files are missing: speed is the same."""
+    try:
+        return datasets.load(name)
+    except FileNotFoundError:
+        x = torch.rand(30_000, 1, 28, 28, generator=generator(0, "noise"))
+        return datasets.Dataset(x, torch.arange(len(x)) % 10, 10)
+
+
+def prepare(work: Workload) -> federate.Federation:
+    """The clients of a workload."""
+    data = load(work.data)
+    chosen = federate.pools(data, work.private, work.public, 0, 0, seed=0)
+    labels = data.y[chosen.private]
+    parts = dirichlet(labels, work.clients, generator(0, "partition"), alpha=0.5)
+    return federate.federate(data, chosen, parts, [work.model], seed=0)
+
+
+def ours(work: Workload, fed: federate.Federation, engine: Engine) -> Callable[[], object]:
+    """Two rounds of which the second is like all later ones; the first is the warm-up's."""
+    kinds: dict[str, Algorithm] = {"fd": FD(), "fedmd": FedMD(distill=Training())}
+    algorithm = kinds[work.algorithm]
+
+    def rounds() -> object:
+        return list(simulate(algorithm, fed.task, fed.clients, rounds=2, engine=engine))
+
+    return rounds
+
+
+def theirs(work: Workload, fed: federate.Federation) -> Callable[[], object]:
+    """The same two rounds by the plain loop."""
+    examples = [client.private for client in fed.clients]
+    size = examples[0].x.shape[-1]
+    width = [int(number) for number in work.model.split("-")[1:]]
+
+    def build() -> torch.nn.Module:
+        if work.model.startswith("mlp"):
+            return plain.mlp(size * size, width[0], 10)
+        return plain.cnn(10, (width[0], width[1]), size)
+
+    def rounds() -> Tensor:
+        parties = [plain.Party(build, e.x[e.rows], e.y[e.rows], 32) for e in examples]
+        if work.algorithm == "fd":
+            plain.fd_round(parties, 10)
+            return plain.fd_round(parties, 10)
+        public = fed.task.public
+        assert public is not None
+        for party in parties:
+            party.train()
+        consensus = torch.stack([party.predict(public) for party in parties]).mean(dim=0)
+        return plain.fedmd_round(parties, public, consensus, 32)
+
+    return rounds
+
+
+def main() -> None:
+    """Time the workloads and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workloads", nargs="*", default=list(WORKLOADS), help=", ".join(WORKLOADS))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(machine())
+    for name in options.workloads:
+        work = WORKLOADS[name]
+        fed = prepare(work)
+        fast, slow = ours(work, fed, batched()), ours(work, fed, sequential)
+        print(f"\n{work.name}, {work.clients} clients, two rounds")
+        print("  sequential / batched ", compare(slow, fast, options.repeats), flush=True)
+        print("  plain loop / batched ", compare(theirs(work, fed), fast, options.repeats))
+
+
+if __name__ == "__main__":
+    main()

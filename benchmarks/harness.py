@@ -1,0 +1,56 @@
+"""Measure two things in turn and compare them pair by pair."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+
+class Ratio(NamedTuple):
+    """How many times longer the first of two things takes than the second.
+
+    Attributes:
+        median, low, high: of the ratios of pairs measured one after the other.
+        slow, fast: median seconds of each.
+    """
+
+    median: float
+    low: float
+    high: float
+    slow: float
+    fast: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.median:6.1f}x [{self.low:.1f} to {self.high:.1f}]   "
+            f"{self.slow * 1e3:9.1f} ms against {self.fast * 1e3:8.1f} ms"
+        )
+
+
+def compare(slow: Callable[[], object], fast: Callable[[], object], repeats: int = 5) -> Ratio:
+    """Run both in turn, A B A B ..., after one uncounted run of each."""
+    slow(), fast()
+    pairs = [(seconds(slow), seconds(fast)) for _ in range(repeats)]
+    ratios = [a / b for a, b in pairs]
+    a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios), a, b)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def machine() -> str:
+    """One line about where the figures come from."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, {device}, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    )

@@ -1,0 +1,93 @@
+"""A federated round written as research code is: a module, a loader and an optimiser per client.
+
+This is what the engines are compared with: one client after another, `torch.utils.data.DataLoader`
+with shuffling, `torch.optim.SGD`, `loss.backward()`.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.data import DataLoader, TensorDataset
+
+Build = Callable[[], nn.Module]
+
+
+class Party:
+    """A client with everything of its own."""
+
+    def __init__(self, build: Build, x: Tensor, y: Tensor, batch_size: int) -> None:
+        self.model = build()
+        self.loader = DataLoader(TensorDataset(x, y), batch_size=batch_size, shuffle=True)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+    def train(self) -> None:
+        """One local epoch."""
+        for x, y in self.loader:
+            self.optimizer.zero_grad()
+            F.cross_entropy(self.model(x), y).backward()
+            self.optimizer.step()
+
+    def digest(self, x: Tensor, consensus: Tensor, batch_size: int) -> None:
+        """One epoch on public examples with the consensus as the target."""
+        for x_batch, target in DataLoader(TensorDataset(x, consensus), batch_size, shuffle=True):
+            self.optimizer.zero_grad()
+            F.cross_entropy(self.model(x_batch), target).backward()
+            self.optimizer.step()
+
+    @torch.no_grad()
+    def label_means(self, num_classes: int) -> Tensor:
+        """Mean prediction for each label."""
+        total, count = torch.zeros(num_classes, num_classes), torch.zeros(num_classes)
+        for x, y in self.loader:
+            for label, scores in zip(y, self.model(x).softmax(dim=1), strict=True):
+                total[label] += scores
+                count[label] += 1
+        return total / count.clamp(min=1).unsqueeze(1)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """Soft labels of public examples."""
+        return self.model(x).softmax(dim=1)
+
+
+def fd_round(parties: list[Party], num_classes: int) -> Tensor:
+    """Train, and average the label means."""
+    means = []
+    for party in parties:
+        party.train()
+        means.append(party.label_means(num_classes))
+    return torch.stack(means).mean(dim=0)
+
+
+def fedmd_round(parties: list[Party], x: Tensor, consensus: Tensor, batch_size: int) -> Tensor:
+    """Digest, revisit, predict, and average."""
+    predictions = []
+    for party in parties:
+        party.digest(x, consensus, batch_size)
+        party.train()
+        predictions.append(party.predict(x))
+    return torch.stack(predictions).mean(dim=0)
+
+
+def mlp(inputs: int, width: int, classes: int) -> nn.Module:
+    """One hidden layer."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, classes))
+
+
+def cnn(classes: int, channels: tuple[int, int], size: int) -> nn.Module:
+    """Two convolutions with group normalisation, as `fedkd.models.cnn`."""
+    first, second = channels
+    return nn.Sequential(
+        nn.Conv2d(1, first, 3, padding=1, bias=False),
+        nn.GroupNorm(4, first),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(first, second, 3, padding=1, bias=False),
+        nn.GroupNorm(4, second),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(second * (size // 4) ** 2, classes),
+    )
