@@ -99,12 +99,16 @@ class Channel:
         Raises:
             ValueError: it is not what it claims to be; the message says why.
         """
-        weight = float(sent.weight)
+        try:
+            weight, payload = float(sent.weight), _decode(self.uplink, sent.payload)
+        except (TypeError, LookupError, RuntimeError) as reason:
+            raise ValueError(f"it cannot be read: {reason}") from reason
         if not math.isfinite(weight) or not 0 <= weight <= self.max_weight:
             raise ValueError(f"weight {weight:g} is not between 0 and {self.max_weight:g}")
-        payload = _decode(self.uplink, sent.payload)
         if set(payload) != set(claims):
             raise ValueError(f"keys {sorted(payload)} instead of {sorted(claims)}")
+        if any(claim.rows != (sent.rows is not None) for claim in claims.values()):
+            raise ValueError("rows are named where all are due, or not named where some are")
         slack = ROUNDING + sum(stage.error for stage in self.uplink)
         for key, claim in claims.items():
             shape = claim.shape if sent.rows is None else _held_shape(claim, sent.rows)
@@ -114,9 +118,7 @@ class Channel:
         return sent._replace(payload=payload)
 
 
-def _encode(
-    stages: tuple[Transform, ...], message: Message, generator: torch.Generator
-) -> Message:
+def _encode(stages: tuple[Transform, ...], message: Message, generator: torch.Generator) -> Message:
     for stage in stages:
         message = stage.encode(message, generator)
     return message
@@ -135,11 +137,11 @@ def _held_shape(claim: Claim, rows: Tensor) -> tuple[int, ...]:
 
 
 def _check(key: str, value: Tensor, shape: tuple[int, ...], slack: float) -> None:
-    """Raise ValueError unless a payload tensor has the shape, is finite, and is on the simplex."""
+    """Raise ValueError unless a payload tensor has shape and type, is finite, on the simplex."""
     if tuple(value.shape) != shape:
         raise ValueError(f"{key} has shape {tuple(value.shape)} instead of {shape}")
-    if not value.is_floating_point():
-        raise ValueError(f"{key} has type {value.dtype} instead of floating point")
+    if value.dtype != torch.get_default_dtype():
+        raise ValueError(f"{key} has type {value.dtype} instead of {torch.get_default_dtype()}")
     if not bool(torch.isfinite(value).all()):
         count = int((~torch.isfinite(value)).sum())
         raise ValueError(f"{key} holds {count} entries that are not finite")

@@ -17,6 +17,7 @@ def float16() -> Transform:
         return {k: v.half() if v.is_floating_point() else v for k, v in message.items()}
 
     def decode(sent: Message) -> Message:
-        return {k: v.float() if v.is_floating_point() else v for k, v in sent.items()}
+        kind = torch.get_default_dtype()
+        return {k: v.to(kind) if v.is_floating_point() else v for k, v in sent.items()}
 
     return Transform(encode, decode, error=2**-12)

@@ -88,6 +88,12 @@ class Received(NamedTuple):
     rows: Tensor | None = None
 
 
+class Failure(NamedTuple):
+    """In the place of a client's result: why there is none."""
+
+    reason: str
+
+
 @dataclass(frozen=True)
 class Task:
     """What a federation learns: one model per group, the classes, and public examples (P, ...)."""
@@ -98,10 +104,18 @@ class Task:
 
 
 class Claim(NamedTuple):
-    """What a payload tensor claims to be; anything else is turned away at the border."""
+    """What a payload tensor claims to be; anything else is turned away at the border.
+
+    Attributes:
+        shape: of the whole tensor.
+        simplex: whether each row is a distribution.
+        rows: whether clients send only the rows that they hold, and say which (`Upload.rows`);
+            it is the same for all tensors of a payload.
+    """
 
     shape: tuple[int, ...]
     simplex: bool = False
+    rows: bool = False
 
 
 class Properties(NamedTuple):

@@ -9,7 +9,7 @@ from torch import Tensor
 from fedkd.core import Client, Task
 from fedkd.engines.sequential import sequential
 from fedkd.federation import Engine
-from knowledge.training import Examples, Params, Predict
+from knowledge.training import Examples, Params, Predict, logits_of
 
 
 class Scores(NamedTuple):
@@ -47,9 +47,15 @@ def evaluate(
         test: N labelled examples that nobody trained on.
         label_counts: (K, C) private examples by label.
         engine: who runs the predictions.
+
+    Raises:
+        ValueError: there are no test examples.
     """
-    x, y = test.x[test.rows], test.y[test.rows]
-    said, sure = map(torch.stack, zip(*engine(_answers, task, clients, [(x,)] * len(clients))))
+    if not len(test):
+        raise ValueError("there are no test examples to score the clients on")
+    y = test.y[test.rows]
+    answers = engine(_answers, task, clients, [(test.x, test.rows)] * len(clients))
+    said, sure = map(torch.stack, zip(*answers, strict=True))
     right = said == y  # (K, N)
     return Scores(
         accuracy=right.double().mean(dim=1),
@@ -59,10 +65,13 @@ def evaluate(
     )
 
 
-def _answers(predict: Predict, params: Params, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each example's label, and how sure the model is of it. (N, ...) -> (N,), (N,)."""
-    sure, said = predict(params, x).logits.softmax(dim=-1).max(dim=-1)
-    return said, sure
+def _answers(predict: Predict, params: Params, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Each example's label, and how sure the model is of it: (N,), (N,).
+
+    A model that has diverged to NaN says -1, which is nobody's label.
+    """
+    sure, said = logits_of(predict, params, x, rows).softmax(dim=-1).max(dim=-1)
+    return torch.where(sure.isnan(), -1, said), sure
 
 
 def _own_accuracy(right: Tensor, y: Tensor, label_counts: Tensor) -> Tensor:

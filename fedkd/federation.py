@@ -11,13 +11,25 @@ from typing import Any
 import torch
 
 from fedkd.channel import Channel, Ledger, weigh
-from fedkd.core import Algorithm, Client, Message, Public, Received, Server, Task, Upload
+from fedkd.core import (
+    Algorithm,
+    Client,
+    Failure,
+    Message,
+    Public,
+    Received,
+    Server,
+    Task,
+    Upload,
+)
 from fedkd.engines.sequential import sequential
 from fedkd.sampling import Sample, everyone
 from knowledge.randomness import generator
 from knowledge.training import Batches, Examples, draw
 
-Engine = Callable[[Callable[..., Any], Task, Sequence[Client], Sequence[tuple[Any, ...]]], list[Any]]
+Engine = Callable[
+    [Callable[..., Any], Task, Sequence[Client], Sequence[tuple[Any, ...]]], list[Any]
+]
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,7 @@ class Round:
         cohort: the numbers of those who did.
         rejected: client number -> why its upload was turned away.
         ledger: bytes of this round.
+        failed: client number -> why it gave no result; it keeps the parameters that it had.
     """
 
     index: int
@@ -39,6 +52,7 @@ class Round:
     cohort: tuple[int, ...]
     rejected: dict[int, str]
     ledger: Ledger
+    failed: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -60,6 +74,7 @@ def simulate(
     channel: Channel = Channel(),  # noqa: B008  (frozen)
     sample: Sample = everyone,
     seed: int = 0,
+    after: Round | None = None,
 ) -> Iterator[Round]:
     """Run a federation, one `Round` at a time; the caller logs, evaluates, and stops.
 
@@ -72,15 +87,18 @@ def simulate(
         channel: what happens to messages on the way.
         sample: who takes part in a round.
         seed: of every random choice; two runs with the same seed are the same run.
+        after: go on from this round of an earlier call with the same arguments
+            (`fedkd.checkpoint`), as if it had never stopped.
 
     Raises:
         ValueError: no clients, a number used twice, an unknown group, or public examples missing.
     """
     check_federation(algorithm, task, clients)
-    party = {client.id: client for client in sorted(clients, key=lambda client: client.id)}
+    known = clients if after is None else after.clients
+    party = {client.id: client for client in sorted(known, key=lambda client: client.id)}
     groups = {client.id: client.group for client in party.values()}
-    server = algorithm.init(task, generator(seed, "server"))
-    for index in range(1, rounds + 1):
+    server = after.server if after else algorithm.init(task, generator(seed, "server"))
+    for index in range(after.index + 1 if after else 1, rounds + 1):
         opening = open_round(algorithm, server, groups, channel, sample, seed, index)
         public = public_of(algorithm, task, seed, index)
         cohort = [party[number] for number in opening.cohort]
@@ -89,14 +107,30 @@ def simulate(
             for client, received in zip(cohort, read_all(channel, opening), strict=True)
         ]
         results = engine(algorithm.client_update, task, cohort, inputs)
-        sent = {}
-        for client, (params, upload) in zip(cohort, results, strict=True):
+        sent, failed = {}, _failures(cohort, results)
+        for client, result in zip(cohort, results, strict=True):
+            if client.id in failed:
+                continue
+            params, upload = result
             party[client.id] = replace(client, params=params)
             sent[client.id] = channel.send_up(upload, generator(seed, "up", index, client.id))
         server, rejected, ledger = close_round(
             algorithm, task, server, groups, channel, opening, sent, public
         )
-        yield Round(index, server, tuple(party.values()), opening.cohort, rejected, ledger)
+        everybody = tuple(party.values())
+        yield Round(index, server, everybody, opening.cohort, rejected, ledger, failed)
+
+
+def _failures(cohort: Sequence[Client], results: Sequence[Any]) -> dict[int, str]:
+    """Who gave no result, and why; if that is everybody, there is no round."""
+    failed = {
+        client.id: result.reason
+        for client, result in zip(cohort, results, strict=True)
+        if isinstance(result, Failure)
+    }
+    if failed and len(failed) == len(cohort):
+        raise RuntimeError(f"every client failed; client {cohort[0].id}: {failed[cohort[0].id]}")
+    return failed
 
 
 def open_round(
@@ -113,10 +147,10 @@ def open_round(
     Clients who are told the same (the very same tensors) are sent one and the same encoding.
     """
     opening = Opening(tuple(sample(list(groups), generator(seed, "sample", index))), {})
-    encoded: dict[tuple[int, ...], tuple[Message, Message]] = {}
+    encoded: dict[tuple[tuple[str, int], ...], tuple[Message, Message]] = {}
     for client in opening.cohort:
         message = algorithm.broadcast(server, client, groups[client])
-        identity = tuple(id(value) for value in message.values())
+        identity = tuple((key, id(value)) for key, value in message.items())
         if identity not in encoded:
             sent = channel.send_down(message, generator(seed, "down", index, len(encoded)))
             encoded[identity] = message, sent  # the message is kept, so that its ids stay taken
@@ -151,11 +185,12 @@ def close_round(
     """
     uploads, rejected = [], {}
     ledger = Ledger(down=opening.ledger.down)
+    claims = {g: algorithm.claims(task, g) for g in sorted({groups[client] for client in sent})}
     for client in sorted(sent):
         upload, group = sent[client], groups[client]
         ledger.up.update(weigh(upload.payload))
         try:
-            read = channel.read_up(upload, algorithm.claims(task, group))
+            read = channel.read_up(upload, claims[group])
         except ValueError as reason:
             rejected[client] = str(reason)
             continue

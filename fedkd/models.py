@@ -15,6 +15,8 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from fedkd.core import Model
 from knowledge.outputs import Outputs
@@ -109,16 +111,19 @@ def from_module(build: Callable[[], nn.Module]) -> Model:
         build: makes the module; it is called once, and its own initial parameters are not used.
 
     Raises:
-        ValueError: the module has buffers (such as the running statistics of batch normalisation),
-            which cannot be stacked; use GroupNorm, or track_running_stats=False.
+        ValueError: the module keeps buffers, which a stack of clients cannot share; normalises over
+            a batch, which here holds padding too; or drops out at random, which no seed governs.
     """
     module = build()
-    buffers = [name for name, _ in module.named_buffers()]
-    if buffers:
-        raise ValueError(
-            f"the module keeps buffers ({', '.join(buffers[:3])}), which a stack of clients cannot "
-            "share: use GroupNorm, or BatchNorm with track_running_stats=False"
-        )
+    for name, part in module.named_modules():
+        buffers = [key for key, _ in part.named_buffers(recurse=False)]
+        drops = isinstance(part, _DropoutNd) and part.p > 0
+        if buffers or drops or isinstance(part, _BatchNorm):
+            raise ValueError(
+                f"{name or 'the module'} is a {type(part).__name__}: modules with buffers "
+                f"({', '.join(buffers) or 'here none'}), statistics over a batch, or dropout give "
+                "clients no well-defined result here; normalise with GroupNorm or LayerNorm"
+            )
     shapes = {name: tuple(value.shape) for name, value in module.named_parameters()}
 
     def predict(params: Params, x: Tensor) -> Outputs:
@@ -140,7 +145,8 @@ def build(name: str, shape: Sequence[int], num_classes: int) -> Model:
         ValueError: the name is none of a model; the message lists them.
     """
     family, *numbers = name.split("-")
-    if family not in names() or not all(n.isdigit() and int(n) > 0 for n in numbers):
+    fits = family in names() and (family != "resnet8" or len(numbers) < 2)
+    if not fits or not all(n.isdecimal() and int(n) > 0 for n in numbers):
         close = get_close_matches(family, names(), n=1)
         hint = f"did you mean {close[0]!r}? " if close and close[0] != family else ""
         raise ValueError(
@@ -149,7 +155,7 @@ def build(name: str, shape: Sequence[int], num_classes: int) -> Model:
         )
     sizes = tuple(int(n) for n in numbers)
     if family == "resnet8":
-        return resnet8(shape, num_classes, *sizes[:1])
+        return resnet8(shape, num_classes, *sizes)
     make = mlp if family == "mlp" else cnn
     return make(shape, num_classes, sizes) if sizes else make(shape, num_classes)
 

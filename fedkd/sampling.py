@@ -49,15 +49,18 @@ def weighted(sizes: Sequence[float], fraction: float) -> Sample:
     """A share of the clients, drawn without replacement with chances in proportion to `sizes`.
 
     Raises:
-        ValueError: a fraction outside (0, 1], or a size that is not positive.
+        ValueError: a fraction outside (0, 1], a size that is not positive and finite, or, on
+            drawing, a number of sizes that is not the number of clients.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"the fraction of clients must be in (0, 1], got {fraction}")
     chances = torch.tensor(sizes, dtype=torch.float64)
-    if not bool((chances > 0).all()):
-        raise ValueError(f"every client needs a size > 0, got {list(sizes)}")
+    if not bool((chances.isfinite() & (chances > 0)).all()):
+        raise ValueError(f"every client needs a finite size > 0, got {list(sizes)}")
 
     def sample(clients: Sequence[int], generator: torch.Generator) -> list[int]:
+        if len(clients) != len(sizes):
+            raise ValueError(f"{len(sizes)} sizes were given for {len(clients)} clients")
         count = max(1, round(fraction * len(clients)))
         chosen = torch.multinomial(chances, count, replacement=False, generator=generator)
         return sorted(clients[i] for i in chosen.tolist())

@@ -1,16 +1,22 @@
 """DS-FL: a sharpened consensus on unlabelled public examples."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from fedkd.algorithms.fedmd import consensus_message, digest, predictions_claim
+from fedkd.algorithms.fedmd import (
+    check_public_size,
+    consensus_message,
+    digest,
+    predictions_claim,
+)
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
 from knowledge import ensemble
 from knowledge.outputs import Outputs
 from knowledge.response import cross_entropy
-from knowledge.training import Batches, Params, Predict, Tensor, Training, fit
+from knowledge.training import Batches, Params, Predict, Tensor, Training, fit, logits_of
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,9 @@ class DSFL(Algorithm):
     )
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be > 0, got {self.temperature}")
+        check_public_size(self.public_size)
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be > 0 and finite, got {self.temperature}")
 
     @property
     def public_training(self) -> Training:
@@ -78,8 +85,8 @@ class DSFL(Algorithm):
 
         params = self.deploy(predict, params, received, public)
         params = fit(predict, params, private, self.local, loss)
-        probabilities = predict(params, public.asked).logits.softmax(dim=-1)
-        return params, Upload({"probabilities": probabilities}, private.size)
+        logits = logits_of(predict, params, public.x, public.rows)
+        return params, Upload({"probabilities": logits.softmax(dim=-1)}, private.size)
 
     def deploy(
         self, predict: Predict, params: Params, received: Message, public: Public | None

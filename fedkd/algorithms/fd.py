@@ -8,7 +8,7 @@ import torch
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
 from knowledge.outputs import Outputs
 from knowledge.response import cross_entropy, soft_cross_entropy
-from knowledge.training import Batches, Params, Predict, Tensor, fit
+from knowledge.training import Batches, Params, Predict, Tensor, fit, logits_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class FD(Algorithm):
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """A distribution for each label."""
-        return {"means": Claim((task.num_classes, task.num_classes), simplex=True)}
+        return {"means": Claim((task.num_classes, task.num_classes), simplex=True, rows=True)}
 
     def server_update(
         self, task: Task, server: Server, uploads: Sequence[Received], public: Public | None
@@ -88,8 +88,8 @@ class FD(Algorithm):
 def label_means(predict: Predict, params: Params, private: Batches) -> tuple[Tensor, Tensor]:
     """The mean prediction for each label, (C, C), and which labels there are, (C,) of 0 and 1."""
     index, mask = private.index.flatten(), private.mask.flatten()
-    probabilities = predict(params, private.x[index]).logits.softmax(dim=-1)
-    labels = torch.arange(probabilities.shape[-1])
+    probabilities = logits_of(predict, params, private.x, index).softmax(dim=-1)
+    labels = torch.arange(probabilities.shape[-1], device=mask.device)
     member = (private.y[index].unsqueeze(1) == labels) * mask.unsqueeze(1)  # (S B, C)
     count = member.sum(dim=0)
     means = member.T @ probabilities / count.clamp(min=1).unsqueeze(1)

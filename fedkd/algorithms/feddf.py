@@ -9,7 +9,7 @@ from fedkd.algorithms.fedavg import FedAvg, average_by_group, of_group
 from fedkd.core import Properties, Public, Received, Server, Task
 from knowledge.outputs import Outputs
 from knowledge.response import kl
-from knowledge.training import Tensor, Training, fit
+from knowledge.training import Tensor, Training, fit, logits_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class FedDF(FedAvg):
     ) -> Server:
         """Average within groups, then distil the ensemble of all clients into each average."""
         assert public is not None
-        logits = [task.models[u.group].predict(u.payload, public.asked).logits for u in uploads]
+        models = [(task.models[upload.group].predict, upload.payload) for upload in uploads]
+        logits = [logits_of(*model, public.x, public.rows) for model in models]
         teacher = torch.stack(logits).double().mean(dim=0).to(public.x.dtype)
         lesson = public.lesson(teacher, public.rows)
 

@@ -9,7 +9,7 @@ from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, 
 from knowledge import ensemble
 from knowledge.outputs import Outputs
 from knowledge.response import cross_entropy, soft_cross_entropy
-from knowledge.training import Batches, Params, Predict, Tensor, Training, fit
+from knowledge.training import Batches, Params, Predict, Tensor, Training, fit, logits_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class FedMD(Algorithm):
         server_learns="the client's predictions for public examples",
     )
 
+    def __post_init__(self) -> None:
+        check_public_size(self.public_size)
+
     @property
     def public_training(self) -> Training:
         """How the consensus is digested."""
@@ -67,8 +70,8 @@ class FedMD(Algorithm):
         if received:
             params = digest(predict, params, received, public, self.distill)
         params = fit(predict, params, private, self.local, _hard)
-        probabilities = predict(params, public.asked).logits.softmax(dim=-1)
-        return params, Upload({"probabilities": probabilities}, private.size)
+        logits = logits_of(predict, params, public.x, public.rows)
+        return params, Upload({"probabilities": logits.softmax(dim=-1)}, private.size)
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """A distribution for each public example of the round."""
@@ -81,6 +84,12 @@ class FedMD(Algorithm):
         assert public is not None
         consensus = ensemble.mean(torch.stack([u.payload["probabilities"] for u in uploads]))
         return consensus_message(consensus, public)
+
+
+def check_public_size(public_size: int | None) -> None:
+    """Raise ValueError unless it is None, for all public examples, or a number of them."""
+    if public_size is not None and public_size < 1:
+        raise ValueError(f"public_size must be >= 1, or None for all, got {public_size}")
 
 
 def digest(

@@ -7,6 +7,7 @@ for, and how to get them.
 import functools
 import gzip
 import os
+import zlib
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -55,6 +56,7 @@ def load(name: str, root: Path | None = None) -> Dataset:
 
     Raises:
         ValueError: there is no such data set; the message names the nearest and lists all.
+        ValueError: a file is damaged.
         FileNotFoundError: a file is missing; the message says how to get it.
     """
     if name not in _LOADERS:
@@ -79,26 +81,36 @@ def _idx(folder: str, root: Path) -> Dataset:
     """60,000 training and 10,000 test images of 28 x 28 pixels; the test set comes last."""
     where = root if (root / folder).is_dir() or not (root / "torchvision").is_dir() else None
     raw = (where or root / "torchvision") / folder / "raw"
-    images = [_read(raw / f"{part}-images-idx3-ubyte", 16, folder) for part in ("train", "t10k")]
-    labels = [_read(raw / f"{part}-labels-idx1-ubyte", 8, folder) for part in ("train", "t10k")]
-    for values, count in zip(images, map(len, labels), strict=True):
-        if len(values) != count * 28 * 28:
+    images = [_read(raw / f"{part}-images-idx3-ubyte", 3, folder) for part in ("train", "t10k")]
+    labels = [_read(raw / f"{part}-labels-idx1-ubyte", 1, folder) for part in ("train", "t10k")]
+    for shown, named in zip(images, labels, strict=True):
+        if shown.shape != (len(named), 28, 28) or named.max(initial=0) > 9:
             raise ValueError(
-                f"{raw}: {len(values)} bytes of images do not fit {count} labels; the files are "
-                "damaged, fetch them again"
+                f"{raw}: images of shape {shown.shape} and {len(named)} labels up to "
+                f"{named.max(initial=0)} do not fit together; fetch the files again"
             )
-    x = torch.from_numpy(np.concatenate(images)).reshape(-1, 1, 28, 28).float() / 255
+    x = torch.from_numpy(np.concatenate(images)).unsqueeze(1).float() / 255
     return Dataset(x, torch.from_numpy(np.concatenate(labels)).long(), 10, official=len(labels[1]))
 
 
-def _read(path: Path, header: int, folder: str) -> np.ndarray:
-    """The bytes after the header of an idx file, packed or not."""
+def _read(path: Path, dims: int, folder: str) -> np.ndarray:
+    """The array in an idx file of bytes, packed or not."""
+    try:
+        content = _content(path, folder)
+        shape = tuple(np.frombuffer(content, ">i4", count=dims, offset=4).tolist())
+        if content[:4] != bytes([0, 0, 8, dims]):
+            raise ValueError(f"it begins with {content[:4].hex()}")
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as reason:
+        raise ValueError(f"{path} is damaged ({reason}); fetch it again") from reason
+
+
+def _content(path: Path, folder: str) -> bytes:
     packed = path.with_name(path.name + ".gz")
     if path.is_file():
-        return np.frombuffer(path.read_bytes(), np.uint8, offset=header)
+        return path.read_bytes()
     if packed.is_file():
-        with gzip.open(packed) as file:
-            return np.frombuffer(file.read(), np.uint8, offset=header)
+        return gzip.decompress(packed.read_bytes())
     raise FileNotFoundError(
         f"{folder}: no {packed.name} in {path.parent}; put the four idx files there (as "
         f"torchvision.datasets.{folder} stores them), or name the folder above {folder}/raw with "

@@ -46,8 +46,10 @@ def pools(data: Dataset, private: int, public: int, validation: int, test: int, 
 
     Args:
         data: the data set.
-        private, public, validation, test: how many examples; test 0 means all that are left (of
-            the official test set, where there is one).
+        private: how many examples to deal out to clients, >= 1.
+        public: how many for all to see.
+        validation: how many to select on.
+        test: how many; 0 means all that are left (of the official test set, where there is one).
         seed: of the draw.
 
     Raises:

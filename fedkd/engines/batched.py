@@ -43,19 +43,29 @@ def batched(chunk: int = 50) -> Callable[..., list[Any]]:
 
 
 def _alike(clients: Sequence[Client], inputs: Sequence[tuple[Any, ...]]) -> Iterable[list[int]]:
-    """Positions of clients that can be stacked: same group, same structure, same shapes."""
+    """Positions of clients that can be stacked: all is the same but the numbers in tensors.
+
+    Those with few steps come first, so that a chunk holds clients of much the same length.
+    """
     kinds: dict[Any, list[int]] = {}
     for position, (client, given) in enumerate(zip(clients, inputs, strict=True)):
-        leaves, spec = tree_flatten(_with_steps(given, 0))
-        shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
-        kinds.setdefault((client.group, str(spec), shapes), []).append(position)
+        leaves, spec = tree_flatten((client.params, _with_steps(given, 0)))
+        kinds.setdefault((client.group, str(spec), *map(_kind, leaves)), []).append(position)
+    for positions in kinds.values():
+        positions.sort(key=lambda position: [b.steps for b in _batches(inputs[position])])
     return kinds.values()
+
+
+def _kind(leaf: Any) -> Any:
+    return (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
 
 def _stacked(function: Callable[..., Any], predict: Predict, calls: list[Any]) -> list[Any]:
     """One vmapped call in place of many; each call is (params, inputs)."""
-    most = max((batches.steps for call in calls for batches in _batches(call)), default=0)
-    flat = [tree_flatten((params, _padded(given, most))) for params, given in calls]
+    steps = [batches.steps for call in calls for batches in _batches(call)]
+    if len(set(steps)) > 1:
+        calls = [(params, _padded(given, max(steps))) for params, given in calls]
+    flat = [tree_flatten(call) for call in calls]
     spec = flat[0][1]
     columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
     own = [_differs(column) for column in columns]
@@ -78,9 +88,7 @@ def _stacked(function: Callable[..., Any], predict: Predict, calls: list[Any]) -
     return [_unstack(outputs, kept[0], shape[0], position) for position in range(len(calls))]
 
 
-def _unstack(
-    outputs: Sequence[Tensor], kept: Sequence[bool], spec: TreeSpec, position: int
-) -> Any:
+def _unstack(outputs: Sequence[Tensor], kept: Sequence[bool], spec: TreeSpec, position: int) -> Any:
     tensors = iter(outputs)
     return tree_unflatten([next(tensors)[position] if k else None for k in kept], spec)
 
@@ -111,5 +119,3 @@ def _with_steps(tree: Any, steps: int) -> Any:
         return value._replace(index=value.index[:steps], mask=value.mask[:steps])
 
     return tree_map(cut, tree, is_leaf=_is_batches)
-
-

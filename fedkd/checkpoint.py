@@ -1,0 +1,165 @@
+"""What a federation is after a round, on disk: whole or not at all, and never pickled.
+
+A checkpoint is a folder `round-000012` with the server's and all clients' tensors (safetensors),
+the bytes moved so far, and a manifest with the SHA-256 of each file. It is written under another
+name, flushed, and renamed. Nothing else has to be saved: every random stream is made anew from
+the seed and the round, and optimisers start afresh in every round.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedkd.channel import Ledger
+from fedkd.core import Client
+from fedkd.federation import Round
+
+KEPT = 2
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+def save(folder: Path, current: Round, total: Ledger, identity: str) -> Path:
+    """Write a checkpoint, and remove all but the newest two.
+
+    Args:
+        folder: of the checkpoints of one run; made where it is not there.
+        current: the round that has just ended.
+        total: bytes moved in all rounds so far.
+        identity: of the experiment; only the same one can go on from here.
+
+    Returns:
+        The checkpoint's own folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    target, draft = folder / f"round-{current.index:06d}", folder / f".draft-{os.getpid()}"
+    draft.mkdir()
+    save_file(_owned(current.server), draft / "server.safetensors")
+    params = {f"{c.id}/{name}": v for c in current.clients for name, v in c.params.items()}
+    save_file(_owned(params), draft / "clients.safetensors")
+    state = {"round": current.index, "up": dict(total.up), "down": dict(total.down)}
+    (draft / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    hashes = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
+    manifest = {"format": FORMAT, "identity": identity, "round": current.index, "sha256": hashes}
+    (draft / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for path in draft.iterdir():
+        _flush(path)
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+    _flush(folder)
+    for old in _all(folder)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load(folder: Path, clients: Sequence[Client], identity: str) -> tuple[Round, Ledger] | None:
+    """The newest checkpoint of a run, to be handed to `simulate(after=...)`; None if none.
+
+    Args:
+        folder: of the checkpoints.
+        clients: as they were before the first round; they get the saved parameters.
+        identity: of the experiment.
+
+    Raises:
+        ValueError: the newest checkpoint is damaged, or one of another experiment.
+    """
+    found = _all(folder)
+    if not found:
+        return None
+    newest = found[-1]
+    state = _verified(newest, identity)
+    try:
+        server = load_file(newest / "server.safetensors")
+        params = load_file(newest / "clients.safetensors")
+    except SafetensorError as reason:
+        raise _damaged(newest, str(reason)) from None
+    after = tuple(replace(client, params=_of_client(client, params, newest)) for client in clients)
+    total = Ledger(Counter(state["up"]), Counter(state["down"]))
+    return Round(int(state["round"]), server, after, (), {}, Ledger()), total
+
+
+def digest(current: Round) -> str:
+    """The SHA-256 of everything a round leaves behind: server and clients, bit for bit."""
+    found = hashlib.sha256()
+    named = {f"server/{name}": value for name, value in current.server.items()}
+    for client in current.clients:
+        named |= {f"{client.id}/{name}": value for name, value in client.params.items()}
+    for name, value in sorted(named.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _verified(checkpoint: Path, identity: str) -> dict[str, Any]:
+    """The state of a checkpoint whose files are what the manifest says they are."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        known, hashes = manifest["identity"], dict(manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as reason:
+        raise _damaged(checkpoint, f"its manifest cannot be read ({reason})") from None
+    if manifest.get("format") != FORMAT or known != identity:
+        raise ValueError(
+            f"{checkpoint} belongs to another experiment ({str(known)[:8]} instead of "
+            f"{identity[:8]}); resume the run that it was written by, or start anew elsewhere"
+        )
+    for name, expected in hashes.items():
+        path = checkpoint / name
+        if not path.is_file() or _sha256(path) != expected:
+            raise _damaged(checkpoint, f"{name} is not what the manifest says")
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def _damaged(checkpoint: Path, why: str) -> ValueError:
+    return ValueError(
+        f"the checkpoint {checkpoint} is damaged: {why}; remove that folder to go on from the one "
+        "before it, or from the start"
+    )
+
+
+def _of_client(client: Client, params: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
+    try:
+        return {name: params[f"{client.id}/{name}"] for name in client.params}
+    except KeyError as missing:
+        raise _damaged(where, f"no parameter {missing} of client {client.id}") from None
+
+
+def _owned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies: rows of one stack share their memory, which the format does not take."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(folder.glob("round-*"))
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process was writing."""
+    for draft in folder.glob(".draft-*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Force a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,412 @@
+"""Clients resident in Ray actors: a client stays with its actor, and only messages cross.
+
+What an actor hands back of a client is what the function returned, less the client's parameters:
+those stay in the actor, with a copy in Ray's object store from which they are restored when the
+actor dies. Large tensors that many calls share (the data, public examples) are sent once.
+"""
+
+import itertools
+import os
+import socket
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedkd.core import Client, Failure, Task
+from fedkd.engines.batched import batched
+from fedkd.engines.parcel import Parcel, array, pack, tensor, unpack
+from fedkd.engines.tolerant import tolerant
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads its switches on import
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray  # noqa: E402
+from ray.exceptions import GetTimeoutError, RayActorError  # noqa: E402
+
+PIECES = 4  # chunks come in multiples of this, so that up to so many workers have even shares
+LIVES = 3  # how often a chunk is tried when its worker keeps dying
+CONNECT = 5.0  # seconds to wait for the address of a cluster
+
+
+class Share(NamedTuple):
+    """What an actor takes of a machine; `gpus` may be a fraction."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+class _Set:
+    """The parameters of a chunk of clients: a token for its actor, and the copy in the store."""
+
+    def __init__(self, token: int, copy: Any) -> None:
+        self.token, self.copy = token, copy
+
+
+class Resident(Mapping[str, Tensor]):
+    """Parameters that live in an actor; they are fetched when somebody looks at them."""
+
+    def __init__(self, names: tuple[str, ...], members: _Set, place: int) -> None:
+        self._names, self.members, self.place = names, members, place
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return tensor(ray.get(self.members.copy)[name][self.place])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class _Call(NamedTuple):
+    function: Callable[..., Any]
+    people: list[tuple[int, str]]  # client number, group
+    parcel: Parcel  # of (sources, inputs), a list of each
+    share: Share
+    worker: int
+
+    def each(self) -> list["_Call"]:
+        """The same for each client alone."""
+        sources, inputs = self.parcel.tree
+        return [
+            self._replace(people=[p], parcel=self.parcel._replace(tree=([s], [i])))
+            for p, s, i in zip(self.people, sources, inputs, strict=True)
+        ]
+
+
+class _Started(NamedTuple):
+    actor: Any
+    token: int
+    crossing: Any
+    staying: Any
+
+
+class RayEngine:
+    """An engine over Ray actors; use it in a `with` statement, or close it.
+
+    Clients are cut into chunks by architecture, size and number, never by worker, and a chunk is
+    run as one: results do not depend on how many workers there are. A worker that dies is replaced,
+    its clients are restored, and what it was doing is done again. A client whose function raises,
+    or takes too long, gives a `Failure`, and the others go on.
+
+    Attributes:
+        restarts: how many workers had to be replaced.
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        *,
+        chunk: int = 50,
+        share: Share = Share(),  # noqa: B008  (a tuple)
+        shares: Mapping[str, Share] | None = None,
+        address: str | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        """Connect to Ray, or start one on this machine's loopback.
+
+        Args:
+            workers: actors for each kind of share.
+            chunk: clients that are run as one, at the most.
+            share: of the machine, for each actor.
+            shares: group -> share, for architectures that need another; they get actors of their
+                own.
+            address: of a cluster that runs already; by default whatever Ray this process is
+                connected to, or else a new one that ends with this engine.
+            deadline: seconds that a chunk may take; by default any.
+
+        Raises:
+            ValueError: numbers out of range, an address that does not answer, or more cores or
+                GPUs than there are.
+        """
+        if workers < 1 or chunk < 1 or (deadline is not None and deadline <= 0):
+            raise ValueError(
+                f"workers and chunk must be at least 1 and the deadline positive, got {workers}, "
+                f"{chunk} and {deadline}"
+            )
+        self._workers, self._chunk, self._deadline = workers, chunk, deadline
+        self._share, self._shares = share, dict(shares or {})
+        self._own = _connect(address, workers, {share, *self._shares.values()})
+        self._pools: dict[Share, list[Any]] = {}
+        self._load: dict[Share, list[int]] = {}
+        self._homes: dict[int, tuple[int, Share, int]] = {}  # client -> chunk, share, worker
+        self._chunks, self._tokens = itertools.count(), itertools.count()
+        self._sent: dict[int, tuple[Any, Any]] = {}  # id of a large tensor -> itself, its copy
+        self._task: tuple[Task, Any] | None = None
+        self._unused: list[int] = []  # tokens of parameters that nobody holds any more
+        self.restarts = 0
+
+    def __enter__(self) -> "RayEngine":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the actors, and Ray itself if this engine started it."""
+        for worker in itertools.chain.from_iterable(self._pools.values()):
+            ray.kill(worker)
+        self._pools.clear()
+        if self._own:
+            ray.shutdown()
+
+    def __call__(
+        self,
+        function: Callable[..., Any],
+        task: Task,
+        clients: Sequence[Client],
+        inputs: Sequence[tuple[Any, ...]],
+    ) -> list[Any]:
+        """`function(predict, params, *inputs)` for each client, on its own actor."""
+        if self._task is None or self._task[0] is not task:
+            self._task = task, ray.put(task.models)
+        self._tidy()
+        self._settle(clients)
+        blocks: dict[int, list[int]] = {}
+        for position, client in enumerate(clients):
+            blocks.setdefault(self._homes[client.id][0], []).append(position)
+        ordered = [block for _, block in sorted(blocks.items())]
+        calls = [
+            self._prepare(function, [clients[i] for i in block], [inputs[i] for i in block])
+            for block in ordered
+        ]
+        running = [self._start(call) for call in calls]
+        results: list[Any] = [None] * len(clients)
+        for block, call, started in zip(ordered, calls, running, strict=True):
+            for position, result in zip(block, self._finish(call, started), strict=True):
+                results[position] = result
+        return results
+
+    def _settle(self, clients: Sequence[Client]) -> None:
+        """Give clients that were never seen a chunk, and each chunk a worker."""
+        new = [client for client in clients if client.id not in self._homes]
+        for group in sorted({client.group for client in new}):
+            members = sorted(
+                (client for client in new if client.group == group),
+                key=lambda client: (len(client.private), client.id),
+            )
+            share = self._shares.get(group, self._share)
+            load = self._load.setdefault(share, [0] * self._workers)
+            pieces = min(len(members), PIECES * -(-len(members) // (PIECES * self._chunk)))
+            parts = torch.arange(len(members)).tensor_split(pieces)
+            for part in reversed([part.tolist() for part in parts]):  # the heaviest comes first
+                worker, chunk = load.index(min(load)), next(self._chunks)
+                load[worker] += sum(1 + len(members[i].private) for i in part)
+                self._homes |= {members[i].id: (chunk, share, worker) for i in part}
+
+    def _prepare(
+        self, function: Callable[..., Any], clients: list[Client], inputs: list[Any]
+    ) -> _Call:
+        """All that an actor has to know; parameters only if it has none of these clients yet."""
+        sources = [
+            _Source(c.params.members.token, c.params.members.copy, c.params.place)
+            if isinstance(c.params, Resident)
+            else dict(c.params)
+            for c in clients
+        ]
+        parcel = pack((sources, inputs), self._once)
+        _, share, worker = self._homes[clients[0].id]
+        return _Call(function, [(c.id, c.group) for c in clients], parcel, share, worker)
+
+    def _start(self, call: _Call) -> _Started:
+        assert self._task is not None
+        pool = self._pools.setdefault(call.share, [])
+        while len(pool) < self._workers:
+            pool.append(_actor(call.share))
+        actor, token = pool[call.worker], next(self._tokens)
+        crossing, staying = actor.run.remote(
+            call.function, [self._task[1]], call.people, call.parcel, token
+        )
+        return _Started(actor, token, crossing, staying)
+
+    def _finish(self, call: _Call, started: _Started) -> list[Any]:
+        """The results of a chunk, whatever happens to its worker."""
+        reason = "its worker died again and again"
+        for _ in range(LIVES):
+            try:
+                answers = unpack(ray.get(started.crossing, timeout=self._deadline))
+                return self._at_home(answers, started)
+            except GetTimeoutError:
+                reason = f"no result within {self._deadline:g} s"
+                self._replace(call, started.actor)
+                break
+            except RayActorError:
+                self._replace(call, started.actor)
+                started = self._start(call)
+        if len(call.people) == 1:
+            return [Failure(reason)]
+        return [r for alone in call.each() for r in self._finish(alone, self._start(alone))]
+
+    def _at_home(self, answers: list[Any], started: _Started) -> list[Any]:
+        """The answers with parameters in the places of those that stay in the actor."""
+        members = _Set(started.token, started.staying)
+        weakref.finalize(members, self._unused.append, started.token)
+
+        def found(leaf: Any) -> Any:
+            return Resident(leaf.names, members, leaf.place) if isinstance(leaf, _Stays) else leaf
+
+        return [tuple(map(found, a)) if type(a) is tuple else found(a) for a in answers]
+
+    def _tidy(self) -> None:
+        """Let actors forget the parameters, and this process the tensors, that nobody holds."""
+        self._sent = {k: sent for k, sent in self._sent.items() if sent[0]() is not None}
+        unused, self._unused[:] = list(self._unused), []
+        for worker in itertools.chain.from_iterable(self._pools.values()) if unused else ():
+            worker.forget.remote(unused)
+
+    def _replace(self, call: _Call, actor: Any) -> None:
+        """A fresh worker in the place of one that is dead or hangs, unless that was done already."""
+        pool = self._pools[call.share]
+        if pool[call.worker] is actor:
+            ray.kill(actor)
+            pool[call.worker] = _actor(call.share)
+            self.restarts += 1
+
+    def _once(self, value: Tensor) -> Any:
+        """A large tensor in the object store, once for as long as it lives."""
+        known = self._sent.get(id(value))
+        if known is None or known[0]() is not value:
+            known = weakref.ref(value), ray.put(array(value))
+            self._sent[id(value)] = known
+        return known[1]
+
+
+class _Source(NamedTuple):
+    """Where an actor finds a client's parameters: among its own, or else in the store."""
+
+    token: int
+    copy: Any
+    place: int
+
+
+class _Stays:
+    """In the place of a client's new parameters: their names, and their place in the chunk."""
+
+    def __init__(self, names: tuple[str, ...], place: int) -> None:
+        self.names, self.place = names, place
+
+
+@ray.remote
+class _Worker:
+    """An actor: the clients of some chunks, and the tensors that they share."""
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._live: dict[int, list[Any]] = {}
+        self._fetched: dict[str, Any] = {}
+
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
+    def run(
+        self,
+        function: Callable[..., Any],
+        models: list[Any],
+        people: list[tuple[int, str]],
+        parcel: Parcel,
+        token: int,
+    ) -> tuple[Parcel, dict[str, Any]]:
+        """One function for a chunk of clients: what crosses, and a copy of what stays."""
+        sources, inputs = unpack(parcel, self._fetch, self._device)
+        clients = [
+            Client(number, group, self._params(source), None)
+            for (number, group), source in zip(people, sources, strict=True)
+        ]
+        engine = tolerant(batched(len(clients)))
+        results = engine(function, Task(self._fetch(models[0]), 0), clients, inputs)
+        crossing, staying = [], []
+        for client, result in zip(clients, results, strict=True):
+            answer, params = _parted(result, client.params, len(staying))
+            crossing.append(answer)
+            staying += [params] if params is not None else []
+        self._live[token] = staying
+        copy = {k: array(torch.stack([p[k] for p in staying])) for k in staying[0]} if staying else {}
+        return pack(crossing), copy
+
+    def forget(self, tokens: list[int]) -> None:
+        """Drop parameters that nobody asks for any more."""
+        for token in tokens:
+            self._live.pop(token, None)
+
+    def _params(self, source: Any) -> Any:
+        if not isinstance(source, _Source):
+            return source
+        if source.token in self._live:
+            return self._live[source.token][source.place]
+        copy = ray.get(source.copy)
+        return {k: tensor(v[source.place]).to(self._device) for k, v in copy.items()}
+
+    def _fetch(self, reference: Any) -> Any:
+        """What lies in the store, fetched once."""
+        if reference.hex() not in self._fetched:
+            value = ray.get(reference)
+            known = value if isinstance(value, dict) else tensor(value).to(self._device)
+            self._fetched[reference.hex()] = known
+        return self._fetched[reference.hex()]
+
+
+def _parted(result: Any, params: Mapping[str, Tensor], place: int) -> tuple[Any, Any]:
+    """A result without the client's new parameters, and these: what has their names stays."""
+    stays = _Stays(tuple(params), place)
+    if isinstance(result, dict) and set(result) == set(params):
+        return stays, result
+    if type(result) is tuple and isinstance(result[0], dict) and set(result[0]) == set(params):
+        return (stays, *result[1:]), result[0]
+    return result, None
+
+
+def _actor(share: Share) -> Any:
+    options = {"num_cpus": share.cpus, "num_gpus": share.gpus}
+    return _Worker.options(**options).remote(max(1, int(share.cpus)))
+
+
+def _connect(address: str | None, workers: int, shares: set[Share]) -> bool:
+    """Join a cluster or start one; True for one of our own. Raise ValueError if it is too small."""
+    own = not ray.is_initialized()
+    cores = sum(workers * share.cpus for share in shares)
+    if own and address is not None:
+        _answers(address)
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    elif own:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # loopback only
+        _enough(cores, os.cpu_count() or 1, "CPU cores", workers)
+        ray.init(
+            address="local",
+            num_cpus=max(1, round(cores)),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+        )
+    there = ray.cluster_resources()
+    try:
+        _enough(cores, there.get("CPU", 0), "CPU cores", workers)
+        _enough(sum(workers * s.gpus for s in shares), there.get("GPU", 0), "GPUs", workers)
+    except ValueError:
+        if own:
+            ray.shutdown()
+        raise
+    return own
+
+
+def _enough(wanted: float, there: float, what: str, workers: int) -> None:
+    if wanted > there:
+        raise ValueError(
+            f"{workers} workers with their shares need {wanted:g} {what}, and there are "
+            f"{there:g}; take fewer workers, or smaller shares"
+        )
+
+
+def _answers(address: str) -> None:
+    """Raise ValueError for a cluster that does not answer; Ray itself would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT).close()
+    except (OSError, ValueError) as reason:
+        raise ValueError(
+            f"no Ray cluster answers at {address!r} ({reason}); expected HOST:PORT of one that "
+            "`ray start --head` has started"
+        ) from None

@@ -1,0 +1,39 @@
+"""Distilling graph neural networks: a graph network teaches an MLP or a thinner network.
+
+    import graphkd
+
+    for record in graphkd.run("glnn", "cora", "inductive", seed=0):
+        print(record)                                # Epoch ... Epoch, and at last one Result
+
+    glnn = graphkd.methods.get("glnn")               # a frozen dataclass: its fields are settings
+    graphkd.run(glnn(teacher="gcn", temperature=2.0), "digits-knn")
+
+`run(method, data, protocol, seed, root, download, device)` is all that an experiment needs. The
+names: `methods.names()`, `data.names()`, `networks.names()`, `losses.__all__`, `splits.PROTOCOLS`.
+Mistakes of the user raise ValueError or FileNotFoundError with one line that says the way out.
+
+Read `core` first: Split, View, Teacher, Student, Term, Method, Epoch, Result.
+"""
+
+from graphkd import data, distill, losses, methods, networks, splits
+from graphkd.core import Epoch, LeakError, Method, Result, Split, Term, View
+from graphkd.distill import run
+from graphkd.graph import Graph
+
+__all__ = [
+    "Epoch",
+    "Graph",
+    "LeakError",
+    "Method",
+    "Result",
+    "Split",
+    "Term",
+    "View",
+    "data",
+    "distill",
+    "losses",
+    "methods",
+    "networks",
+    "run",
+    "splits",
+]

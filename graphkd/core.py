@@ -1,0 +1,255 @@
+"""The nouns of graph distillation: Split, View, Teacher, Student, Term, Method, Epoch, Result.
+
+Read this first. A `Graph` is cut by a protocol (`graphkd.splits`) into a `Split`, which hands each
+phase of a run a `View`: the graph that this phase may see, and no more. A `Method` names a
+teacher, a student and the `Term`s of a loss; `graphkd.distill` runs it and yields `Epoch`s.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from graphkd.graph import HIDDEN, Graph, Part
+from knowledge.outputs import Outputs
+
+
+class LeakError(ValueError):
+    """Something was asked for that this phase of a run may not see."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one phase of a run may see: a graph with its own, local node ids.
+
+    Shapes:
+        ids: (n,) the global id of each local node; parts: local ids by the name of the part.
+    """
+
+    phase: str
+    graph: Graph
+    ids: Tensor
+    parts: Mapping[str, Tensor]
+
+    def part(self, name: str) -> Tensor:
+        """The local ids of a part of the nodes; `LeakError` if this phase may not know it."""
+        if name not in self.parts:
+            raise LeakError(
+                f"the phase {self.phase!r} may not see the part {name!r}, only "
+                f"{', '.join(self.parts)}: ask for it where the run is evaluated"
+            )
+        return self.parts[name]
+
+    def local(self, ids: Tensor) -> Tensor:
+        """The local ids of nodes given by global id; `LeakError` if one is not in this view."""
+        place = {int(node): i for i, node in enumerate(self.ids)}
+        unseen = [int(node) for node in ids if int(node) not in place]
+        if unseen:
+            raise LeakError(
+                f"{len(unseen)} of {len(ids)} nodes, first {unseen[0]}, are held out of the phase "
+                f"{self.phase!r}, which sees {len(place)} nodes: leave them to the evaluation"
+            )
+        return torch.tensor([place[int(node)] for node in ids], dtype=torch.long)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A graph cut into parts by a protocol; it hands out views, never the whole.
+
+    Args:
+        protocol: how it was cut, "transductive" or "inductive".
+        seed: of the draw.
+        parts: global ids of "train", "val", "tran" and, if inductive, "ind", all sorted.
+        origin: (N,) the id that each node had in the graph that was cut.
+    """
+
+    protocol: str
+    seed: int
+    parts: Mapping[str, Tensor]
+    origin: Tensor
+    _graph: Graph = field(repr=False)
+
+    def view(self, phase: str) -> View:
+        """What "train", "distill" or "evaluate" may see.
+
+        "train" and "distill" see the observed graph, with the labels of "train" and "val" only;
+        "evaluate" sees everything. Nodes of the part "ind" are not in the observed graph.
+        """
+        if phase == "evaluate":
+            test = torch.cat([self.parts[name] for name in self.parts if name in ("tran", "ind")])
+            parts = {**self.parts, "test": test.sort().values}
+            return View(phase, self._graph, torch.arange(self._graph.num_nodes), parts)
+        if phase not in ("train", "distill"):
+            raise LeakError(f"unknown phase {phase!r}; choose one of train, distill, evaluate")
+        labelled = {name: self._place[self.parts[name]] for name in ("train", "val")}
+        if phase == "distill":
+            labelled["soft"] = torch.arange(len(self._seen))
+        return View(phase, self._observed, self._seen, labelled)
+
+    def to(self, device: torch.device | str) -> "Split":
+        """The same split with its graph on another device; the ids stay where they are."""
+        return replace(self, _graph=self._graph.to(device))
+
+    @cached_property
+    def _seen(self) -> Tensor:
+        held_out = torch.zeros(self._graph.num_nodes, dtype=torch.bool)
+        held_out[self.parts.get("ind", [])] = True
+        return (~held_out).nonzero()[:, 0]
+
+    @cached_property
+    def _place(self) -> Tensor:
+        place = torch.full((self._graph.num_nodes,), -1)
+        place[self._seen] = torch.arange(len(self._seen))
+        return place
+
+    @cached_property
+    def _observed(self) -> Graph:
+        observed = self._graph.subgraph(self._seen.to(self._graph.y.device))
+        labelled = torch.cat([self._place[self.parts[name]] for name in ("train", "val")])
+        labelled = labelled.to(observed.y.device)
+        y = torch.full_like(observed.y, HIDDEN)
+        y[labelled] = observed.y[labelled]
+        return replace(observed, y=y)
+
+
+class Teacher(NamedTuple):
+    """A network and how it is trained, on the whole observed graph at once.
+
+    Fields: the network's name in `graphkd.networks`, its hidden width and number of layers, and
+    dropout, learning rate and weight decay (L2 in the gradient) of Adam; the most epochs, and how
+    many of them in a row may pass without the best validation accuracy so far.
+    """
+
+    network: str
+    hidden: int
+    layers: int
+    dropout: float
+    lr: float
+    weight_decay: float
+    epochs: int
+    patience: int
+
+
+class Student(NamedTuple):
+    """A network and how it is trained; as `Teacher`, and how many nodes a distillation step takes.
+
+    `batch` 0 is all nodes at once. Otherwise each epoch draws a fresh order and drops the rest
+    that does not fill a batch, as GLNN does.
+    """
+
+    network: str
+    hidden: int
+    layers: int
+    dropout: float
+    lr: float
+    weight_decay: float
+    epochs: int
+    patience: int
+    batch: int
+
+
+Loss = Callable[[Outputs, Outputs, Graph | Part], Tensor]  # student, teacher, graph -> (N,)
+
+
+class Term(NamedTuple):
+    """One summand of a student's loss: weight times the mean of `loss` over the nodes of a step.
+
+    `nodes(n, generator)` may draw some of the n nodes of a step; the loss then sees these alone,
+    and the edges among them. A term of weight 0 is skipped, not multiplied by 0.
+    """
+
+    loss: Loss
+    weight: float
+    nodes: Callable[[int, Generator], Tensor] | None = None
+
+
+_RANGES = {
+    "hard_weight": (0, math.inf),
+    "hidden": (1, math.inf),
+    "layers": (2, math.inf),
+    "dropout": (0, 1),
+    "weight_decay": (0, math.inf),
+    "lr": (1e-12, math.inf),
+    "batch": (0, math.inf),
+    "epochs": (1, math.inf),
+    "patience": (1, math.inf),
+}
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A recipe: who teaches whom, from which inputs, by which terms. Its fields are its settings.
+
+    A field that is None takes the published value for the data set or network, see
+    `graphkd.settings`. The loss is hard_weight * CE[train] + sum of the terms.
+    """
+
+    teacher: str = "sage"
+    student: str = "mlp"
+    inputs: str = "features"
+    hard_weight: float = 1.0
+    teacher_hidden: int | None = None
+    teacher_layers: int | None = None
+    teacher_dropout: float | None = None
+    teacher_lr: float | None = None
+    teacher_weight_decay: float | None = None
+    hidden: int | None = None
+    layers: int | None = None
+    dropout: float | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    batch: int = 0
+    epochs: int = 200
+    patience: int = 50
+
+    def __post_init__(self) -> None:
+        """Refuse settings that make no training."""
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            least, below = _RANGES.get(setting.name.removeprefix("teacher_"), (None, None))
+            if value is not None and least is not None and not least <= value < below:
+                raise ValueError(
+                    f"{setting.name} is {value}; expected {least} <= {setting.name} < {below}"
+                )
+
+    @abstractmethod
+    def terms(self) -> tuple[Term, ...]:
+        """The terms by which the teacher teaches; none of them, and there is no teacher."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass of training: of the "teacher", of the "baseline" (a student alone) or "student".
+
+    `accuracy` is on the validation nodes, between 0 and 1; `best` says whether it is the best so
+    far, so that these weights are kept.
+    """
+
+    phase: str
+    index: int
+    loss: float
+    accuracy: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a run on the test nodes, from the weights that validation has chosen.
+
+    Args:
+        method: its name; data: of the graph; protocol, seed: of the split and of the run.
+        metrics: by name, all between 0 and 1; see `graphkd.evaluation`.
+        epochs: the chosen epoch of each phase, counted from 0.
+    """
+
+    method: str
+    data: str
+    protocol: str
+    seed: int
+    metrics: Mapping[str, float]
+    epochs: Mapping[str, int]

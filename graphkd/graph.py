@@ -1,0 +1,87 @@
+"""A graph, some nodes of a graph, and the edges among them."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from graphkd import sparse
+
+HIDDEN = -100  # the label of a node whose label may not be seen; losses skip it, accuracy refuses
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes with features and labels, and the edges among them, without self-loops.
+
+    An edge (j, i) makes j a neighbour of i; an undirected edge is there in both directions.
+
+    Shapes:
+        x: (N, D) features; edge_index: (2, E) from, to; y: (N,) labels 0..C-1, or HIDDEN.
+    """
+
+    x: Tensor
+    edge_index: Tensor
+    y: Tensor
+    classes: int
+    name: str = "graph"
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes there are, N."""
+        return self.x.shape[0]
+
+    @cached_property
+    def features(self) -> sparse.Matrix | Tensor:
+        """The features, (N, D), as they multiply fastest."""
+        return sparse.features(self.x)
+
+    @cached_property
+    def mean(self) -> sparse.Matrix:
+        """The mean over a node and its neighbours, (N, N)."""
+        return sparse.mean(self.edge_index, self.num_nodes, self.x.dtype)
+
+    @cached_property
+    def normalized(self) -> sparse.Matrix:
+        """The symmetrically normalised adjacency with self-loops, (N, N)."""
+        return sparse.normalized(self.edge_index, self.num_nodes, self.x.dtype)
+
+    def subgraph(self, nodes: Tensor) -> "Graph":
+        """The graph induced by some nodes, numbered in the order given."""
+        edge_index = Part(self, nodes).edge_index
+        return replace(self, x=self.x[nodes], edge_index=edge_index, y=self.y[nodes])
+
+    def take(self, nodes: Tensor) -> "Part":
+        """Some of the nodes, and the edges among them when asked for."""
+        return Part(self, nodes)
+
+    def to(self, device: torch.device | str) -> "Graph":
+        """The same graph on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("x", "edge_index", "y")}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some nodes of a graph, in order, and the edges among them, worked out if a loss asks."""
+
+    graph: Graph
+    nodes: Tensor
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes there are."""
+        return len(self.nodes)
+
+    @cached_property
+    def edge_index(self) -> Tensor:
+        """The edges with both ends in the part, by place in `nodes`: (2, E)."""
+        place = self.graph.edge_index.new_full((self.graph.num_nodes,), -1)
+        place[self.nodes] = torch.arange(len(self.nodes), device=place.device)
+        ends = place[self.graph.edge_index]
+        return ends[:, (ends >= 0).all(0)]
+
+    def take(self, places: Tensor) -> "Part":
+        """The part of these places in `nodes`."""
+        return Part(self.graph, self.nodes[places])

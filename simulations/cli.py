@@ -1,0 +1,207 @@
+"""The `kdsim` command.
+
+Exit status: 0 done, 1 failed, 2 the user's input is wrong, 130 stopped by Ctrl-C. Heavy imports
+stay inside functions, so that `kdsim --help` is quick.
+"""
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from simulations.flags import Methods
+
+# Nobody is told what runs here, and Ray listens on loopback only; a user may say otherwise.
+SWITCHES = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+EXPERIMENTS = Path(__file__).parent / "experiments"
+
+app = typer.Typer(
+    help="Simulate federated and graph knowledge distillation.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Out = Annotated[Path | None, typer.Option(help="folder of the runs [default: in runs/]")]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="folder of data sets [default: $KDSIM_DATA, ~/.cache/kdsim]")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="runs at once [default: as many as there are cores]")
+]
+Json = Annotated[bool, typer.Option("--json", help="a JSON object a line on standard output")]
+
+
+@app.command()
+def demo(
+    out: Out = None, data_root: DataRoot = None, workers: Workers = None, json: Json = False
+) -> int:
+    """The main job, on data that ships with the dependencies: about a minute on two cores."""
+    cores = len(os.sched_getaffinity(0))
+    return _run(EXPERIMENTS / "demo.toml", [], out, data_root, workers or min(cores, 4), json)
+
+
+@app.command()
+def run(
+    experiment: Annotated[Path, typer.Argument(help="an experiment file, TOML")],
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. fed.rounds=5")
+    ] = None,
+    out: Out = None,
+    data_root: DataRoot = None,
+    workers: Workers = None,
+    json: Json = False,
+    download: Annotated[bool, typer.Option(help="fetch missing graph data")] = False,
+) -> int:
+    """All runs of an experiment file; those that are done already are not run again."""
+    return _run(experiment, assign or [], out, data_root, workers, json, download)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[
+        str | None,
+        typer.Argument(help="algorithms, methods, losses, models, datasets or partitions"),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """What there is, and what each algorithm needs and reveals."""
+    from simulations import catalogue
+    from simulations.session import users_input
+
+    with users_input():
+        catalogue.show(what, json)
+    return 0
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="folders of runs")],
+    out: Annotated[Path | None, typer.Option(help="where the page goes")] = None,
+) -> int:
+    """One self-contained page about runs, with tables as Markdown and CSV, and figures."""
+    from simulations.report import write_report
+    from simulations.session import users_input
+
+    with users_input():
+        print(write_report(runs, out))
+    return 0
+
+
+@app.command()
+def doctor(data_root: DataRoot = None) -> int:
+    """Versions, cores, GPUs, memory, data; what would not work, and how to mend it."""
+    from simulations import doctor as module
+
+    module.show(data_root, SWITCHES)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    for name, value in SWITCHES.items():
+        os.environ.setdefault(name, value)
+    try:
+        return int(command().main(arguments, prog_name="kdsim", standalone_mode=False) or 0)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)  # of a mistake in the command itself
+        hint = f" See `{context.command_path} --help`." if context else ""
+        print(error.format_message() + hint, file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(_unexpected(error), file=sys.stderr)
+        return 1
+
+
+def command() -> click.Group:
+    """The whole command, with `fed` and `graph`."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    group.add_command(Methods("fed", _single, _options_fed))
+    group.add_command(Methods("graph", _single, _options))
+    return group
+
+
+def _run(
+    path: Path,
+    assignments: list[str],
+    out: Path | None,
+    root: Path | None,
+    workers: int | None,
+    json: bool,
+    download: bool = False,
+) -> int:
+    from simulations import grid
+    from simulations.session import Options, execute, users_input
+
+    with users_input():
+        document = grid.override(grid.read(path), assignments)
+    options = Options(out, root, workers, json, None, download)
+    return execute(document, path.name, path.stem, options)
+
+
+def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any]) -> int:
+    """`kdsim fed` or `kdsim graph`: the settings as an experiment file, and run."""
+    from simulations.config import KINDS
+    from simulations.session import Options, execute
+
+    also = ["local"] if flags.get("baseline") and name != "local" else []
+    document = {
+        kind: {KINDS[kind].key: [name, *also], **settings},
+        "resources": {"cpus": flags["cpus"], "gpus": flags["gpus"]},
+    }
+    options = Options(
+        *(flags[key] for key in ("out", "data_root", "workers", "json")),
+        hide="local" if also else None,
+        download=flags.get("download", False),
+    )
+    return execute(document, f"kdsim {kind}", name, options)
+
+
+def _options() -> list[click.Option]:
+    """The flags of `fed` and `graph` that are no settings: they change no number."""
+    path = click.Path(path_type=Path)
+    return [
+        _flag("--out", type=path, help="folder of the runs; by default in runs/"),
+        _flag("--data-root", type=path, help="folder of data sets; $KDSIM_DATA, ~/.cache/kdsim"),
+        _flag("--workers", type=click.IntRange(1), help="runs at once; by default one a core"),
+        _flag("--cpus", type=int, default=1, show_default=True, help="cores of a run"),
+        _flag("--gpus", type=float, default=0.0, show_default=True, help="share of a GPU of a run"),
+        _flag("--json", is_flag=True, default=False, help="a JSON object a line"),
+        _flag("--download/--no-download", default=False, help="fetch missing graph data"),
+    ]
+
+
+def _options_fed() -> list[click.Option]:
+    text = "run the same students without a federation too"
+    baseline = _flag("--baseline/--no-baseline", default=True, show_default=True, help=text)
+    return [option for option in _options() if option.name != "download"] + [baseline]
+
+
+def _flag(declaration: str, **settings: Any) -> click.Option:
+    return click.Option(param_decls=[declaration], **settings)
+
+
+def _unexpected(error: Exception) -> str:
+    with tempfile.NamedTemporaryFile("w", prefix="kdsim-", suffix=".txt", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    said = " ".join(str(error).split())[:300]
+    return f"failed: {type(error).__name__}: {said} (traceback in {file.name})"

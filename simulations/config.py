@@ -1,0 +1,199 @@
+"""What an experiment is: frozen dataclasses whose fields are the flags and the keys of a file.
+
+An experiment holds all that determines its numbers and nothing else: no paths, no machine. Two
+experiments with the same `digest` are the same run.
+"""
+
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+from simulations.settings import changes, updated, values
+
+Engine = Literal["sequential", "batched"]
+Partition = Literal["iid", "dirichlet", "shards", "quantity"]
+Compression = Literal["none", "float16"]
+Fault = Literal["nan", "inf", "shape", "simplex", "negative-weight", "huge-weight"]
+
+
+@dataclass(frozen=True)
+class FedExperiment:
+    """One federated run.
+
+    Attributes:
+        algorithm: with its hyperparameters.
+        data: name of the data set (`fedkd.data.datasets`).
+        clients: K.
+        models: architectures, dealt out to the clients in turn.
+        partition: how private examples are dealt out; `alpha` is for dirichlet and quantity,
+            `shards` (for each client) for shards.
+        private, public, validation, test: examples of each kind; test 0 is all that are left.
+        rounds: how many.
+        fraction: the share of clients that takes part in a round.
+        engine, chunk: who runs the clients (`fedkd.engines`), batched up to `chunk` at once;
+            engines agree within rounding, not to the bit.
+        compression: of messages both ways.
+        corrupt: CLIENT:FAULT, a client whose uploads are tampered with (`fedkd.faults`).
+        eval_every: rounds from one evaluation to the next; the last is always evaluated.
+        seed: of every random choice.
+    """
+
+    algorithm: Any
+    data: str = "digits"
+    clients: int = 5
+    models: tuple[str, ...] = ("mlp-64", "mlp-128-64", "cnn")
+    partition: Partition = "dirichlet"
+    alpha: float = 0.3
+    shards: int = 2
+    private: int = 500
+    public: int = 578
+    validation: int = 0
+    test: int = 0
+    rounds: int = 10
+    fraction: float = 1.0
+    engine: Engine = "sequential"
+    chunk: int = 50
+    compression: Compression = "none"
+    corrupt: str | None = None
+    eval_every: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no run."""
+        for name in ("clients", "rounds", "chunk", "shards", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.alpha < float("inf"):
+            raise ValueError(f"alpha must be positive and finite, got {self.alpha}; try 0.1 to 100")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
+        if self.corrupt is not None:
+            tampering(self.corrupt, self.clients)
+
+    @property
+    def name(self) -> str:
+        """The algorithm's name on the command line, which is that of its file."""
+        return type(self.algorithm).__module__.rpartition(".")[2]
+
+    @property
+    def protocol(self) -> str:
+        """What has to be equal for two algorithms to be compared, in words."""
+        strength = {"dirichlet": f" {self.alpha:g}", "quantity": f" {self.alpha:g}"}
+        strength["shards"] = f" {self.shards}"
+        said = [f"{self.clients} clients", self.partition + strength.get(self.partition, "")]
+        said.append(f"{self.rounds} rounds")
+        if self.fraction < 1:
+            said.append(f"{self.fraction:.0%} of clients a round")
+        if self.compression != "none":
+            said.append(self.compression)
+        if self.corrupt is not None:
+            said.append(f"client {self.corrupt.replace(':', ' sends ')}")
+        return ", ".join(said)
+
+
+@dataclass(frozen=True)
+class GraphExperiment:
+    """One graph distillation.
+
+    Attributes:
+        method: with its hyperparameters.
+        data: name of the graph (`graphkd.data`).
+        protocol: whether the test nodes are in the graph from the start.
+        seed: of every random choice.
+    """
+
+    method: Any
+    data: str = "digits-knn"
+    protocol: Literal["transductive", "inductive"] = "transductive"
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The method's name on the command line."""
+        return type(self.method).__name__.lower()
+
+
+Experiment = FedExperiment | GraphExperiment
+
+
+class Kind(NamedTuple):
+    """A kind of experiment: its class, the field that says who learns, and where those are."""
+
+    experiment: type[Any]
+    key: str
+    module: str
+
+    def names(self) -> list[str]:
+        """The algorithms or methods there are."""
+        return list(importlib.import_module(self.module).names())
+
+    def get(self, name: str) -> Any:
+        """The algorithm or method of a name, with its default settings; ValueError if none."""
+        return importlib.import_module(self.module).get(name)()
+
+
+KINDS = {
+    "fed": Kind(FedExperiment, "algorithm", "fedkd.algorithms"),
+    "graph": Kind(GraphExperiment, "method", "graphkd.methods"),
+}
+
+
+def kind_of(experiment: Experiment) -> str:
+    """Which of `KINDS` it is."""
+    return next(k for k, kind in KINDS.items() if isinstance(experiment, kind.experiment))
+
+
+def build(kind: str, name: str, given: dict[str, Any]) -> Any:
+    """The experiment of a kind, an algorithm's or method's name, and flat settings of both.
+
+    Raises:
+        ValueError: an unknown name, or a value that cannot be.
+    """
+    cls, key, _ = KINDS[kind]
+    method = updated(KINDS[kind].get(name), given)
+    return cls(**{key: method}, **changes(cls, given))
+
+
+def settings(experiment: Experiment) -> dict[str, Any]:
+    """All that determines the numbers of a run, as JSON holds it."""
+    kind = kind_of(experiment)
+    key = KINDS[kind].key
+    flat = {name.removeprefix(f"{key}."): value for name, value in values(experiment).items()}
+    return {"kind": kind, key: experiment.name} | flat
+
+
+def digest(experiment: Experiment) -> str:
+    """A hash of all that determines the numbers of a run."""
+    return _hash(json.dumps(settings(experiment), sort_keys=True))
+
+
+def digest_all(experiments: list[Experiment]) -> str:
+    """A hash of a set of experiments, in any order."""
+    return _hash("".join(sorted(map(digest, experiments))))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def folder_name(experiment: Experiment) -> str:
+    """Where an experiment's run is kept: `fedmd-digits-s0-1a2b3c4d`."""
+    return f"{experiment.name}-{experiment.data}-s{experiment.seed}-{digest(experiment)[:8]}"
+
+
+def tampering(text: str, clients: int) -> tuple[int, str]:
+    """The client and the fault of `3:nan`.
+
+    Raises:
+        ValueError: it is not of that form, or there is no such client or fault.
+    """
+    number, _, fault = text.partition(":")
+    known = get_args(Fault)
+    if not number.isdecimal() or int(number) >= clients or fault not in known:
+        raise ValueError(
+            f"corrupt must be CLIENT:FAULT with a client from 0 to {clients - 1} and one of "
+            f"{', '.join(known)}, got {text!r}"
+        )
+    return int(number), fault

@@ -1,0 +1,68 @@
+"""One graph distillation: an experiment in, a record per epoch and one of the whole run out."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import graphkd
+from simulations.config import GraphExperiment
+
+Record = dict[str, Any]
+
+
+def prepare(
+    experiment: GraphExperiment, root: Path | None = None, download: bool = False
+) -> graphkd.Split:
+    """The graph of an experiment, cut by its protocol, and its method checked.
+
+    Args:
+        experiment: what to run.
+        root: the folder of data sets, see `graphkd.data.load`.
+        download: whether missing data may be fetched.
+
+    Raises:
+        ValueError: it cannot run; the message names the value, what was expected and the way out.
+        FileNotFoundError: a data file is missing.
+    """
+    graphkd.distill.check(experiment.method)
+    graph = graphkd.data.load(experiment.data, root, download)
+    return graphkd.splits.split(graph, experiment.protocol, experiment.seed)
+
+
+def run(
+    experiment: GraphExperiment, root: Path | None = None, device: str = "cpu"
+) -> Iterator[Record]:
+    """A record of each epoch of teacher, baseline and student, and one of the run.
+
+    Only what is called "seconds" may differ between two runs of the same experiment.
+    """
+    start = time.perf_counter()
+    split = prepare(experiment, root).to(device)
+    for step in graphkd.distill.distill(experiment.method, split, seed=experiment.seed):
+        record = _epoch(step) if isinstance(step, graphkd.Epoch) else _run(experiment, step)
+        yield record | {"seconds": time.perf_counter() - start}
+
+
+def _epoch(epoch: graphkd.Epoch) -> Record:
+    return {
+        "record": "epoch",
+        "phase": epoch.phase,
+        "epoch": epoch.index,
+        "loss": epoch.loss,
+        "accuracy_validation": epoch.accuracy,
+        "best": epoch.best,
+    }
+
+
+def _run(experiment: GraphExperiment, result: graphkd.Result) -> Record:
+    return {
+        "record": "run",
+        "kind": "graph",
+        "method": experiment.name,
+        "data": experiment.data,
+        "protocol": experiment.protocol,
+        "seed": experiment.seed,
+        "metrics": dict(result.metrics),
+        "epochs": dict(result.epochs),
+    }

@@ -1,0 +1,232 @@
+"""Experiment files: TOML in, a list of experiments out.
+
+[fed]                                   # and, or, [graph], with `method` for `algorithm`
+algorithm = ["local", "fedmd"]
+alpha = [0.1, 1.0]                      # a list where one value is due is an axis of the grid
+seeds = 5                               # 0 to 4; or a list
+local.learning_rate = 0.05              # goes to each algorithm that has such a setting
+
+[algorithm.fedmd]                       # for one algorithm alone; [method.glnn] likewise
+distill = { epochs = 5 }
+
+[resources]                             # of one run; no part of what determines its numbers
+cpus = 1
+gpus = 0.0
+"""
+
+import itertools
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulations.config import KINDS, Experiment, build
+from simulations.settings import Leaf, flatten, leaves, nearest, updated
+
+Document = dict[str, Any]
+SEEDS = Leaf(tuple[int, ...], ())
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one run takes: CPU cores, which are also its threads, and a share of a GPU."""
+
+    cpus: int = 1
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no share."""
+        if self.cpus < 1 or self.gpus < 0:
+            raise ValueError(f"cpus must be >= 1 and gpus >= 0, got {self.cpus} and {self.gpus}")
+
+
+def read(path: Path) -> Document:
+    """The content of an experiment file.
+
+    Raises:
+        ValueError: it is no TOML.
+        FileNotFoundError: there is none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no experiment file {path}; name a .toml file that is there")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name} is no TOML: {error}") from None
+
+
+def override(document: Document, assignments: Sequence[str]) -> Document:
+    """The document with `fed.rounds=5`, or `rounds=5` for [fed] and [graph], put into it.
+
+    Raises:
+        ValueError: an assignment without `=` or a key that no table of the document takes.
+    """
+    flat = flatten(document)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set takes KEY=VALUE, such as fed.rounds=5, got {assignment!r}")
+        for place in _places(document, key.strip()):
+            inside = [name for name in flat if name.startswith(f"{place}.")]
+            flat = {k: v for k, v in flat.items() if k not in inside} | {place: _value(text)}
+    return _nested(flat)
+
+
+def dump(document: Document) -> str:
+    """The document as TOML, a section for each of its tables."""
+    lines = []
+    for name, table in document.items():
+        pairs = [f"{key} = {json.dumps(value)}" for key, value in flatten(table).items()]
+        lines += [f"[{name}]", *pairs, ""]
+    return "\n".join(lines)
+
+
+def resources(document: Document, source: str) -> Resources:
+    """What each run takes; ValueError for an unknown key or a bad value."""
+    given = _table(document, "resources", source)
+    _check_keys(given, leaves(Resources), "resources", source)
+    try:
+        return updated(Resources(), given)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def expand(document: Document, source: str) -> list[Experiment]:
+    """All experiments of a document, each once.
+
+    Args:
+        document: as `read` gives it.
+        source: what to call it in messages.
+
+    Raises:
+        ValueError: an unknown key, name or value; the message names it, and the nearest known one.
+    """
+    tables = [*KINDS, *(kind.key for kind in KINDS.values()), "resources"]
+    for name in document:
+        if name not in tables:
+            raise ValueError(
+                f"{source}: unknown table [{name}]{nearest(name, tables)}; "
+                f"there are {', '.join(f'[{table}]' for table in tables)}"
+            )
+    if not set(document) & set(KINDS):
+        raise ValueError(f"{source}: neither [fed] nor [graph] is there; one of them has to be")
+    found = [e for kind in KINDS if kind in document for e in _expand(document, kind, source)]
+    return list(dict.fromkeys(found))
+
+
+def _expand(document: Document, kind: str, source: str) -> Iterable[Experiment]:
+    key = KINDS[kind].key
+    shared = _table(document, kind, source)
+    names = shared.pop(key, None)
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise ValueError(f"{source}: [{kind}] needs {key} = a name, or a list of names")
+    own = {name: _own(document, kind, name, source) for name in names}
+    _check_named(document, kind, names, source)
+    _check_keys(shared, {k: v for n in names for k, v in _known(kind, n).items()}, kind, source)
+    for name in names:
+        known = _known(kind, name)
+        given = {k: v for k, v in shared.items() if k in known} | own[name]
+        yield from _product(kind, name, given, known, source)
+
+
+def _known(kind: str, name: str) -> dict[str, Leaf]:
+    own, method = leaves(KINDS[kind].experiment), leaves(KINDS[kind].get(name))
+    return {**own, **method, "seeds": SEEDS}
+
+
+def _own(document: Document, kind: str, name: str, source: str) -> dict[str, Any]:
+    """The settings for one algorithm or method alone."""
+    try:
+        known = _known(kind, name)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    key = KINDS[kind].key
+    table = _table(_table(document, key, source, flat=False), name, source)
+    _check_keys(table, known, f"{key}.{name}", source)
+    return table
+
+
+def _check_named(document: Document, kind: str, names: list[str], source: str) -> None:
+    """Raise ValueError for settings of an algorithm that does not run."""
+    key = KINDS[kind].key
+    for name in document.get(key, {}):
+        if name not in names:
+            raise ValueError(
+                f"{source}: [{key}.{name}] is for none of the {key}s that [{kind}] runs"
+                f"{nearest(name, names)}; add it there, or leave the table out"
+            )
+
+
+def _product(
+    kind: str, name: str, given: dict[str, Any], known: Mapping[str, Leaf], source: str
+) -> Iterable[Experiment]:
+    """The grid of one algorithm: every combination of the values on its axes."""
+    axes = {key: _axis(value, known[key]) for key, value in given.items() if key != "seeds"}
+    if not all(axes.values()):
+        empty = next(key for key, values in axes.items() if not values)
+        raise ValueError(f"{source}: {empty} is an empty list; give at least one value")
+    if "seeds" in given:
+        axes["seed"] = _seeds(given["seeds"], source)
+    for combination in itertools.product(*axes.values()):
+        try:
+            yield build(kind, name, dict(zip(axes, combination, strict=True)))
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+
+
+def _axis(value: Any, leaf: Leaf) -> list[Any]:
+    several = isinstance(value, list) and (not leaf.many or any(isinstance(v, list) for v in value))
+    return value if several else [value]
+
+
+def _seeds(value: Any, source: str) -> list[Any]:
+    if type(value) is int and value > 0:
+        return list(range(value))
+    if isinstance(value, list) and value:
+        return value
+    raise ValueError(f"{source}: seeds must be a number >= 1 or a list of seeds, got {value!r}")
+
+
+def _table(document: Document, name: str, source: str, *, flat: bool = True) -> dict[str, Any]:
+    table = document.get(name, {})
+    if not isinstance(table, dict):
+        raise ValueError(f"{source}: {name} must be a table, [{name}], got {table!r}")
+    return flatten(table) if flat else table
+
+
+def _check_keys(given: Iterable[str], known: Iterable[str], table: str, source: str) -> None:
+    for key in given:
+        if key not in known:
+            hint = nearest(key, known) or f"; there are {', '.join(known)}"
+            raise ValueError(f"{source}: unknown key {key!r} in [{table}]{hint}")
+
+
+def _places(document: Document, key: str) -> list[str]:
+    """The full keys that a key of `--set` stands for."""
+    if "." in key and key.partition(".")[0] in [*KINDS, "resources", "algorithm", "method"]:
+        return [key]
+    known = {kind: leaves(KINDS[kind].experiment) | {"seeds": SEEDS} for kind in KINDS}
+    places = [f"{kind}.{key}" for kind in KINDS if kind in document and key in known[kind]]
+    return places or [f"{next((kind for kind in KINDS if kind in document), 'fed')}.{key}"]
+
+
+def _value(text: str) -> Any:
+    """A value as TOML reads it, or else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+def _nested(flat: Mapping[str, Any]) -> Document:
+    document: Document = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        table = document
+        for name in path:
+            table = table.setdefault(name, {})
+        table[last] = value
+    return document

@@ -1,0 +1,173 @@
+"""Many runs: in this process, or as Ray tasks with shares of the cores and GPUs.
+
+Runs that are complete are not run again, so the same command goes on where it was stopped.
+"""
+
+import importlib
+import os
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from simulations import config, store
+from simulations.config import Experiment
+from simulations.grid import Resources
+
+Record = dict[str, Any]
+RETRIES = 2  # of a run whose worker process died
+PATIENCE = 20.0  # seconds; starting Ray and its workers takes about ten
+
+
+class Job(NamedTuple):
+    """A run and all it needs.
+
+    Attributes:
+        experiment: what to run.
+        folder: the run folder.
+        root: the folder of data sets.
+        resources: the cores (as threads) and the share of a GPU that it takes.
+        command: what the user typed, to be recorded.
+    """
+
+    experiment: Experiment
+    folder: Path
+    root: Path | None
+    resources: Resources
+    command: tuple[str, ...] = ()
+
+
+def check(experiments: Sequence[Experiment], root: Path | None, download: bool = False) -> None:
+    """Prepare every experiment once, whatever its seed, so that mistakes show before any run.
+
+    Raises:
+        ValueError: an experiment cannot run.
+        FileNotFoundError: a data file is missing.
+    """
+    seen = set()
+    for experiment in experiments:
+        settings = config.settings(experiment) | {"seed": None}
+        key = store.line(settings)
+        if key not in seen:
+            seen.add(key)
+            more = {"download": download} if config.kind_of(experiment) == "graph" else {}
+            _module(experiment).prepare(experiment, root, **more)
+
+
+def run(jobs: Sequence[Job], workers: int, patience: float = 0.0) -> Iterator[tuple[Job, Record]]:
+    """The records of all jobs as they come; of a run that fails, a record "failed" at last.
+
+    Args:
+        jobs: what to run.
+        workers: how many at once; 1 is in this process, one after another.
+        patience: for so many seconds runs are started in this process anyway, since Ray takes a
+            while to start.
+    """
+    start, waiting = time.monotonic(), deque(jobs)
+    while waiting:
+        if workers > 1 and len(waiting) > 1 and time.monotonic() - start >= patience:
+            yield from _on_ray(waiting, workers)
+        else:
+            job = waiting.popleft()
+            yield from ((job, record) for record in attempt(job))
+
+
+def attempt(job: Job) -> Iterator[Record]:
+    """The records of one run in this process; an error ends it with a record "failed"."""
+    try:
+        yield from _execute(job)
+    except Exception as error:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        log = job.folder / "error.txt"
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        yield _failed(error, log)
+
+
+def workers_for(resources: Resources, asked: int | None) -> int:
+    """How many runs at once: as asked, or as many as the cores hold."""
+    return asked or max(1, len(os.sched_getaffinity(0)) // resources.cpus)
+
+
+def _execute(job: Job) -> Iterator[Record]:
+    torch.set_num_threads(job.resources.cpus)
+    settings, digest = config.settings(job.experiment), config.digest(job.experiment)
+    device = "cuda" if job.resources.gpus and settings["kind"] == "graph" else "cpu"
+    header = store.header(settings, digest, device, torch.get_num_threads(), job.command)
+    yield from store.write(job.folder, header, _records(job, device))
+
+
+def _records(job: Job, device: str) -> Iterator[Record]:
+    more = {"device": device} if config.kind_of(job.experiment) == "graph" else {}
+    records: Iterator[Record] = _module(job.experiment).run(job.experiment, job.root, **more)
+    return records
+
+
+def _module(experiment: Experiment) -> Any:
+    """`simulations.fed` or `simulations.graph`, loaded when first needed: the latter is slow."""
+    return importlib.import_module(f"simulations.{config.kind_of(experiment)}")
+
+
+def _failed(error: BaseException, log: Path | None) -> Record:
+    said = " ".join(str(error).split())[:300]
+    where = None if log is None else str(log)
+    return {"record": "failed", "error": f"{type(error).__name__}: {said}", "traceback": where}
+
+
+def _on_ray(waiting: deque[Job], workers: int) -> Iterator[tuple[Job, Record]]:
+    """Take jobs from those that wait, until there are none."""
+    import ray
+
+    _start(min(workers, len(waiting)) * waiting[0].resources.cpus)
+    try:
+        running: dict[Any, Job] = {}
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.popleft()
+                running[_submit(job)] = job
+            (done,), _ = ray.wait(list(running))
+            job = running.pop(done)
+            yield from ((job, record) for record in _collect(done))
+    finally:
+        ray.shutdown()
+
+
+def _start(cores: int) -> None:
+    """A Ray of our own, on loopback only, that says nothing and reports to nobody."""
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it binds 0.0.0.0
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=cores,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+        object_store_memory=256 * 2**20,
+    )
+
+
+def _submit(job: Job) -> Any:
+    import ray
+
+    share = {"num_cpus": job.resources.cpus, "num_gpus": job.resources.gpus}
+    return ray.remote(_task).options(**share, max_retries=RETRIES).remote(job)
+
+
+def _task(job: Job) -> list[Record]:
+    return list(attempt(job))
+
+
+def _collect(reference: Any) -> list[Record]:
+    """A finished task's records; a worker that kept dying is a failed run."""
+    import ray
+
+    try:
+        return list(ray.get(reference))
+    except ray.exceptions.RayError as error:
+        return [_failed(error, None)]

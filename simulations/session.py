@@ -1,0 +1,228 @@
+"""One call of the command: check, run what is not there yet, show it, sum it up, report."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from simulations import config, grid, scheduler, store
+from simulations.scheduler import Job
+from simulations.store import Record
+from simulations.summary import summaries
+
+ERRORS = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, where to, and what to print; nothing here changes a number.
+
+    Attributes:
+        out: the folder; by default one in `runs`, named after the experiments.
+        root: the folder of data sets.
+        workers: how many runs at once.
+        json: print records, not tables.
+        hide: of this algorithm nothing is printed, as it only is another one's baseline.
+        download: whether missing graph data may be fetched.
+    """
+
+    out: Path | None = None
+    root: Path | None = None
+    workers: int | None = None
+    json: bool = False
+    hide: str | None = None
+    download: bool = False
+
+
+class Mistake(click.ClickException):
+    """The user's input is wrong; its one line says what, and the way out."""
+
+    exit_code = 2
+
+
+@contextmanager
+def users_input() -> Iterator[None]:
+    """What goes wrong in here is the user's input."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise Mistake(" ".join(str(error).split())) from error
+
+
+def execute(document: grid.Document, source: str, name: str, options: Options) -> int:
+    """Run the experiments of a document and print what came out.
+
+    Args:
+        document: of an experiment file, or the like.
+        source: what to call it in messages.
+        name: of the folder, if none is given.
+        options: see there.
+
+    Returns:
+        The exit status: 0, or 1 if a run failed.
+    """
+    with users_input():
+        experiments = grid.expand(document, source)
+        resources = grid.resources(document, source)
+        _check_share(resources)
+        scheduler.check(experiments, options.root, options.download)
+        out = options.out or Path("runs") / f"{name}-{config.digest_all(experiments)[:8]}"
+        store.check(out, map(config.digest, experiments))
+        lock = store.locked(out)
+        lock.__enter__()
+    try:
+        (out / store.EXPERIMENT).write_text(grid.dump(document), encoding="utf-8")
+        command = tuple(store.command())
+        folders = [out / config.folder_name(experiment) for experiment in experiments]
+        jobs = [
+            Job(experiment, folder, options.root, resources, command)
+            for experiment, folder in zip(experiments, folders, strict=True)
+        ]
+        failed = _run(jobs, options)
+        _finish(out, folders, options)
+    finally:
+        lock.__exit__(None, None, None)
+    return 1 if failed else 0
+
+
+def _check_share(resources: grid.Resources) -> None:
+    if resources.gpus:
+        import torch
+
+        if resources.gpus > torch.cuda.device_count():
+            raise ValueError(
+                f"gpus is {resources.gpus:g}, and this machine has {torch.cuda.device_count()} "
+                "that PyTorch can use; ask for fewer, or see `kdsim doctor`"
+            )
+
+
+def _run(jobs: Sequence[Job], options: Options) -> int:
+    """Run what is not complete, with a progress bar; the number of runs that failed."""
+    done = [job for job in jobs if _complete(job.folder)]
+    left = [job for job in jobs if job not in done]
+    if done:
+        ERRORS.print(
+            f"{len(done)} of {len(jobs)} runs are done already, in {jobs[0].folder.parent}"
+        )
+    for job in done:
+        for record in store.load(job.folder)[0].records:
+            _show(job, record, options)
+    workers = scheduler.workers_for(jobs[0].resources, options.workers)
+    patience = 0.0 if options.workers else scheduler.PATIENCE
+    failed = finished = 0
+    with _progress() as progress:
+        task = progress.add_task("", total=len(jobs), completed=len(done))
+        try:
+            for job, record in scheduler.run(left, workers, patience):
+                _show(job, record, options)
+                progress.update(task, description=_status(job, record))
+                if record["record"] in ("run", "failed"):
+                    progress.console.print(_line(job, record))
+                    progress.advance(task)
+                    finished, failed = finished + 1, failed + (record["record"] == "failed")
+        except KeyboardInterrupt:
+            kept = len(done) + finished - failed
+            raise Stopped(
+                f"stopped; {kept} of {len(jobs)} runs are done and kept in "
+                f"{jobs[0].folder.parent}; the same command goes on from there"
+            ) from None
+    return failed
+
+
+class Stopped(click.ClickException):
+    """The user stopped it."""
+
+    exit_code = 130
+
+
+def _progress() -> Progress:
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    return Progress(*columns, console=ERRORS, transient=True, disable=not ERRORS.is_terminal)
+
+
+def _complete(folder: Path) -> bool:
+    return (folder / "run.json").is_file() and store.load(folder)[0].complete
+
+
+def _show(job: Job, record: Record, options: Options) -> None:
+    """Print a record as a line of JSON, with the run that it belongs to."""
+    if options.json and job.experiment.name != options.hide:
+        who = {"method": job.experiment.name, "seed": job.experiment.seed}
+        print(store.line({"record": record["record"], **who, **record}), flush=True)
+
+
+def _status(job: Job, record: Record) -> str:
+    place = record.get("round", record.get("epoch", ""))
+    return f"{job.experiment.name} seed {job.experiment.seed} {record['record']} {place}"
+
+
+def _line(job: Job, record: Record) -> str:
+    """What is said of a finished run."""
+    who = f"{job.experiment.name} on {job.experiment.data}, seed {job.experiment.seed}"
+    if record["record"] == "failed":
+        said = f"{who}: FAILED, {record['error']}"
+        return said + (f" (see {record['traceback']})" if record["traceback"] else "")
+    accuracy = record["metrics"].get("accuracy")
+    shown = "accuracy undefined" if accuracy is None else f"accuracy {100 * accuracy:.1f} %"
+    return f"{who}: {shown}, {record['seconds']:.1f} s"
+
+
+def _finish(out: Path, folders: Sequence[Path], options: Options) -> None:
+    """Summaries or tables, and the report."""
+    complete = [folder for folder in folders if _complete(folder)]
+    runs = [run for folder in complete for run in store.load(folder)]
+    if not runs:
+        return
+    if options.json:
+        for summary in summaries(runs):
+            if summary["method"] != options.hide:
+                print(store.line(summary), flush=True)
+    else:
+        print_tables(runs)
+    from simulations.report import write_report
+
+    ERRORS.print(f"report: {write_report(complete, out)}")
+
+
+def print_tables(runs: Sequence[store.Run]) -> None:
+    """The tables of the report, as far as a terminal has room."""
+    from simulations.tables import tables
+
+    console = Console(file=sys.stdout, highlight=False)
+    for one in tables(runs):
+        kept = {0: "method", 1: "seeds"}
+        kept |= {i: COLUMNS[c.metric] for i, c in enumerate(one.columns, 2) if _fits(c)}
+        table = Table(title=one.title, title_justify="left", box=SIMPLE_HEAD)
+        for place, title in kept.items():
+            table.add_column(title, justify="left" if place == 0 else "right")
+        for row in one.body:
+            table.add_row(*(row[place] for place in kept))
+        console.print(table)
+    console.print("Mean ± sample standard deviation over seeds, at the end of each run.")
+
+
+def _fits(column: Any) -> bool:
+    return column.metric in COLUMNS and not column.minus
+
+
+COLUMNS = {
+    "accuracy": "test accuracy (%)",
+    "accuracy_local": "on own data (%)",
+    "accuracy_baseline": "without teacher (%)",
+    "accuracy_teacher": "teacher (%)",
+    "bytes_up": "sent up",
+    "bytes_down": "down",
+}

@@ -1,0 +1,104 @@
+"""The fields of frozen dataclasses as flat settings: `local.learning_rate = 0.05`.
+
+Experiments, algorithms and methods are dataclasses; from their fields come the flags of the
+command, the keys of an experiment file, and what a run folder records.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple, get_origin, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class Leaf(NamedTuple):
+    """A setting: its type, and its value where none is given."""
+
+    hint: Any
+    default: Any
+
+    @property
+    def many(self) -> bool:
+        """Whether one value is a list."""
+        return get_origin(self.hint) is tuple
+
+
+def leaves(owner: Any) -> dict[str, Leaf]:
+    """The settings of a dataclass or an instance; those of nested ones have dotted names.
+
+    Fields without a default are left out: they are no settings.
+    """
+    hints = get_type_hints(owner if isinstance(owner, type) else type(owner))
+    found = {}
+    for field in dataclasses.fields(owner):
+        value = getattr(owner, field.name, dataclasses.MISSING)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            below = leaves(value)
+            found |= {f"{field.name}.{name}": leaf for name, leaf in below.items()}
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = Leaf(hints[field.name], value)
+    return found
+
+
+def values(owner: Any) -> dict[str, Any]:
+    """The values of all settings, as JSON holds them."""
+    found = {name: leaf.default for name, leaf in leaves(owner).items()}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one with dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def updated(owner: Any, given: Mapping[str, Any], prefix: str = "") -> Any:
+    """The instance with some settings changed; names that it does not have are for others.
+
+    Raises:
+        ValueError: a value of the wrong type, or one that the dataclass itself refuses.
+    """
+    return dataclasses.replace(owner, **changes(owner, given, prefix))
+
+
+def changes(owner: Any, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The given settings as fields of a dataclass or an instance, checked; see `updated`."""
+    hints = get_type_hints(owner if isinstance(owner, type) else type(owner))
+    found = {}
+    for field in dataclasses.fields(owner):
+        start, name = f"{field.name}.", prefix + field.name
+        below = {k.removeprefix(start): v for k, v in given.items() if k.startswith(start)}
+        if below:
+            found[field.name] = updated(getattr(owner, field.name), below, f"{name}.")
+        elif field.name in given:
+            found[field.name] = checked(name, hints[field.name], given[field.name])
+    return found
+
+
+def checked(name: str, hint: Any, value: Any) -> Any:
+    """The value, if it is of the type; a list will do for a tuple, and a whole number for a float.
+
+    Raises:
+        ValueError: it is not; the message says what was expected.
+    """
+    value = tuple(value) if isinstance(value, list) else value
+    try:
+        return TypeAdapter(hint, config=STRICT).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = first["msg"][0].lower() + first["msg"][1:]
+        raise ValueError(f"{name} is {first['input']!r}: {said}") from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'alpha'?`, or nothing where no known name is near."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,281 @@
+"""From the records of runs to tables: mean and spread over seeds, and paired differences."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, repeat
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from simulations.config import FedExperiment
+from simulations.settings import flatten, leaves
+
+# What may differ between two runs of one setting: the seed, who computed it, and where.
+INCIDENTAL = {"seed", "engine", "chunk", "eval_every", "gpus_per_actor", "device", "threads"}
+FEDERATION = tuple(leaves(FedExperiment))  # settings that methods share when they are compared
+
+
+class Result(NamedTuple):
+    """A finished run with one seed.
+
+    Attributes:
+        kind, data, protocol, method, seed: what was run.
+        metrics: the test numbers at the end; shares, not per cent.
+        curve: the records of its rounds or epochs.
+        settings: the experiment as flat names and values, without seed and machine.
+        label: the method, and the settings that tell it from others of the same name.
+    """
+
+    kind: str
+    data: str
+    protocol: str
+    method: str
+    seed: int
+    metrics: Mapping[str, float]
+    curve: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, str]
+    label: str
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """Results are compared where this is the same."""
+        return self.kind, self.data, self.protocol
+
+
+class Quantity(NamedTuple):
+    """Mean over n seeds, sample standard deviation, and the 95% t-interval of the mean."""
+
+    mean: float
+    std: float | None = None
+    n: int = 1
+    low: float | None = None
+    high: float | None = None
+
+
+class Column(NamedTuple):
+    """A metric; with `minus`, its difference to that run, paired by seed."""
+
+    metric: str
+    title: str
+    unit: str = ""
+    minus: str = ""
+
+
+class Table(NamedTuple):
+    """Runs of one kind on the same data and protocol; a method in each row."""
+
+    kind: str
+    data: str
+    protocol: str
+    columns: tuple[Column, ...]
+    rows: dict[str, tuple[Quantity | None, ...]]
+    seeds: dict[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Kind, data and protocol, in a line."""
+        return ", ".join(filter(None, (KINDS.get(self.kind, self.kind), self.data, self.protocol)))
+
+    @property
+    def header(self) -> list[str]:
+        """Column titles, with units."""
+        return ["Method", "Seeds", *(column.title for column in self.columns)]
+
+    @property
+    def body(self) -> list[list[str]]:
+        """The cells as text, a list for each row."""
+        return [
+            [label, str(self.seeds[label]), *map(_text, cells, self.columns, repeat(n))]
+            for (label, cells), n in zip(self.rows.items(), self.seeds.values(), strict=True)
+        ]
+
+
+KINDS = {"fed": "Federated distillation", "graph": "Graph distillation"}
+_SHARED = (
+    Column("agreement", "Agreement (%)", "share"),
+    Column("calibration_error", "Calibration error (%)", "share"),
+)
+FED = (
+    Column("accuracy", "Accuracy, global test set (%)", "share"),
+    Column("accuracy", "the same, minus local (points)", "share", minus="local"),
+    Column("accuracy_local", "Accuracy, own distribution (%)", "share"),
+    Column("accuracy_local", "the same, minus local (points)", "share", minus="local"),
+    *_SHARED,
+    Column("bytes_up", "Sent up", "bytes"),
+    Column("bytes_down", "Sent down", "bytes"),
+)
+GRAPH = (
+    Column("accuracy", "Student (%)", "share"),
+    Column("accuracy_baseline", "Student without KD (%)", "share"),
+    Column("accuracy", "Gain over student without KD (points)", "share", minus="baseline"),
+    Column("accuracy_teacher", "Teacher (%)", "share"),
+    Column("accuracy_tran", "Student, observed nodes (%)", "share"),
+    Column("accuracy_ind", "Student, unseen nodes (%)", "share"),
+    Column("accuracy_prod", "Student, both mixed (%)", "share"),
+    Column("accuracy_prod", "Gain, both mixed (points)", "share", minus="baseline"),
+    *_SHARED,
+)
+SPREAD = (
+    "Mean ± sample standard deviation over seeds; differences, in percentage points, are "
+    "paired by seed, with a 95% t-interval in brackets; one seed has neither. (n = ...): only so "
+    "many seeds have a number."
+)
+NOTES = {
+    "fed": "Test numbers are those of the last round, never the best over rounds; averages over "
+    "clients. Agreement: with what most clients say. Bytes: all clients, all rounds; "
+    "1 MB is 10^6 bytes; without ± they are the same for all seeds.",
+    "graph": "Test numbers are those of the epoch chosen on validation nodes; of nodes unseen in "
+    "training where the protocol is inductive. Agreement: with the teacher.",
+}
+
+
+def results(runs: Iterable[Any]) -> list[Result]:
+    """The finished runs of `simulations.store`; experiment and seed twice the same count once."""
+    found = {}
+    for run in runs:
+        for result in _finished(run):
+            found[(*result.group, result.method, *result.settings.items(), result.seed)] = result
+    ordered = sorted(found.values(), key=lambda r: (r.group, r.method != "local", r.method, r.seed))
+    return [
+        result._replace(label=label)
+        for _, same in groupby(ordered, key=lambda r: (r.group, r.method))
+        for label, result in _labelled(list(same))
+    ]
+
+
+def tables(runs: Iterable[Any]) -> list[Table]:
+    """One table for each kind, data and protocol; methods as rows, `local` first."""
+    return [table(list(group)) for _, group in groupby(results(runs), key=lambda r: r.group)]
+
+
+def table(group: Sequence[Result]) -> Table:
+    """The table of results that can be compared."""
+    kind, data, protocol = group[0].group
+    known = GRAPH if kind == "graph" else FED
+    names = dict.fromkeys(name for result in group for name in result.metrics)
+    idle = {n for n in names if n.startswith(("accuracy_baseline_", "accuracy_teacher_"))}
+    if "accuracy_ind" not in names:  # then the observed nodes are all there are
+        idle |= {"accuracy_tran"}
+    told = {column.metric for column in known}
+    more = [Column(name, name.replace("_", " ")) for name in names if name not in told]
+    labels = list(dict.fromkeys(result.label for result in group))
+    columns = {c: [summary(_values(group, n, c)) for n in labels] for c in (*known, *more)}
+    shown = {c: cells for c, cells in columns.items() if any(cells) and c.metric not in idle}
+    rows = {label: tuple(cells[i] for cells in shown.values()) for i, label in enumerate(labels)}
+    seeds = {label: len({r.seed for r in group if r.label == label}) for label in labels}
+    notes = [SPREAD, NOTES[kind]] if kind in NOTES else [SPREAD]
+    if unlike := _differences(group):
+        notes.append(f"Compare with care: these runs differ in {', '.join(unlike)}; see Settings.")
+    notes += _rejections(group)
+    return Table(kind, data, protocol, tuple(shown), rows, seeds, tuple(notes))
+
+
+def summary(values: Iterable[float]) -> Quantity | None:
+    """Mean, sample standard deviation and t-interval of one number per seed; None for no seed."""
+    x = np.asarray(list(values), dtype=float)
+    if len(x) < 2:
+        return Quantity(float(x[0])) if len(x) else None
+    mean, std = float(x.mean()), float(x.std(ddof=1))
+    half = float(student_t.ppf(0.975, len(x) - 1)) * std / math.sqrt(len(x))
+    return Quantity(mean, std, len(x), mean - half, mean + half)
+
+
+def _finished(run: Any) -> Iterable[Result]:
+    """A result for each `run` record, with the rounds or epochs before it."""
+    given = {k: v for k, v in flatten(run.experiment).items() if k not in INCIDENTAL}
+    settings = {k: v if isinstance(v, str) else json.dumps(v) for k, v in sorted(given.items())}
+    curve: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for record in run.records:
+        what = record.get("record")
+        if what in ("round", "epoch"):  # the later one counts where a resumed run wrote twice
+            curve[what, record.get("phase"), record[what]] = record
+        elif what == "run":
+            kind, data, protocol, method = (str(record.get(key, "")) for key in Result._fields[:4])
+            numbers = {
+                k: float(v) for k, v in record["metrics"].items() if isinstance(v, int | float)
+            }
+            seed, rounds = int(record.get("seed", 0)), tuple(curve.values())
+            yield Result(kind, data, protocol, method, seed, numbers, rounds, settings, method)
+            curve = {}
+
+
+def _labelled(same: list[Result]) -> Iterable[tuple[str, Result]]:
+    """Results of one method; where their settings differ, the label says in what."""
+    keys = sorted({key for result in same for key in result.settings})
+    differ = [key for key in keys if len({result.settings.get(key) for result in same}) > 1]
+    for result in same:
+        said = [f"{k.split('.')[-1]}={result.settings[k]}" for k in differ if k in result.settings]
+        yield f"{result.method} ({', '.join(said)})" if said else result.method, result
+
+
+def _values(group: Sequence[Result], label: str, column: Column) -> Iterable[float]:
+    """One number per seed: the metric, or its difference to the reference of the same seed."""
+    for result in group:
+        if result.label == label and column.metric in result.metrics:
+            other = _reference(group, result, column) if column.minus else 0.0
+            if other is not None:
+                yield result.metrics[column.metric] - other
+
+
+def _reference(group: Sequence[Result], result: Result, column: Column) -> float | None:
+    if column.minus == "baseline":
+        return result.metrics.get(column.metric.replace("accuracy", "accuracy_baseline"))
+    if result.method == column.minus:
+        return None
+    same = [r for r in group if r.method == column.minus and r.seed == result.seed]
+    same = [r for r in same if not _differences([r, result])]
+    # Of several, the one that shares most settings of its training with this run.
+    same.sort(key=lambda r: -len(r.settings.items() & result.settings.items()))
+    return same[0].metrics.get(column.metric) if same else None
+
+
+def _differences(group: Sequence[Result]) -> list[str]:
+    """Settings of the federation itself, not of a method, in which results differ."""
+    names = [name for name in FEDERATION if name not in INCIDENTAL]
+    return [n for n in names if len({result.settings.get(n) for result in group}) > 1]
+
+
+def _rejections(group: Sequence[Result], most: int = 10) -> list[str]:
+    """Whose uploads were turned away, how often, and why; a line for each client and seed."""
+    lines = []
+    for result in group:
+        found: dict[str, list[tuple[int, str]]] = {}
+        for record in result.curve:
+            for client, reason in record.get("rejected", {}).items():
+                found.setdefault(client, []).append((record["round"], reason))
+        start = f"Rejected: {result.label}, seed {result.seed}, client"
+        for client, told in found.items():
+            first, reason = told[0]
+            lines.append(f"{start} {client}, {len(told)} uploads from round {first} on: {reason}")
+    more = [f"Rejected: {len(lines) - most} more clients and seeds."] if lines[most:] else []
+    return lines[:most] + more
+
+
+def _text(cell: Quantity | None, column: Column, seeds: int) -> str:
+    if cell is None:
+        return "–"
+    if column.minus:
+        text = f"{100 * cell.mean:+.1f}"
+        if cell.low is not None and cell.high is not None:
+            text += f" ({100 * cell.low:+.1f} to {100 * cell.high:+.1f})"
+    else:
+        size, form, unit = _scale(cell.mean, column.unit)
+        text = format(cell.mean / size, form)
+        steady = cell.std is None or (
+            unit and not cell.std
+        )  # bytes are often the same in all seeds
+        text += ("" if steady else f" ± {cell.std / size:{form}}") + unit
+    return text.replace("-", "−") + ("" if cell.n == seeds else f" (n = {cell.n})")
+
+
+def _scale(mean: float, unit: str) -> tuple[float, str, str]:
+    """Divide by this, write like that, and add the unit."""
+    if unit == "share":
+        return 0.01, ".1f", ""
+    if unit != "bytes":
+        return 1.0, ".4g", ""
+    sizes = ((1e9, ".2f", " GB"), (1e6, ".2f", " MB"), (1e3, ".2f", " kB"))
+    return next((size for size in sizes if mean >= size[0]), (1.0, ".0f", " B"))

@@ -1,0 +1,84 @@
+"""What all tests share: one thread, tiny federations, and where the real data sets lie."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedkd.data.datasets import Dataset
+from fedkd.data.federate import Federation, Pools, federate
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(1)  # one thread and two give different bits
+
+
+def data_root():
+    """The folder of real data sets: KDSIM_DATA, or shared/data beside the repository, or None."""
+    given = os.environ.get("KDSIM_DATA")
+    root = Path(given) if given else REPOSITORY.parent / "shared" / "data"
+    return root if root.is_dir() else None
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what this machine cannot run, and say why."""
+    reasons = {}
+    if not torch.cuda.is_available():
+        reasons["gpu"] = "no CUDA device"
+    if data_root() is None:
+        reasons["data"] = (
+            "no data sets: KDSIM_DATA names no folder, and ../shared/data is not there"
+        )
+    for item in items:
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _real_data(request, monkeypatch):
+    """Tests marked `data` find the data sets where `kdsim` looks for them."""
+    if request.node.get_closest_marker("data"):
+        monkeypatch.setenv("KDSIM_DATA", str(data_root()))
+
+
+@pytest.fixture
+def double():
+    """Everything in float64, for comparisons to many digits."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def tiny_federation(
+    models=("mlp-8", "mlp-7-6", "cnn-4-4"),
+    sizes=(7, 1, 12, 3, 5),
+    *,
+    classes=5,
+    held=5,
+    public=11,
+    test=20,
+    shape=(1, 6, 6),
+    seed=0,
+) -> Federation:
+    """Clients of very different sizes on noisy patterns, in the default type of torch.
+
+    Labels run over the first `held` of the classes. No model has a parameter of the shape of a
+    payload of predictions, (classes, classes) or (public, classes).
+    """
+    total = sum(sizes) + public + test
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(total) % held
+    patterns = torch.rand(classes, *shape, generator=generator)
+    x = 0.7 * patterns[y] + 0.3 * torch.rand(total, *shape, generator=generator)
+    rows = torch.arange(total).split([sum(sizes), public, 0, test])
+    parts = torch.arange(sum(sizes)).split(list(sizes))
+    return federate(Dataset(x, y, classes), Pools(*rows), list(parts), models, seed)
+
+
+@pytest.fixture
+def tiny():
+    """`tiny_federation`, which see."""
+    return tiny_federation

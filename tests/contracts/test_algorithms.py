@@ -1,0 +1,517 @@
+"""What every federated algorithm promises, whichever it is: a new one is tested from its first day.
+
+The algorithms are found by looking into their package. All runs are on clients of very different
+sizes, one of them with a single example, and of three architectures.
+"""
+
+import ast
+import inspect
+import io
+import re
+import tokenize
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from fedkd import algorithms
+from fedkd.channel import Channel, Transform
+from fedkd.core import Received, Upload
+from fedkd.engines.sequential import sequential
+from fedkd.federation import deployed, private_of, public_of, simulate
+from fedkd.sampling import available, everyone, uniform
+from knowledge.randomness import generator as stream
+from knowledge.training import Training
+
+every_algorithm = pytest.mark.parametrize("name", algorithms.names())
+PREDICTIONS = [n for n in algorithms.names() if "prediction" in algorithms.get(n).properties.up]
+
+
+def small(name, **settings):
+    """An algorithm, all of whose training is short."""
+    training = Training("momentum", 0.05, epochs=1, batch_size=4)
+    kind = algorithms.get(name)
+    short = {f.name: training for f in fields(kind) if isinstance(f.default, Training)}
+    return kind(**short | settings)
+
+
+def run(algorithm, federation, rounds=2, **settings):
+    return list(simulate(algorithm, federation.task, federation.clients, rounds=rounds, **settings))
+
+
+def copy(tree):
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, tree)
+
+
+def equal(one, other):
+    """Bit for bit, and the same keys."""
+    first, second = tree_leaves(one), tree_leaves(other)
+    return str(tree_map(type, one)) == str(tree_map(type, other)) and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def params_of(current):
+    return {client.id: client.params for client in current.clients}
+
+
+def recorder(log):
+    """A transform that changes nothing and notes every message."""
+    return Transform(lambda message, generator: log.append(message) or message)
+
+
+def only(*numbers):
+    return lambda clients, generator: list(numbers)
+
+
+# The docstring and the file
+
+
+@every_algorithm
+def test_the_docstring_cites_a_paper_and_says_what_goes_up_and_down(name):
+    text = inspect.getdoc(algorithms.get(name))
+    authors, title, rest = re.search(r'([^"]*)\s"([^"]{10,})"(.*)', text, re.DOTALL).groups()
+    assert re.search(r"[A-Z]\w+(?: [A-Z]?\w+)* [A-Z]\w+[,.]", authors), "authors before the title"
+    assert re.match(r"[A-Z]", title)
+    assert re.search(r"https?://\S+\.\S+", rest), "a link after the title"
+    assert re.search(r"\b(19|20)\d\d\b", rest), "a year after the title"
+    assert re.search(r"\bUp( and down)?:", text)
+    assert re.search(r"\b(D|Up and d)own:", text)
+
+
+@every_algorithm
+def test_the_file_is_short_enough_to_read_at_one_sitting(name):
+    assert code_lines(Path(inspect.getfile(algorithms.get(name))).read_text()) <= 120
+
+
+def code_lines(source):
+    """Lines that hold code: no blank ones, comments or docstrings."""
+    strings = {
+        line
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    quiet = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    code = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in quiet | {tokenize.ENDMARKER}:
+            code |= set(range(token.start[0], token.end[0] + 1))
+    return len(code - strings)
+
+
+def test_code_lines_are_counted():
+    assert code_lines('"""Two\nlines."""\n\n# one\nx = (\n    1,\n)  # three\n') == 3
+
+
+@every_algorithm
+def test_it_is_a_frozen_dataclass_all_of_whose_fields_have_defaults(name):
+    algorithm = algorithms.get(name)()
+    assert algorithms.get(name)() == algorithm
+    with pytest.raises(FrozenInstanceError):
+        algorithm.local = Training()
+
+
+# What it declares, and what crosses the channel
+
+
+@every_algorithm
+def test_public_data_is_needed_if_and_only_if_declared(name, tiny):
+    federation = tiny(public=0)
+    assert federation.task.public is None
+    if small(name).properties.public == "none":
+        assert run(small(name), federation)[-1].rejected == {}
+        assert small(name).public_training is None
+    else:
+        with pytest.raises(ValueError, match="needs public examples"):
+            run(small(name), federation)
+
+
+@every_algorithm
+def test_messages_are_as_declared(name, tiny):
+    algorithm, federation = small(name), tiny()
+    up, down = [], []
+    last = run(algorithm, federation, channel=Channel((recorder(up),), (recorder(down),)))[-1]
+    groups = [client.group for client in federation.clients] * 2
+    assert len(up) == len(groups)
+    for message, group in zip(up, groups, strict=True):
+        claims = algorithm.claims(federation.task, group)
+        assert set(message) == set(claims)
+        for key, claim in claims.items():
+            rows = message[key].shape[0] if claim.rows else claim.shape[0]
+            assert message[key].shape == (rows, *claim.shape[1:])
+    assert (algorithm.properties.up == "nothing") == (not any(up))
+    assert (algorithm.properties.down == "nothing") == (not any(down))
+    assert bool(last.ledger.bytes_down) == any(down)
+    for value in tree_leaves([up, down]):
+        assert value.dtype == torch.float32 if value.is_floating_point() else torch.int32
+        assert value.isfinite().all()
+
+
+@every_algorithm
+def test_parameters_cross_the_network_if_and_only_if_declared(name, tiny):
+    algorithm, federation = small(name), tiny()
+    messages = []
+    spy = recorder(messages)
+    run(algorithm, federation, channel=Channel((spy,), (spy,)))
+    shapes = {tuple(v.shape) for client in federation.clients for v in client.params.values()}
+    crossing = {tuple(value.shape) for message in messages for value in message.values()}
+    if algorithm.properties.architectures == "any":
+        assert not crossing & shapes
+    else:
+        assert shapes <= crossing
+
+
+def test_predictions_are_what_most_algorithms_exchange():
+    assert {"fd", "fedmd", "dsfl"} <= set(PREDICTIONS)
+    assert all(algorithms.get(n).properties.architectures == "any" for n in PREDICTIONS)
+
+
+@every_algorithm
+def test_a_sum_of_uploads_suffices_if_and_only_if_declared(name, tiny, double):
+    # Two clients with the same examples and different parameters: when each sends the mean of what
+    # the two would have sent, all sums over clients stay what they are.
+    federation, group = tiny(["mlp-8"], sizes=(10, 10, 10)), "mlp-8"
+    algorithm, task = small(name), federation.task
+    server, public = algorithm.init(task, stream(0)), public_of(algorithm, task, 0, 1)
+    private = private_of(algorithm, federation.clients[0], 0, 1)
+    uploads = []
+    for client in federation.clients:
+        message = algorithm.broadcast(server, client.id, group)
+        received = {key: client.params.get(key, value) for key, value in message.items()}
+        predict = task.models[group].predict
+        _, upload = algorithm.client_update(predict, client.params, received, private, public)
+        uploads.append(Received(client.id, group, upload.payload, 10.0, upload.rows))
+    first, second, third = uploads
+    blend = {key: (first.payload[key] + second.payload[key]) / 2 for key in first.payload}
+    blended = [first._replace(payload=blend), second._replace(payload=blend), third]
+    apart = tree_leaves(algorithm.server_update(task, server, uploads, public))
+    together = tree_leaves(algorithm.server_update(task, server, blended, public))
+    same = [torch.allclose(a, b, 1e-12, 1e-12) for a, b in zip(apart, together, strict=True)]
+    assert all(same) == algorithm.properties.sum_suffices
+
+
+@every_algorithm
+def test_what_the_server_learns_is_said(name):
+    assert algorithms.get(name).properties.server_learns
+
+
+# Purity
+
+
+@every_algorithm
+def test_the_same_seed_gives_the_same_rounds_and_another_seed_others(name, tiny):
+    federation = tiny()
+    first, again = run(small(name), federation, seed=3), run(small(name), federation, seed=3)
+    other = run(small(name), federation, seed=4)
+    for a, b in zip(first, again, strict=True):
+        assert equal(params_of(a), params_of(b))
+        assert equal(a.server, b.server)
+        assert (a.cohort, a.rejected, a.ledger) == (b.cohort, b.rejected, b.ledger)
+    assert not equal(params_of(first[-1]), params_of(other[-1]))
+
+
+@every_algorithm
+def test_the_order_in_which_clients_are_named_does_not_matter(name, tiny):
+    federation = tiny()
+    turned = federation._replace(clients=federation.clients[::-1])
+    forwards, backwards = run(small(name), federation)[-1], run(small(name), turned)[-1]
+    assert equal(params_of(forwards), params_of(backwards))
+    assert equal(forwards.server, backwards.server)
+
+
+@every_algorithm
+def test_global_random_numbers_are_neither_used_nor_moved(name, tiny):
+    federation = tiny()
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        results.append(run(small(name), federation)[-1])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert equal(params_of(results[0]), params_of(results[1]))
+
+
+@every_algorithm
+def test_inputs_are_left_as_they_are(name, tiny):
+    federation, log = tiny(), []
+
+    def watching(function, task, clients, inputs):
+        given = [(client.params, *rest) for client, rest in zip(clients, inputs, strict=True)]
+        before = copy(given)
+        results = sequential(function, task, clients, inputs)
+        assert equal(given, before)
+        log.append(len(given))
+        return results
+
+    servers = []
+    for current in simulate(
+        small(name), federation.task, federation.clients, rounds=3, engine=watching
+    ):
+        servers.append((current.server, copy(current.server)))
+    assert log == [5, 5, 5]
+    assert all(equal(server, before) for server, before in servers)
+
+
+@every_algorithm
+def test_a_deployed_model_has_the_shapes_of_the_clients_own(name, tiny):
+    federation = tiny()
+    last = run(small(name), federation)[-1]
+    for client, before in zip(
+        deployed(small(name), federation.task, last), last.clients, strict=True
+    ):
+        shapes = {k: v.shape for k, v in before.params.items()}
+        assert {k: v.shape for k, v in client.params.items()} == shapes
+
+
+# Who takes part
+
+
+@every_algorithm
+def test_a_part_of_the_clients_may_take_part(name, tiny):
+    federation = tiny()
+    before = {client.id: client.params for client in federation.clients}
+    seen = set()
+    for current in run(small(name), federation, rounds=5, sample=uniform(0.4), seed=1):
+        assert len(current.cohort) == 2
+        assert current.rejected == {}
+        after = params_of(current)
+        for number in before:
+            moved = not equal(after[number], before[number])
+            assert moved == (number in current.cohort)
+        assert all(value.isfinite().all() for value in tree_leaves(after))
+        before = after
+        seen |= set(current.cohort)
+    assert len(seen) > 2
+
+
+@every_algorithm
+def test_a_client_may_join_late(name, tiny):
+    federation = tiny()
+
+    def sample(clients, generator):
+        return next(cohorts)
+
+    cohorts = iter([[0, 1, 3], [0, 1, 3], [2, 3, 4]])
+    *_, last = run(small(name), federation, rounds=3, sample=sample)
+    assert last.cohort == (2, 3, 4)
+    assert last.rejected == {}
+    assert all(value.isfinite().all() for value in tree_leaves(params_of(last)))
+    models = deployed(small(name), federation.task, last)
+    assert all(value.isfinite().all() for model in models for value in model.params.values())
+
+
+@every_algorithm
+@pytest.mark.parametrize("sizes", [(6,), (1,), (1, 1, 1), (0, 6, 4), (5, 0, 1)], ids=str)
+def test_few_clients_and_few_examples(name, sizes, tiny):
+    # One client alone; one example; a group of one client; a client with nothing at all.
+    federation = tiny(sizes=sizes)
+    for current in run(small(name), federation, rounds=3):
+        assert current.rejected == {}
+        assert all(
+            value.isfinite().all() for value in tree_leaves([params_of(current), current.server])
+        )
+
+
+@every_algorithm
+def test_a_federation_in_which_nobody_has_examples_stands_still(name, tiny):
+    federation = tiny(sizes=(0, 0))
+    first, second = run(small(name), federation)
+    for value in tree_leaves([first.server, second.server, params_of(second)]):
+        assert value.isfinite().all()
+
+
+@every_algorithm
+def test_no_local_epochs_is_no_training_and_no_crash(name, tiny):
+    federation = tiny()
+    algorithm = replace(small(name), local=Training(epochs=0))
+    assert run(algorithm, federation)[-1].rejected == {}
+
+
+@every_algorithm
+def test_classes_that_nobody_holds_are_no_trouble(name, tiny):
+    federation = tiny(classes=5, held=2)
+    last = run(small(name), federation, rounds=3)[-1]
+    assert last.rejected == {}
+    assert all(value.isfinite().all() for value in tree_leaves([params_of(last), last.server]))
+
+
+@every_algorithm
+def test_a_round_in_which_nobody_takes_part_changes_nothing(name, tiny):
+    federation = tiny()
+
+    def sample(clients, generator):
+        return next(cohorts)
+
+    cohorts = iter([everyone(range(5), None), available(1e-9)(range(5), stream(0)), [0, 2]])
+    first, empty, third = run(small(name), federation, rounds=3, sample=sample)
+    assert empty.cohort == ()
+    assert equal(empty.server, first.server)
+    assert equal(params_of(empty), params_of(first))
+    assert (empty.ledger.bytes_up, empty.ledger.bytes_down) == (0, 0)
+    assert third.cohort == (0, 2)
+
+
+@every_algorithm
+def test_a_run_that_goes_on_from_a_round_is_as_if_it_had_never_stopped(name, tiny):
+    federation = tiny()
+    first, *rest = run(small(name), federation, rounds=4, sample=uniform(0.6))
+    resumed = run(small(name), federation, rounds=4, sample=uniform(0.6), after=first)
+    assert [current.index for current in resumed] == [2, 3, 4]
+    for one, other in zip(resumed, rest, strict=True):
+        assert equal([one.server, params_of(one)], [other.server, params_of(other)])
+        assert (one.cohort, one.ledger) == (other.cohort, other.ledger)
+
+
+# Uploads that are not what they claim to be
+
+
+def entry(value):
+    """A payload with one entry of its first tensor set to a value."""
+
+    def tamper(upload):
+        key, tensor = next(iter(upload.payload.items()))
+        tensor = tensor.clone()
+        tensor.view(-1)[0] = value
+        return upload._replace(payload=upload.payload | {key: tensor})
+
+    return tamper
+
+
+def mapped(change):
+    return lambda upload: upload._replace(
+        payload={key: change(value) for key, value in upload.payload.items()}
+    )
+
+
+def renamed(upload):
+    return upload._replace(payload={f"{key}x": value for key, value in upload.payload.items()})
+
+
+def extra(upload):
+    return upload._replace(payload=upload.payload | {"surprise": torch.zeros(1)})
+
+
+def missing(upload):
+    return upload._replace(payload=dict(list(upload.payload.items())[1:]))
+
+
+def weighing(value):
+    return lambda upload: upload._replace(weight=torch.tensor(value))
+
+
+def turned_rows(upload):
+    """Named rows where none were asked for; none where some were."""
+    length = len(next(iter(upload.payload.values())))
+    first = torch.arange(length) < 1
+    return upload._replace(rows=first.float() if upload.rows is None else None)
+
+
+MALICIOUS = {
+    "weight -1": (weighing(-1.0), "weight -1"),
+    "weight NaN": (weighing(torch.nan), "weight nan"),
+    "weight 1e15": (weighing(1e15), r"weight 1e\+15"),
+    "two weights": (weighing([1.0, 1.0]), "one element"),
+    "extra key": (extra, "keys .*surprise"),
+}
+WITH_PAYLOAD = {
+    "NaN": (entry(torch.nan), "1 entries that are not finite"),
+    "infinite": (entry(-torch.inf), "1 entries that are not finite"),
+    "one row more": (mapped(lambda v: torch.cat([v, v[:1]])), "shape"),
+    "one axis more": (mapped(lambda v: v.unsqueeze(-1)), "shape"),
+    "wrong key": (renamed, "keys"),
+    "no key": (missing, "keys"),
+    "more digits": (mapped(lambda v: v.double()), "type torch.float64"),
+    "fewer digits": (mapped(lambda v: v.bfloat16()), "type torch.bfloat16"),
+    "integers": (mapped(lambda v: v.long()), "type torch.int64"),
+    "rows turned": (turned_rows, "rows"),
+}
+WITH_DISTRIBUTIONS = {
+    "twice as sure": (mapped(lambda v: 2 * v), "no distribution"),
+    "logits": (mapped(lambda v: (v.clamp(min=1e-9)).log()), "no distribution"),
+    "a negative share": (mapped(lambda v: v - torch.tensor([0.0] * 3 + [1.5, -1.5])), "no distri"),
+    "nothing": (mapped(torch.zeros_like), "no distribution"),
+}
+WITH_ROWS = {
+    "half a row": (lambda u: u._replace(rows=u.rows / 2), "not all 0 or 1"),
+    "rows for more": (lambda u: u._replace(rows=torch.cat([u.rows, u.rows])), "list of rows"),
+    "rows not sent": (lambda u: u._replace(rows=torch.ones_like(u.rows)), "shape"),
+}
+
+
+def attacks(name, federation):
+    """What can be tried on an algorithm, given what it sends."""
+    claims = small(name).claims(federation.task, federation.clients[2].group).values()
+    found = dict(MALICIOUS)
+    if claims:
+        found |= WITH_PAYLOAD
+    if any(claim.simplex for claim in claims):
+        found |= WITH_DISTRIBUTIONS
+    if any(claim.rows for claim in claims):
+        found |= WITH_ROWS
+    return found
+
+
+@dataclass(frozen=True)
+class Tapped(Channel):
+    """A channel with an attacker on the line of one client, who changes what it has sent."""
+
+    change: Callable[[Upload], Upload] = lambda upload: upload
+    number: int = 0
+
+    def send_up(self, upload, generator):
+        sent = super().send_up(upload, generator)
+        streams = [stream(0, "up", index, self.number).initial_seed() for index in (1, 2)]
+        return self.change(sent) if generator.initial_seed() in streams else sent
+
+
+@every_algorithm
+def test_a_bad_upload_is_turned_away_as_if_its_sender_had_not_been_there(name, tiny):
+    federation = tiny()
+    bad = 3  # it holds three of the five labels, and is not the only one of its architecture
+    honest = run(small(name), federation, sample=only(0, 1, 2, 4))
+    tried = attacks(name, federation)
+    for attack, (change, reason) in tried.items():
+        rounds = run(small(name), federation, channel=Tapped(change=change, number=bad))
+        for current, expected in zip(rounds, honest, strict=True):
+            assert list(current.rejected) == [bad], attack
+            assert re.search(reason, current.rejected[bad]), (attack, current.rejected)
+            assert equal(current.server, expected.server), attack
+            others = [0, 1, 2, 4]
+            ours, theirs = params_of(current), params_of(expected)
+            assert equal([ours[i] for i in others], [theirs[i] for i in others]), attack
+    assert len(tried) >= len(MALICIOUS)
+
+
+@every_algorithm
+def test_a_round_of_nothing_but_bad_uploads_keeps_the_server(name, tiny):
+    federation = tiny()
+
+    def engine(function, task, clients, inputs):
+        results = sequential(function, task, clients, inputs)
+        if next(bad):
+            results = [(params, weighing(-1.0)(upload)) for params, upload in results]
+        return results
+
+    bad = iter([False, True, False])
+    first, second, third = run(small(name), federation, rounds=3, engine=engine)
+    assert sorted(second.rejected) == [0, 1, 2, 3, 4]
+    assert equal(second.server, first.server)
+    assert third.rejected == {}
+
+
+@every_algorithm
+def test_weights_that_add_up_to_nothing_are_no_division_by_zero(name, tiny):
+    federation = tiny()
+
+    def engine(function, task, clients, inputs):
+        results = sequential(function, task, clients, inputs)
+        return [(params, weighing(0.0)(upload)) for params, upload in results]
+
+    for current in run(small(name), federation, rounds=2, engine=engine):
+        assert current.rejected == {}
+        assert all(value.isfinite().all() for value in tree_leaves(current.server))

@@ -1,0 +1,140 @@
+"""Every public name says what it is; every algorithm and loss says where it is from.
+
+Nothing is listed here: packages, modules and names are found by looking.
+"""
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from fedkd import algorithms
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = ("knowledge", "fedkd", "graphkd", "simulations")
+LOSSES = ("knowledge.response", "knowledge.relation", "graphkd.losses")
+# Folders that only one machine has; what stands for any folder, such as /path/to, is fine.
+MACHINE = re.compile(r"(?<![\w.~/-])/(home|Users|root|work|private|venv|tmp/venv)/|\b[A-Z]:\\")
+
+
+def sources():
+    found = [path for p in PACKAGES for path in sorted((REPOSITORY / p).rglob("*.py"))]
+    return [path.relative_to(REPOSITORY).as_posix() for path in found]
+
+
+def pages():
+    """All the prose in the repository, but not that of tools and environments."""
+    found = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
+    found += [path for p in PACKAGES for path in REPOSITORY.glob(f"{p}/**/*.md")]
+    return sorted(path.relative_to(REPOSITORY).as_posix() for path in found)
+
+
+def undocumented(tree):
+    """Public modules, classes, functions and methods without a docstring."""
+    bare = [] if ast.get_docstring(tree) else ["the module"]
+
+    def visit(node, prefix):
+        for child in node.body:
+            kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+            if isinstance(child, kinds) and not child.name.startswith("_"):
+                overloads = {ast.unparse(d).rpartition(".")[2] for d in child.decorator_list}
+                if not ast.get_docstring(child) and "overload" not in overloads:
+                    bare.append(f"{prefix}{child.name}")
+                if isinstance(child, ast.ClassDef):
+                    visit(child, f"{child.name}.")
+
+    visit(tree, "")
+    return bare
+
+
+def losses():
+    found = []
+    for name in LOSSES:
+        path = REPOSITORY / f"{name.replace('.', '/')}.py"
+        if path.exists():
+            module = importlib.import_module(name)
+            found += [
+                function
+                for key, function in inspect.getmembers(module, inspect.isfunction)
+                if key in getattr(module, "__all__", [key])
+                and function.__module__ == name
+                and not key.startswith("_")
+            ]
+    return found
+
+
+def broken_links(path):
+    """Links of a page to files that are not there."""
+    text = re.sub(r"```.*?```", "", (REPOSITORY / path).read_text(), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    local = [target for target in targets if not re.match(r"[a-z]+:", target)]
+    return [t for t in local if not ((REPOSITORY / path).parent / t).exists()]
+
+
+def test_what_has_no_docstring_is_found():
+    code = "class A:\n    def b(self): ...\n    def _c(self): ...\ndef d(): 'says'\ndef e(): ..."
+    assert undocumented(ast.parse(code)) == ["the module", "A", "A.b", "e"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("see /home/anna/kdsim", True),
+        ("`/work/main`", True),
+        ("in C:\\data", True),
+        ("https://example.org/home/page", False),
+        ("in ~/work/kdsim and docs/work/x", False),
+        ("/path/to/data", False),
+    ],
+)
+def test_paths_of_one_machine_are_found(text, found):
+    assert bool(MACHINE.search(text)) == found
+
+
+def test_the_files_are_found():
+    assert {"fedkd/core.py", "knowledge/response.py"} <= set(sources())
+    assert {"kl", "decoupled", "angle"} <= {loss.__name__ for loss in losses()}
+    assert "fedkd/engines/README.md" in pages()
+
+
+@pytest.mark.parametrize("path", sources())
+def test_every_public_name_says_what_it_is(path):
+    assert undocumented(ast.parse((REPOSITORY / path).read_text())) == []
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_algorithms_link_their_paper_and_name_their_axes(name):
+    text = inspect.getdoc(algorithms.get(name))
+    assert re.search(r"https?://\S+", text)
+    assert "Up" in text
+    properties = algorithms.get(name).properties
+    if properties.up != "nothing":
+        assert re.search(r"\b4 [A-Z]\b", text), "bytes by the letters of the axes, such as 4 C P_r"
+
+
+@pytest.mark.parametrize("loss", losses(), ids=lambda f: f"{f.__module__}.{f.__name__}")
+def test_losses_link_their_paper_and_give_shapes(loss):
+    text = inspect.getdoc(loss)
+    assert re.search(r"https?://\S+", text)
+    assert "Shapes:" in text
+    assert re.search(r"\(N[,)]", text)
+
+
+@pytest.mark.parametrize("path", pages())
+def test_pages_name_no_folder_of_one_machine(path):
+    text = (REPOSITORY / path).read_text()
+    assert not [line for line in text.splitlines() if MACHINE.search(line)]
+
+
+@pytest.mark.parametrize("path", sources())
+def test_code_names_no_folder_of_one_machine(path):
+    text = (REPOSITORY / path).read_text()
+    assert not [line for line in text.splitlines() if MACHINE.search(line)]
+
+
+@pytest.mark.parametrize("path", pages())
+def test_links_between_pages_lead_somewhere(path):
+    assert broken_links(path) == []

@@ -1,0 +1,171 @@
+"""Images and labels as they are in the files; and what is said when the files are not right."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from fedkd.data import datasets
+from fedkd.data.datasets import default_root, load, names
+
+TRAIN, TEST = 7, 4
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    """What was loaded from one folder is not taken for what is in another."""
+    yield
+    datasets._idx.cache_clear()
+
+
+def images(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+
+
+def labels(count):
+    return np.arange(count, dtype=np.uint8) % 10
+
+
+def idx(values):
+    """The idx format: two zeros, 8 for bytes, the number of axes, their lengths, the bytes."""
+    return (
+        struct.pack(f">BBBB{values.ndim}i", 0, 0, 8, values.ndim, *values.shape) + values.tobytes()
+    )
+
+
+def write(folder, packed):
+    """The four files of the MNIST family; images of the test set are those of seed 1."""
+    folder.mkdir(parents=True)
+    for part, count, seed in (("train", TRAIN, 0), ("t10k", TEST, 1)):
+        for kind, values in (("images-idx3", images(count, seed)), ("labels-idx1", labels(count))):
+            content, name = idx(values), f"{part}-{kind}-ubyte"
+            if packed:
+                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+            else:
+                (folder / name).write_bytes(content)
+    return folder
+
+
+def test_the_names():
+    assert {"digits", "mnist", "fashion-mnist"} <= set(names())
+
+
+def test_digits_come_with_scikit_learn():
+    data = load("digits")
+    assert data.x.shape == (1797, 1, 8, 8)
+    assert data.shape == (1, 8, 8)
+    assert (data.x.dtype, data.y.dtype) == (torch.float32, torch.int64)
+    assert (data.x.min(), data.x.max()) == (0.0, 1.0)
+    assert data.y.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert (data.num_classes, data.official) == (10, 0)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
+@pytest.mark.parametrize("above", ["", "torchvision"], ids=["root", "torchvision"])
+@pytest.mark.parametrize(
+    ("name", "folder"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")]
+)
+def test_idx_files_are_read_as_they_are(name, folder, above, packed, tmp_path):
+    write(tmp_path / above / folder / "raw", packed)
+    data = load(name, tmp_path)
+    expected = np.concatenate([images(TRAIN, 0), images(TEST, 1)])
+    assert data.x.shape == (TRAIN + TEST, 1, 28, 28)
+    assert torch.equal((data.x * 255).round().byte().squeeze(1), torch.from_numpy(expected))
+    assert data.y.tolist() == [*labels(TRAIN), *labels(TEST)]
+    assert (data.num_classes, data.official) == (10, TEST)
+
+
+def test_the_root_may_come_from_the_environment(tmp_path, monkeypatch):
+    write(tmp_path / "MNIST" / "raw", packed=True)
+    monkeypatch.setenv("KDSIM_DATA", str(tmp_path))
+    assert default_root() == tmp_path
+    assert len(load("mnist").x) == TRAIN + TEST
+    monkeypatch.delenv("KDSIM_DATA")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_root() == tmp_path / ".cache" / "kdsim"
+
+
+@pytest.mark.parametrize(
+    "lost", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"], ids=["images", "labels"]
+)
+def test_a_file_that_is_missing_is_named_with_the_place_and_the_way_out(lost, tmp_path):
+    folder = write(tmp_path / "MNIST" / "raw", packed=True)
+    (folder / f"{lost}.gz").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        load("mnist", tmp_path)
+    for part in (f"{lost}.gz", str(folder), "torchvision.datasets.MNIST", "KDSIM_DATA", "digits"):
+        assert part in str(error.value)
+
+
+def test_a_root_that_is_empty_is_an_error_that_names_where_was_looked(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"FashionMNIST: no .* in {tmp_path}/FashionMNIST"):
+        load("fashion-mnist", tmp_path)
+
+
+def cut(content):
+    return content[:-1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "packed"),
+    [
+        (cut, True),  # the end of a gzip stream is missing
+        (lambda content: content[: len(content) // 2], True),
+        (lambda content: b"<html>not found</html>", True),
+        (lambda content: content[:20] + bytes(20) + content[40:], True),  # a bad checksum or block
+        (cut, False),
+        (lambda content: content + b"\0", False),
+        (lambda content: b"", False),
+        (lambda content: content[:6], False),
+        (lambda content: b"\0\0\x09\3" + content[4:], False),  # another type
+        (lambda content: b"\0\0\x08\2" + content[4:], False),  # another number of axes
+    ],
+)
+def test_a_damaged_file_is_named(damage, packed, tmp_path):
+    folder = write(tmp_path / "MNIST" / "raw", packed)
+    name = "t10k-images-idx3-ubyte" + (".gz" if packed else "")
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte.* is damaged .*fetch it again"):
+        load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("t10k-images-idx3-ubyte", images(TEST + 1)),
+        ("t10k-images-idx3-ubyte", images(TEST)[:, :14, :14]),
+        ("t10k-labels-idx1-ubyte", labels(TEST) + 10),
+    ],
+    ids=["more images", "smaller images", "no digits"],
+)
+def test_files_that_do_not_fit_together_are_an_error(name, values, tmp_path):
+    folder = write(tmp_path / "MNIST" / "raw", packed=False)
+    (folder / name).write_bytes(idx(values))
+    with pytest.raises(ValueError, match="do not fit together; fetch the files again"):
+        load("mnist", tmp_path)
+
+
+def test_an_unknown_data_set_is_an_error_that_names_the_nearest():
+    with pytest.raises(ValueError, match="unknown data set 'minst'; did you mean 'mnist'?"):
+        load("minst")
+    with pytest.raises(ValueError, match="unknown data set 'zzz'; choose one of digits, mnist"):
+        load("zzz")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "pixel_mean"), [("mnist", 0.1307), ("fashion-mnist", 0.2860)])
+def test_the_real_files(name, pixel_mean):
+    data = load(name)
+    assert data.x.shape == (70_000, 1, 28, 28)
+    assert data.official == 10_000
+    train, test = data.y[:-10_000].bincount(), data.y[-10_000:].bincount()
+    if name == "mnist":
+        assert train.tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+        assert test.tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    else:
+        assert train.tolist() == [6000] * 10
+        assert test.tolist() == [1000] * 10
+    assert (data.x.min(), data.x.max()) == (0.0, 1.0)
+    assert data.x[:60_000].mean().item() == pytest.approx(pixel_mean, abs=1e-4)

@@ -1,0 +1,191 @@
+"""Every row exactly once, whatever the partition; and what each partition is for."""
+
+import time
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from fedkd.data.partition import PARTITIONS, dirichlet, iid, partition, quantity, shards
+
+
+def stream(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def balanced(count, classes=10):
+    return torch.arange(count) % classes
+
+
+def counts(labels, parts, classes=10):
+    return torch.stack([torch.bincount(labels[part], minlength=classes) for part in parts])
+
+
+def assert_each_once(parts, count):
+    assert sorted(torch.cat(parts).tolist()) == list(range(count))
+
+
+@settings(deadline=None)
+@given(
+    name=st.sampled_from(sorted(PARTITIONS)),
+    count=st.integers(1, 200),
+    classes=st.integers(1, 12),
+    clients=st.integers(1, 30),
+    alpha=st.floats(1e-6, 1e6),
+    seed=st.integers(0, 2**31),
+)
+def test_every_row_is_dealt_out_exactly_once(name, count, classes, clients, alpha, seed):
+    shard = 2
+    assume(count >= clients * shard)
+    labels = torch.randint(classes, (count,), generator=stream(seed))
+    parts = partition(name, labels, clients, stream(seed), alpha, shard)
+    assert len(parts) == clients
+    assert_each_once(parts, count)
+    assert min(len(part) for part in parts) >= 1
+    again = partition(name, labels, clients, stream(seed), alpha, shard)
+    assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
+
+
+@pytest.mark.parametrize("name", sorted(PARTITIONS))
+def test_seeds_differ(name):
+    one, other = (partition(name, balanced(200), 5, stream(s), 0.5, 2) for s in (0, 1))
+    assert any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 99))
+def test_iid_parts_differ_by_one_at_most(count, clients, seed):
+    assume(count >= clients)
+    sizes = [len(part) for part in iid(balanced(count), clients, stream(seed))]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_iid_labels_are_mixed():
+    parts = iid(balanced(10_000), 5, stream())
+    shares = counts(balanced(10_000), parts) / 2000
+    assert (shares - 0.1).abs().max() < 0.03  # standard deviation sqrt(0.09 / 2000) = 0.0067
+
+
+# Dirichlet
+
+
+def test_a_large_alpha_is_all_in_equal_parts():
+    parts = dirichlet(balanced(10_000), 5, stream(), alpha=1e4)
+    assert (counts(balanced(10_000), parts) / 200 - 1).abs().max() < 0.1
+
+
+def test_a_tiny_alpha_gives_each_label_one_owner():
+    for seed in range(5):
+        parts = dirichlet(balanced(1000), 5, stream(seed), alpha=1e-3, minimum=0, attempts=1)
+        table = counts(balanced(1000), parts)
+        assert (table.max(dim=0).values == 100).sum() >= 9  # nearly all of the ten labels
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.1, 1.0, 10.0])
+def test_shares_have_the_moments_of_the_distribution(alpha):
+    # For K clients a share has mean 1/K and variance (1/K)(1 - 1/K) / (K alpha + 1).
+    clients, draws = 4, 3000
+    labels, generator = torch.zeros(1000, dtype=torch.long), stream(1)
+    shares = torch.stack(
+        [
+            counts(labels, dirichlet(labels, clients, generator, alpha, 0, 1), 1).flatten() / 1000
+            for _ in range(draws)
+        ]
+    )
+    variance = 0.25 * 0.75 / (4 * alpha + 1)
+    noise = 5 * (variance / draws) ** 0.5
+    torch.testing.assert_close(shares.mean(dim=0), torch.full((4,), 0.25), rtol=0, atol=noise)
+    torch.testing.assert_close(shares.var(dim=0), torch.full((4,), variance), rtol=0.2, atol=1e-6)
+
+
+def test_alphas_beyond_all_reason_are_still_safe():
+    for alpha in (1e-300, 1e-100, 1e300):
+        parts = dirichlet(balanced(100), 4, stream(), alpha=alpha)
+        assert_each_once(parts, 100)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 20), st.integers(0, 6), st.floats(1e-3, 10), st.integers(0, 99))
+def test_nobody_gets_less_than_the_minimum(clients, minimum, alpha, seed):
+    labels = balanced(120)
+    for parts in (
+        dirichlet(labels, clients, stream(seed), alpha, minimum, attempts=2),
+        quantity(labels, clients, stream(seed), alpha, minimum),
+    ):
+        assert min(len(part) for part in parts) >= minimum
+        assert_each_once(parts, 120)
+
+
+def test_the_draw_of_200_clients_that_others_never_finish_ends():
+    # HtFLlib repeats the draw until it fits: with 200 clients and alpha 0.1, for ever
+    # (https://github.com/TsingZ0/HtFLlib/issues/14).
+    labels, start = balanced(2000), time.perf_counter()
+    parts = dirichlet(labels, 200, stream(), alpha=0.1, minimum=10)
+    assert time.perf_counter() - start < 20
+    assert_each_once(parts, 2000)
+    assert min(len(part) for part in parts) == 10
+
+
+def test_a_draw_that_fits_is_not_mended():
+    # With minimum 0 the first draw is taken; the same draw with a minimum that it meets is equal.
+    free = dirichlet(balanced(500), 3, stream(), alpha=5.0, minimum=0)
+    bound = dirichlet(balanced(500), 3, stream(), alpha=5.0, minimum=min(map(len, free)))
+    assert all(torch.equal(a, b) for a, b in zip(free, bound, strict=True))
+
+
+# Shards and quantity
+
+
+def test_shards_show_each_client_few_labels():
+    labels = balanced(1000)
+    for per_client in (1, 2, 3):
+        parts = shards(labels, 10, stream(), per_client)
+        assert (counts(labels, parts) > 0).sum(dim=1).max() <= 2 * per_client
+        assert {len(part) for part in parts} <= {99, 100, 101, 102}
+    # twenty shards of fifty: each is of one label, as in McMahan et al.
+    assert (counts(labels, shards(labels, 10, stream(), 2)) > 0).sum(dim=1).max() <= 2
+
+
+def test_quantity_differs_and_labels_do_not():
+    labels = balanced(20_000)
+    parts = quantity(labels, 5, stream(3), alpha=0.5)
+    sizes = torch.tensor([len(part) for part in parts])
+    assert sizes.max() > 3 * sizes.min()
+    shares = counts(labels, parts) / sizes.unsqueeze(1)
+    assert (shares[sizes > 1000] - 0.1).abs().max() < 0.04
+
+
+# Errors
+
+
+@pytest.mark.parametrize("name", sorted(PARTITIONS))
+def test_no_clients_and_too_few_examples_are_errors(name):
+    with pytest.raises(ValueError, match="number of clients must be at least 1, got 0"):
+        partition(name, balanced(10), 0, stream(), 0.5, 2)
+    with pytest.raises(ValueError, match="take fewer clients, or more private examples"):
+        partition(name, balanced(10), 11, stream(), 0.5, 2)
+
+
+@pytest.mark.parametrize("deal", [dirichlet, quantity])
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("inf"), float("nan")])
+def test_an_alpha_that_cannot_be_is_an_error(deal, alpha):
+    with pytest.raises(ValueError, match="alpha must be positive and finite"):
+        deal(balanced(10), 2, stream(), alpha)
+
+
+def test_other_settings_that_cannot_be_are_errors():
+    with pytest.raises(ValueError, match="minimum size must be >= 0, got -1"):
+        dirichlet(balanced(10), 2, stream(), minimum=-1)
+    with pytest.raises(ValueError, match="attempts must be >= 1, got 0"):
+        dirichlet(balanced(10), 2, stream(), attempts=0)
+    with pytest.raises(ValueError, match="2 clients with at least 6 examples each need 12"):
+        dirichlet(balanced(10), 2, stream(), minimum=6)
+    with pytest.raises(ValueError, match="at least one shard, got 0"):
+        shards(balanced(10), 2, stream(), 0)
+
+
+def test_an_unknown_partition_is_an_error_that_names_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'dirichlet'.*iid, dirichlet, shards, quant"):
+        partition("dirichelt", balanced(10), 2, stream(), 0.5, 2)
+    with pytest.raises(ValueError, match="unknown partition 'zzz'; choose one of iid"):
+        partition("zzz", balanced(10), 2, stream(), 0.5, 2)

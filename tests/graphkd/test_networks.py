@@ -1,0 +1,160 @@
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from torch import nn
+
+from graphkd import data, networks, splits
+from graphkd.graph import Graph
+from graphkd.training import predict, seeded
+
+GRAPH = splits.largest_component(data.fake())[0]
+
+
+def build(name, graph=GRAPH, dropout=0.5):
+    with seeded(0, torch.device("cpu"), "test"):
+        return networks.build(name, graph, 16, 2, dropout)
+
+
+def wide(graph=GRAPH):
+    """The same graph with features that are nearly all zero, so that they are kept sparse."""
+    x = torch.zeros(graph.num_nodes, 200)
+    x[:, :3] = torch.eye(3)[graph.y]
+    return Graph(x, graph.edge_index, graph.y, graph.classes)
+
+
+def adjacency(graph):
+    a = torch.zeros(graph.num_nodes, graph.num_nodes)
+    a[graph.edge_index[1], graph.edge_index[0]] = 1
+    return a + torch.eye(len(a))
+
+
+@pytest.fixture(params=[GRAPH, wide()], ids=["dense features", "sparse features"])
+def graph(request):
+    return request.param
+
+
+def test_mlp_is_two_matrices(graph):
+    network = build("mlp", graph)
+    first, last = network.layers
+    hidden = (graph.x @ first.weight.T + first.bias).relu()
+    outputs = predict(network, graph)
+    torch.testing.assert_close(outputs.hidden[0], hidden)
+    torch.testing.assert_close(outputs.logits, hidden @ last.weight.T + last.bias)
+
+
+def test_sage_is_the_dense_formula(graph):
+    network = build("sage", graph)
+    mean = adjacency(graph)
+    mean = mean / mean.sum(1, keepdim=True)
+    first, last = (layer.lin_l for layer in network.layers)
+    hidden = (mean @ graph.x @ first.weight.T + first.bias).relu()
+    expected = mean @ hidden @ last.weight.T + last.bias
+    torch.testing.assert_close(predict(network, graph).logits, expected)
+
+
+def test_gcn_is_the_dense_formula(graph):
+    network = build("gcn", graph)
+    a = adjacency(graph)
+    root = a.sum(1).rsqrt()
+    a = root[:, None] * a * root
+    first, last = network.layers
+    hidden = (a @ graph.x @ first.lin.weight.T + first.bias).relu()
+    expected = a @ hidden @ last.lin.weight.T + last.bias
+    torch.testing.assert_close(predict(network, graph).logits, expected)
+
+
+def test_appnp_is_personalised_pagerank_of_the_mlp(graph):
+    network = build("appnp", graph)
+    a = adjacency(graph)
+    root = a.sum(1).rsqrt()
+    a = root[:, None] * a * root
+    start = z = predict(network.predict, graph).logits
+    for _ in range(10):
+        z = 0.9 * a @ z + 0.1 * start
+    torch.testing.assert_close(predict(network, graph).logits, z)
+    by_pyg = pyg.APPNP(K=10, alpha=0.1)(start, graph.edge_index)
+    torch.testing.assert_close(z, by_pyg)
+
+
+@pytest.mark.parametrize("name", ["sage", "gcn"])
+def test_the_fast_products_are_message_passing(name, graph):
+    network = build(name, graph).eval()
+    edge_index = graph.edge_index
+    if name == "sage":
+        loops = torch.arange(graph.num_nodes).repeat(2, 1)
+        edge_index = torch.cat([edge_index, loops], 1)
+    first, last = network.layers
+    slow = last(first(graph.x, edge_index).relu(), edge_index)
+    fast = network(graph).logits
+    torch.testing.assert_close(fast, slow)
+    weights = list(network.parameters())
+    for a, b in zip(
+        torch.autograd.grad(fast.square().sum(), weights),
+        torch.autograd.grad(slow.square().sum(), weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_gat_weighs_neighbours_by_attention():
+    network = build("gat")
+    layer = network.layers[-1]
+    outputs = predict(network, GRAPH)
+    h = outputs.hidden[0] @ layer.lin.weight.T
+    score = (h * layer.att_src[0]).sum(1) + (h * layer.att_dst[0]).sum(1)[:, None]
+    score = nn.functional.leaky_relu(score, 0.2)
+    score = score.masked_fill(adjacency(GRAPH) == 0, -torch.inf)
+    torch.testing.assert_close(outputs.logits, score.softmax(1) @ h + layer.bias)
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_relabelled_nodes_have_relabelled_outputs(name):
+    network = build(name)
+    order = torch.randperm(GRAPH.num_nodes, generator=torch.Generator().manual_seed(1))
+    expected = networks.rows(predict(network, GRAPH), order)
+    found = predict(network, GRAPH.subgraph(order))
+    torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(found.hidden, expected.hidden)
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_some_nodes_have_the_outputs_that_they_have_among_all(name, graph):
+    network = build(name, graph)
+    nodes = torch.tensor([5, 0, 17])
+    expected = networks.rows(predict(network, graph), nodes)
+    found = predict(network, graph, nodes)
+    torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(found.hidden, expected.hidden)
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_weights_and_dropout_come_from_the_seed_alone(name):
+    def outcome():
+        network = build(name).train()
+        with seeded(3, torch.device("cpu"), "dropout"):
+            return network(GRAPH).logits
+
+    before = torch.random.get_rng_state()
+    first = outcome()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(7)
+    assert torch.equal(first, outcome())
+    with seeded(4, torch.device("cpu"), "dropout"):
+        assert not torch.equal(first, build(name).train()(GRAPH).logits)
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_a_node_without_neighbours_has_finite_outputs(name):
+    alone = Graph(torch.ones(2, 5), torch.zeros(2, 0, dtype=torch.long), torch.tensor([0, 1]), 2)
+    outputs = predict(build(name, alone), alone)
+    assert outputs.logits.isfinite().all()
+    torch.testing.assert_close(outputs.logits[0], outputs.logits[1])
+
+
+def test_errors_say_the_way_out():
+    with pytest.raises(ValueError, match="choose one of appnp, gat, gcn, mlp, sage.*mean sage"):
+        build("sagee")
+    with pytest.raises(ValueError, match="multiple of 8"):
+        networks.build("gat", GRAPH, 12, 2, 0.0)
+    with pytest.raises(ValueError, match="2 layers or more"):
+        networks.build("mlp", GRAPH, 16, 1, 0.0)

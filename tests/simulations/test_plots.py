@@ -1,0 +1,188 @@
+import io
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from simulations.plots import COLOURS, drawings, encode, looks
+from simulations.tables import Result
+
+
+def fed(method, seed=0, top=0.8, sent=1000, rounds=(1, 2, 3), clients=(0.4, 0.6)):
+    curve = [
+        {
+            "round": i,
+            "accuracy": top * i / rounds[-1],
+            "bytes_up": sent * i,
+            "bytes_down": sent * i,
+            "clients": {"accuracy": clients, "accuracy_local": clients, "group": ["mlp", "cnn"]},
+        }
+        for i in rounds
+    ]
+    metrics = {"accuracy": top, "agreement": 0.9, "calibration_error": 0.1}
+    return Result("fed", "digits", "2 clients", method, seed, metrics, curve, {}, method)
+
+
+def graph(method, seed=0, student=0.8):
+    metrics = {"accuracy": student, "accuracy_baseline": 0.7, "accuracy_teacher": 0.85}
+    metrics |= {"agreement": 0.9, "calibration_error": 0.02}
+    return Result("graph", "cora", "inductive", method, seed, metrics, (), {}, method)
+
+
+def draw(group):
+    return drawings(group, looks(result.label for result in group))
+
+
+def texts(figure):
+    """What a reader sees beside the data, drawn."""
+    FigureCanvasAgg(figure).draw()
+    found = [*figure.texts]
+    for axes in figure.axes:
+        found += [axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            found += [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+    for legend in figure.legends:
+        found += legend.get_texts()
+    return [text for text in found if text.get_text() and text.get_visible()]
+
+
+def lines(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+MANY = [fed(f"method-{i}", seed, 0.5 + i / 60, 10 ** (i % 6)) for i in range(12) for seed in (0, 1)]
+GRAPHS = [graph(f"method-{i}", seed, 0.75 + seed / 50) for i in range(9) for seed in (0, 1)]
+ALL = {**draw(MANY), **{f"graph {name}": figure for name, figure in draw(GRAPHS).items()}}
+
+
+def test_which_figures_there_are():
+    shown = ["accuracy_per_round", "accuracy_per_megabyte", "client_spread", "fidelity"]
+    assert list(draw([fed("fedmd")])) == shown
+    assert list(draw([graph("glnn")])) == ["students", "fidelity"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_axes_are_labelled_with_units(name):
+    for axes in ALL[name].axes:
+        labels = axes.get_xlabel() + axes.get_ylabel()
+        assert "(%)" in labels
+        assert axes.get_xlabel() == "round" or "(" in axes.get_xlabel()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_text_covers_another_or_leaves_the_paper(name):
+    figure = ALL[name]
+    boxes = [(t.get_text(), t.get_window_extent()) for t in texts(figure)]
+    width, height = figure.canvas.get_width_height()
+    for i, (text, box) in enumerate(boxes):
+        assert box.x0 >= -1, text
+        assert box.x1 <= width + 1, text
+        assert box.y0 >= -1, text
+        assert box.y1 <= height + 1, text
+        for other, place in boxes[i + 1 :]:
+            assert not box.padded(-1).overlaps(place.padded(-1)), (text, other)
+
+
+def test_lines_are_means_and_bands_reach_from_smallest_to_largest():
+    group = [fed("fedmd", seed, top) for seed, top in enumerate((0.3, 0.6, 0.9))]
+    (axes,) = draw(group)["accuracy_per_round"].axes
+    np.testing.assert_allclose(lines(axes)["fedmd"].get_ydata(), [20, 40, 60])
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((10, 90))
+
+
+def test_rounds_without_an_evaluation_are_left_out():
+    result = fed("fedmd")
+    curve = [result.curve[0], {"round": 2, "bytes_up": 5}, result.curve[2]]
+    (axes,) = draw([result._replace(curve=curve)])["accuracy_per_round"].axes
+    assert lines(axes)["fedmd"].get_xdata().tolist() == [1, 3]
+
+
+def test_megabytes_up_and_down_together():
+    (axes,) = draw([fed("fedmd", sent=2_000_000)])["accuracy_per_megabyte"].axes
+    assert axes.get_xscale() == "log"
+    np.testing.assert_allclose(lines(axes)["fedmd"].get_xdata(), [4, 8, 12])
+
+
+def test_who_sends_nothing_is_a_dashed_line_at_the_last_round():
+    group = [fed("local", top=0.5, sent=0), fed("fedmd")]
+    (axes,) = draw(group)["accuracy_per_megabyte"].axes
+    line = lines(axes)["local (sends nothing)"]
+    assert list(line.get_ydata()) == [50, 50]
+    assert line.get_linestyle() == "--"
+
+
+def test_no_traffic_no_figure():
+    assert "accuracy_per_megabyte" not in draw([fed("local", sent=0)])
+
+
+def test_each_client_is_a_mark_and_each_architecture_a_shape():
+    figure = draw([fed("fedmd", clients=(0.4, None)), fed("fedmd", 1, clients=(0.7, 0.9))])[
+        "client_spread"
+    ]
+    marks = np.concatenate([c.get_offsets()[:, 0] for c in figure.axes[0].collections[1:]])
+    np.testing.assert_allclose(np.sort(marks), [40, 70, 90, np.nan])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cnn", "mlp"]
+    handles = [handle.get_marker() for handle in figure.legends[0].legend_handles]
+    assert len(set(handles)) == 2
+
+
+def test_bars_tell_their_values():
+    figure = draw([graph("glnn", 0, 0.80), graph("glnn", 1, 0.84)])["students"]
+    assert [text.get_text() for text in figure.axes[0].texts] == [
+        "85.0 ± 0.0",
+        "82.0 ± 2.8",
+        "70.0 ± 0.0",
+    ]
+    (alone,) = [text for text in draw([graph("glnn", 0, 0.8)])["fidelity"].axes[0].texts]
+    assert alone.get_text() == "90.0"
+
+
+def test_a_method_without_teacher_has_no_teacher_bar():
+    result = graph("mlp")
+    metrics = {k: v for k, v in result.metrics.items() if k != "accuracy_teacher"}
+    figure = draw([result._replace(metrics=metrics)])["students"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["80.0", "70.0"]
+
+
+def test_a_method_has_one_colour_in_all_figures():
+    group = [fed("local", sent=0), fed("fd"), fed("fedmd")]
+    look, found = looks(["local", "fd", "fedmd"]), draw(group)
+    (per_round,) = found["accuracy_per_round"].axes
+    assert lines(per_round)["fedmd"].get_color() == look["fedmd"].colour
+    bars = found["fidelity"].axes[0].patches
+    assert [to_hex(bar.get_facecolor()).upper() for bar in bars] == [
+        look[label].colour for label in ("local", "fd", "fedmd")
+    ]
+
+
+def test_looks_differ_without_colour_too():
+    look = looks(f"m{i}" for i in range(50))
+    assert len(set(look.values())) == 51
+    assert len({(each.marker, each.line) for each in looks("abcdefghij").values()}) == 11
+    assert look["m0"].colour == COLOURS[0]
+    assert look["local"].colour not in COLOURS
+
+
+def test_names_are_no_formulas():
+    group = [fed("$\\frac{1", top=0.5), fed("_x")]
+    for figure in draw(group).values():
+        assert encode(figure, "svg")
+
+
+def test_thousands_of_clients_stay_small():
+    result = fed("fedmd")
+    some = np.linspace(0, 1, 4000).tolist()
+    clients = {"accuracy": some, "accuracy_local": some, "group": ["mlp"] * 4000}
+    figure = draw([result._replace(curve=[{"round": 1, "clients": clients}])])["client_spread"]
+    assert len(encode(figure, "svg")) < 300_000
+
+
+def test_files():
+    figure = draw([fed("fedmd")])["accuracy_per_round"]
+    with Image.open(io.BytesIO(encode(figure, "png"))) as picture:
+        assert picture.size == (1480, 800)
+    assert encode(figure, "svg") == encode(draw([fed("fedmd")])["accuracy_per_round"], "svg")
