@@ -73,7 +73,9 @@ def fedmd_round(parties: list[Party], x: Tensor, consensus: Tensor, batch_size: 
 
 def mlp(inputs: int, width: int, classes: int) -> nn.Module:
     """One hidden layer."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, classes))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, classes)
+    )
 
 
 def cnn(classes: int, channels: tuple[int, int], size: int) -> nn.Module:

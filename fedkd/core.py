@@ -43,12 +43,12 @@ class Public(NamedTuple):
     Shapes:
         x: (P, ...) all public examples.
         rows: (P_r,) those that this round asks about.
-        index, mask: (S, B) mini-batches over 0 .. P_r - 1, shared by all clients.
+        order, mask: (S, B) mini-batches over 0 .. P_r - 1, shared by all clients.
     """
 
     x: Tensor
     rows: Tensor
-    index: Tensor
+    order: Tensor
     mask: Tensor
 
     @property
@@ -60,7 +60,7 @@ class Public(NamedTuple):
         """Mini-batches with targets (P_r, C) for the public examples `rows` (default: all)."""
         x = self.x if rows is None else self.x[rows.long()]
         size = torch.tensor(float(len(targets)), dtype=self.x.dtype)
-        return Batches(x, targets, self.index, self.mask, size)
+        return Batches(x, targets, self.order, self.mask, size)
 
 
 class Upload(NamedTuple):

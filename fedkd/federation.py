@@ -240,7 +240,7 @@ def public_of(algorithm: Algorithm, task: Task, seed: int, index: int) -> Public
         rows = torch.randperm(total, generator=stream)[:count]
     places = Examples(task.public, rows, torch.arange(count))
     batches = draw(places, training, stream)
-    return Public(task.public, rows, batches.index, batches.mask)
+    return Public(task.public, rows, batches.order, batches.mask)
 
 
 def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]) -> None:

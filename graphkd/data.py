@@ -2,7 +2,7 @@
 
 | name | nodes | edges | features | classes | source |
 |---|---|---|---|---|---|
-| digits-knn | 1,797 | 6,308 | 64 | 10 | scikit-learn's digits, 5 nearest neighbours |
+| digits-knn | 1,797 | 6,309 | 64 | 10 | scikit-learn's digits, 5 nearest neighbours |
 | cora | 2,708 | 5,278 | 1,433 | 7 | `Planetoid` |
 | citeseer | 3,327 | 4,552 | 3,703 | 6 | `Planetoid` |
 | amazon-computers | 13,752 | 245,861 | 767 | 10 | `Amazon` |
@@ -28,7 +28,6 @@ from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
-from sklearn.neighbors import kneighbors_graph
 from torch_geometric.datasets import Amazon, Planetoid
 
 from graphkd.graph import Graph
@@ -53,6 +52,11 @@ def names() -> list[str]:
     return sorted(["digits-knn", *_STORED])
 
 
+def default_root() -> Path:
+    """Where data sets are kept unless told otherwise: `$KDSIM_DATA` or `~/.cache/kdsim`."""
+    return Path(os.environ.get("KDSIM_DATA") or Path.home() / ".cache" / "kdsim")
+
+
 def load(name: str, root: str | Path | None = None, download: bool = False) -> Graph:
     """The graph of this name; nothing is downloaded unless asked for.
 
@@ -70,9 +74,8 @@ def load(name: str, root: str | Path | None = None, download: bool = False) -> G
         return _digits()
     if name not in _STORED:
         raise unknown("data set", name, names())
-    base = Path(root or os.environ.get("KDSIM_DATA") or Path.home() / ".cache" / "kdsim")
     kind, title, files = _STORED[name]
-    raw = base / "pyg" / kind.__name__ / title / "raw"
+    raw = Path(root or default_root()) / "pyg" / kind.__name__ / title / "raw"
     missing = [file for file in files if not (raw / file).is_file()]
     if missing and download:
         _download(name, kind, title, raw)
@@ -142,7 +145,13 @@ def _digits() -> Graph:
     has the other among its nearest.
     """
     pixels, y = load_digits(return_X_y=True)
-    nearest = kneighbors_graph(pixels, NEIGHBOURS).tocoo()
-    pairs = torch.stack([torch.tensor(nearest.row), torch.tensor(nearest.col)]).long()
-    x = torch.tensor(pixels / 16, dtype=torch.float32)
+    # Grey values are whole numbers, so float64 gives exact distances, and ties go to the lower id:
+    # the same edges on every machine, which scikit-learn's own neighbours are not.
+    pixels, n = torch.tensor(pixels, dtype=torch.float64), len(y)
+    squared = (pixels**2).sum(1)
+    gaps = squared[:, None] + squared - 2 * pixels @ pixels.T  # (N, N)
+    order = (gaps * n + torch.arange(n)).fill_diagonal_(torch.inf)
+    nearest = order.topk(NEIGHBOURS, largest=False).indices
+    pairs = torch.stack([torch.arange(n).repeat_interleave(NEIGHBOURS), nearest.flatten()])
+    x = (pixels / 16).float()
     return Graph(x, simple(pairs, len(y)), torch.tensor(y).long(), 10, "digits-knn")

@@ -41,7 +41,7 @@ class Batches(NamedTuple):
 
     Shapes:
         x: (N, ...) features and y: (N, ...) targets: labels, or one row of probabilities each.
-        index: (S, B) rows of x and y; mask: (S, B) 1 for an example, 0 for padding.
+        order: (S, B) rows of x and y; mask: (S, B) 1 for an example, 0 for padding.
         size: () how many different examples there are.
 
     `full` says that no step is padding alone, which spares a check in each of them.
@@ -49,7 +49,7 @@ class Batches(NamedTuple):
 
     x: Tensor
     y: Tensor
-    index: Tensor
+    order: Tensor
     mask: Tensor
     size: Tensor
     full: bool = True
@@ -57,13 +57,13 @@ class Batches(NamedTuple):
     @property
     def steps(self) -> int:
         """S, the number of mini-batches over all epochs."""
-        return self.index.shape[0]
+        return self.order.shape[0]
 
     def padded(self, steps: int) -> "Batches":
         """The same batches followed by all-padding ones, `steps` in total."""
-        missing = (steps - self.steps, self.index.shape[1])
+        missing = (steps - self.steps, self.order.shape[1])
         return self._replace(
-            index=torch.cat([self.index, self.index.new_zeros(missing)]),
+            order=torch.cat([self.order, self.order.new_zeros(missing)]),
             mask=torch.cat([self.mask, self.mask.new_zeros(missing)]),
             full=False,
         )
@@ -119,7 +119,7 @@ def draw(examples: Examples, training: Training, generator: torch.Generator) -> 
     return Batches(
         x=examples.x,
         y=examples.y,
-        index=index.reshape(-1, width),
+        order=index.reshape(-1, width),
         mask=mask.repeat(training.epochs).reshape(-1, width),
         size=torch.tensor(float(count), dtype=examples.x.dtype),
     )
@@ -132,11 +132,12 @@ class Rule(NamedTuple):
     """An optimiser as two pure functions.
 
     `init(params)` is its state before the first step; `step(params, gradients, state)` gives the
-    next parameters and the next state.
+    next parameters and the next state. `idle` says that a gradient of zero changes nothing.
     """
 
     init: Callable[[Params], State]
     step: Callable[[Params, Params, State], tuple[Params, State]]
+    idle: bool = False
 
 
 def sgd(learning_rate: float, weight_decay: float = 0.0) -> Rule:
@@ -146,7 +147,7 @@ def sgd(learning_rate: float, weight_decay: float = 0.0) -> Rule:
         descent = _decayed(params, gradients, weight_decay)
         return _descend(params, descent, learning_rate), state
 
-    return Rule(lambda params: {}, step)
+    return Rule(lambda params: {}, step, idle=weight_decay == 0)
 
 
 def momentum(learning_rate: float, weight_decay: float = 0.0, beta: float = 0.9) -> Rule:
@@ -210,7 +211,7 @@ def fit(
     """
     optimiser = rule(training)
     state = optimiser.init(params)
-    for index, mask in zip(batches.index, batches.mask, strict=True):
+    for index, mask in zip(batches.order, batches.mask, strict=True):
         x, y = _rows(batches.x, index), _rows(batches.y, index)
 
         def objective(params: Params, x: Tensor = x, y: Tensor = y, mask: Tensor = mask) -> Tensor:
@@ -218,7 +219,7 @@ def fit(
 
         gradients = torch.func.grad(objective)(params)
         moved, moved_state = optimiser.step(params, gradients, state)
-        if not batches.full:
+        if not (batches.full or optimiser.idle):  # a step of padding has a gradient of zero
             active = mask.any()
             moved = _where(active, moved, params)
             moved_state = {name: _where(active, moved_state[name], state[name]) for name in state}
@@ -234,7 +235,9 @@ def logits_of(
     Shapes:
         x: (N, ...); rows: (M,); gives (M, C).
     """
-    return torch.cat([predict(params, x[part]).logits for part in rows.split(at_once)])
+    return torch.cat(
+        [predict(params, _rows(x, part)).logits for part in torch.split(rows, at_once)]
+    )
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -159,6 +159,7 @@ def _round(current: Round, total: Ledger, scores: Record) -> Record:
         "traffic": {"up": dict(current.ledger.up), "down": dict(current.ledger.down)},
         "cohort": list(current.cohort),
         "rejected": {str(client): reason for client, reason in current.rejected.items()},
+        "failed": {str(client): reason for client, reason in current.failed.items()},
     }
 
 

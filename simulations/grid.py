@@ -78,7 +78,10 @@ def dump(document: Document) -> str:
     """The document as TOML, a section for each of its tables."""
     lines = []
     for name, table in document.items():
-        pairs = [f"{key} = {json.dumps(value)}" for key, value in flatten(table).items()]
+        pairs = [
+            f"{key} = {json.dumps(value, ensure_ascii=False)}"
+            for key, value in flatten(table).items()
+        ]
         lines += [f"[{name}]", *pairs, ""]
     return "\n".join(lines)
 

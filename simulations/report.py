@@ -12,8 +12,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
-
 from simulations import plots, store
 from simulations.tables import Quantity, Result, Table, results, table, tables
 
@@ -68,7 +66,7 @@ class Section(NamedTuple):
 
     results: Sequence[Result]
     table: Table
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, plots.Figure]
 
 
 def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:

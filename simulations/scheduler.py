@@ -5,10 +5,12 @@ Runs that are complete are not run again, so the same command goes on where it w
 
 import importlib
 import os
+import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,7 +97,7 @@ def workers_for(resources: Resources, asked: int | None) -> int:
 def _execute(job: Job) -> Iterator[Record]:
     torch.set_num_threads(job.resources.cpus)
     settings, digest = config.settings(job.experiment), config.digest(job.experiment)
-    device = "cuda" if job.resources.gpus and settings["kind"] == "graph" else "cpu"
+    device = "cuda" if _gpus(job) else "cpu"
     header = store.header(settings, digest, device, torch.get_num_threads(), job.command)
     yield from store.write(job.folder, header, _records(job, device))
 
@@ -104,6 +106,11 @@ def _records(job: Job, device: str) -> Iterator[Record]:
     more = {"device": device} if config.kind_of(job.experiment) == "graph" else {}
     records: Iterator[Record] = _module(job.experiment).run(job.experiment, job.root, **more)
     return records
+
+
+def _gpus(job: Job) -> float:
+    """The share of a GPU; federated runs compute on the CPU."""
+    return job.resources.gpus if config.kind_of(job.experiment) == "graph" else 0.0
 
 
 def _module(experiment: Experiment) -> Any:
@@ -128,7 +135,8 @@ def _on_ray(waiting: deque[Job], workers: int) -> Iterator[tuple[Job, Record]]:
             while waiting and len(running) < workers:
                 job = waiting.popleft()
                 running[_submit(job)] = job
-            (done,), _ = ray.wait(list(running))
+            with redirect_stdout(sys.stderr):  # Ray prints there when a worker dies
+                (done,), _ = ray.wait(list(running))
             job = running.pop(done)
             yield from ((job, record) for record in _collect(done))
     finally:
@@ -140,6 +148,8 @@ def _start(cores: int) -> None:
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it binds 0.0.0.0
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    home = str(Path(__file__).resolve().parents[1])  # workers find this package where we did
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     import ray
 
     ray.init(
@@ -155,7 +165,7 @@ def _start(cores: int) -> None:
 def _submit(job: Job) -> Any:
     import ray
 
-    share = {"num_cpus": job.resources.cpus, "num_gpus": job.resources.gpus}
+    share = {"num_cpus": job.resources.cpus, "num_gpus": _gpus(job)}
     return ray.remote(_task).options(**share, max_retries=RETRIES).remote(job)
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from simulations.scheduler import Job
 from simulations.store import Record
 from simulations.summary import summaries
 
-ERRORS = Console(stderr=True, highlight=False, soft_wrap=True)
+PLAIN = {"highlight": False, "markup": False}  # brackets are the user's
+ERRORS = Console(stderr=True, soft_wrap=True, **PLAIN)
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class Mistake(click.ClickException):
     exit_code = 2
 
 
+class Stopped(click.ClickException):
+    """The user stopped it."""
+
+    exit_code = 130
+
+
 @contextmanager
 def users_input() -> Iterator[None]:
     """What goes wrong in here is the user's input."""
@@ -69,27 +76,22 @@ def execute(document: grid.Document, source: str, name: str, options: Options) -
     Returns:
         The exit status: 0, or 1 if a run failed.
     """
-    with users_input():
-        experiments = grid.expand(document, source)
-        resources = grid.resources(document, source)
-        _check_share(resources)
-        scheduler.check(experiments, options.root, options.download)
-        out = options.out or Path("runs") / f"{name}-{config.digest_all(experiments)[:8]}"
-        store.check(out, map(config.digest, experiments))
-        lock = store.locked(out)
-        lock.__enter__()
-    try:
-        (out / store.EXPERIMENT).write_text(grid.dump(document), encoding="utf-8")
-        command = tuple(store.command())
-        folders = [out / config.folder_name(experiment) for experiment in experiments]
+    with ExitStack() as held:
+        with users_input():
+            experiments = grid.expand(document, source)
+            resources = grid.resources(document, source)
+            _check_share(resources)
+            scheduler.check(experiments, options.root, options.download)
+            out = options.out or Path("runs") / f"{name}-{config.digest_all(experiments)[:8]}"
+            store.check(out, map(config.digest, experiments))
+            held.enter_context(store.locked(out))
+            (out / store.EXPERIMENT).write_text(grid.dump(document), encoding="utf-8")
         jobs = [
-            Job(experiment, folder, options.root, resources, command)
-            for experiment, folder in zip(experiments, folders, strict=True)
+            Job(e, out / config.folder_name(e), options.root, resources, tuple(store.command()))
+            for e in experiments
         ]
         failed = _run(jobs, options)
-        _finish(out, folders, options)
-    finally:
-        lock.__exit__(None, None, None)
+        _finish(out, [job.folder for job in jobs], options)
     return 1 if failed else 0
 
 
@@ -106,41 +108,42 @@ def _check_share(resources: grid.Resources) -> None:
 
 def _run(jobs: Sequence[Job], options: Options) -> int:
     """Run what is not complete, with a progress bar; the number of runs that failed."""
+    out = jobs[0].folder.parent
     done = [job for job in jobs if _complete(job.folder)]
-    left = [job for job in jobs if job not in done]
-    if done:
-        ERRORS.print(
-            f"{len(done)} of {len(jobs)} runs are done already, in {jobs[0].folder.parent}"
-        )
     for job in done:
         for record in store.load(job.folder)[0].records:
             _show(job, record, options)
-    workers = scheduler.workers_for(jobs[0].resources, options.workers)
-    patience = 0.0 if options.workers else scheduler.PATIENCE
-    failed = finished = 0
-    with _progress() as progress:
-        task = progress.add_task("", total=len(jobs), completed=len(done))
-        try:
-            for job, record in scheduler.run(left, workers, patience):
-                _show(job, record, options)
-                progress.update(task, description=_status(job, record))
-                if record["record"] in ("run", "failed"):
-                    progress.console.print(_line(job, record))
-                    progress.advance(task)
-                    finished, failed = finished + 1, failed + (record["record"] == "failed")
-        except KeyboardInterrupt:
-            kept = len(done) + finished - failed
-            raise Stopped(
-                f"stopped; {kept} of {len(jobs)} runs are done and kept in "
-                f"{jobs[0].folder.parent}; the same command goes on from there"
-            ) from None
+    if done:
+        ERRORS.print(f"{len(done)} of {len(jobs)} runs are done already, in {out}")
+    left = [job for job in jobs if job not in done]
+    failed = 0
+    try:
+        for record in _with_progress(left, options, len(done)):
+            failed += record["record"] == "failed"
+    except KeyboardInterrupt:
+        kept = sum(_complete(job.folder) for job in jobs)
+        raise Stopped(
+            f"stopped; {kept} of {len(jobs)} runs are done and kept in {out}; the same command "
+            "goes on from there"
+        ) from None
     return failed
 
 
-class Stopped(click.ClickException):
-    """The user stopped it."""
-
-    exit_code = 130
+def _with_progress(jobs: Sequence[Job], options: Options, done: int) -> Iterator[Record]:
+    """The records of the jobs, shown as they come, with a line for each finished run."""
+    if not jobs:
+        return
+    workers = scheduler.workers_for(jobs[0].resources, options.workers)
+    patience = 0.0 if options.workers else scheduler.PATIENCE
+    with _progress() as progress:
+        bar = progress.add_task("", total=done + len(jobs), completed=done)
+        for job, record in scheduler.run(jobs, workers, patience):
+            _show(job, record, options)
+            progress.update(bar, description=_status(job, record))
+            if record["record"] in ("run", "failed"):
+                progress.console.print(_line(job, record))
+                progress.advance(bar)
+            yield record
 
 
 def _progress() -> Progress:
@@ -201,7 +204,7 @@ def print_tables(runs: Sequence[store.Run]) -> None:
     """The tables of the report, as far as a terminal has room."""
     from simulations.tables import tables
 
-    console = Console(file=sys.stdout, highlight=False)
+    console = Console(file=sys.stdout, **PLAIN)
     for one in tables(runs):
         kept = {0: "method", 1: "seeds"}
         kept |= {i: COLUMNS[c.metric] for i, c in enumerate(one.columns, 2) if _fits(c)}

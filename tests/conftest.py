@@ -22,7 +22,7 @@ def data_root():
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what this machine cannot run, and say why."""
+    """Skip what this machine cannot run, and say why; bear with Ray."""
     reasons = {}
     if not torch.cuda.is_available():
         reasons["gpu"] = "no CUDA device"
@@ -34,6 +34,8 @@ def pytest_collection_modifyitems(items):
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("ray"):  # Ray leaves the files that its processes write to open
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))
 
 
 @pytest.fixture(autouse=True)

@@ -87,7 +87,7 @@ class FD(Algorithm):
 
 def label_means(predict: Predict, params: Params, private: Batches) -> tuple[Tensor, Tensor]:
     """The mean prediction for each label, (C, C), and which labels there are, (C,) of 0 and 1."""
-    index, mask = private.index.flatten(), private.mask.flatten()
+    index, mask = private.order.flatten(), private.mask.flatten()
     probabilities = logits_of(predict, params, private.x, index).softmax(dim=-1)
     labels = torch.arange(probabilities.shape[-1], device=mask.device)
     member = (private.y[index].unsqueeze(1) == labels) * mask.unsqueeze(1)  # (S B, C)

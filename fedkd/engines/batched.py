@@ -116,6 +116,6 @@ def _with_steps(tree: Any, steps: int) -> Any:
     def cut(value: Any) -> Any:
         if not _is_batches(value):
             return value
-        return value._replace(index=value.index[:steps], mask=value.mask[:steps])
+        return value._replace(order=value.order[:steps], mask=value.mask[:steps])
 
     return tree_map(cut, tree, is_leaf=_is_batches)

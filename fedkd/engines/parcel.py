@@ -60,7 +60,11 @@ def unpack(
 ) -> Any:
     """The tree again, on a device; `fetch` turns what `large` gave into a tensor."""
     found = [
-        tensor(value).to(device) if isinstance(value, np.ndarray) else fetch(value) if fetch else value
+        tensor(value).to(device)
+        if isinstance(value, np.ndarray)
+        else fetch(value)
+        if fetch
+        else value
         for value in parcel.contents
     ]
     return tree_map(

@@ -260,7 +260,7 @@ class RayEngine:
             worker.forget.remote(unused)
 
     def _replace(self, call: _Call, actor: Any) -> None:
-        """A fresh worker in the place of one that is dead or hangs, unless that was done already."""
+        """A fresh worker in the place of one that is dead or hangs; once for each."""
         pool = self._pools[call.share]
         if pool[call.worker] is actor:
             ray.kill(actor)
@@ -324,7 +324,9 @@ class _Worker:
             crossing.append(answer)
             staying += [params] if params is not None else []
         self._live[token] = staying
-        copy = {k: array(torch.stack([p[k] for p in staying])) for k in staying[0]} if staying else {}
+        copy = (
+            {k: array(torch.stack([p[k] for p in staying])) for k in staying[0]} if staying else {}
+        )
         return pack(crossing), copy
 
     def forget(self, tokens: list[int]) -> None:

@@ -1,49 +1,38 @@
 """The client's side: a ClientApp that plays one client of a federation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedkd.channel import Channel
-from fedkd.core import Algorithm, Client, Task
-from fedkd.federation import private_of, public_of
-from fedkd.flower.messages import (
-    DISTIL,
-    SCORE,
-    WHO,
-    check_terms,
-    pack,
-    pack_upload,
-    terms,
-    unpack,
-)
-from knowledge.randomness import generator
+from fedkd.core import Client
+from fedkd.flower.messages import DISTIL, SCORE, WHO, pack, unpack
+from fedkd.flower.party import KINDS, Memo, Party
+from knowledge.training import Params
 
 
-class Party(NamedTuple):
-    """What one node plays.
+class DistillationApp(ClientApp):
+    """A ClientApp around `fedkd`, in which an `EngineGrid` knows what a message asks for.
 
     Attributes:
-        algorithm, task, channel: the same as the server's; any difference is an error.
-        client: who it is, with the parameters it begins with.
-        score: measures a client whose model is ready for use; None where nobody asks.
-        secret: the seed of what the uplink draws (noise). None takes the run's seed: the run can
-            be repeated, and the server, who knows that seed, can take the noise off again. Where
-            noise is to protect from the server, give every client a secret of its own.
+        build: from a node's context to what the node plays.
+        plain: whether a message has no effect but that of its handler.
     """
 
-    algorithm: Algorithm
-    task: Task
-    client: Client
-    channel: Channel = Channel()
-    score: Callable[[Client], Mapping[str, float]] | None = None
-    secret: int | None = None
+    def __init__(self, build: Callable[[Context], Party]) -> None:
+        super().__init__()
+        self.build = build
+        self.plain = True
+
+    def lifespan(self) -> Callable[..., Any]:
+        """As in any ClientApp; what a lifespan does is done for one message at a time."""
+        self.plain = False
+        return super().lifespan()
 
 
-def client_app(build: Callable[[Context], Party]) -> ClientApp:
+def client_app(build: Callable[[Context], Party]) -> DistillationApp:
     """A ClientApp around `fedkd`.
 
     Parameters stay on the node, in `context.state`; they are sent only by algorithms whose upload
@@ -52,68 +41,47 @@ def client_app(build: Callable[[Context], Party]) -> ClientApp:
     Args:
         build: from the node's context (`node_config["partition-id"]`, `run_config`) to what it
             plays. Called for every message, maybe in a new process each time: keep the data in a
-            `functools.lru_cache`.
+            `functools.lru_cache`. (An `EngineGrid` calls it once for each node.)
     """
-    app = ClientApp()
+    app = DistillationApp(build)
 
     @app.query(_action(WHO))
     def who(message: Message, context: Context) -> Message:
-        client = build(context).client
-        answer = ConfigRecord({"client": client.id, "group": client.group})
-        return Message(RecordDict({"who": answer}), reply_to=message)
+        return Message(introduction(build(context).client), reply_to=message)
 
     @app.train(_action(DISTIL))
     def distil(message: Message, context: Context) -> Message:
-        party = _resume(build(context), context)
-        return Message(_distil(party, message.content, context), reply_to=message)
+        return _answer(build(context), message, context)
 
     @app.evaluate(_action(SCORE))
     def score(message: Message, context: Context) -> Message:
-        party = _resume(build(context), context)
-        return Message(_score(party, message.content), reply_to=message)
+        return _answer(build(context), message, context)
 
     return app
 
 
-def _distil(party: Party, content: RecordDict, context: Context) -> RecordDict:
-    """One round of a client: read, update, keep the parameters, send."""
-    algorithm, task, client, channel = party[:4]
-    agreed = terms(algorithm, task, channel)
-    check_terms(content["order"], agreed)  # before anything leaves: no upload past a wrong channel
-    index, seed = int(content["order"]["round"]), int(content["order"]["seed"])
-    received = channel.read_down(unpack(content["broadcast"]))
-    private = private_of(algorithm, client, seed, index)
-    public = public_of(algorithm, task, seed, index)
-    predict = task.models[client.group].predict
-    params, upload = algorithm.client_update(predict, client.params, received, private, public)
-    noise = seed if party.secret is None else party.secret
-    sent = channel.send_up(upload, generator(noise, "up", index, client.id))
-    context.state["params"] = pack(params)
-    return pack_upload(sent, agreed)
+def introduction(client: Client) -> RecordDict:
+    """Who a client is."""
+    return RecordDict({"who": ConfigRecord({"client": client.id, "group": client.group})})
 
 
-def _score(party: Party, content: RecordDict) -> RecordDict:
-    """How good the model is that the client would use now (`federation.deployed`)."""
-    algorithm, task, client, channel = party[:4]
-    if party.score is None:
-        raise ValueError("this client was built without a way to score itself")
-    check_terms(content["order"], terms(algorithm, task, channel))
-    index, seed = int(content["order"]["round"]), int(content["order"]["seed"])
-    received = channel.read_down(unpack(content["broadcast"]))
-    public = public_of(algorithm, task, seed, index + 1)
-    predict = task.models[client.group].predict
-    params = algorithm.deploy(predict, client.params, received, public)
-    scores = party.score(replace(client, params=params))
-    report = MetricRecord({name: float(value) for name, value in scores.items()})
-    return RecordDict({"scores": report})
+def kept(context: Context) -> Params | None:
+    """The parameters that a node kept from its last round, if there was one."""
+    return unpack(context.state["params"]) if "params" in context.state else None
 
 
-def _resume(party: Party, context: Context) -> Party:
-    """The party with the parameters that it kept from its last round, if there was one."""
-    if "params" not in context.state:
-        return party
-    kept = unpack(context.state["params"])
-    return party._replace(client=replace(party.client, params=kept))
+def _answer(party: Party, message: Message, context: Context) -> Message:
+    """Open a request, run the algorithm's function, close it."""
+    kind, params = KINDS[message.metadata.message_type], kept(context)
+    if params is not None:
+        party = party._replace(client=replace(party.client, params=params))
+    work = kind.open(party, party.terms(), message.content, Memo())
+    predict = party.task.models[party.client.group].predict
+    result = kind.function(party.algorithm)(predict, party.client.params, *work.inputs)
+    content, params = kind.close(work, result)
+    if params is not None:
+        context.state["params"] = pack(params)
+    return Message(content, reply_to=message)
 
 
 def _action(message_type: str) -> str:

@@ -1,6 +1,5 @@
 """Flower's Grid in one process: no server, no sockets, no waiting."""
 
-import copy
 import hashlib
 from collections.abc import Iterable
 from uuid import uuid4
@@ -10,6 +9,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run  # not public, but the type that `Grid.run` has to return
 from flwr.supercore.task_identity import TaskIdentity  # not public: see `_identify`
+
+from fedkd.flower.copies import copy_context, copy_message
 
 RAISED = 2  # flwr.common.constant.ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 UNAVAILABLE = 5  # NODE_UNAVAILABLE
@@ -21,9 +22,7 @@ class LocalGrid(Grid):
     It does what Flower's simulation does to an app: node numbers are large and in no order,
     messages are copied, so that no two nodes share a record, and what a node writes into its state
     is kept only if its handler returns. Time limits are not kept: a handler cannot be cut off.
-
-    Attributes:
-        contexts: node number -> its context, with the state that it keeps.
+    `EngineGrid` is compared with this.
     """
 
     def __init__(
@@ -41,12 +40,19 @@ class LocalGrid(Grid):
         self._app = app
         self._run = Run.create_empty(run_id)
         self._replies: dict[str, Message] = {}
-        self.contexts: dict[int, Context] = {}
+        self._contexts: dict[int, Context] = {}
         for partition in range(nodes):
             digest = hashlib.blake2b(f"{run_id}/{partition}".encode(), digest_size=8).digest()
             node = int.from_bytes(digest, "big") >> 1
             place: UserConfig = {"partition-id": partition, "num-partitions": nodes}
-            self.contexts[node] = Context(run_id, node, place, RecordDict(), dict(run_config or {}))
+            self._contexts[node] = Context(
+                run_id, node, place, RecordDict(), dict(run_config or {})
+            )
+
+    @property
+    def contexts(self) -> dict[int, Context]:
+        """Node number -> its context, with the state that it keeps."""
+        return self._contexts
 
     def set_run(self, run: Run) -> None:
         """Set the run that this grid serves."""
@@ -70,15 +76,15 @@ class LocalGrid(Grid):
 
     def get_node_ids(self) -> list[int]:
         """The numbers of all nodes."""
-        return sorted(self.contexts)
+        return sorted(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Deliver messages; the answers are there when this returns."""
         sent = list(messages)
         for message in sent:
-            _number(message)
-        for reply in self.deliver([copy.deepcopy(message) for message in sent]):
-            _number(reply)
+            number(message)
+        for reply in self.deliver([copy_message(message) for message in sent]):
+            number(reply)
             self._replies[reply.metadata.reply_to_message_id] = reply
         return [message.metadata.message_id for message in sent]
 
@@ -99,20 +105,35 @@ class LocalGrid(Grid):
 
     def answer(self, message: Message) -> Message:
         """Run one node's app; if it raises, it keeps its old state and the reply is an error."""
+        reply, context = self.run_app(message)
+        if context is not None:
+            self._contexts[message.metadata.dst_node_id] = context
+        return reply
+
+    def run_app(self, message: Message) -> tuple[Message, Context | None]:
+        """The node's answer, and its context afterwards; None where that stays as it was."""
         node = message.metadata.dst_node_id
-        if node not in self.contexts:
-            return Message(Error(UNAVAILABLE, f"there is no node {node}"), reply_to=message)
-        context = copy.deepcopy(self.contexts[node])
+        if node not in self._contexts:
+            return failure(message, UNAVAILABLE, f"there is no node {node}"), None
+        context = copy_context(self._contexts[node])
         try:
-            reply = self._app(message, context)
+            reply = copy_message(self._app(message, context))
         except Exception as reason:  # as Flower does: whatever it is, the other nodes go on
-            error = Error(RAISED, f"{type(reason).__name__}: {reason}")
-            return Message(error, reply_to=message)
-        self.contexts[node] = context
-        return copy.deepcopy(reply)
+            return raised(message, reason), None
+        return reply, context
 
 
-def _number(message: Message) -> None:
+def failure(message: Message, code: int, reason: str) -> Message:
+    """The reply that says why there is no answer."""
+    return Message(Error(code, reason), reply_to=message)
+
+
+def raised(message: Message, reason: BaseException) -> Message:
+    """The reply of a node whose app has raised."""
+    return failure(message, RAISED, f"{type(reason).__name__}: {reason}")
+
+
+def number(message: Message) -> None:
     """Give a message its number; Flower's own grids reach into the metadata as well."""
     message.metadata.__dict__["_message_id"] = str(uuid4())
 

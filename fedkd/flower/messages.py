@@ -5,7 +5,6 @@ server's tensors). A reply holds "payload" (the client's tensors), "report" (its
 and "rows" where only some rows of each tensor are sent.
 """
 
-import copy
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from fedkd.channel import Channel, Transform
 from fedkd.core import Algorithm, Message, Task, Upload
+from fedkd.flower.copies import copy_message
 
 WHO = "query.who"
 DISTIL = "train.distil"
@@ -111,7 +111,7 @@ def serialised(message: FlowerMessage) -> int:
     Flower stores a message as a tree of objects, each with a header that names its children by
     their hashes. This is the sum over the tree; what HTTP and TLS add is not in it.
     """
-    return _weigh(copy.deepcopy(message))  # weighing leaves caches behind that cannot be pickled
+    return _weigh(copy_message(message))  # weighing leaves caches behind that cannot be pickled
 
 
 def _weigh(part: Any) -> int:

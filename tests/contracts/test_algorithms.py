@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fedkd import algorithms
 from fedkd.channel import Channel, Transform
-from fedkd.core import Received, Upload
+from fedkd.core import Failure, Received, Upload
 from fedkd.engines.sequential import sequential
 from fedkd.federation import deployed, private_of, public_of, simulate
 from fedkd.sampling import available, everyone, uniform
@@ -222,6 +222,15 @@ def test_the_order_in_which_clients_are_named_does_not_matter(name, tiny):
     forwards, backwards = run(small(name), federation)[-1], run(small(name), turned)[-1]
     assert equal(params_of(forwards), params_of(backwards))
     assert equal(forwards.server, backwards.server)
+
+
+@every_algorithm
+def test_the_order_in_which_clients_are_drawn_does_not_matter(name, tiny):
+    federation = tiny()
+    forwards = run(small(name), federation, sample=only(0, 2, 3, 4))[-1]
+    backwards = run(small(name), federation, sample=only(3, 4, 0, 2))[-1]
+    assert equal(forwards.server, backwards.server)
+    assert equal(params_of(forwards), params_of(backwards))
 
 
 @every_algorithm
@@ -485,6 +494,27 @@ def test_a_bad_upload_is_turned_away_as_if_its_sender_had_not_been_there(name, t
             ours, theirs = params_of(current), params_of(expected)
             assert equal([ours[i] for i in others], [theirs[i] for i in others]), attack
     assert len(tried) >= len(MALICIOUS)
+
+
+@every_algorithm
+def test_a_client_that_fails_is_named_and_leaves_the_round_as_if_it_had_not_been_there(name, tiny):
+    federation, lost = tiny(), 3
+
+    def engine(function, task, clients, inputs):
+        results = sequential(function, task, clients, inputs)
+        return [
+            Failure("flat battery") if c.id == lost else r
+            for c, r in zip(clients, results, strict=True)
+        ]
+
+    honest = run(small(name), federation, sample=only(0, 1, 2, 4))
+    for current, expected in zip(run(small(name), federation, engine=engine), honest, strict=True):
+        assert current.failed == {lost: "flat battery"}
+        assert current.rejected == {}
+        assert lost in current.cohort
+        assert equal(current.server, expected.server)
+        assert equal(params_of(current), params_of(expected))
+        assert current.ledger.up == expected.ledger.up  # it was told, and said nothing
 
 
 @every_algorithm

@@ -253,6 +253,7 @@ def test_weights_beyond_are_turned_away(weight):
         ({"p": distributions(3, C).double()}, "p has type torch.float64 instead of torch.float32"),
         ({"p": torch.eye(3, C).int()}, "p has type torch.int32"),
         ({"p": distributions(3, C) * torch.nan}, "p holds 15 entries that are not finite"),
+        ({"p": distributions(3, C) + torch.inf}, "p holds 15 entries that are not finite"),
         ({"p": distributions(3, C).log()}, r"rows that are no distribution \(smallest entry -"),
         ({"p": torch.full((3, C), 0.19)}, r"no distribution .*a sum off by 0\.05"),
     ],

@@ -119,7 +119,7 @@ def train(module, rounds, training):
         module.parameters(), training.learning_rate, weight_decay=training.weight_decay
     )
     for batches in rounds:
-        for index, mask in zip(batches.index, batches.mask, strict=True):
+        for index, mask in zip(batches.order, batches.mask, strict=True):
             rows = index[mask.bool()]
             optimiser.zero_grad()
             nn.functional.cross_entropy(module(batches.x[rows]), batches.y[rows]).backward()
@@ -502,6 +502,24 @@ def test_a_message_is_encoded_once_for_all_who_are_told_the_same():
     assert [list(opening.sent[i]) for i in range(4)] == [["plus"], ["minus"], ["plus"], ["minus"]]
     assert opening.sent[0] is opening.sent[4]
     assert opening.ledger.down == {"plus": 3 * 24, "minus": 3 * 24}
+
+
+def test_shuffles_are_new_in_each_round_and_for_each_client_and_known_beforehand():
+    task, clients = linear([noise(20), noise(20, seed=1)], 4, 3, public=noise(20, seed=2)[0])
+    algorithm = FedMD(Training(batch_size=20), Training(batch_size=20), public_size=10)
+
+    def orders(seed):
+        drawn = {
+            (c.id, r): private_of(algorithm, c, seed, r).order for c in clients for r in (1, 2)
+        }
+        public = {r: public_of(algorithm, task, seed, r) for r in (1, 2)}
+        drawn |= {("rows", r): p.rows for r, p in public.items()}
+        drawn |= {("public", r): p.order for r, p in public.items()}
+        return {key: tuple(value.flatten().tolist()) for key, value in drawn.items()}
+
+    one, again, other = orders(0), orders(0), orders(1)
+    assert one == again
+    assert len(set(one.values()) | set(other.values())) == 2 * len(one) == 16
 
 
 def test_rounds_are_run_only_when_asked_for():

@@ -126,6 +126,14 @@ def test_the_draw_of_200_clients_that_others_never_finish_ends():
     assert min(len(part) for part in parts) == 10
 
 
+@pytest.mark.parametrize("name", sorted(PARTITIONS))
+def test_which_examples_of_a_label_a_client_gets_is_drawn_too(name):
+    # One label: unshuffled, client 0 would get the first rows, in their order.
+    (first, *_) = partition(name, torch.zeros(400, dtype=torch.long), 4, stream(), 100.0, 2)
+    assert first.tolist() != sorted(first.tolist())
+    assert first.max() > 2 * len(first)
+
+
 def test_a_draw_that_fits_is_not_mended():
     # With minimum 0 the first draw is taken; the same draw with a minimum that it meets is equal.
     free = dirichlet(balanced(500), 3, stream(), alpha=5.0, minimum=0)

@@ -113,7 +113,7 @@ class Odd(FedMD):
 
     @staticmethod
     def _stacked(private):
-        return torch._C._functorch.is_batchedtensor(private.index)
+        return torch._C._functorch.is_batchedtensor(private.order)
 
 
 def test_a_client_that_raises_is_named_and_the_others_go_on(cluster):

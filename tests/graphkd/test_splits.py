@@ -76,6 +76,7 @@ def test_the_inductive_protocol_holds_out_a_fifth_of_the_test_nodes():
     assert len(ind.parts["ind"]) == int(0.2 * len(test))
     assert torch.equal(torch.cat([ind.parts["tran"], ind.parts["ind"]]).sort().values, test)
     assert torch.equal(ind.parts["train"], tran.parts["train"])
+    assert ind.parts["ind"].max() > ind.parts["tran"].median() > ind.parts["ind"].min()
 
 
 def test_a_split_follows_from_its_seed():

@@ -155,12 +155,12 @@ def test_every_example_comes_once_per_epoch_and_none_is_dropped(count, epochs, w
     given = examples(count)
     batches = draw(given, Training(epochs=epochs, batch_size=width), stream(seed))
     steps = -(-count // width)
-    assert batches.index.shape == batches.mask.shape == (epochs * steps, width)
+    assert batches.order.shape == batches.mask.shape == (epochs * steps, width)
     assert batches.steps == epochs * steps
     assert batches.size.item() == count
     for epoch in range(epochs):
         part = slice(epoch * steps, (epoch + 1) * steps)
-        index, mask = batches.index[part].flatten(), batches.mask[part].flatten()
+        index, mask = batches.order[part].flatten(), batches.mask[part].flatten()
         assert mask.tolist() == [1.0] * count + [0.0] * (steps * width - count)
         assert sorted(index[mask.bool()].tolist()) == sorted(given.rows.tolist())
         assert set(index.tolist()) <= set(given.rows.tolist())  # padding is of the client's own
@@ -168,12 +168,12 @@ def test_every_example_comes_once_per_epoch_and_none_is_dropped(count, epochs, w
 
 def test_epochs_are_shuffled_anew_and_seeds_differ():
     batches = draw(examples(12), Training(epochs=2, batch_size=12), stream(0))
-    first, second = batches.index
+    first, second = batches.order
     assert first.tolist() != second.tolist()
     again = draw(examples(12), Training(epochs=2, batch_size=12), stream(0))
     other = draw(examples(12), Training(epochs=2, batch_size=12), stream(1))
-    assert torch.equal(again.index, batches.index)
-    assert not torch.equal(other.index, batches.index)
+    assert torch.equal(again.order, batches.order)
+    assert not torch.equal(other.order, batches.order)
 
 
 def test_data_are_shared_and_not_copied():
@@ -195,7 +195,7 @@ def test_fit_is_a_plain_loop_of_torch(optimizer, count):
     result = fit(predict, params, batches, training, loss)
 
     theirs = TORCH[optimizer](module.parameters(), 0.05, 0.01)
-    for index, mask in zip(batches.index, batches.mask, strict=True):
+    for index, mask in zip(batches.order, batches.mask, strict=True):
         rows = index[mask.bool()]
         theirs.zero_grad()
         F.cross_entropy(module(batches.x[rows]), batches.y[rows]).backward()
@@ -217,9 +217,9 @@ def test_targets_may_be_labels_numbers_or_distributions():
 
     for y, loss_of_y in ((given.y, loss), (given.x[:, 0], squared), (shares, soft)):
         batches = draw(replace(given, y=y), training, stream(3))
-        first = batches._replace(index=batches.index[:1], mask=batches.mask[:1])
+        first = batches._replace(order=batches.order[:1], mask=batches.mask[:1])
         result = fit(predict, params, first, training, loss_of_y)
-        rows = batches.index[0]
+        rows = batches.order[0]
         expected = torch.func.grad(
             lambda p, rows=rows, y=y, loss=loss_of_y: loss(
                 predict(p, given.x[rows]), y[rows]
@@ -240,7 +240,7 @@ def test_a_batch_of_padding_alone_changes_nothing_at_all(optimizer):
     # also between others, where momentum and Adam's counter would be seen afterwards
     order = torch.tensor([4, 0, 5, 1, 6, 2, 3])
     padded = batches.padded(7)
-    mixed = padded._replace(index=padded.index[order], mask=padded.mask[order])
+    mixed = padded._replace(order=padded.order[order], mask=padded.mask[order])
     between = fit(predict, params, mixed, training, loss)
     assert all(torch.equal(result[k], between[k]) for k in result)
 
@@ -249,7 +249,7 @@ def test_padding_keeps_index_and_mask_and_adds_zeros():
     batches = draw(examples(6), Training(batch_size=4), stream())
     padded = batches.padded(5)
     assert padded.steps == 5
-    assert torch.equal(padded.index[:2], batches.index)
+    assert torch.equal(padded.order[:2], batches.order)
     assert torch.equal(padded.mask[:2], batches.mask)
     assert padded.mask[2:].sum() == 0
 
@@ -293,11 +293,11 @@ def test_vmap_over_fit_is_a_loop(optimizer):
     most = max(b.steps for b in drawn)
     assert most == 6
     padded = [b.padded(most) for b in drawn]
-    index, mask = (torch.stack([getattr(b, key) for b in padded]) for key in ("index", "mask"))
+    index, mask = (torch.stack([getattr(b, key) for b in padded]) for key in ("order", "mask"))
     params = {k: torch.stack([p[k] for p in starts]) for k in starts[0]}
 
     def one(params, index, mask):
-        return fit(predict, params, padded[0]._replace(index=index, mask=mask), training, loss)
+        return fit(predict, params, padded[0]._replace(order=index, mask=mask), training, loss)
 
     together = torch.func.vmap(one)(params, index, mask)
     for place, alone in enumerate(looped):

@@ -1,0 +1,235 @@
+import dataclasses
+
+import pytest
+import torch
+
+import graphkd
+from graphkd import data, methods, settings, splits
+from graphkd.core import Epoch, LeakError, Method, Result, Term
+from graphkd.distill import _batches, distill, fit_student, fit_teacher
+from graphkd.evaluation import everywhere
+from graphkd.training import build, finish, predict
+from knowledge.outputs import Outputs
+from knowledge.randomness import generator
+
+GRAPH = data.fake()
+GLNN, MLP = methods.get("glnn"), methods.get("mlp")
+SHORT = {"epochs": 8, "hidden": 8, "teacher_hidden": 8}
+
+
+def result(method, protocol="transductive", seed=0, graph=GRAPH):
+    *epochs, last = graphkd.run(method, graph, protocol, seed)
+    assert all(isinstance(epoch, Epoch) for epoch in epochs)
+    assert isinstance(last, Result)
+    return last
+
+
+@dataclasses.dataclass(frozen=True)
+class Silent(Method):
+    """Terms that weigh nothing, and would fail if they were computed."""
+
+    def terms(self):
+        """One term that must not be looked at."""
+        return (Term(None, 0.0),)
+
+
+def test_weightless_terms_are_a_student_without_a_teacher():
+    assert result(Silent(**SHORT)).metrics == result(MLP(**SHORT)).metrics
+
+
+def test_the_baseline_is_the_student_alone_from_the_same_seed():
+    alone, taught = result(MLP(**SHORT)), result(GLNN(**SHORT))
+    assert taught.metrics["accuracy_baseline"] == alone.metrics["accuracy"]
+    assert taught.epochs["baseline"] == alone.epochs["student"]
+    assert "accuracy_teacher" not in alone.metrics
+
+
+def test_nothing_to_learn_from_is_an_error():
+    with pytest.raises(ValueError, match="nothing to learn from"):
+        result(Silent(hard_weight=0.0))
+
+
+def test_phases_come_in_order_and_stop_on_validation():
+    records = list(graphkd.run(GLNN(epochs=60, patience=3, hidden=8), GRAPH))
+    phases = [record.phase for record in records[:-1]]
+    assert phases == sorted(phases, key=["teacher", "baseline", "student"].index)
+    for phase, chosen in records[-1].epochs.items():
+        epochs = [record for record in records[:-1] if record.phase == phase]
+        highest = max(epoch.accuracy for epoch in epochs)
+        assert chosen == max(e.index for e in epochs if e.accuracy == highest)
+        assert len(epochs) == 60 or len(epochs) == chosen + 1 + 3
+        assert [e.index for e in epochs if e.best][-1] == chosen
+
+
+def test_the_chosen_weights_are_those_of_the_chosen_epoch():
+    split = splits.transductive(GRAPH, 0)
+    teacher = settings.teacher(MLP(epochs=30, patience=5))
+    fitted = finish(fit_teacher(teacher, split, seed=0))
+    shorter = finish(fit_teacher(teacher._replace(epochs=fitted.epoch + 1), split, seed=0))
+    seen = split.view("train").graph
+    logits = predict(fitted.network, seen).logits
+    assert torch.equal(logits, predict(shorter.network, seen).logits)
+    assert not any(p.requires_grad for p in fitted.network.parameters())
+
+
+def test_the_global_generator_is_left_alone_even_between_epochs():
+    before = torch.random.get_rng_state()
+    for record in graphkd.run(GLNN(**SHORT), GRAPH):
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert record
+    first = result(GLNN(**SHORT))
+    disturbed = []
+    for record in graphkd.run(GLNN(**SHORT), GRAPH):
+        torch.rand(3)
+        disturbed.append(record)
+    assert disturbed[-1] == first
+
+
+def test_inductive_metrics_fit_together():
+    metrics = result(GLNN(**SHORT), "inductive").metrics
+    for name in ("accuracy", "accuracy_baseline", "accuracy_teacher"):
+        assert metrics[name] == metrics[f"{name}_ind"]
+        test = GRAPH.num_nodes - 150
+        share = int(0.2 * test) / test
+        mixed = (1 - share) * metrics[f"{name}_tran"] + share * metrics[f"{name}_ind"]
+        assert metrics[f"{name}_prod"] == pytest.approx(mixed)
+
+
+@pytest.mark.parametrize("inputs", ["features", "propagated"])
+def test_held_out_nodes_and_test_labels_change_nothing_in_training(inputs):
+    """Garbage in the held-out features, edges and in all test labels: the same epochs."""
+    method = GLNN(inputs=inputs, hard_weight=0.3, **SHORT)
+    clean = splits.inductive(GRAPH, 0)
+    graph, ind = clean.view("evaluate").graph, clean.parts["ind"]
+    x, y = graph.x.clone(), graph.y.clone()
+    x[ind] = 1e3
+    test = clean.view("evaluate").part("test")
+    y[test] = (y[test] + 1) % 3
+    touching = torch.isin(graph.edge_index, ind).any(0)
+    edges = torch.cat([graph.edge_index[:, ~touching], torch.stack([ind, ind.flip(0)])], 1)
+    spoilt_graph = dataclasses.replace(graph, x=x, y=y, edge_index=edges)
+    spoilt = dataclasses.replace(clean, _graph=spoilt_graph)
+    *first, _ = distill(method, clean, seed=0)
+    *second, _ = distill(method, spoilt, seed=0)
+    assert first == second
+
+
+def test_targets_of_other_nodes_are_refused():
+    split = splits.inductive(GRAPH, 0)
+    view, whole = split.view("distill"), split.view("evaluate")
+    method = GLNN(**SHORT)
+    targets = Outputs(torch.zeros(whole.graph.num_nodes, 3))
+    student = settings.student(method, "fake")
+    with pytest.raises(LeakError, match=f"{len(targets.logits)} rows, the view has"):
+        finish(fit_student(student, view, targets, method.terms(), seed=0))
+    with pytest.raises(LeakError, match="no rows"):
+        finish(fit_student(student, view, None, method.terms(), seed=0))
+
+
+def test_a_relabelled_view_trains_the_same_student():
+    """Nodes in another order, all at once and without dropout: the same predictions."""
+    split = splits.transductive(GRAPH, 0)
+    view = split.view("distill")
+    method = methods.get("lsp")(dropout=0.0, **SHORT)
+    student = settings.student(method, "fake")
+    order = torch.randperm(view.graph.num_nodes, generator=torch.Generator().manual_seed(0))
+    place = order.argsort()
+    moved = dataclasses.replace(
+        view,
+        graph=view.graph.subgraph(order),
+        ids=view.ids[order],
+        parts={name: place[nodes] for name, nodes in view.parts.items()},
+    )
+    draw = torch.Generator().manual_seed(1)
+    hidden = torch.randn(view.graph.num_nodes, 8, generator=draw)
+    targets = Outputs(hidden[:, :3], (hidden,))
+    turned = Outputs(targets.logits[order], (hidden[order],))
+    plain = finish(fit_student(student, view, targets, method.terms(), seed=0)).network
+    other = finish(fit_student(student, moved, turned, method.terms(), seed=0)).network
+    torch.testing.assert_close(
+        predict(other, moved.graph).logits,
+        predict(plain, view.graph).logits[order],
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+@pytest.mark.parametrize("student", ["mlp", "gcn"])
+@pytest.mark.parametrize("batch", [0, -1], ids=["all nodes", "a batch"])
+def test_the_first_loss_is_the_formula(student, batch):
+    """hard_weight * mean CE on the training nodes + sum of weight * mean loss on the batch."""
+    split = splits.inductive(GRAPH, 0)
+    view, method = split.view("distill"), GLNN(student=student, **SHORT)
+    graph, train = view.graph, view.part("train")
+    n = graph.num_nodes
+    description = settings.student(method, "fake")._replace(
+        dropout=0.0, batch=n + batch if batch else 0, epochs=1
+    )
+    teacher = torch.randn(n, 3, generator=torch.Generator().manual_seed(0))
+    (soft,) = method.terms()
+    terms = (soft._replace(weight=0.7), soft._replace(weight=2.0))
+    (epoch,) = fit_student(description, view, Outputs(teacher), terms, hard_weight=0.3, seed=4)
+
+    logits = predict(build(description, graph, 4, "student"), graph).logits
+    draw = generator(4, "student", "draw", 0)
+    nodes = torch.randperm(n, generator=draw)[: n + batch] if batch else torch.arange(n)
+    q, log_p = teacher.softmax(1), logits.log_softmax(1)
+    kl = (q * (q.log() - log_p)).sum(1)[nodes].mean()
+    hard = -log_p[train, graph.y[train]].mean()
+    assert epoch.loss == pytest.approx(float(0.3 * hard + 2.7 * kl), rel=1e-5)
+
+
+def test_observed_nodes_are_scored_from_the_observed_graph():
+    split = splits.inductive(GRAPH, 0)
+    whole, seen = split.view("evaluate"), split.view("distill")
+    network = build(settings.teacher(GLNN()), seen.graph, 0, "teacher")
+    logits = everywhere(network, split)
+    ind = split.parts["ind"]
+    assert torch.equal(logits[seen.ids], predict(network, seen.graph).logits)
+    assert torch.equal(logits[ind], predict(network, whole.graph).logits[ind])
+    assert not torch.equal(logits, predict(network, whole.graph).logits)
+
+
+def test_batches_are_full_and_fresh():
+    draw = torch.Generator().manual_seed(0)
+    batches = _batches(10, 3, draw)
+    assert [len(nodes) for nodes in batches] == [3, 3, 3]
+    assert len(torch.cat(batches).unique()) == 9
+    assert not torch.equal(torch.cat(batches), torch.cat(_batches(10, 3, draw)))
+    assert _batches(10, 0, draw) == _batches(10, 10, draw) == [None]
+
+
+@pytest.mark.parametrize("student", ["mlp", "gcn"])
+def test_a_term_that_draws_all_nodes_is_one_that_draws_none(student):
+    view, method = splits.transductive(GRAPH, 0).view("distill"), methods.get("lsp")(**SHORT)
+    description = settings.student(method, "fake")._replace(network=student)
+    everything = torch.arange(view.graph.num_nodes)
+    hidden = torch.randn(len(everything), 5, generator=torch.Generator().manual_seed(0))
+    targets = Outputs(hidden[:, :3], (hidden,))
+    (term,) = method.terms()
+    drawn = term._replace(nodes=lambda n, draw: everything)
+    first, second = (
+        [epoch.loss for epoch in fit_student(description, view, targets, (t,), seed=0)]
+        for t in (term, drawn)
+    )
+    assert first == pytest.approx(second, rel=1e-4)
+
+
+def test_divergence_says_the_way_out():
+    with pytest.raises(ValueError, match="training diverged: lower its learning rate"):
+        result(MLP(lr=1e30, epochs=5))
+
+
+def test_a_teacher_helps_on_the_fake_graph():
+    gains = []
+    for seed in range(3):
+        metrics = result(GLNN(), seed=seed).metrics
+        assert metrics["accuracy_teacher"] > metrics["accuracy_baseline"]
+        gains.append(metrics["accuracy"] - metrics["accuracy_baseline"])
+    assert sum(gains) / 3 > 0
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_is_a_run():
+    *_, last = graphkd.run(GLNN(**SHORT), GRAPH, "inductive", device="cuda")
+    assert 0 <= last.metrics["accuracy"] <= 1

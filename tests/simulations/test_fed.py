@@ -1,0 +1,111 @@
+import dataclasses
+import statistics
+
+import pytest
+
+from fedkd import algorithms
+from fedkd.data.partition import PARTITIONS
+from simulations import fed
+from simulations.config import FedExperiment
+from simulations.store import finite
+
+SMALL = dict(clients=3, private=60, public=20, test=40, rounds=3, models=("mlp-8", "mlp-9"))
+
+
+def timeless(records):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+
+
+def experiment(name="fedmd", **settings):
+    return FedExperiment(algorithms.get(name)(), **(SMALL | settings))
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_every_algorithm_runs_to_a_record_of_the_run(name):
+    *rounds, end = fed.run(experiment(name))
+    assert [record["round"] for record in rounds] == [1, 2, 3]
+    assert finite([*rounds, end]) == [*rounds, end]
+    last = rounds[-1]
+    assert end["metrics"] == {
+        key: last[key]
+        for key in ("accuracy", "accuracy_local", "agreement", "calibration_error")
+        + ("bytes_up", "bytes_down")
+    }
+    assert last["accuracy"] == pytest.approx(statistics.fmean(last["clients"]["accuracy"]))
+    assert last["accuracy_std"] == pytest.approx(statistics.stdev(last["clients"]["accuracy"]))
+    assert last["accuracy_min"] == min(last["clients"]["accuracy"])
+    assert last["clients"]["group"] == ["mlp-8", "mlp-9", "mlp-8"]
+    assert (end["method"], end["data"], end["seed"]) == (name, "digits", 0)
+    assert end["protocol"] == "3 clients, dirichlet 0.3, 3 rounds"
+
+
+def test_bytes_add_up_over_rounds():
+    rounds = list(fed.run(experiment()))[:-1]
+    sent = [sum(record["traffic"]["up"].values()) for record in rounds]
+    assert sent == [3 * 20 * 10 * 4] * 3  # clients, public examples, classes, bytes
+    assert [record["bytes_up"] for record in rounds] == [sent[0], 2 * sent[0], 3 * sent[0]]
+    half = list(fed.run(experiment(compression="float16")))[-1]
+    assert half["metrics"]["bytes_up"] == rounds[-1]["bytes_up"] / 2
+
+
+def test_the_same_experiment_gives_the_same_records_and_another_seed_others():
+    one, again = list(fed.run(experiment())), list(fed.run(experiment()))
+    other = list(fed.run(experiment(seed=1)))
+    assert timeless(one) == timeless(again)
+    assert one[-1]["metrics"] != other[-1]["metrics"]
+
+
+def test_rounds_between_evaluations_have_no_scores_and_the_last_always_has():
+    sparse = list(fed.run(experiment(eval_every=2)))
+    dense = list(fed.run(experiment()))
+    assert ["accuracy" in record for record in sparse[:-1]] == [False, True, True]
+    assert sparse[-1]["metrics"] == dense[-1]["metrics"]
+
+
+def test_a_share_of_the_clients_takes_part():
+    rounds = list(fed.run(experiment(fraction=0.67)))[:-1]
+    assert {len(record["cohort"]) for record in rounds} == {2}
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_every_partition_can_be_asked_for(name):
+    assert len(fed.prepare(experiment(partition=name)).clients) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(data="digit"), "unknown data set 'digit'; did you mean 'digits'"),
+        (dict(clients=61), "61 clients with at least 1 examples each need 61, and there are 60"),
+        (dict(private=2000), "2000 private, 20 public"),
+        (dict(public=-1), "every number must be >= 0"),
+        (dict(models=("mpl",)), "unknown model 'mpl'; did you mean 'mlp'"),
+        (dict(models=()), "name at least one architecture"),
+        (dict(public=0), "FedMD needs public examples"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_it_starts(settings, message):
+    with pytest.raises(ValueError, match=message):
+        fed.prepare(experiment(**settings))
+
+
+def test_what_makes_no_experiment_is_refused():
+    for settings, message in [
+        (dict(clients=0), "clients must be at least 1"),
+        (dict(rounds=-2), "rounds must be at least 1"),
+        (dict(alpha=0.0), "alpha must be positive"),
+        (dict(fraction=1.5), "fraction must be in"),
+        (dict(corrupt="3:nan"), "client from 0 to 2"),
+        (dict(corrupt="1:bad"), "one of nan, inf"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            experiment(**settings)
+    with pytest.raises(ValueError, match="uploads of fedavg are no distributions"):
+        fed.prepare(experiment("fedavg", corrupt="1:simplex"))
+
+
+def test_diverged_clients_give_null_not_nan():
+    wild = dataclasses.replace(algorithms.get("local")().local, learning_rate=1e30, epochs=3)
+    diverged = FedExperiment(algorithms.get("local")(local=wild), **SMALL)
+    *rounds, end = fed.run(diverged)
+    assert finite([*rounds, end]) == [*rounds, end]
