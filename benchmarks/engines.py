@@ -62,7 +62,10 @@ def prepare(work: Workload) -> federate.Federation:
 
 def ours(work: Workload, fed: federate.Federation, engine: Engine) -> Callable[[], object]:
     """Two rounds of which the second is like all later ones; the first is the warm-up's."""
-    kinds: dict[str, Algorithm] = {"fd": FD(), "fedmd": FedMD(distill=Training())}
+    kinds: dict[str, Algorithm] = {
+        "fd": FD(local=Training()),
+        "fedmd": FedMD(Training(), Training()),
+    }
     algorithm = kinds[work.algorithm]
 
     def rounds() -> object:

@@ -90,6 +90,12 @@ def load(folder: Path, clients: Sequence[Client], identity: str) -> tuple[Round,
     return Round(int(state["round"]), server, after, (), {}, Ledger()), total
 
 
+def reached(folder: Path) -> int:
+    """The round of the newest checkpoint of a run, 0 where there is none; nothing is verified."""
+    found = _all(folder)
+    return int(found[-1].name.removeprefix("round-")) if found else 0
+
+
 def digest(current: Round) -> str:
     """The SHA-256 of everything a round leaves behind: server and clients, bit for bit."""
     found = hashlib.sha256()

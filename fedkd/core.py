@@ -146,7 +146,7 @@ class Algorithm(ABC):
     them for one client, for a stack of clients under `torch.func.vmap`, or somewhere else.
     """
 
-    local: Training = Training()
+    local: Training = Training(epochs=2, batch_size=8)
 
     properties: ClassVar[Properties]
 

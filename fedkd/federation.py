@@ -219,7 +219,10 @@ def deployed(
     public = public_of(algorithm, task, seed, current.index + 1)
     inputs = [(received, public) for received in read_all(channel, opening)]
     params = engine(algorithm.deploy, task, current.clients, inputs)
-    return [replace(c, params=p) for c, p in zip(current.clients, params, strict=True)]
+    return [
+        client if isinstance(found, Failure) else replace(client, params=found)
+        for client, found in zip(current.clients, params, strict=True)
+    ]
 
 
 def private_of(algorithm: Algorithm, client: Client, seed: int, index: int) -> Batches:

@@ -24,6 +24,7 @@ SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
+RESOURCES = ("cpus", "gpus", "actors", "ray_address", "deadline", "checkpoint_every")
 EXPERIMENTS = Path(__file__).parent / "experiments"
 
 app = typer.Typer(
@@ -65,6 +66,23 @@ def run(
 ) -> int:
     """All runs of an experiment file; those that are done already are not run again."""
     return _run(experiment, assign or [], out, data_root, workers, json, download)
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(help="of a run, or of several")],
+    data_root: DataRoot = None,
+    workers: Workers = None,
+    json: Json = False,
+) -> int:
+    """Go on with what was stopped or killed, bit for bit from the newest checkpoint."""
+    from simulations import grid, store
+    from simulations.session import Options, execute, users_input
+
+    with users_input():
+        folder = store.unfinished(folder)
+        document = grid.read(folder / store.EXPERIMENT)
+    return execute(document, store.EXPERIMENT, "resumed", Options(folder, data_root, workers, json))
 
 
 @app.command(name="list")
@@ -166,7 +184,7 @@ def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any
     also = ["local"] if flags.get("baseline") and name != "local" else []
     document = {
         kind: {KINDS[kind].key: [name, *also], **settings},
-        "resources": {"cpus": flags["cpus"], "gpus": flags["gpus"]},
+        "resources": {key: flags[key] for key in RESOURCES if flags.get(key) is not None},
     }
     options = Options(
         *(flags[key] for key in ("out", "data_root", "workers", "json")),
@@ -193,7 +211,13 @@ def _options() -> list[click.Option]:
 def _options_fed() -> list[click.Option]:
     text = "run the same students without a federation too"
     baseline = _flag("--baseline/--no-baseline", default=True, show_default=True, help=text)
-    return [option for option in _options() if option.name != "download"] + [baseline]
+    runtime = [
+        _flag("--actors", type=int, help="of the engine ray; by default 2"),
+        _flag("--ray-address", help="HOST:PORT of a Ray cluster; by default one is started"),
+        _flag("--deadline", type=float, help="seconds that a chunk of clients may take on Ray"),
+        _flag("--checkpoint-every", type=int, help="rounds; 0 for never; by default 10"),
+    ]
+    return [option for option in _options() if option.name != "download"] + [baseline, *runtime]
 
 
 def _flag(declaration: str, **settings: Any) -> click.Option:

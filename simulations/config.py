@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from simulations.settings import changes, updated, values
 
-Engine = Literal["sequential", "batched"]
+Engine = Literal["sequential", "batched", "auto", "ray"]
 Partition = Literal["iid", "dirichlet", "shards", "quantity"]
 Compression = Literal["none", "float16"]
 Fault = Literal["nan", "inf", "shape", "simplex", "negative-weight", "huge-weight"]
@@ -33,7 +33,7 @@ class FedExperiment:
         rounds: how many.
         fraction: the share of clients that takes part in a round.
         engine, chunk: who runs the clients (`fedkd.engines`), batched up to `chunk` at once;
-            engines agree within rounding, not to the bit.
+            engines agree within rounding, not to the bit; `auto` takes the faster of the first two.
         compression: of messages both ways.
         corrupt: CLIENT:FAULT, a client whose uploads are tampered with (`fedkd.faults`).
         eval_every: rounds from one evaluation to the next; the last is always evaluated.

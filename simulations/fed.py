@@ -3,31 +3,37 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from fedkd import checkpoint
 from fedkd.channel import Channel, Ledger
 from fedkd.compression import float16
 from fedkd.data import datasets
 from fedkd.data.federate import Federation, federate, pools
 from fedkd.data.partition import partition
+from fedkd.engines.auto import AutoEngine
 from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
+from fedkd.engines.tolerant import tolerant
 from fedkd.evaluation import evaluate
 from fedkd.faults import corrupt
 from fedkd.federation import Engine, Round, check_federation, deployed, simulate
 from fedkd.sampling import everyone, uniform
 from knowledge.randomness import generator
-from simulations.config import FedExperiment, tampering
+from simulations.config import FedExperiment, digest, tampering
+from simulations.grid import Resources
 
 Record = dict[str, Any]
 METRICS = ("accuracy", "accuracy_local", "agreement", "calibration_error")
 
 ENGINES: dict[str, Callable[[int], Engine]] = {
-    "sequential": lambda chunk: sequential,
-    "batched": batched,
+    "sequential": lambda chunk: tolerant(sequential),
+    "batched": lambda chunk: tolerant(batched(chunk)),
+    "auto": AutoEngine,
 }
 CHANNELS: dict[str, Callable[[], Channel]] = {
     "none": Channel,
@@ -58,16 +64,41 @@ def prepare(experiment: FedExperiment, root: Path | None = None) -> Federation:
     return federation
 
 
-def run(experiment: FedExperiment, root: Path | None = None) -> Iterator[Record]:
+def run(
+    experiment: FedExperiment,
+    root: Path | None = None,
+    resources: Resources = Resources(),  # noqa: B008  (frozen)
+    kept: Path | None = None,
+) -> Iterator[Record]:
     """A record of each round, and one of the run, whose metrics are those of the last round.
 
     Only what is called "seconds" may differ between two runs of the same experiment.
+
+    Args:
+        experiment: what to run.
+        root: the folder of data sets.
+        resources: actors of the engine `ray`, and how often a checkpoint is written.
+        kept: where checkpoints are; if there is one, the run goes on from it.
     """
-    start = time.perf_counter()
     federation = prepare(experiment, root)
-    engine, channel = _engine(experiment), CHANNELS[experiment.compression]()
+    with _engine(experiment, resources) as engine:
+        yield from _rounds(experiment, federation, engine, resources.checkpoint_every, kept)
+
+
+def _rounds(
+    experiment: FedExperiment,
+    federation: Federation,
+    engine: Engine,
+    every: int,
+    kept: Path | None,
+) -> Iterator[Record]:
+    start = time.perf_counter()
+    channel = CHANNELS[experiment.compression]()
     sample = everyone if experiment.fraction == 1 else uniform(experiment.fraction)
-    total, scores = Ledger(), {}
+    identity = digest(experiment)
+    found = checkpoint.load(kept, federation.clients, identity) if kept else None
+    before, total = found or (None, Ledger())
+    scores, current = {}, before
     for current in simulate(
         experiment.algorithm,
         federation.task,
@@ -77,11 +108,15 @@ def run(experiment: FedExperiment, root: Path | None = None) -> Iterator[Record]
         channel=channel,
         sample=sample,
         seed=experiment.seed,
+        after=before,
     ):
         total += current.ledger
         due = current.index % experiment.eval_every == 0 or current.index == experiment.rounds
         scores = _scores(experiment, federation, current, engine, channel) if due else {}
         yield _round(current, total, scores) | {"seconds": time.perf_counter() - start}
+        if kept and every and current.index % every == 0 and current.index < experiment.rounds:
+            checkpoint.save(kept, current, total, identity)  # the record is on disk by now
+    assert current is not None
     metrics = {name: scores[name] for name in METRICS}
     metrics |= {"bytes_up": total.bytes_up, "bytes_down": total.bytes_down}
     yield {
@@ -92,15 +127,31 @@ def run(experiment: FedExperiment, root: Path | None = None) -> Iterator[Record]
         "protocol": experiment.protocol,
         "seed": experiment.seed,
         "metrics": metrics,
+        "state": checkpoint.digest(current),
         "seconds": time.perf_counter() - start,
     }
 
 
-def _engine(experiment: FedExperiment) -> Engine:
-    engine = ENGINES[experiment.engine](experiment.chunk)
-    if experiment.corrupt is None:
-        return engine
-    return corrupt(engine, *tampering(experiment.corrupt, experiment.clients))
+@contextmanager
+def _engine(experiment: FedExperiment, resources: Resources) -> Iterator[Engine]:
+    with ExitStack() as held:
+        if experiment.engine == "ray":
+            from fedkd.engines.ray import RayEngine, Share  # Ray takes a second to import
+
+            engine: Engine = held.enter_context(
+                RayEngine(
+                    resources.actors,
+                    chunk=experiment.chunk,
+                    share=Share(resources.cpus, resources.gpus),
+                    address=resources.ray_address or None,
+                    deadline=resources.deadline or None,
+                )
+            )
+        else:
+            engine = ENGINES[experiment.engine](experiment.chunk)
+        if experiment.corrupt is not None:
+            engine = corrupt(engine, *tampering(experiment.corrupt, experiment.clients))
+        yield engine
 
 
 def _check_fault(experiment: FedExperiment, federation: Federation) -> None:

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fedkd import checkpoint
 from simulations import config, store
 from simulations.config import Experiment
 from simulations.grid import Resources
 
 Record = dict[str, Any]
 RETRIES = 2  # of a run whose worker process died
+CHECKPOINT = "checkpoint"  # its folder, in that of a run
 PATIENCE = 20.0  # seconds; starting Ray and its workers takes about ten
 
 
@@ -67,11 +69,13 @@ def run(jobs: Sequence[Job], workers: int, patience: float = 0.0) -> Iterator[tu
         jobs: what to run.
         workers: how many at once; 1 is in this process, one after another.
         patience: for so many seconds runs are started in this process anyway, since Ray takes a
-            while to start.
+            while to start. Runs that start Ray themselves always are.
     """
     start, waiting = time.monotonic(), deque(jobs)
     while waiting:
-        if workers > 1 and len(waiting) > 1 and time.monotonic() - start >= patience:
+        nested = any(getattr(job.experiment, "engine", "") == "ray" for job in waiting)
+        patient = time.monotonic() - start < patience
+        if workers > 1 and len(waiting) > 1 and not patient and not nested:
             yield from _on_ray(waiting, workers)
         else:
             job = waiting.popleft()
@@ -99,11 +103,14 @@ def _execute(job: Job) -> Iterator[Record]:
     settings, digest = config.settings(job.experiment), config.digest(job.experiment)
     device = "cuda" if _gpus(job) else "cpu"
     header = store.header(settings, digest, device, torch.get_num_threads(), job.command)
-    yield from store.write(job.folder, header, _records(job, device))
+    kept = checkpoint.reached(job.folder / CHECKPOINT)
+    yield from store.write(job.folder, header, _records(job, device), kept)
 
 
 def _records(job: Job, device: str) -> Iterator[Record]:
-    more = {"device": device} if config.kind_of(job.experiment) == "graph" else {}
+    graph = {"device": device}
+    fed = {"resources": job.resources, "kept": job.folder / CHECKPOINT}
+    more = graph if config.kind_of(job.experiment) == "graph" else fed
     records: Iterator[Record] = _module(job.experiment).run(job.experiment, job.root, **more)
     return records
 

@@ -20,7 +20,7 @@ from typing import Any
 Record = dict[str, Any]
 
 PACKAGES = ("kdsim", "torch", "torch-geometric", "numpy", "scikit-learn", "ray", "flwr")
-LOCK, EXPERIMENT = ".lock", "experiment.toml"
+LOCK, EXPERIMENT, METRICS, REPORT = ".lock", "experiment.toml", "metrics.jsonl", "report.html"
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,29 @@ def load(path: Path) -> list[Run]:
     return [_load(found.parent) for found in sorted(Path(path).rglob("run.json"))]
 
 
-def write(folder: Path, header: Mapping[str, Any], records: Iterable[Record]) -> Iterator[Record]:
+def write(
+    folder: Path, header: Mapping[str, Any], records: Iterable[Record], kept: int = 0
+) -> Iterator[Record]:
     """Pass records on, each of them written and flushed before; what the folder held is replaced.
 
     Args:
         folder: of the run; made where it is not there.
         header: what `run.json` says, see `header`.
         records: those of a run.
+        kept: the records of so many rounds stay: the run goes on from there.
 
     Raises:
         ValueError: another process is writing there.
     """
-    with locked(folder), (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
+    with locked(folder):
+        stay = _of_rounds(folder, kept)
         _replace(folder / "run.json", json.dumps(finite(header), indent=1) + "\n")
+        _replace(folder / METRICS, "".join(line(record) + "\n" for record in stay))
+        yield from _appended(folder / METRICS, records)
+
+
+def _appended(path: Path, records: Iterable[Record]) -> Iterator[Record]:
+    with path.open("a", encoding="utf-8") as file:
         for record in records:
             file.write(line(record) + "\n")
             file.flush()
@@ -148,6 +158,24 @@ def check(folder: Path, digests: Iterable[str]) -> None:
             )
 
 
+def unfinished(folder: Path) -> Path:
+    """The folder of the experiment that a folder of runs, or of one run, belongs to.
+
+    Raises:
+        ValueError: it holds no experiment, or one that has run to its end.
+    """
+    found = next((p for p in (folder, folder.parent) if (p / EXPERIMENT).is_file()), None)
+    if found is None:
+        raise ValueError(
+            f"{folder} holds no experiment to resume; name a folder that `kdsim run`, `fed` or "
+            "`graph` has written, such as those in runs/"
+        )
+    runs = load(folder)
+    if (found / REPORT).is_file() and runs and all(run.complete for run in runs):
+        raise ValueError(f"{folder} is finished; see {found / REPORT}, or start another run")
+    return found
+
+
 def command() -> list[str]:
     """The command line of this process, to be run again."""
     return ["kdsim", *sys.argv[1:]]
@@ -161,6 +189,14 @@ def _load(folder: Path) -> Run:
     )
     whole = [text for text in lines if text.endswith("\n")]  # the last may be cut off in a crash
     return Run(folder, head["experiment"], head["hash"], [json.loads(text) for text in whole])
+
+
+def _of_rounds(folder: Path, kept: int) -> list[Record]:
+    """The records of the first rounds that a folder holds."""
+    if not kept or not (folder / "run.json").is_file():
+        return []
+    records = _load(folder).records
+    return [r for r in records if r["record"] == "round" and r["round"] <= kept]
 
 
 def _replace(path: Path, text: str) -> None:

@@ -37,7 +37,7 @@ class DSFL(Algorithm):
     just digested the newest, as in the paper. The server keeps no model of its own.
     """
 
-    distill: Training = Training()
+    distill: Training = Training(learning_rate=0.5, epochs=3)
     public_size: int | None = None
     temperature: float = 0.1
 

@@ -28,7 +28,7 @@ class FedMD(Algorithm):
     digested at the start of the next round, and the model in use is the one after revisiting.
     """
 
-    distill: Training = Training()
+    distill: Training = Training(learning_rate=0.5, epochs=3)
     public_size: int | None = None
 
     properties = Properties(

@@ -2,8 +2,8 @@
 
 The rounds are those of `fedkd.federation`: `DistillationStrategy` opens and closes them on the
 server, `client_app` plays a client in between, and Flower carries the messages, whether in its own
-simulation, between machines, or in this process (`EngineGrid`). The same seed gives the same clients
-as `fedkd.federation.simulate`.
+simulation, between machines, or in this process (`EngineGrid`). The same seed gives the same
+clients as `fedkd.federation.simulate`.
 
 Only this package knows flwr, and `import fedkd` does not load it.
 """

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message
 
 from fedkd.core import Failure
 from fedkd.engines.tolerant import Run, tolerant
@@ -25,7 +25,7 @@ class Answer(NamedTuple):
 
 class _Member(NamedTuple):
     party: Party
-    agreed: Mapping[str, str]
+    agreed: ConfigRecord
 
 
 class _Asked(NamedTuple):

@@ -59,7 +59,10 @@ class Desk:
     def _go_on(self) -> None:
         if self._turn is None and self._todo:
             self._turn = object()
-            threading.Thread(target=self._work, args=(self._turn,), daemon=True).start()
+            worker = threading.Thread(
+                target=self._work, args=(self._turn,), name="kdsim-desk", daemon=True
+            )
+            worker.start()
 
     def _work(self, turn: object) -> None:
         while (job := self._next(turn)) is not None:

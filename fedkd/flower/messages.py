@@ -12,12 +12,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.app import Message as FlowerMessage
 from torch import Tensor
 
 from fedkd.channel import Channel, Transform
 from fedkd.core import Algorithm, Message, Task, Upload
+from fedkd.flower.arrays import to_array, to_numpy
 from fedkd.flower.copies import copy_message
 
 WHO = "query.who"
@@ -31,13 +32,15 @@ def pack(message: Message) -> ArrayRecord:
     Raises:
         TypeError: a type that numpy lacks, such as bfloat16.
     """
-    values = {k: Array(v.detach().cpu().contiguous().numpy()) for k, v in message.items()}
-    return ArrayRecord(values)
+    record = ArrayRecord()
+    for key, value in message.items():
+        record[key] = to_array(value.detach().cpu().contiguous().numpy())
+    return record
 
 
 def unpack(record: ArrayRecord) -> Message:
     """The tensors of a record."""
-    return {key: torch.from_numpy(array.numpy()) for key, array in record.items()}
+    return {key: torch.from_numpy(to_numpy(array)) for key, array in record.items()}
 
 
 def terms(algorithm: Algorithm, task: Task, channel: Channel) -> dict[str, str]:
@@ -66,13 +69,13 @@ def pack_order(index: int, seed: int, agreed: Mapping[str, str]) -> ConfigRecord
     return ConfigRecord({"round": index, "seed": seed, **agreed})
 
 
-def pack_upload(upload: Upload, agreed: Mapping[str, str]) -> RecordDict:
-    """An upload, as it leaves the channel, with the terms under which it was made."""
+def pack_upload(upload: Upload, agreed: ConfigRecord) -> RecordDict:
+    """An upload, as it leaves the channel, with a copy of the terms under which it was made."""
     content = RecordDict(
         {
             "payload": pack(upload.payload),
             "report": MetricRecord({"weight": float(upload.weight)}),
-            "terms": ConfigRecord(dict(agreed)),
+            "terms": agreed.copy(),
         }
     )
     if upload.rows is not None:

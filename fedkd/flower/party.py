@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedkd.channel import Channel
 from fedkd.core import Algorithm, Client, Message, Public, Task, Upload
@@ -37,9 +37,9 @@ class Party(NamedTuple):
     score: Callable[[Client], Mapping[str, float]] | None = None
     secret: int | None = None
 
-    def terms(self) -> dict[str, str]:
+    def terms(self) -> ConfigRecord:
         """What the server has to agree with."""
-        return terms(self.algorithm, self.task, self.channel)
+        return ConfigRecord(dict(terms(self.algorithm, self.task, self.channel)))
 
 
 class Memo:
@@ -80,7 +80,7 @@ class Work(NamedTuple):
     """
 
     party: Party
-    agreed: Mapping[str, str]
+    agreed: ConfigRecord
     index: int
     seed: int
     inputs: tuple[Any, ...]
@@ -96,16 +96,16 @@ class Kind(NamedTuple):
             that the client keeps, if they are new.
     """
 
-    open: Callable[[Party, Mapping[str, str], RecordDict, Memo], Work]
+    open: Callable[[Party, ConfigRecord, RecordDict, Memo], Work]
     function: Callable[[Algorithm], Callable[..., Any]]
     close: Callable[[Work, Any], tuple[RecordDict, Params | None]]
 
 
-def _open_distil(party: Party, agreed: Mapping[str, str], content: RecordDict, memo: Memo) -> Work:
+def _open_distil(party: Party, agreed: ConfigRecord, content: RecordDict, memo: Memo) -> Work:
     """One round of a client: read the broadcast, draw the mini-batches."""
     index, seed, received = _read(party, agreed, content, memo)
     private = private_of(party.algorithm, party.client, seed, index)
-    public = memo.public(party, agreed["algorithm"], seed, index)
+    public = memo.public(party, str(agreed["algorithm"]), seed, index)
     return Work(party, agreed, index, seed, (received, private, public))
 
 
@@ -117,12 +117,12 @@ def _close_distil(work: Work, result: tuple[Params, Upload]) -> tuple[RecordDict
     return pack_upload(sent, work.agreed), params
 
 
-def _open_score(party: Party, agreed: Mapping[str, str], content: RecordDict, memo: Memo) -> Work:
+def _open_score(party: Party, agreed: ConfigRecord, content: RecordDict, memo: Memo) -> Work:
     """How good the model is that the client would use now (`federation.deployed`)."""
     if party.score is None:
         raise ValueError("this client was built without a way to score itself")
     index, seed, received = _read(party, agreed, content, memo)
-    public = memo.public(party, agreed["algorithm"], seed, index + 1)
+    public = memo.public(party, str(agreed["algorithm"]), seed, index + 1)
     return Work(party, agreed, index, seed, (received, public))
 
 
@@ -135,12 +135,12 @@ def _close_score(work: Work, params: Params) -> tuple[RecordDict, None]:
 
 
 def _read(
-    party: Party, agreed: Mapping[str, str], content: RecordDict, memo: Memo
+    party: Party, agreed: ConfigRecord, content: RecordDict, memo: Memo
 ) -> tuple[int, int, Message]:
     """The round, the seed and the broadcast of a request under the right terms."""
     order = content["order"]
     check_terms(order, agreed)  # before anything leaves: no upload past a wrong channel
-    received = memo.received(party.channel, agreed["downlink"], content["broadcast"])
+    received = memo.received(party.channel, str(agreed["downlink"]), content["broadcast"])
     return int(order["round"]), int(order["seed"]), received
 
 

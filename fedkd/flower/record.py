@@ -60,7 +60,7 @@ class Record:
                 "bytes-down": self.ledger.bytes_down,
                 "wire-up": self.wire_up,
                 "wire-down": self.wire_down,
-                "cohort": list(self.cohort),
+                "cohort": len(self.cohort),  # a log has no room for a thousand numbers
                 "rejected": list(self.rejected),
                 "failed": list(self.failed),
             }

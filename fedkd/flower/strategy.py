@@ -167,12 +167,13 @@ class DistillationStrategy(Strategy):
         """One message for each client of an opened round; the same tensors are packed once."""
         assert self._roster is not None
         packed: dict[int, ArrayRecord] = {}
+        order = pack_order(index, self.seed, self._terms)
         self._asked = {}
         for client, message in opening.sent.items():
             if id(message) not in packed:
                 packed[id(message)] = pack(message)
-            order = pack_order(index, self.seed, self._terms)
-            content = RecordDict({"order": order, "broadcast": packed[id(message)].copy()})
+            broadcast = packed[id(message)].copy()
+            content = RecordDict({"order": order.copy(), "broadcast": broadcast})
             node = self._roster.nodes[client]
             self._asked[client] = Message(content, node, kind, group_id=str(index))
         return list(self._asked.values())

@@ -98,10 +98,10 @@ def test_an_experiment_file_that_was_written_can_be_run(kdsim, small, tmp_path):
 def test_a_failing_run_is_reported_and_the_rest_goes_on(kdsim, small, tmp_path, monkeypatch):
     good = fed.run
 
-    def sometimes(experiment, root=None):
+    def sometimes(experiment, root=None, **more):
         if experiment.seed == 0:
             raise RuntimeError("out of [luck]")
-        return good(experiment, root)
+        return good(experiment, root, **more)
 
     monkeypatch.setattr(fed, "run", sometimes)
     status, out, err = kdsim("fed", "local", *small, "--seeds", "2", "--json", "--workers", "1")
@@ -123,10 +123,10 @@ def test_a_failing_run_is_reported_and_the_rest_goes_on(kdsim, small, tmp_path, 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(kdsim, small, monkeypatch):
     good = fed.run
 
-    def stopped(experiment, root=None):
+    def stopped(experiment, root=None, **more):
         if experiment.seed == 1:
             raise KeyboardInterrupt
-        return good(experiment, root)
+        return good(experiment, root, **more)
 
     command = ["fed", "local", *small, "--seeds", "2", "--workers", "1"]
     monkeypatch.setattr(fed, "run", stopped)
