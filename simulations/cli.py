@@ -24,7 +24,7 @@ SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
-RESOURCES = ("cpus", "gpus", "actors", "ray_address", "deadline", "checkpoint_every")
+RESOURCES = ("cpus", "gpus", "memory", "actors", "ray_address", "deadline", "checkpoint_every")
 EXPERIMENTS = Path(__file__).parent / "experiments"
 
 app = typer.Typer(
@@ -212,6 +212,7 @@ def _options_fed() -> list[click.Option]:
     text = "run the same students without a federation too"
     baseline = _flag("--baseline/--no-baseline", default=True, show_default=True, help=text)
     runtime = [
+        _flag("--memory", type=float, help="megabytes for a chunk of the engine batched"),
         _flag("--actors", type=int, help="of the engine ray; by default 2"),
         _flag("--ray-address", help="HOST:PORT of a Ray cluster; by default one is started"),
         _flag("--deadline", type=float, help="seconds that a chunk of clients may take on Ray"),

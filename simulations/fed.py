@@ -30,10 +30,10 @@ from simulations.grid import Resources
 Record = dict[str, Any]
 METRICS = ("accuracy", "accuracy_local", "agreement", "calibration_error")
 
-ENGINES: dict[str, Callable[[int], Engine]] = {
-    "sequential": lambda chunk: tolerant(sequential),
-    "batched": lambda chunk: tolerant(batched(chunk)),
-    "auto": AutoEngine,
+ENGINES: dict[str, Callable[[int, float | None], Engine]] = {
+    "sequential": lambda chunk, budget: sequential,
+    "batched": batched,
+    "auto": lambda chunk, budget: AutoEngine(chunk),
 }
 CHANNELS: dict[str, Callable[[], Channel]] = {
     "none": Channel,
@@ -81,8 +81,11 @@ def run(
         kept: where checkpoints are; if there is one, the run goes on from it.
     """
     federation = prepare(experiment, root)
-    with _engine(experiment, resources) as engine:
-        yield from _rounds(experiment, federation, engine, resources.checkpoint_every, kept)
+    with _engine(experiment, resources) as (engine, notes):
+        for record in _rounds(experiment, federation, engine, resources.checkpoint_every, kept):
+            said = {"notes": list(notes)} if notes else {}
+            notes.clear()
+            yield record | said
 
 
 def _rounds(
@@ -133,7 +136,8 @@ def _rounds(
 
 
 @contextmanager
-def _engine(experiment: FedExperiment, resources: Resources) -> Iterator[Engine]:
+def _engine(experiment: FedExperiment, resources: Resources) -> Iterator[tuple[Engine, list[str]]]:
+    """The engine, and the list in which it notes what it did otherwise than asked."""
     with ExitStack() as held:
         if experiment.engine == "ray":
             from fedkd.engines.ray import RayEngine, Share  # Ray takes a second to import
@@ -148,10 +152,12 @@ def _engine(experiment: FedExperiment, resources: Resources) -> Iterator[Engine]
                 )
             )
         else:
-            engine = ENGINES[experiment.engine](experiment.chunk)
+            engine = ENGINES[experiment.engine](experiment.chunk, resources.memory or None)
+        notes: list[str] = getattr(engine, "notes", [])
+        engine = tolerant(engine)
         if experiment.corrupt is not None:
             engine = corrupt(engine, *tampering(experiment.corrupt, experiment.clients))
-        yield engine
+        yield engine, notes
 
 
 def _check_fault(experiment: FedExperiment, federation: Federation) -> None:

@@ -37,6 +37,7 @@ class Resources:
         cpus: cores, which are also its threads.
         gpus: the share of a GPU.
         actors: of the engine `ray`, how many, each with `cpus` and `gpus` of its own.
+        memory: megabytes for a chunk of the engine `batched`; 0 for any.
         ray_address: HOST:PORT of a Ray cluster for them; by default one is started.
         deadline: seconds that a chunk of clients may take there; 0 for any.
         checkpoint_every: federated rounds from one checkpoint to the next; 0 for none.
@@ -44,6 +45,7 @@ class Resources:
 
     cpus: int = 1
     gpus: float = 0.0
+    memory: float = 0.0
     actors: int = 2
     ray_address: str = ""
     deadline: float = 0.0
@@ -53,10 +55,10 @@ class Resources:
         """Refuse what makes no share."""
         if self.cpus < 1 or self.gpus < 0:
             raise ValueError(f"cpus must be >= 1 and gpus >= 0, got {self.cpus} and {self.gpus}")
-        if self.actors < 1 or self.deadline < 0 or self.checkpoint_every < 0:
+        if self.actors < 1 or min(self.memory, self.deadline, self.checkpoint_every) < 0:
             raise ValueError(
-                "actors must be >= 1, deadline and checkpoint_every >= 0, got "
-                f"{self.actors}, {self.deadline} and {self.checkpoint_every}"
+                "actors must be >= 1, memory, deadline and checkpoint_every >= 0, got "
+                f"{self.actors}, {self.memory}, {self.deadline} and {self.checkpoint_every}"
             )
 
 

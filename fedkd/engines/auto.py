@@ -18,13 +18,15 @@ class AutoEngine:
     may differ in the last digits. Name an engine where they must not.
 
     Attributes:
-        chosen: group -> the engine's name and the seconds that each took, slower / faster.
+        chosen: group -> the engine's name, and how many times faster it was.
+        notes: the same in words.
     """
 
     def __init__(self, chunk: int = 50) -> None:
         self._chunk = chunk
         self._engines: dict[str, Run] = {"sequential": sequential, "batched": batched(chunk)}
         self.chosen: dict[str, tuple[str, float]] = {}
+        self.notes: list[str] = []
 
     def __call__(
         self,
@@ -41,6 +43,10 @@ class AutoEngine:
             if group not in self.chosen:
                 first = slice(self._chunk)
                 self.chosen[group] = self._race(function, task, members[first], given[first])
+                name, ratio = self.chosen[group]
+                self.notes.append(
+                    f"{group}: {name}, {ratio:.1f} times faster than the other engine"
+                )
             engine = self._engines[self.chosen[group][0]]
             for place, result in zip(places, engine(function, task, members, given), strict=True):
                 results[place] = result

@@ -10,36 +10,93 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 from fedkd.core import Client, Task
 from knowledge.training import Batches, Predict
 
+COPIES = 6  # of a client's parameters in a step: old, new, gradient, optimiser, temporaries
+AT_ONCE = 500  # examples that a client predicts at once, see knowledge.training.logits_of
 
-def batched(chunk: int = 50) -> Callable[..., list[Any]]:
+
+class BatchedEngine:
     """An engine that runs up to `chunk` clients of one architecture at once.
 
     Chunks are cut by position in the cohort, so they do not depend on the machine. What all
-    clients of a chunk share (the very same tensor: the data, a consensus) is not copied.
+    clients of a chunk share (the very same tensor: the data, a consensus) is not copied. A chunk
+    for which there is no memory is cut in halves and tried again.
 
-    Raises:
-        ValueError: a chunk below 1.
+    Attributes:
+        notes: what was done otherwise than asked, in words.
     """
-    if chunk < 1:
-        raise ValueError(f"a chunk holds at least one client, got {chunk}")
 
-    def engine(
+    def __init__(self, chunk: int = 50, budget: float | None = None) -> None:
+        """An engine.
+
+        Args:
+            chunk: clients at once, at the most.
+            budget: megabytes that a chunk may take, by an estimate from above of its parameters
+                and examples; by default any.
+
+        Raises:
+            ValueError: a chunk below 1, or a budget that is not positive.
+        """
+        if chunk < 1:
+            raise ValueError(f"a chunk holds at least one client, got {chunk}")
+        if budget is not None and not budget > 0:
+            raise ValueError(f"a memory budget is a positive number of megabytes, got {budget}")
+        self._chunk, self._budget = chunk, budget
+        self.notes: list[str] = []
+
+    def __call__(
+        self,
         function: Callable[..., Any],
         task: Task,
         clients: Sequence[Client],
         inputs: Sequence[tuple[Any, ...]],
     ) -> list[Any]:
+        """`function(predict, params, *inputs)` for each client."""
         results: list[Any] = [None] * len(clients)
         for positions in _alike(clients, inputs):
-            for start in range(0, len(positions), chunk):
-                block = positions[start : start + chunk]
-                predict = task.models[clients[block[0]].group].predict
-                done = _stacked(function, predict, [(clients[i].params, inputs[i]) for i in block])
-                for position, result in zip(block, done, strict=True):
+            first = positions[0]
+            predict = task.models[clients[first].group].predict
+            size = self._size(clients[first], inputs[first])
+            for start in range(0, len(positions), size):
+                block = positions[start : start + size]
+                calls = [(clients[i].params, inputs[i]) for i in block]
+                for position, result in zip(
+                    block, self._run(function, predict, calls), strict=True
+                ):
                     results[position] = result
         return results
 
-    return engine
+    def _run(self, function: Callable[..., Any], predict: Predict, calls: list[Any]) -> list[Any]:
+        try:
+            return _stacked(function, predict, calls)
+        except torch.OutOfMemoryError:
+            if len(calls) == 1:
+                raise
+        half = len(calls) // 2
+        self.notes.append(f"no memory for {len(calls)} clients at once: tried again with {half}")
+        first = self._run(function, predict, calls[:half])
+        return first + self._run(function, predict, calls[half:])
+
+    def _size(self, client: Client, given: tuple[Any, ...]) -> int:
+        """How many clients like this one the budget has room for."""
+        if self._budget is None:
+            return self._chunk
+        parameters = sum(value.nbytes for value in client.params.values())
+        examples = [
+            leaf.x for leaf in tree_flatten(given, is_leaf=_is_batches)[0] if _is_batches(leaf)
+        ]
+        images = sum(x[:1].nbytes * AT_ONCE for x in examples)
+        need = (COPIES * parameters + images) / 1e6
+        if need > self._budget:
+            raise ValueError(
+                f"one client of {client.group} needs about {need:.3g} MB, and the memory budget is "
+                f"{self._budget:g} MB; raise it, or take a smaller model"
+            )
+        return min(self._chunk, int(self._budget / need))
+
+
+def batched(chunk: int = 50, budget: float | None = None) -> BatchedEngine:
+    """The engine; see `BatchedEngine`."""
+    return BatchedEngine(chunk, budget)
 
 
 def _alike(clients: Sequence[Client], inputs: Sequence[tuple[Any, ...]]) -> Iterable[list[int]]:

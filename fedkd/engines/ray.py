@@ -96,6 +96,7 @@ class RayEngine:
 
     Attributes:
         restarts: how many workers had to be replaced.
+        notes: the same in words.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class RayEngine:
         self._task: tuple[Task, Any] | None = None
         self._unused: list[int] = []  # tokens of parameters that nobody holds any more
         self.restarts = 0
+        self.notes: list[str] = []
 
     def __enter__(self) -> "RayEngine":
         return self
@@ -266,6 +268,7 @@ class RayEngine:
             ray.kill(actor)
             pool[call.worker] = _actor(call.share)
             self.restarts += 1
+            self.notes.append(f"worker {call.worker} was replaced, and its clients restored")
 
     def _once(self, value: Tensor) -> Any:
         """A large tensor in the object store, once for as long as it lives."""

@@ -2,53 +2,48 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
+import signal
 
 import pytest
 
-from tests.simulations.conftest import SMALL, timeless
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-# Kills the process at a named point of its life: the n-th time that a function is called.
-KILLER = """
-import os, signal, sys
 from fedkd import checkpoint
 from simulations import cli, fed, store
-place, count = os.environ["KILL_AT"].split(":")
-module, name = {"save": (checkpoint, "save"), "flush": (checkpoint, "_flush"),
-    "sha": (checkpoint, "_sha256"), "tensors": (checkpoint, "save_file"),
-    "line": (store, "line"), "scores": (fed, "_scores")}[place]
-calls, good = [], getattr(module, name)
-def deadly(*given, **more):
-    calls.append(1)
-    if len(calls) == int(count):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return good(*given, **more)
-setattr(module, name, deadly)
-sys.exit(cli.main(sys.argv[1:]))
-"""
-FLAGS = [*SMALL, "--rounds", "5", "--checkpoint-every", "1", "--no-baseline", "--fraction", "0.7"]
-COMMAND = ["fed", "fedmd", *FLAGS, "--out", "runs"]
+from tests.simulations.conftest import SMALL, timeless
+
+COMMAND = ["fed", "fedmd", *SMALL, "--rounds", "5", "--checkpoint-every", "1", "--no-baseline"]
+COMMAND += ["--fraction", "0.7", "--out", "runs"]
+
+# Functions of a run's life, and which of their calls does not return: in the middle of a round,
+# before and after a record is written, and before, during and after the writing of a checkpoint.
+PLACES = {
+    "evaluation": (fed, "_scores"),
+    "record": (store, "line"),
+    "checkpoint": (checkpoint, "save"),
+    "tensors": (checkpoint, "save_file"),
+    "hash": (checkpoint, "_sha256"),
+    "flush": (checkpoint, "_flush"),
+}
+POINTS = [("evaluation", 1), ("evaluation", 3), ("record", 2), ("record", 4), ("checkpoint", 1)]
+POINTS += [("checkpoint", 3), ("tensors", 1), ("tensors", 4), ("hash", 2), ("hash", 5)]
+POINTS += [("flush", 3), ("flush", 10)]
 
 
-def run(folder, *arguments, kill=None):
-    code = KILLER if kill else "import sys; from simulations import cli; sys.exit(cli.main())"
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    if kill:
-        environment["KILL_AT"] = kill
-    folder.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def kill_at(place, count):
+    """Run the command in a child process that is killed with SIGKILL; how it ended."""
+    module, name = PLACES[place]
+    good, calls = getattr(module, name), []
+
+    def deadly(*given, **more):
+        calls.append(given)
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return good(*given, **more)
+
+    child = os.fork()  # a fresh interpreter would spend seconds on imports
+    if child == 0:
+        setattr(module, name, deadly)
+        os._exit(cli.main(COMMAND))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def records(folder):
@@ -56,28 +51,23 @@ def records(folder):
     return timeless([json.loads(line) for line in path.read_text().splitlines()])
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    done = run(folder, *COMMAND)
-    assert done.returncode == 0, done.stderr
-    return records(folder)
-
-
-POINTS = ["scores:1", "scores:3", "line:2", "line:4", "save:1", "save:3"]
-POINTS += ["tensors:1", "tensors:4", "sha:2", "sha:5", "flush:3", "flush:10"]
-
-
-@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("point", POINTS)
-def test_killed_anywhere_and_resumed(whole, kdsim, tmp_path, point):
-    killed = run(tmp_path, *COMMAND, kill=point)
-    assert killed.returncode == -9
-    status, _, err = kdsim("resume", "runs")
-    assert status == 0, err
-    assert records(tmp_path) == whole
+def test_killed_anywhere_and_resumed(kdsim, tmp_path, monkeypatch, subtests):
+    (tmp_path / "whole").mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    assert kdsim(*COMMAND)[0] == 0
+    whole = records(tmp_path / "whole")
     assert len(whole[-1]["state"]) == 64
+    for place, count in POINTS:
+        with subtests.test(place=place, count=count):
+            folder = tmp_path / f"{place}-{count}"
+            folder.mkdir()
+            monkeypatch.chdir(folder)
+            assert kill_at(place, count) == -signal.SIGKILL
+            status, _, err = kdsim("resume", "runs")
+            assert status == 0, err
+            assert records(folder) == whole
 
 
 @pytest.mark.usefixtures("no_report")
