@@ -54,7 +54,7 @@ class FedExperiment:
     rounds: int = 10
     fraction: float = 1.0
     engine: Engine = "sequential"
-    chunk: int = 50
+    chunk: int = 25
     compression: Compression = "none"
     corrupt: str | None = None
     eval_every: int = 1

@@ -25,7 +25,7 @@ class BatchedEngine:
         notes: what was done otherwise than asked, in words.
     """
 
-    def __init__(self, chunk: int = 50, budget: float | None = None) -> None:
+    def __init__(self, chunk: int = 25, budget: float | None = None) -> None:
         """An engine.
 
         Args:
@@ -94,7 +94,7 @@ class BatchedEngine:
         return min(self._chunk, int(self._budget / need))
 
 
-def batched(chunk: int = 50, budget: float | None = None) -> BatchedEngine:
+def batched(chunk: int = 25, budget: float | None = None) -> BatchedEngine:
     """The engine; see `BatchedEngine`."""
     return BatchedEngine(chunk, budget)
 

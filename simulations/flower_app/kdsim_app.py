@@ -57,6 +57,7 @@ def plan(context: Context) -> Plan:
         sample=uniform(float(config["fraction"])),
         seed=int(config["seed"]),
         score=range(every, rounds + 1, every) if every else (),
+        patience=float(config["patience"]),
     )
     default = datasets.default_root() / "flower" / f"run-{context.run_id}"
     results = Path(str(config["results"])).expanduser() if config["results"] else default

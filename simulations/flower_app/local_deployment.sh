@@ -36,7 +36,8 @@ groups=()
 finish() {
     status=$?
     trap - EXIT INT TERM
-    for group in ${groups[@]+"${groups[@]}"}; do kill -TERM -- "-$group" 2>/dev/null || true; done
+    disown -a  # else bash tells of every process that it is ended
+    for group in ${groups[@]+"${groups[@]}"}; do kill -TERM "$group" 2>/dev/null || true; done
     for _ in 1 2 3 4 5 6 7 8 9 10; do alive || break; sleep 0.5; done
     for group in ${groups[@]+"${groups[@]}"}; do kill -KILL -- "-$group" 2>/dev/null || true; done
     if [ "$status" -ne 0 ]; then
