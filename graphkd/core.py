@@ -120,9 +120,8 @@ class Split:
 class Teacher(NamedTuple):
     """A network and how it is trained, on the whole observed graph at once.
 
-    Fields: the network's name in `graphkd.networks`, its hidden width and number of layers, and
-    dropout, learning rate and weight decay (L2 in the gradient) of Adam; the most epochs, and how
-    many of them in a row may pass without the best validation accuracy so far.
+    Its name in `graphkd.networks`, hidden width and number of layers; dropout, Adam's learning
+    rate and weight decay (L2); the most epochs, and how many may pass without a best one.
     """
 
     network: str
@@ -136,10 +135,9 @@ class Teacher(NamedTuple):
 
 
 class Student(NamedTuple):
-    """A network and how it is trained; as `Teacher`, and how many nodes a distillation step takes.
+    """As `Teacher`, and how many nodes a distillation step takes; 0 is all at once.
 
-    `batch` 0 is all nodes at once. Otherwise each epoch draws a fresh order and drops the rest
-    that does not fill a batch, as GLNN does.
+    Otherwise each epoch draws a fresh order and drops what does not fill a batch, as GLNN does.
     """
 
     network: str
@@ -159,8 +157,8 @@ Loss = Callable[[Outputs, Outputs, Graph | Part], Tensor]  # student, teacher, g
 class Term(NamedTuple):
     """One summand of a student's loss: weight times the mean of `loss` over the nodes of a step.
 
-    `nodes(n, generator)` may draw some of the n nodes of a step; the loss then sees these alone,
-    and the edges among them. A term of weight 0 is skipped, not multiplied by 0.
+    `nodes(n, generator)` may draw some of a step's n nodes; the loss then sees these alone, with
+    the edges among them. A term of weight 0 is skipped, not multiplied by 0.
     """
 
     loss: Loss
@@ -210,12 +208,10 @@ class Method(ABC):
     def __post_init__(self) -> None:
         """Refuse settings that make no training."""
         for setting in fields(self):
-            value = getattr(self, setting.name)
-            least, below = _RANGES.get(setting.name.removeprefix("teacher_"), (None, None))
-            if value is not None and least is not None and not least <= value < below:
-                raise ValueError(
-                    f"{setting.name} is {value}; expected {least} <= {setting.name} < {below}"
-                )
+            name, value = setting.name, getattr(self, setting.name)
+            least, below = _RANGES.get(name.removeprefix("teacher_"), (None, None))
+            if None not in (value, least) and not least <= value < below:
+                raise ValueError(f"{name} is {value}; expected {least} <= {name} < {below}")
 
     @abstractmethod
     def terms(self) -> tuple[Term, ...]:
@@ -224,10 +220,9 @@ class Method(ABC):
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass of training: of the "teacher", of the "baseline" (a student alone) or "student".
+    """One pass of training, of the "teacher", the "baseline" (a student alone) or the "student".
 
-    `accuracy` is on the validation nodes, between 0 and 1; `best` says whether it is the best so
-    far, so that these weights are kept.
+    `accuracy` is on the validation nodes, 0 to 1; if it is `best` so far, its weights are kept.
     """
 
     phase: str
@@ -242,9 +237,9 @@ class Result:
     """The outcome of a run on the test nodes, from the weights that validation has chosen.
 
     Args:
-        method: its name; data: of the graph; protocol, seed: of the split and of the run.
-        metrics: by name, all between 0 and 1; see `graphkd.evaluation`.
-        epochs: the chosen epoch of each phase, counted from 0.
+        method, data, protocol, seed: what was run.
+        metrics: by name, 0 to 1; see `graphkd.evaluation`.
+        epochs: the chosen one of each phase, counted from 0.
     """
 
     method: str

@@ -1,7 +1,7 @@
 """Published settings, in one table each; a field of a `Method` that is None takes its value here.
 
 GLNN's `train.conf.yaml` and its scripts (https://github.com/snap-research/graphless-neural-networks)
-for the CPF data sets; ours, chosen on validation nodes, for digits-knn and as the general default.
+for the CPF data sets; for digits-knn and in general, plain defaults that nobody has tuned.
 """
 
 from typing import Any

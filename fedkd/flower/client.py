@@ -1,7 +1,6 @@
 """The client's side: a ClientApp that plays one client of a federation."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -9,7 +8,7 @@ from flwr.clientapp import ClientApp
 
 from fedkd.core import Client
 from fedkd.flower.messages import DISTIL, SCORE, WHO, pack, unpack
-from fedkd.flower.party import KINDS, Memo, Party
+from fedkd.flower.party import KINDS, Memo, Party, present
 from knowledge.training import Params
 
 
@@ -72,9 +71,8 @@ def kept(context: Context) -> Params | None:
 
 def _answer(party: Party, message: Message, context: Context) -> Message:
     """Open a request, run the algorithm's function, close it."""
-    kind, params = KINDS[message.metadata.message_type], kept(context)
-    if params is not None:
-        party = party._replace(client=replace(party.client, params=params))
+    kind = KINDS[message.metadata.message_type]
+    party = present(party, kept(context), message.content)
     work = kind.open(party, party.terms(), message.content, Memo())
     predict = party.task.models[party.client.group].predict
     result = kind.function(party.algorithm)(predict, party.client.params, *work.inputs)

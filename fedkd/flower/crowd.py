@@ -1,7 +1,6 @@
 """The parties of many nodes: their requests are answered by one call of an engine."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from flwr.app import ConfigRecord, Context, Message
@@ -11,7 +10,7 @@ from fedkd.engines.tolerant import Run, tolerant
 from fedkd.flower.client import introduction, kept
 from fedkd.flower.grid import RAISED, failure, raised
 from fedkd.flower.messages import pack
-from fedkd.flower.party import KINDS, Memo, Party, Work
+from fedkd.flower.party import KINDS, Memo, Party, Work, present
 from knowledge.training import Params
 
 
@@ -75,7 +74,10 @@ class Crowd:
                     who = introduction(member.party.client)
                     yield Answer(message, Message(who, reply_to=message))
                     continue
-                party = self._present(member.party, context)
+                params = self._params.get(context.node_id)
+                if params is None:
+                    params = kept(context)
+                party = present(member.party, params, message.content)
                 work = kind.open(party, member.agreed, message.content, memo)
                 asked.append(_Asked(message, work))
             except Exception as reason:  # as a node's app does: whatever it is, the others go on
@@ -98,15 +100,6 @@ class Crowd:
             party = self._build(context)
             self._members[context.node_id] = _Member(party, party.terms())
         return self._members[context.node_id]
-
-    def _present(self, party: Party, context: Context) -> Party:
-        """The party with the parameters that it has now."""
-        params = self._params.get(context.node_id)
-        if params is None:
-            params = kept(context)
-        if params is None:
-            return party
-        return party._replace(client=replace(party.client, params=params))
 
     def _blocks(self, asked: Sequence[_Asked]) -> list[list[_Asked]]:
         """Those who can be run as one: the same algorithm for the very same task."""

@@ -1,8 +1,9 @@
 """What crosses the network, as Flower's records.
 
-A request holds two records: "order" (the round, the seed, and the terms) and "broadcast" (the
-server's tensors). A reply holds "payload" (the client's tensors), "report" (its weight), "terms",
-and "rows" where only some rows of each tensor are sent.
+A request holds two records: "order" (the round, the seed, the last round in which this client gave
+an answer, and the terms) and "broadcast" (the server's tensors). A reply holds "payload" (the
+client's tensors), "report" (its weight), "terms", and "rows" where only some rows of each tensor
+are sent.
 """
 
 import inspect
@@ -66,7 +67,7 @@ def check_terms(said: Mapping[str, Any], expected: Mapping[str, str]) -> None:
 
 def pack_order(index: int, seed: int, agreed: Mapping[str, str]) -> ConfigRecord:
     """What a request says beside its tensors."""
-    return ConfigRecord({"round": index, "seed": seed, **agreed})
+    return ConfigRecord({"round": index, "seed": seed, "last": 0, **agreed})
 
 
 def pack_upload(upload: Upload, agreed: ConfigRecord) -> RecordDict:
@@ -105,6 +106,7 @@ def brief(reason: str | None) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", reason or "")
     lines = [line.strip() for line in plain.splitlines() if line.strip(" '>")]
     last = (lines or ["no reason given"])[-1].removesuffix("'>")
+    last = re.sub(r"^<class '(?:\w+\.)*(\w+)'>:<'", r"\1: ", last)  # as SuperNodes say it
     return last.removeprefix("Exception ClientAppException occurred. Message: ")[:500]
 
 

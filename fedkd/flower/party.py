@@ -42,6 +42,22 @@ class Party(NamedTuple):
         return ConfigRecord(dict(terms(self.algorithm, self.task, self.channel)))
 
 
+def present(party: Party, params: Params | None, content: RecordDict) -> Party:
+    """The party with the parameters that its client kept from its last round, if there was one.
+
+    Raises:
+        ValueError: the server had an answer, and nothing was kept. So it is with a SuperNode that
+            was restarted: it comes back under its old number, if it has a key, and without state.
+    """
+    if params is not None:
+        return party._replace(client=replace(party.client, params=params))
+    if last := content["order"].get("last", 0):
+        raise ValueError(
+            f"it has answered in round {last} and lost its parameters since; was it restarted?"
+        )
+    return party
+
+
 class Memo:
     """What the requests of a round have in common, read and drawn once.
 

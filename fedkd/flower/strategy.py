@@ -81,6 +81,7 @@ class DistillationStrategy(Strategy):
         self._terms = terms(algorithm, task, channel)
         self._roster: Roster | None = None
         self._asked: dict[int, Message] = {}  # client number -> the newest request to it
+        self._last: dict[int, int] = {}  # client number -> the last round in which it answered
         self._round: tuple[Opening, Server, Public | None]
 
     def configure_train(
@@ -104,6 +105,7 @@ class DistillationStrategy(Strategy):
         opening, server, public = self._round
         record = self.records[-1]
         answers, record.failed = self._answers(replies)
+        self._last |= dict.fromkeys(answers, server_round)
         record.wire_up = self._wire(answers.values())
         sent, refused = self._uploads(answers)
         server, rejected, record.ledger = close_round(
@@ -172,8 +174,9 @@ class DistillationStrategy(Strategy):
         for client, message in opening.sent.items():
             if id(message) not in packed:
                 packed[id(message)] = pack(message)
-            broadcast = packed[id(message)].copy()
-            content = RecordDict({"order": order.copy(), "broadcast": broadcast})
+            own = order.copy()
+            own["last"] = self._last.get(client, 0)
+            content = RecordDict({"order": own, "broadcast": packed[id(message)].copy()})
             node = self._roster.nodes[client]
             self._asked[client] = Message(content, node, kind, group_id=str(index))
         return list(self._asked.values())

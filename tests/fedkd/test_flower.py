@@ -471,6 +471,7 @@ def test_the_last_line_of_a_traceback_is_the_reason():
     pages = "\x1b[36mray::run()\x1b[39m (pid=1)\n  File x\nValueError: too\x1b[0m bad\n\n'>"
     assert brief(pages) == "ValueError: too bad"
     assert brief(None) == brief("\n") == "no reason given"
+    assert brief("<class 'a.b.TooBad'>:<'it is'>") == "TooBad: it is"
 
 
 # --- terms ----------------------------------------------------------------------------------------
