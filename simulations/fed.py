@@ -41,12 +41,17 @@ CHANNELS: dict[str, Callable[[], Channel]] = {
 }
 
 
-def prepare(experiment: FedExperiment, root: Path | None = None) -> Federation:
+def prepare(
+    experiment: FedExperiment,
+    root: Path | None = None,
+    resources: Resources = Resources(),  # noqa: B008  (frozen)
+) -> Federation:
     """The parties of an experiment, checked.
 
     Args:
         experiment: what to run.
         root: the folder of data sets, see `fedkd.data.datasets.load`.
+        resources: what the engine may take.
 
     Raises:
         ValueError: it cannot run; the message names the value, what was expected and the way out.
@@ -61,6 +66,7 @@ def prepare(experiment: FedExperiment, root: Path | None = None) -> Federation:
     federation = federate(data, chosen, parts, e.models, e.seed)
     check_federation(e.algorithm, federation.task, federation.clients)
     _check_fault(e, federation)
+    _check_engine(e, federation, resources)
     return federation
 
 
@@ -80,7 +86,7 @@ def run(
         resources: actors of the engine `ray`, and how often a checkpoint is written.
         kept: where checkpoints are; if there is one, the run goes on from it.
     """
-    federation = prepare(experiment, root)
+    federation = prepare(experiment, root, resources)
     with _engine(experiment, resources) as (engine, notes):
         for record in _rounds(experiment, federation, engine, resources.checkpoint_every, kept):
             said = {"notes": list(notes)} if notes else {}
@@ -158,6 +164,19 @@ def _engine(experiment: FedExperiment, resources: Resources) -> Iterator[tuple[E
         if experiment.corrupt is not None:
             engine = corrupt(engine, *tampering(experiment.corrupt, experiment.clients))
         yield engine, notes
+
+
+def _check_engine(experiment: FedExperiment, federation: Federation, resources: Resources) -> None:
+    """Raise ValueError for an engine that could not start."""
+    if experiment.engine == "ray":
+        from fedkd.engines import ray  # it takes a second to import
+
+        share = ray.Share(resources.cpus, resources.gpus)
+        ray.check(resources.actors, [share], resources.ray_address or None)
+    elif experiment.engine == "batched":
+        engine = batched(experiment.chunk, resources.memory or None)
+        for client in federation.clients:
+            engine.check(client, client.private.x)
 
 
 def _check_fault(experiment: FedExperiment, federation: Federation) -> None:

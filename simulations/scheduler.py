@@ -45,7 +45,12 @@ class Job(NamedTuple):
     command: tuple[str, ...] = ()
 
 
-def check(experiments: Sequence[Experiment], root: Path | None, download: bool = False) -> None:
+def check(
+    experiments: Sequence[Experiment],
+    root: Path | None,
+    download: bool = False,
+    resources: Resources = Resources(),  # noqa: B008  (frozen)
+) -> None:
     """Prepare every experiment once, whatever its seed, so that mistakes show before any run.
 
     Raises:
@@ -58,7 +63,8 @@ def check(experiments: Sequence[Experiment], root: Path | None, download: bool =
         key = store.line(settings)
         if key not in seen:
             seen.add(key)
-            more = {"download": download} if config.kind_of(experiment) == "graph" else {}
+            graph, fed = {"download": download}, {"resources": resources}
+            more = graph if config.kind_of(experiment) == "graph" else fed
             _module(experiment).prepare(experiment, root, **more)
 
 

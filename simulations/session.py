@@ -81,7 +81,7 @@ def execute(document: grid.Document, source: str, name: str, options: Options) -
             experiments = grid.expand(document, source)
             resources = grid.resources(document, source)
             _check_share(resources)
-            scheduler.check(experiments, options.root, options.download)
+            scheduler.check(experiments, options.root, options.download, resources)
             out = options.out or Path("runs") / f"{name}-{config.digest_all(experiments)[:8]}"
             store.check(out, map(config.digest, experiments))
             held.enter_context(store.locked(out))

@@ -65,6 +65,10 @@ class BatchedEngine:
                     results[position] = result
         return results
 
+    def check(self, client: Client, example: Tensor) -> None:
+        """Raise ValueError if the budget has no room for one client and its examples."""
+        self._room(client, example[:1].nbytes)
+
     def _run(self, function: Callable[..., Any], predict: Predict, calls: list[Any]) -> list[Any]:
         try:
             return _stacked(function, predict, calls)
@@ -77,21 +81,22 @@ class BatchedEngine:
         return first + self._run(function, predict, calls[half:])
 
     def _size(self, client: Client, given: tuple[Any, ...]) -> int:
-        """How many clients like this one the budget has room for."""
+        """How many clients like this one are stacked."""
+        example = sum(batches.x[:1].nbytes for batches in _batches(given))
+        return min(self._chunk, self._room(client, example))
+
+    def _room(self, client: Client, example: int) -> int:
+        """How many clients like this one the budget has room for; `example` is in bytes."""
         if self._budget is None:
             return self._chunk
         parameters = sum(value.nbytes for value in client.params.values())
-        examples = [
-            leaf.x for leaf in tree_flatten(given, is_leaf=_is_batches)[0] if _is_batches(leaf)
-        ]
-        images = sum(x[:1].nbytes * AT_ONCE for x in examples)
-        need = (COPIES * parameters + images) / 1e6
+        need = (COPIES * parameters + AT_ONCE * example) / 1e6
         if need > self._budget:
             raise ValueError(
                 f"one client of {client.group} needs about {need:.3g} MB, and the memory budget is "
                 f"{self._budget:g} MB; raise it, or take a smaller model"
             )
-        return min(self._chunk, int(self._budget / need))
+        return int(self._budget / need)
 
 
 def batched(chunk: int = 25, budget: float | None = None) -> BatchedEngine:

@@ -9,7 +9,7 @@ import itertools
 import os
 import socket
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -369,16 +369,30 @@ def _actor(share: Share) -> Any:
     return _Worker.options(**options).remote(max(1, int(share.cpus)))
 
 
+def check(workers: int, shares: Collection[Share], address: str | None) -> None:
+    """Raise ValueError for what could not start: no such cluster, or too small a machine.
+
+    The size of a cluster is only known once connected, and checked then.
+    """
+    if ray.is_initialized():
+        return
+    if address is not None:
+        _answers(address)
+    else:
+        cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+        _enough(sum(workers * share.cpus for share in shares), cores, "CPU cores", workers)
+        _enough(sum(workers * share.gpus for share in shares), gpus, "GPUs", workers)
+
+
 def _connect(address: str | None, workers: int, shares: set[Share]) -> bool:
     """Join a cluster or start one; True for one of our own. Raise ValueError if it is too small."""
+    check(workers, shares, address)
     own = not ray.is_initialized()
     cores = sum(workers * share.cpus for share in shares)
     if own and address is not None:
-        _answers(address)
         ray.init(address=address, log_to_driver=False, logging_level="error")
     elif own:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # loopback only
-        _enough(cores, os.cpu_count() or 1, "CPU cores", workers)
         ray.init(
             address="local",
             num_cpus=max(1, round(cores)),

@@ -147,6 +147,18 @@ WRONG = {
     "unknown flag": (["fed", "fd", "--aplha", "1"], "--alpha"),
     "another's flag": (["fed", "fd", "--temperature", "1"], "No such option '--temperature'"),
     "data file": (["fed", "fd", "--data", "mnist"], "no train-images-idx3-ubyte.gz in"),
+    "no Ray there": (
+        ["fed", "fd", "--engine", "ray", "--ray-address", "127.0.0.1:1"],
+        "no Ray cluster answers at '127.0.0.1:1'",
+    ),
+    "too many actors": (
+        ["fed", "fd", "--engine", "ray", "--actors", "9999"],
+        "9999 workers with their shares need 9999 CPU cores, and there are",
+    ),
+    "too little memory": (
+        ["fed", "fd", "--engine", "batched", "--memory", "0.0001"],
+        "and the memory budget is 0.0001 MB; raise it",
+    ),
     "no clients": (["fed", "fd", "--clients", "0"], "clients must be at least 1, got 0"),
     "alpha": (["fed", "fd", "--alpha", "-1"], "alpha must be positive and finite, got -1.0"),
     "too many clients": (["fed", "fd", "--clients", "501"], "501 clients"),
