@@ -1,8 +1,8 @@
 """Rounds of a Flower app: Flower's own simulation backend against `EngineGrid`, in one run.
 
 The same ServerApp code, the same strategy and the same ClientApp are timed on both. Flower's
-backend (Ray actors, one for each core) stays up while ours is measured, idle but for its polling. It
-is run in a process of its own, with a time limit, since it can hang where it cannot start.
+backend (Ray actors, one for each core) stays up while ours is measured, idle but for its polling.
+It is run in a process of its own, with a time limit, since it can hang where it cannot start.
 """
 
 import argparse

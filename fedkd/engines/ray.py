@@ -6,36 +6,22 @@ actor dies. Large tensors that many calls share (the data, public examples) are 
 """
 
 import itertools
-import os
-import socket
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedkd.core import Client, Failure, Task
-from fedkd.engines.batched import batched
 from fedkd.engines.parcel import Parcel, array, pack, tensor, unpack
-from fedkd.engines.tolerant import tolerant
+from fedkd.engines.ray_actor import Source, Stays, actor
+from fedkd.engines.ray_cluster import Share, check, connect, ray
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads its switches on import
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-import ray  # noqa: E402
-from ray.exceptions import GetTimeoutError, RayActorError  # noqa: E402
+__all__ = ["RayEngine", "Resident", "Share", "check"]
 
 PIECES = 4  # chunks come in multiples of this, so that up to so many workers have even shares
 LIVES = 3  # how often a chunk is tried when its worker keeps dying
-CONNECT = 5.0  # seconds to wait for the address of a cluster
-
-
-class Share(NamedTuple):
-    """What an actor takes of a machine; `gpus` may be a fraction."""
-
-    cpus: float = 1.0
-    gpus: float = 0.0
 
 
 class _Set:
@@ -132,7 +118,7 @@ class RayEngine:
             )
         self._workers, self._chunk, self._deadline = workers, chunk, deadline
         self._share, self._shares = share, dict(shares or {})
-        self._own = _connect(address, workers, {share, *self._shares.values()})
+        self._own = connect(address, workers, {share, *self._shares.values()})
         self._pools: dict[Share, list[Any]] = {}
         self._load: dict[Share, list[int]] = {}
         self._homes: dict[int, tuple[int, Share, int]] = {}  # client -> chunk, share, worker
@@ -206,7 +192,7 @@ class RayEngine:
     ) -> _Call:
         """All that an actor has to know; parameters only if it has none of these clients yet."""
         sources = [
-            _Source(c.params.members.token, c.params.members.copy, c.params.place)
+            Source(c.params.members.token, c.params.members.copy, c.params.place)
             if isinstance(c.params, Resident)
             else dict(c.params)
             for c in clients
@@ -219,12 +205,12 @@ class RayEngine:
         assert self._task is not None
         pool = self._pools.setdefault(call.share, [])
         while len(pool) < self._workers:
-            pool.append(_actor(call.share))
-        actor, token = pool[call.worker], next(self._tokens)
-        crossing, staying = actor.run.remote(
+            pool.append(actor(call.share))
+        worker, token = pool[call.worker], next(self._tokens)
+        crossing, staying = worker.run.remote(
             call.function, [self._task[1]], call.people, call.parcel, token
         )
-        return _Started(actor, token, crossing, staying)
+        return _Started(worker, token, crossing, staying)
 
     def _finish(self, call: _Call, started: _Started) -> list[Any]:
         """The results of a chunk, whatever happens to its worker."""
@@ -233,11 +219,11 @@ class RayEngine:
             try:
                 answers = unpack(ray.get(started.crossing, timeout=self._deadline))
                 return self._at_home(answers, started)
-            except GetTimeoutError:
+            except ray.exceptions.GetTimeoutError:
                 reason = f"no result within {self._deadline:g} s"
                 self._replace(call, started.actor)
                 break
-            except RayActorError:
+            except ray.exceptions.RayActorError:
                 self._replace(call, started.actor)
                 started = self._start(call)
         if len(call.people) == 1:
@@ -250,7 +236,7 @@ class RayEngine:
         weakref.finalize(members, self._unused.append, started.token)
 
         def found(leaf: Any) -> Any:
-            return Resident(leaf.names, members, leaf.place) if isinstance(leaf, _Stays) else leaf
+            return Resident(leaf.names, members, leaf.place) if isinstance(leaf, Stays) else leaf
 
         return [tuple(map(found, a)) if type(a) is tuple else found(a) for a in answers]
 
@@ -261,12 +247,12 @@ class RayEngine:
         for worker in itertools.chain.from_iterable(self._pools.values()) if unused else ():
             worker.forget.remote(unused)
 
-    def _replace(self, call: _Call, actor: Any) -> None:
+    def _replace(self, call: _Call, dead: Any) -> None:
         """A fresh worker in the place of one that is dead or hangs; once for each."""
         pool = self._pools[call.share]
-        if pool[call.worker] is actor:
-            ray.kill(actor)
-            pool[call.worker] = _actor(call.share)
+        if pool[call.worker] is dead:
+            ray.kill(dead)
+            pool[call.worker] = actor(call.share)
             self.restarts += 1
             self.notes.append(f"worker {call.worker} was replaced, and its clients restored")
 
@@ -277,155 +263,3 @@ class RayEngine:
             known = weakref.ref(value), ray.put(array(value))
             self._sent[id(value)] = known
         return known[1]
-
-
-class _Source(NamedTuple):
-    """Where an actor finds a client's parameters: among its own, or else in the store."""
-
-    token: int
-    copy: Any
-    place: int
-
-
-class _Stays:
-    """In the place of a client's new parameters: their names, and their place in the chunk."""
-
-    def __init__(self, names: tuple[str, ...], place: int) -> None:
-        self.names, self.place = names, place
-
-
-@ray.remote
-class _Worker:
-    """An actor: the clients of some chunks, and the tensors that they share."""
-
-    def __init__(self, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._live: dict[int, list[Any]] = {}
-        self._fetched: dict[str, Any] = {}
-
-    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
-    def run(
-        self,
-        function: Callable[..., Any],
-        models: list[Any],
-        people: list[tuple[int, str]],
-        parcel: Parcel,
-        token: int,
-    ) -> tuple[Parcel, dict[str, Any]]:
-        """One function for a chunk of clients: what crosses, and a copy of what stays."""
-        sources, inputs = unpack(parcel, self._fetch, self._device)
-        clients = [
-            Client(number, group, self._params(source), None)
-            for (number, group), source in zip(people, sources, strict=True)
-        ]
-        engine = tolerant(batched(len(clients)))
-        results = engine(function, Task(self._fetch(models[0]), 0), clients, inputs)
-        crossing, staying = [], []
-        for client, result in zip(clients, results, strict=True):
-            answer, params = _parted(result, client.params, len(staying))
-            crossing.append(answer)
-            staying += [params] if params is not None else []
-        self._live[token] = staying
-        copy = (
-            {k: array(torch.stack([p[k] for p in staying])) for k in staying[0]} if staying else {}
-        )
-        return pack(crossing), copy
-
-    def forget(self, tokens: list[int]) -> None:
-        """Drop parameters that nobody asks for any more."""
-        for token in tokens:
-            self._live.pop(token, None)
-
-    def _params(self, source: Any) -> Any:
-        if not isinstance(source, _Source):
-            return source
-        if source.token in self._live:
-            return self._live[source.token][source.place]
-        copy = ray.get(source.copy)
-        return {k: tensor(v[source.place]).to(self._device) for k, v in copy.items()}
-
-    def _fetch(self, reference: Any) -> Any:
-        """What lies in the store, fetched once."""
-        if reference.hex() not in self._fetched:
-            value = ray.get(reference)
-            known = value if isinstance(value, dict) else tensor(value).to(self._device)
-            self._fetched[reference.hex()] = known
-        return self._fetched[reference.hex()]
-
-
-def _parted(result: Any, params: Mapping[str, Tensor], place: int) -> tuple[Any, Any]:
-    """A result without the client's new parameters, and these: what has their names stays."""
-    stays = _Stays(tuple(params), place)
-    if isinstance(result, dict) and set(result) == set(params):
-        return stays, result
-    if type(result) is tuple and isinstance(result[0], dict) and set(result[0]) == set(params):
-        return (stays, *result[1:]), result[0]
-    return result, None
-
-
-def _actor(share: Share) -> Any:
-    options = {"num_cpus": share.cpus, "num_gpus": share.gpus}
-    return _Worker.options(**options).remote(max(1, int(share.cpus)))
-
-
-def check(workers: int, shares: Collection[Share], address: str | None) -> None:
-    """Raise ValueError for what could not start: no such cluster, or too small a machine.
-
-    The size of a cluster is only known once connected, and checked then.
-    """
-    if ray.is_initialized():
-        return
-    if address is not None:
-        _answers(address)
-    else:
-        cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-        _enough(sum(workers * share.cpus for share in shares), cores, "CPU cores", workers)
-        _enough(sum(workers * share.gpus for share in shares), gpus, "GPUs", workers)
-
-
-def _connect(address: str | None, workers: int, shares: set[Share]) -> bool:
-    """Join a cluster or start one; True for one of our own. Raise ValueError if it is too small."""
-    check(workers, shares, address)
-    own = not ray.is_initialized()
-    cores = sum(workers * share.cpus for share in shares)
-    if own and address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
-    elif own:
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # loopback only
-        ray.init(
-            address="local",
-            num_cpus=max(1, round(cores)),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-        )
-    there = ray.cluster_resources()
-    try:
-        _enough(cores, there.get("CPU", 0), "CPU cores", workers)
-        _enough(sum(workers * s.gpus for s in shares), there.get("GPU", 0), "GPUs", workers)
-    except ValueError:
-        if own:
-            ray.shutdown()
-        raise
-    return own
-
-
-def _enough(wanted: float, there: float, what: str, workers: int) -> None:
-    if wanted > there:
-        raise ValueError(
-            f"{workers} workers with their shares need {wanted:g} {what}, and there are "
-            f"{there:g}; take fewer workers, or smaller shares"
-        )
-
-
-def _answers(address: str) -> None:
-    """Raise ValueError for a cluster that does not answer; Ray itself would wait for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT).close()
-    except (OSError, ValueError) as reason:
-        raise ValueError(
-            f"no Ray cluster answers at {address!r} ({reason}); expected HOST:PORT of one that "
-            "`ray start --head` has started"
-        ) from None

@@ -45,7 +45,8 @@ def meet(grid: Grid, clients: int, patience: float) -> Roster:
         found[number] = reply.metadata.src_node_id, str(who["group"])
     if len(found) != clients:
         raise ValueError(
-            f"of {clients} clients only {sorted(found)} said who they are in {patience:g} seconds"
+            f"of {clients} clients only {sorted(found)} said who they are in {patience:g} seconds; "
+            "if that is nobody, Flower's backend may not have started, and its log says why"
         )
     order = sorted(found)
     return Roster({n: found[n][0] for n in order}, {n: found[n][1] for n in order})

@@ -12,16 +12,22 @@ set -m  # each job is a process group of its own, so that its children can be en
 
 app=$(cd "$(dirname "$0")" && pwd)
 rounds=3 results="" limit=600 tls="" nodes=3 more=()
+wrong() { echo "local_deployment.sh: $1; see the top of $0" >&2; exit 2; }
 while [ $# -gt 0 ]; do
     case "$1" in
-        --tls) tls=yes; shift ;;
-        --rounds) rounds=${2:?--rounds needs a number}; shift 2 ;;
-        --results) results=${2:?--results needs a folder}; shift 2 ;;
-        --timeout) limit=${2:?--timeout needs seconds}; shift 2 ;;
-        -c) more+=(-c "${2:?-c needs settings}"); shift 2 ;;
-        *) echo "local_deployment.sh: unknown argument $1; see the top of $0" >&2; exit 2 ;;
+        --tls) tls=yes; shift; continue ;;
+        --rounds | --results | --timeout | -c) [ $# -gt 1 ] || wrong "$1 needs a value" ;;
+        *) wrong "unknown argument $1" ;;
     esac
+    case "$1" in
+        --rounds) rounds=$2 ;;
+        --results) results=$2 ;;
+        --timeout) limit=$2 ;;
+        -c) more+=(-c "$2") ;;
+    esac
+    shift 2
 done
+[[ $rounds =~ ^[1-9][0-9]*$ && $limit =~ ^[1-9][0-9]*$ ]] || wrong "--rounds and --timeout are whole numbers above 0"
 python=$(command -v python3 || command -v python)
 for tool in flwr flower-superlink flower-supernode; do
     command -v "$tool" >/dev/null || { echo "local_deployment.sh: no $tool on PATH; activate kdsim's environment" >&2; exit 1; }
@@ -29,17 +35,33 @@ done
 
 export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
 work=$(mktemp -d "${TMPDIR:-/tmp}/kdsim-deployment.XXXXXX")
-results=${results:-$work/results}
-case "$results" in /*) ;; *) results=$PWD/$results ;; esac
-groups=()
+results=${results:-$(mktemp -d "${TMPDIR:-/tmp}/kdsim-results.XXXXXX")}
+case "$results" in /*) ;; *) results=$PWD/$results ;; esac  # the server runs in a folder of its own
+leaders=()
 
+# offspring PID...: these processes and all that come from them, also those that Flower gives a session of their own
+offspring() {
+    ps -eo pid=,ppid= | awk -v roots="$*" '
+        BEGIN { n = split(roots, given, " "); for (i = 1; i <= n; i++) mine[given[i]] }
+        { parent[$1] = $2 }
+        END { do { more = 0; for (p in parent) if (!(p in mine) && parent[p] in mine) { mine[p]; more = 1 } } while (more)
+              for (p in mine) print p }'
+}
 finish() {
     status=$?
     trap - EXIT INT TERM
-    disown -a  # else bash tells of every process that it is ended
-    for group in ${groups[@]+"${groups[@]}"}; do kill -TERM "$group" 2>/dev/null || true; done
-    for _ in 1 2 3 4 5 6 7 8 9 10; do alive || break; sleep 0.5; done
-    for group in ${groups[@]+"${groups[@]}"}; do kill -KILL -- "-$group" 2>/dev/null || true; done
+    local all=() leader process
+    if [ ${#leaders[@]} -gt 0 ]; then
+        disown -a  # else bash tells of every process that it is ended
+        read -r -d '' -a all < <(offspring "${leaders[@]}") || true
+        for leader in "${leaders[@]}"; do kill -TERM "$leader" 2>/dev/null || true; done
+        for _ in 1 2 3 4 5 6 7 8 9 10; do
+            ps -o stat= -p "$(IFS=,; echo "${all[*]}")" | grep -qv '^Z' || break  # those that are dead need no waiting for
+            sleep 0.5
+        done
+        for leader in "${leaders[@]}"; do kill -KILL -- "-$leader" 2>/dev/null || true; done
+        for process in "${all[@]}"; do kill -KILL "$process" 2>/dev/null || true; done
+    fi
     if [ "$status" -ne 0 ]; then
         echo "local_deployment.sh: failed; the last lines of its logs, from $work:" >&2
         tail -n 15 "$work"/*.log >&2 || true
@@ -47,10 +69,6 @@ finish() {
         rm -rf "$work"
     fi
     exit "$status"
-}
-alive() {
-    for group in ${groups[@]+"${groups[@]}"}; do kill -0 -- "-$group" 2>/dev/null && return 0; done
-    return 1
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
@@ -60,7 +78,7 @@ start() {
     local name=$1; shift
     mkdir -p "$work/$name"
     (cd "$work/$name" && FLWR_HOME="$work/$name" exec "$@") >"$work/$name.log" 2>&1 </dev/null &
-    groups+=("$!")
+    leaders+=("$!")
 }
 # until_there WHAT SECONDS COMMAND...: wait until the command succeeds
 until_there() {
@@ -114,7 +132,7 @@ echo "SuperLink on 127.0.0.1:$port, $nodes SuperNodes, ${tls:+TLS and node keys,
 flwr run "$app" local-deployment --stream -c "clients=$nodes rounds=$rounds results='$results'" \
     ${more[@]+"${more[@]}"} >"$work/run.log" 2>&1 </dev/null &
 run=$!
-groups+=("$run")
+leaders+=("$run")
 end=$((SECONDS + limit))
 while kill -0 "$run" 2>/dev/null; do  # `flwr run` ends with status 0 even if the run has failed
     [ $SECONDS -lt $end ] || { echo "local_deployment.sh: not done within $limit seconds" >&2; exit 1; }

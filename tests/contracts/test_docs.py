@@ -83,7 +83,7 @@ def test_what_has_no_docstring_is_found():
     ("text", "found"),
     [
         ("see /home/anna/kdsim", True),
-        ("`/work/main`", True),
+        ("`/root/kdsim`", True),
         ("in C:\\data", True),
         ("https://example.org/home/page", False),
         ("in ~/work/kdsim and docs/work/x", False),

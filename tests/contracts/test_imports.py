@@ -21,7 +21,7 @@ BELOW = {
 # Library -> where it may be imported, whether at the top of a file or inside a function.
 PLACES = {
     "flwr": ["fedkd/flower.py", "fedkd/flower/*", "simulations/flower_app/*"],
-    "ray": ["fedkd/engines/ray.py", "simulations/scheduler.py"],
+    "ray": ["fedkd/engines/ray*.py", "simulations/scheduler.py"],
     "torch_geometric": ["graphkd/*", "simulations/federated_graphs.py"],
     "networkx": ["graphkd/*", "simulations/federated_graphs.py", "simulations/plots.py"]
     + ["*topolog*"],

@@ -30,7 +30,9 @@ def test_each_setting_is_checked_once(monkeypatch):
     from simulations import fed
 
     prepared = []
-    monkeypatch.setattr(fed, "prepare", lambda experiment, root, **more: prepared.append(experiment))
+    monkeypatch.setattr(
+        fed, "prepare", lambda experiment, root, **more: prepared.append(experiment)
+    )
     local, fd = (algorithms.get(name)() for name in ("local", "fd"))
     experiments = [FedExperiment(a, seed=s) for a in (local, fd) for s in range(3)]
     scheduler.check(experiments, None)

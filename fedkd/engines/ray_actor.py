@@ -1,0 +1,104 @@
+"""What runs inside a Ray actor: chunks of clients, whose parameters stay there."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedkd.core import Client, Task
+from fedkd.engines.batched import batched
+from fedkd.engines.parcel import Parcel, array, pack, tensor, unpack
+from fedkd.engines.ray_cluster import Share, ray
+from fedkd.engines.tolerant import tolerant
+
+
+class Source(NamedTuple):
+    """Where an actor finds a client's parameters: among its own, or else in the store."""
+
+    token: int
+    copy: Any
+    place: int
+
+
+class Stays:
+    """In the place of a client's new parameters: their names, and their place in the chunk."""
+
+    def __init__(self, names: tuple[str, ...], place: int) -> None:
+        self.names, self.place = names, place
+
+
+@ray.remote
+class _Worker:
+    """An actor: the clients of some chunks, and the tensors that they share."""
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._live: dict[int, list[Any]] = {}
+        self._fetched: dict[str, Any] = {}
+
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
+    def run(
+        self,
+        function: Callable[..., Any],
+        models: list[Any],
+        people: list[tuple[int, str]],
+        parcel: Parcel,
+        token: int,
+    ) -> tuple[Parcel, dict[str, Any]]:
+        """One function for a chunk of clients: what crosses, and a copy of what stays."""
+        sources, inputs = unpack(parcel, self._fetch, self._device)
+        clients = [
+            Client(number, group, self._params(source), None)
+            for (number, group), source in zip(people, sources, strict=True)
+        ]
+        engine = tolerant(batched(len(clients)))
+        results = engine(function, Task(self._fetch(models[0]), 0), clients, inputs)
+        crossing, staying = [], []
+        for client, result in zip(clients, results, strict=True):
+            answer, params = _parted(result, client.params, len(staying))
+            crossing.append(answer)
+            staying += [params] if params is not None else []
+        self._live[token] = staying
+        copy = (
+            {k: array(torch.stack([p[k] for p in staying])) for k in staying[0]} if staying else {}
+        )
+        return pack(crossing), copy
+
+    def forget(self, tokens: list[int]) -> None:
+        """Drop parameters that nobody asks for any more."""
+        for token in tokens:
+            self._live.pop(token, None)
+
+    def _params(self, source: Any) -> Any:
+        if not isinstance(source, Source):
+            return source
+        if source.token in self._live:
+            return self._live[source.token][source.place]
+        copy = ray.get(source.copy)
+        return {k: tensor(v[source.place]).to(self._device) for k, v in copy.items()}
+
+    def _fetch(self, reference: Any) -> Any:
+        """What lies in the store, fetched once."""
+        if reference.hex() not in self._fetched:
+            value = ray.get(reference)
+            known = value if isinstance(value, dict) else tensor(value).to(self._device)
+            self._fetched[reference.hex()] = known
+        return self._fetched[reference.hex()]
+
+
+def _parted(result: Any, params: Mapping[str, Tensor], place: int) -> tuple[Any, Any]:
+    """A result without the client's new parameters, and these: what has their names stays."""
+    stays = Stays(tuple(params), place)
+    if isinstance(result, dict) and set(result) == set(params):
+        return stays, result
+    if type(result) is tuple and isinstance(result[0], dict) and set(result[0]) == set(params):
+        return (stays, *result[1:]), result[0]
+    return result, None
+
+
+def actor(share: Share) -> Any:
+    """A new actor with its share of a machine, which is also its number of threads."""
+    options = {"num_cpus": share.cpus, "num_gpus": share.gpus}
+    return _Worker.options(**options).remote(max(1, int(share.cpus)))
