@@ -24,6 +24,7 @@ from fedkd.algorithms.fedmd import FedMD
 from fedkd.algorithms.local import Local
 from fedkd.core import Algorithm
 from fedkd.data import datasets, federate
+from fedkd.engines.batched import batched
 from knowledge.randomness import generator
 from knowledge.training import Training
 
@@ -113,10 +114,10 @@ def gather(grid: Grid, clients: int) -> None:
         time.sleep(0.1)
 
 
-def measure(name: str, clients: int, repeats: int, grid: Grid) -> None:
+def measure(name: str, clients: int, repeats: int, chunk: int, grid: Grid) -> None:
     """Compare both grids, as the main function of a ServerApp on Flower's."""
     gather(grid, clients)
-    ours = EngineGrid(apps[name], clients)
+    ours = EngineGrid(apps[name], clients, batched(chunk))
     if name == "nothing":
         slow, fast = silence(grid, clients), silence(ours, clients)
     else:
@@ -131,7 +132,7 @@ def measure(name: str, clients: int, repeats: int, grid: Grid) -> None:
         print(f"  what the servers know afterwards differs by {far:.1g} at the most", flush=True)
 
 
-def inside(name: str, clients: int, repeats: int, threads: int) -> None:
+def inside(name: str, clients: int, repeats: int, chunk: int, threads: int) -> None:
     """Start Flower's simulation, and measure from within its ServerApp."""
     import logging
 
@@ -143,13 +144,13 @@ def inside(name: str, clients: int, repeats: int, threads: int) -> None:
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        measure(name, clients, repeats, grid)
+        measure(name, clients, repeats, chunk, grid)
 
     backend: dict[str, Any] = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     run_simulation(server, apps[name], clients, backend_config=backend)
 
 
-def bounded(name: str, clients: int, repeats: int, threads: int, seconds: float) -> bool:
+def bounded(name: str, given: argparse.Namespace) -> bool:
     """`inside` in a process group of its own, which ends after some seconds at the latest."""
     quiet = {
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -160,14 +161,14 @@ def bounded(name: str, clients: int, repeats: int, threads: int, seconds: float)
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "PYTHONWARNINGS": "ignore",
     }
-    call = f"inside({name!r}, {clients}, {repeats}, {threads})"
+    call = f"inside({name!r}, {given.clients}, {given.repeats}, {given.chunk}, {given.threads})"
     code = f"from benchmarks.flower_grid import inside; {call}"  # actors cannot import __main__
     command = [sys.executable, "-c", code]
     process = subprocess.Popen(command, env=os.environ | quiet, start_new_session=True)
     try:
-        return process.wait(seconds) == 0
+        return process.wait(given.timeout) == 0
     except subprocess.TimeoutExpired:
-        print(f"\n{TITLES[name]}: not done within {seconds:g} s; given up", flush=True)
+        print(f"\n{TITLES[name]}: not done within {given.timeout:g} s; given up", flush=True)
         return False
     finally:
         if process.poll() is None:
@@ -181,16 +182,16 @@ def main() -> None:
     parser.add_argument("workloads", nargs="*", default=list(TITLES), help=", ".join(TITLES))
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--chunk", type=int, default=100, help="clients that are run as one")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--timeout", type=float, default=1200.0, help="seconds for each workload")
     given = parser.parse_args()
+    if unknown := set(given.workloads) - set(TITLES):
+        parser.error(f"unknown workload {min(unknown)}; choose from {', '.join(TITLES)}")
     torch.set_num_threads(given.threads)
-    print(machine(), flush=True)
+    print(f"{machine()}, chunks of {given.chunk}", flush=True)
     start = time.monotonic()
-    done = [
-        bounded(name, given.clients, given.repeats, given.threads, given.timeout)
-        for name in given.workloads
-    ]
+    done = [bounded(name, given) for name in given.workloads]
     print(f"\n{time.monotonic() - start:.0f} s in all")
     sys.exit(0 if all(done) else 1)
 

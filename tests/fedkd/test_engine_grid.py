@@ -327,13 +327,13 @@ def test_a_node_that_cannot_be_built_is_asked_again(tiny):
 def test_a_client_that_has_lost_its_parameters_is_named_and_does_not_begin_anew(kind, tiny):
     federation, algorithm = tiny(), small("fedmd")
     grid = kind(app_of(algorithm, federation), CLIENTS)
-    strategy = DistillationStrategy(algorithm, federation.task, CLIENTS, score={1})
+    strategy = DistillationStrategy(algorithm, federation.task, CLIENTS)
     strategy.start(grid, ArrayRecord(), 1)
     for context in grid.contexts.values():
         if partition(context) == 2:  # as in a SuperNode that was restarted
             del context.state["params"]
     strategy.start(grid, ArrayRecord(), 1)
-    reason = "no score: ValueError: it has answered in round 1 and lost its parameters since"
+    reason = "ValueError: it has answered in round 1 and lost its parameters since"
     assert strategy.records[1].failed == {2: f"{reason}; was it restarted?"}
     assert strategy.records[1].ledger.bytes_up == strategy.records[0].ledger.bytes_up * 4 // 5
     assert 2 not in kept(grid)
