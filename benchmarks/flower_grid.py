@@ -40,8 +40,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PRIVATE, PUBLIC = 32, 160  # one local step and five of distillation, each of 32 examples
 PATIENCE = 600.0  # seconds for a round
 ALGORITHMS: dict[str, Algorithm] = {
-    "fedmd": FedMD(distill=Training()),
-    "local": Local(Training(epochs=0)),
+    "fedmd": FedMD(local=Training(), distill=Training()),
+    "local": Local(local=Training(epochs=0)),
 }
 TITLES = {
     "nothing": "an app that returns an empty message",
