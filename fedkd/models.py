@@ -11,6 +11,7 @@ channels), `resnet8`.
 import math
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,10 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from fedkd import stacks
 from fedkd.core import Model
 from knowledge.outputs import Outputs
-from knowledge.training import Params
+from knowledge.training import Network, Params
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -43,7 +45,8 @@ def mlp(shape: Sequence[int], num_classes: int, widths: Sequence[int] = (64,)) -
             hidden.append(value)
         return Outputs(_linear(params, layers[-1], value), tuple(hidden))
 
-    return Model(_initialiser(shapes), predict)
+    stack = partial(stacks.mlp, layers=layers)
+    return Model(_initialiser(shapes), Network(predict, stack))
 
 
 def cnn(shape: Sequence[int], num_classes: int, channels: Sequence[int] = (16, 32)) -> Model:
@@ -70,7 +73,8 @@ def cnn(shape: Sequence[int], num_classes: int, channels: Sequence[int] = (16, 3
         value = value.flatten(1)
         return Outputs(_linear(params, "head", value), (value,))
 
-    return Model(_initialiser(shapes), predict)
+    stack = partial(stacks.cnn, convolutions=convolutions)
+    return Model(_initialiser(shapes), Network(predict, stack))
 
 
 def resnet8(shape: Sequence[int], num_classes: int, width: int = 16) -> Model:
@@ -87,21 +91,23 @@ def resnet8(shape: Sequence[int], num_classes: int, width: int = 16) -> Model:
     """
     planes, _, _ = _image(shape, 4, "resnet8")
     shapes = _conv_shapes("stem", planes, width)
-    for i, (fan_in, fan_out) in enumerate([(1, 1), (1, 2), (2, 4)]):
-        shapes |= _conv_shapes(f"block{i}.a", fan_in * width, fan_out * width)
-        shapes |= _conv_shapes(f"block{i}.b", fan_out * width, fan_out * width)
+    blocks = ["block0", "block1", "block2"]
+    for name, fan_in, fan_out in zip(blocks, (1, 1, 2), (1, 2, 4), strict=True):
+        shapes |= _conv_shapes(f"{name}.a", fan_in * width, fan_out * width)
+        shapes |= _conv_shapes(f"{name}.b", fan_out * width, fan_out * width)
         if fan_in != fan_out:
-            shapes |= _conv_shapes(f"block{i}.skip", fan_in * width, fan_out * width, kernel=1)
+            shapes |= _conv_shapes(f"{name}.skip", fan_in * width, fan_out * width, kernel=1)
     shapes |= {"head.weight": (num_classes, 4 * width), "head.bias": (num_classes,)}
 
     def predict(params: Params, x: Tensor) -> Outputs:
         value = F.relu(_conv_norm(params, "stem", x))
-        for i in range(3):
-            value = _block(params, f"block{i}", value)
+        for name in blocks:
+            value = _block(params, name, value)
         value = value.mean(dim=(-2, -1))
         return Outputs(_linear(params, "head", value), (value,))
 
-    return Model(_initialiser(shapes), predict)
+    stack = partial(stacks.resnet8, blocks=blocks)
+    return Model(_initialiser(shapes), Network(predict, stack))
 
 
 def from_module(build: Callable[[], nn.Module]) -> Model:

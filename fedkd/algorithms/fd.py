@@ -60,13 +60,13 @@ class FD(Algorithm):
     ) -> tuple[Params, Upload]:
         """Train with the others' means as a second teacher, then predict the own ones."""
 
-        def loss(outputs: Outputs, y: Tensor) -> Tensor:
+        def loss(outputs: Outputs, y: Tensor, received: Message) -> Tensor:
             hard = cross_entropy(outputs.logits, y)
             if not received:
                 return hard
             return hard + self.gamma * soft_cross_entropy(outputs.logits, received["means"][y])
 
-        params = fit(predict, params, private, self.local, loss)
+        params = fit(predict, params, private, self.local, loss, received)
         means, held = label_means(predict, params, private)
         return params, Upload({"means": means}, private.size, rows=held)
 

@@ -8,21 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._pytree import tree_map
 
+from knowledge.optimizers import adam, momentum, rule, sgd
 from knowledge.outputs import Outputs
 from knowledge.response import cross_entropy
 from knowledge.training import (
     OPTIMIZERS,
     Examples,
     Training,
-    adam,
     draw,
     fit,
     logits_of,
     masked_mean,
-    momentum,
-    rule,
-    sgd,
 )
 
 TORCH = {
@@ -80,49 +78,43 @@ def test_an_optimiser_is_that_of_torch_over_many_steps(optimizer, weight_decay):
     weights = {k: v.clone().requires_grad_() for k, v in params.items()}
     theirs = TORCH[optimizer](weights.values(), 0.05, weight_decay)
     ours = rule(Training(optimizer, 0.05, weight_decay))
-    state, generator = ours.init(params), stream(1)
-    for _ in range(200):
-        gradients = {
-            k: torch.randn(v.shape, generator=generator).double() for k, v in params.items()
-        }
-        params, state = ours.step(params, gradients, state)
-        for key, weight in weights.items():
-            weight.grad = gradients[key]
+    values = list(params.values())
+    state, generator = ours.init(values), stream(1)
+    for count in range(1, 201):
+        gradients = [torch.randn(v.shape, generator=generator).double() for v in values]
+        for weight, gradient in zip(weights.values(), gradients, strict=True):
+            weight.grad = gradient.clone()
+        ours.step(values, gradients, state, count)
         theirs.step()
     assert_same(params, {k: v.detach() for k, v in weights.items()}, 1e-12)
 
 
 def test_the_settings_of_the_rules_are_those_of_torch():
-    params = {"w": torch.tensor([1.0, -2.0], dtype=torch.float64)}
-    weight = params["w"].clone().requires_grad_()
-    heavy = params["w"].clone().requires_grad_()
+    start = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    weight, heavy = start.clone().requires_grad_(), start.clone().requires_grad_()
     theirs = torch.optim.Adam([weight], 0.1, betas=(0.5, 0.7), eps=1e-3)
     other = torch.optim.SGD([heavy], 0.1, momentum=0.5)
     ours, half = adam(0.1, betas=(0.5, 0.7), epsilon=1e-3), momentum(0.1, beta=0.5)
-    one, two = params, params
-    state, velocity = ours.init(params), half.init(params)
-    for step in range(5):
-        gradient = torch.tensor([step + 1.0, -0.1], dtype=torch.float64)
-        weight.grad, heavy.grad = gradient, gradient
+    one, two = [start.clone()], [start.clone()]
+    state, velocity = ours.init(one), half.init(two)
+    for count in range(1, 6):
+        gradient = torch.tensor([float(count), -0.1], dtype=torch.float64)
+        weight.grad, heavy.grad = gradient.clone(), gradient.clone()
         theirs.step()
         other.step()
-        one, state = ours.step(one, {"w": gradient}, state)
-        two, velocity = half.step(two, {"w": gradient}, velocity)
-    assert_same(one, {"w": weight.detach()}, 1e-13)
-    assert_same(two, {"w": heavy.detach()}, 1e-13)
+        ours.step(one, [gradient], state, count)
+        half.step(two, [gradient], velocity, count)
+    assert_same({"w": one[0]}, {"w": weight.detach()}, 1e-13)
+    assert_same({"w": two[0]}, {"w": heavy.detach()}, 1e-13)
 
 
 def test_one_step_of_each_rule_by_hand():
-    params, gradients = {"w": torch.tensor([2.0])}, {"w": torch.tensor([0.5])}
-    # g + wd w = 0.5 + 0.25 * 2 = 1; w - lr * 1 = 1.9
-    for make in (sgd, momentum):
-        optimiser = make(0.1, 0.25)
-        moved, _ = optimiser.step(params, gradients, optimiser.init(params))
-        assert moved["w"].item() == pytest.approx(1.9)
+    # SGD and momentum: g + wd w = 0.5 + 0.25 * 2 = 1; w - lr * 1 = 1.9
     # Adam's first step is lr, whatever the gradient's size
-    optimiser = adam(0.1)
-    moved, _ = optimiser.step(params, gradients, optimiser.init(params))
-    assert moved["w"].item() == pytest.approx(1.9)
+    for optimiser in (sgd(0.1, 0.25), momentum(0.1, 0.25), adam(0.1)):
+        params = [torch.tensor([2.0])]
+        optimiser.step(params, [torch.tensor([0.5])], optimiser.init(params), 1)
+        assert params[0].item() == pytest.approx(1.9)
 
 
 @pytest.mark.parametrize(
@@ -332,3 +324,53 @@ def test_logits_of_many_rows_take_few_at_a_time():
 
     logits_of(spy, {}, torch.zeros(1200, 2), torch.arange(1200))
     assert sizes == [500, 500, 200]
+
+
+# Stacks
+
+
+def test_a_loss_may_look_at_what_only_one_client_has():
+    training = Training(epochs=2, batch_size=4)
+    params, _ = network()
+    drawn = [draw(examples(5), training, stream(seed)) for seed in range(3)]
+    weights = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 0.5], [4.0, 0.0, 1.0]]).double()
+
+    def weighted(outputs, y, weight):
+        return weight[y] * cross_entropy(outputs.logits, y)
+
+    def near_zero(params, y, weight):
+        return weight.sum() * params["2.bias"].square().sum()
+
+    def one(order, weight):
+        batches = drawn[0]._replace(order=order)
+        return fit(predict, params, batches, training, weighted, weight, penalty=near_zero)
+
+    together = torch.func.vmap(one)(torch.stack([b.order for b in drawn]), weights)
+    for place, batches in enumerate(drawn):
+        alone = one(batches.order, weights[place])
+        assert_same({k: v[place] for k, v in together.items()}, alone, 1e-12)
+        plain = fit(predict, params, batches, training, loss)
+        assert not torch.allclose(alone["2.weight"], plain["2.weight"])
+
+
+@pytest.mark.parametrize("shared", ["x", "rows", "both", "params"])
+def test_vmap_over_logits_is_a_loop(shared):
+    params = {k: torch.stack([v, 2 * v, -v]) for k, v in network()[0].items()}
+    x = torch.stack([examples(0, seed=seed).x for seed in range(3)])
+    wanted = torch.tensor([[0, 5, 5, 1], [2, 2, 3, 19], [7, 8, 9, 0]])
+    x = x[0] if shared in ("x", "both") else x
+    wanted = wanted[0] if shared in ("rows", "both") else wanted
+    params = {k: v[0] for k, v in params.items()} if shared == "params" else params
+    dims = (None if shared == "params" else 0, x.dim() - 2 or None, wanted.dim() - 1 or None)
+    dims = tuple(None if dim is None else 0 for dim in dims)
+
+    def one(params, x, wanted):
+        return logits_of(predict, params, x, wanted, at_once=3)
+
+    together = torch.func.vmap(one, in_dims=dims)(params, x, wanted)
+    for place in range(3):
+        given = [
+            tree if dim is None else tree_map(lambda v: v[place], tree)  # noqa: B023
+            for tree, dim in zip((params, x, wanted), dims, strict=True)
+        ]
+        torch.testing.assert_close(together[place], one(*given), rtol=1e-12, atol=1e-12)

@@ -1,0 +1,75 @@
+"""The networks of `fedkd.models` for a stack of K models: fewer and larger operations.
+
+Dense layers are batched matrix products; over an input that all models share they are one wide
+product. Convolutions are one grouped convolution, with the channels of all models side by side and
+innermost in memory, which is the fastest layout on a CPU.
+
+Shapes: each parameter is (K, ...); x is (K, B, ...), or (1, B, ...) where all models see the same.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from knowledge.outputs import Outputs
+from knowledge.training import Params
+
+
+def mlp(params: Params, x: Tensor, layers: Sequence[str]) -> Outputs:
+    """A perceptron with ReLU between its layers."""
+    value, hidden = x.flatten(2), []
+    for name in layers[:-1]:
+        value = linear(params, name, value).relu()
+        hidden.append(value)
+    return Outputs(linear(params, layers[-1], value), tuple(hidden))
+
+
+def cnn(params: Params, x: Tensor, convolutions: Sequence[str]) -> Outputs:
+    """Convolutions, each followed by max-pooling and ReLU."""
+    count, value = len(params["head.weight"]), side_by_side(x)
+    for name in convolutions:
+        value = F.max_pool2d(conv_norm(params, name, value), 2).relu()
+    features = value.unflatten(1, (count, -1)).transpose(0, 1).flatten(2)
+    return Outputs(linear(params, "head", features), (features,))
+
+
+def resnet8(params: Params, x: Tensor, blocks: Sequence[str]) -> Outputs:
+    """Residual blocks of two convolutions; those with a skip halve the image."""
+    count = len(params["head.weight"])
+    value = conv_norm(params, "stem", side_by_side(x)).relu()
+    for name in blocks:
+        halves = f"{name}.skip.weight" in params
+        inner = conv_norm(params, f"{name}.a", value, 2 if halves else 1).relu()
+        around = conv_norm(params, f"{name}.skip", value, 2) if halves else value
+        value = (conv_norm(params, f"{name}.b", inner) + around).relu()
+    features = value.mean(dim=(-2, -1)).unflatten(1, (count, -1)).transpose(0, 1)
+    return Outputs(linear(params, "head", features), (features,))
+
+
+def linear(params: Params, name: str, x: Tensor) -> Tensor:
+    """(1 or K, B, D) -> (K, B, O)."""
+    weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]  # (K, O, D), (K, O)
+    if len(x) == len(weight):
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+    wide = F.linear(x[0], weight.flatten(0, 1), bias.flatten())  # (B, K O)
+    return wide.unflatten(1, bias.shape).transpose(0, 1)
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    """(1 or K, B, c, height, width) -> (B, c or K c, height, width), channels innermost."""
+    value = x.transpose(0, 1).flatten(1, 2)
+    return value.contiguous(memory_format=torch.channels_last)
+
+
+def conv_norm(params: Params, name: str, x: Tensor, stride: int = 1) -> Tensor:
+    """A convolution and its norm, (B, c or K c, ...) -> (B, K o, ...)."""
+    kernel = params[f"{name}.weight"]  # (K, o, c, k, k)
+    count, channels = kernel.shape[:2]
+    groups = x.shape[1] // kernel.shape[2]  # 1 where all models see the same image
+    wide = kernel.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    value = F.conv2d(x, wide, stride=stride, padding=kernel.shape[-1] // 2, groups=groups)
+    norms = params[f"{name}.norm.weight"].flatten(), params[f"{name}.norm.bias"].flatten()
+    return F.group_norm(value, count * math.gcd(4, channels), *norms)

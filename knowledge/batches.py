@@ -1,0 +1,95 @@
+"""Which examples a training sees, in which order: drawn beforehand, so that training is pure."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from knowledge.optimizers import Training
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some rows of a data set; the tensors may be shared with many others, the rows say which.
+
+    Shapes:
+        x: (N, ...) features; y: (N,) labels; rows: (M,) indices into both, M <= N.
+    """
+
+    x: Tensor
+    y: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        """How many examples there are, M."""
+        return len(self.rows)
+
+
+class Batches(NamedTuple):
+    """Shuffled, padded mini-batches, drawn before training begins.
+
+    Shapes:
+        x: (N, ...) features and y: (N, ...) targets: labels, or one row of probabilities each,
+            or a tuple of such tables.
+        order: (S, B) rows of x and y; mask: (S, B) 1 for an example, 0 for padding.
+        size: () how many different examples there are.
+    """
+
+    x: Tensor
+    y: Any
+    order: Tensor
+    mask: Tensor
+    size: Tensor
+
+    @property
+    def steps(self) -> int:
+        """S, the number of mini-batches over all epochs."""
+        return self.order.shape[0]
+
+    def padded(self, steps: int) -> "Batches":
+        """The same batches followed by all-padding ones, `steps` in total."""
+        missing = (steps - self.steps, self.order.shape[1])
+        return self._replace(
+            order=torch.cat([self.order, self.order.new_zeros(missing)]),
+            mask=torch.cat([self.mask, self.mask.new_zeros(missing)]),
+        )
+
+
+def draw(examples: Examples, training: Training, generator: torch.Generator) -> Batches:
+    """Cut examples into shuffled mini-batches, anew for each epoch; the last one is padded.
+
+    No example is dropped: a client with a single example trains on it in every epoch. The padding
+    repeats examples of the client's own, so that nobody's else are ever touched.
+    """
+    count, width = len(examples), training.batch_size
+    steps = -(-count // width)
+    places = torch.arange(steps * width)
+    index = torch.zeros(training.epochs, steps * width, dtype=torch.long)
+    for epoch in index:
+        order = torch.randperm(count, generator=generator)
+        epoch[:] = examples.rows[order[places % max(count, 1)]]
+    mask = (places < count).to(examples.x.dtype)
+    return Batches(
+        x=examples.x,
+        y=examples.y,
+        order=index.reshape(-1, width),
+        mask=mask.repeat(training.epochs).reshape(-1, width),
+        size=torch.tensor(float(count), dtype=examples.x.dtype),
+    )
+
+
+def rows(table: Any, index: Tensor) -> Any:
+    """table[index] for the first axis; for a tuple of tables, the rows of each.
+
+    Floating-point rows are gathered as an embedding, which is several times faster than indexing.
+    """
+    return tree_map(lambda one: _rows(one, index), table)
+
+
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    if not table.is_floating_point():
+        return table[index]
+    found = torch.nn.functional.embedding(index, table.reshape(len(table), -1))
+    return found.reshape(*index.shape, *table.shape[1:])

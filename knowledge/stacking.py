@@ -1,0 +1,156 @@
+"""The same training for a stack of K models of one architecture at once.
+
+What `knowledge.training` does for one model, this does for many, in the same number of operations:
+parameters carry a leading axis of clients, and the sum of their losses is differentiated, which
+gives each model its own gradient. Models with fewer steps leave the stack when they are done.
+
+A leading axis is K where each model has its own, and 1 where all share one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from knowledge.batches import Batches, rows
+from knowledge.optimizers import Training, rule
+from knowledge.outputs import Outputs
+
+Params = dict[str, Tensor]
+Predict = Callable[[Params, Tensor], Outputs]
+Loss = Callable[..., Tensor]
+AT_ONCE = 2000  # examples of all models together, where each predicts its own: they stay in cache
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in two forms, of which tests hold the second to the first.
+
+    Attributes:
+        one: (params, x (N, ...)) -> Outputs.
+        stack: the same for K models; x is (K, N, ...), or (1, N, ...) where all see the same.
+    """
+
+    one: Predict
+    stack: Predict
+
+    def __call__(self, params: Params, x: Tensor) -> Outputs:
+        """The outputs of one model."""
+        return self.one(params, x)
+
+
+def stack_of(predict: Predict) -> Predict:
+    """A network for a stack: its own form, or else `torch.func.vmap` of the form for one."""
+    if isinstance(predict, Network):
+        return predict.stack
+
+    def stack(params: Params, x: Tensor) -> Outputs:
+        outputs: Outputs = _mapped(predict, params, x)
+        return outputs
+
+    return stack
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """All that is not a tensor about a training, see `knowledge.training.fit`."""
+
+    predict: Predict
+    training: Training
+    loss: Loss
+    penalty: Loss | None
+
+
+def fit(lesson: Lesson, params: Params, batches: Batches, context: tuple[Any, ...]) -> Params:
+    """Train K models; every tensor has a leading axis of 1 or K, those of `params` of K.
+
+    Steps of padding alone are left out, so that even momentum and Adam see nothing of them.
+    """
+    batches, steps = _without_idle_steps(batches)
+    count = len(next(iter(params.values())))
+    steps = steps.expand(count)
+    longest_first = steps.argsort(descending=True, stable=True)
+    sorted_steps = steps[longest_first].tolist()
+    params, batches, context = tree_map(
+        lambda v: v if len(v) == 1 else v[longest_first], (params, batches, context)
+    )
+    values = [value.contiguous() if count > 1 else value.clone() for value in params.values()]
+    weight = batches.mask / batches.mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    optimiser, stack = rule(lesson.training), stack_of(lesson.predict)
+    state = optimiser.init(values)
+    active = 0
+    for step in range(sorted_steps[0] if sorted_steps else 0):
+        still = sum(mine > step for mine in sorted_steps)
+        if still != active:
+            active = still
+            leaves = [value[:active].detach().requires_grad_() for value in values]
+            model = dict(zip(params, leaves, strict=True))
+            parts = {name: [v[:active] for v in column] for name, column in state.items()}
+            x_table, y_table, heard = _first((batches.x, batches.y, context), active)
+        order = batches.order[:active, step]
+        x, y = _taken(x_table, order), _taken(y_table, order)
+        with torch.enable_grad():
+            each = _mapped(lesson.loss, stack(model, x), y, *heard)
+            total = (each * weight[:active, step]).sum()
+            if lesson.penalty is not None:
+                total = total + _mapped(lesson.penalty, model, y, *heard).sum()
+        gradients = torch.autograd.grad(total, leaves, materialize_grads=True)
+        with torch.no_grad():
+            optimiser.step(leaves, list(gradients), parts, step + 1)
+    back = longest_first.argsort()
+    return {name: value[back] for name, value in zip(params, values, strict=True)}
+
+
+@torch.no_grad()
+def logits_of(predict: Predict, params: Params, x: Tensor, wanted: Tensor, at_once: int) -> Tensor:
+    """The logits of K models for some rows of x.
+
+    Shapes:
+        x: (1 or K, N, ...); wanted: (1 or K, M) rows of it; gives (K, M, C).
+    """
+    count = len(next(iter(params.values())))
+    shared = len(x) == 1 and len(wanted) == 1
+    size = at_once if shared else max(1, min(at_once, AT_ONCE // count))
+    stack = stack_of(predict)
+    parts = torch.split(wanted, size, dim=1)
+    return torch.cat([stack(params, _taken(x, part)).logits for part in parts], dim=1)
+
+
+def _without_idle_steps(batches: Batches) -> tuple[Batches, Tensor]:
+    """The batches with steps of padding alone at the end, and how many others there are, (K,)."""
+    works = batches.mask.any(dim=-1)  # (K, S)
+    if (works[:, 1:] & ~works[:, :-1]).any():
+        first = works.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+        place = first.unsqueeze(-1).expand(-1, -1, batches.mask.shape[-1])
+        order = batches.order.expand(len(place), -1, -1).gather(1, place)
+        batches = batches._replace(order=order, mask=batches.mask.gather(1, place))
+    return batches, works.sum(dim=1)
+
+
+def _taken(table: Any, index: Tensor) -> Any:
+    """Rows of tables (1 or K, N, ...) at an index (1 or K, B): (1 or K, B, ...)."""
+    if isinstance(table, tuple):
+        return tuple(_taken(one, index) for one in table)
+    if len(table) == 1:
+        found: Tensor = rows(table[0], index)
+        return found
+    offset = torch.arange(len(table), device=index.device).unsqueeze(1) * table.shape[1]
+    return rows(table.flatten(0, 1), index + offset)
+
+
+def _first(tree: Any, count: int) -> Any:
+    return tree_map(lambda v: v[:count], tree)
+
+
+def _mapped(function: Callable[..., Any], *inputs: Any) -> Any:
+    """The function under vmap over the leading axis, which is 1 for what all models share."""
+    count = max(len(leaf) for leaf in tree_leaves(inputs))
+    if count == 1:
+        inputs = tree_map(lambda leaf: leaf[0], inputs)
+        return tree_map(lambda leaf: leaf.unsqueeze(0), function(*inputs))
+    dims = tree_map(lambda leaf: 0 if len(leaf) == count else None, inputs)
+    given = tree_map(lambda leaf: leaf if len(leaf) == count else leaf[0], inputs)
+    return torch.func.vmap(function, in_dims=dims)(*given)
