@@ -46,7 +46,8 @@ def mlp(shape: Sequence[int], num_classes: int, widths: Sequence[int] = (64,)) -
         return Outputs(_linear(params, layers[-1], value), tuple(hidden))
 
     stack = partial(stacks.mlp, layers=layers)
-    return Model(_initialiser(shapes), Network(predict, stack))
+    backward = partial(stacks.mlp_backward, layers=layers)
+    return Model(_initialiser(shapes), Network(predict, stack, backward))
 
 
 def cnn(shape: Sequence[int], num_classes: int, channels: Sequence[int] = (16, 32)) -> Model:

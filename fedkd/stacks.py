@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from knowledge.optimizers import Gradient, Product
 from knowledge.outputs import Outputs
 from knowledge.training import Params
 
@@ -25,6 +26,27 @@ def mlp(params: Params, x: Tensor, layers: Sequence[str]) -> Outputs:
         value = linear(params, name, value).relu()
         hidden.append(value)
     return Outputs(linear(params, layers[-1], value), tuple(hidden))
+
+
+def mlp_backward(
+    params: Params, x: Tensor, outputs: Outputs, upstream: Outputs, layers: Sequence[str]
+) -> dict[str, Gradient]:
+    """The gradients of a perceptron's parameters; None upstream stands for zero."""
+    inputs = (x.flatten(2), *outputs.hidden)
+    gradients: dict[str, Gradient] = {}
+    delta = upstream.logits
+    if delta is None:
+        delta = torch.zeros_like(outputs.logits)
+    for depth in range(len(layers) - 1, -1, -1):
+        weight = params[f"{layers[depth]}.weight"]
+        gradients[f"{layers[depth]}.weight"] = Product(delta, inputs[depth])
+        gradients[f"{layers[depth]}.bias"] = delta.sum(dim=1)
+        if depth:
+            delta = delta @ weight
+            if upstream.hidden[depth - 1] is not None:
+                delta += upstream.hidden[depth - 1]
+            delta *= inputs[depth] > 0
+    return gradients
 
 
 def cnn(params: Params, x: Tensor, convolutions: Sequence[str]) -> Outputs:

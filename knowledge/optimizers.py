@@ -45,6 +45,34 @@ class Training:
             )
 
 
+class Product(NamedTuple):
+    """The gradient of a stack of weight matrices as its two factors: left^T right, never formed.
+
+    Added to the weights at once, it spares a write and two readings of all of them, which is most
+    of what a step costs where batches are small.
+
+    Shapes:
+        left: (K, B, O), of the layer's outputs; right: (K, B, D), its inputs, or (1, B, D) where
+        all models have the same; the gradient is (K, O, D).
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def added_to(self, target: Tensor, keep: float, size: float) -> None:
+        """Target <- keep target + size left^T right, in place."""
+        if len(self.right) == len(self.left):
+            target.baddbmm_(self.left.transpose(1, 2), self.right, beta=keep, alpha=size)
+        else:
+            wide = self.left.permute(0, 2, 1).flatten(0, 1)  # (K O, B)
+            target.view(-1, target.shape[-1]).addmm_(wide, self.right[0], beta=keep, alpha=size)
+
+    def formed(self) -> Tensor:
+        """The gradient itself."""
+        return self.left.transpose(1, 2) @ self.right
+
+
+Gradient = Tensor | Product
 State = dict[str, list[Tensor]]
 
 
@@ -52,15 +80,14 @@ class Rule(NamedTuple):
     """An optimiser; see the module."""
 
     init: Callable[[Sequence[Tensor]], State]
-    step: Callable[[list[Tensor], list[Tensor], State, int], None]
+    step: Callable[[list[Tensor], Sequence[Gradient], State, int], None]
 
 
 def sgd(learning_rate: float, weight_decay: float = 0.0) -> Rule:
     """Stochastic gradient descent, w <- w - lr (g + wd w)."""
 
-    def step(params: list[Tensor], gradients: list[Tensor], state: State, count: int) -> None:
-        descent = _decayed(params, gradients, weight_decay)
-        torch._foreach_add_(params, descent, alpha=-learning_rate)
+    def step(params: list[Tensor], gradients: Sequence[Gradient], state: State, count: int) -> None:
+        _accumulate(params, gradients, 1 - learning_rate * weight_decay, -learning_rate)
 
     return Rule(lambda params: {}, step)
 
@@ -68,10 +95,11 @@ def sgd(learning_rate: float, weight_decay: float = 0.0) -> Rule:
 def momentum(learning_rate: float, weight_decay: float = 0.0, beta: float = 0.9) -> Rule:
     """Heavy-ball momentum as in torch.optim.SGD: v <- beta v + g + wd w; w <- w - lr v."""
 
-    def step(params: list[Tensor], gradients: list[Tensor], state: State, count: int) -> None:
+    def step(params: list[Tensor], gradients: Sequence[Gradient], state: State, count: int) -> None:
         velocity = state["velocity"]
-        torch._foreach_mul_(velocity, beta)
-        torch._foreach_add_(velocity, _decayed(params, gradients, weight_decay))
+        _accumulate(velocity, gradients, beta, 1.0)
+        if weight_decay:
+            torch._foreach_add_(velocity, params, alpha=weight_decay)
         torch._foreach_add_(params, velocity, alpha=-learning_rate)
 
     return Rule(lambda params: {"velocity": _zeros(params)}, step)
@@ -90,8 +118,10 @@ def adam(
     """
     first, second = betas
 
-    def step(params: list[Tensor], gradients: list[Tensor], state: State, count: int) -> None:
-        descent = _decayed(params, gradients, weight_decay)
+    def step(params: list[Tensor], gradients: Sequence[Gradient], state: State, count: int) -> None:
+        descent = [g.formed() if isinstance(g, Product) else g for g in gradients]
+        if weight_decay:
+            descent = list(torch._foreach_add(descent, params, alpha=weight_decay))
         mean, square = state["mean"], state["square"]
         torch._foreach_mul_(mean, first)
         torch._foreach_add_(mean, descent, alpha=1 - first)
@@ -111,10 +141,21 @@ def rule(training: Training) -> Rule:
     return make(training.learning_rate, training.weight_decay)
 
 
-def _decayed(params: list[Tensor], gradients: list[Tensor], weight_decay: float) -> list[Tensor]:
-    if weight_decay == 0:
-        return gradients
-    return list(torch._foreach_add(gradients, params, alpha=weight_decay))
+def _accumulate(
+    targets: list[Tensor], gradients: Sequence[Gradient], keep: float, size: float
+) -> None:
+    """Each target <- keep target + size gradient."""
+    formed = []
+    for target, gradient in zip(targets, gradients, strict=True):
+        if isinstance(gradient, Product):
+            gradient.added_to(target, keep, size)
+        else:
+            formed.append((target, gradient))
+    if formed:
+        plain, added = map(list, zip(*formed, strict=True))
+        if keep != 1:
+            torch._foreach_mul_(plain, keep)
+        torch._foreach_add_(plain, added, alpha=size)
 
 
 def _zeros(params: Sequence[Tensor]) -> list[Tensor]:

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from knowledge.batches import Batches, rows
-from knowledge.optimizers import Training, rule
+from knowledge.optimizers import Gradient, Training, rule
 from knowledge.outputs import Outputs
 
 Params = dict[str, Tensor]
@@ -32,10 +32,13 @@ class Network:
     Attributes:
         one: (params, x (N, ...)) -> Outputs.
         stack: the same for K models; x is (K, N, ...), or (1, N, ...) where all see the same.
+        backward: (params, x, outputs, gradient of a scalar by each output) -> its gradient by each
+            parameter, where that is quicker by hand than by autograd; see `Product`.
     """
 
     one: Predict
     stack: Predict
+    backward: Callable[[Params, Tensor, Outputs, Outputs], dict[str, Gradient]] | None = None
 
     def __call__(self, params: Params, x: Tensor) -> Outputs:
         """The outputs of one model."""
@@ -73,13 +76,15 @@ def fit(lesson: Lesson, params: Params, batches: Batches, context: tuple[Any, ..
     count = len(next(iter(params.values())))
     steps = steps.expand(count)
     longest_first = steps.argsort(descending=True, stable=True)
+    in_order = bool((steps[1:] <= steps[:-1]).all())
+    if not in_order:
+        params, batches, context = tree_map(
+            lambda v: v if len(v) == 1 else v[longest_first], (params, batches, context)
+        )
     sorted_steps = steps[longest_first].tolist()
-    params, batches, context = tree_map(
-        lambda v: v if len(v) == 1 else v[longest_first], (params, batches, context)
-    )
-    values = [value.contiguous() if count > 1 else value.clone() for value in params.values()]
+    values = [value.clone(memory_format=torch.contiguous_format) for value in params.values()]
     weight = batches.mask / batches.mask.sum(dim=-1, keepdim=True).clamp(min=1)
-    optimiser, stack = rule(lesson.training), stack_of(lesson.predict)
+    optimiser = rule(lesson.training)
     state = optimiser.init(values)
     active = 0
     for step in range(sorted_steps[0] if sorted_steps else 0):
@@ -92,16 +97,42 @@ def fit(lesson: Lesson, params: Params, batches: Batches, context: tuple[Any, ..
             x_table, y_table, heard = _first((batches.x, batches.y, context), active)
         order = batches.order[:active, step]
         x, y = _taken(x_table, order), _taken(y_table, order)
-        with torch.enable_grad():
-            each = _mapped(lesson.loss, stack(model, x), y, *heard)
-            total = (each * weight[:active, step]).sum()
-            if lesson.penalty is not None:
-                total = total + _mapped(lesson.penalty, model, y, *heard).sum()
-        gradients = torch.autograd.grad(total, leaves, materialize_grads=True)
+        gradients = _gradients(lesson, model, x, y, heard, weight[:active, step])
         with torch.no_grad():
-            optimiser.step(leaves, list(gradients), parts, step + 1)
-    back = longest_first.argsort()
-    return {name: value[back] for name, value in zip(params, values, strict=True)}
+            optimiser.step(leaves, [gradients[name] for name in model], parts, step + 1)
+    if not in_order:
+        back = longest_first.argsort()
+        values = [value[back] for value in values]
+    return dict(zip(params, values, strict=True))
+
+
+def _gradients(
+    lesson: Lesson, model: Params, x: Tensor, y: Any, context: tuple[Any, ...], weight: Tensor
+) -> dict[str, Gradient]:
+    """By each parameter, of the sum of all models' losses; `weight` is (1 or K, B)."""
+
+    def objective(outputs: Outputs) -> Tensor:
+        each: Tensor = _mapped(lesson.loss, outputs, y, *context)
+        total = (each * weight).sum()
+        if lesson.penalty is not None:
+            total = total + _mapped(lesson.penalty, model, y, *context).sum()
+        return total
+
+    predict = lesson.predict
+    if isinstance(predict, Network) and predict.backward and lesson.penalty is None:
+        with torch.no_grad():
+            outputs = predict.stack(model, x)
+        shown, spec = tree_flatten(outputs)
+        shown = [value.detach().requires_grad_() for value in shown]
+        with torch.enable_grad():
+            total = objective(tree_unflatten(shown, spec))
+        upstream = torch.autograd.grad(total, shown, allow_unused=True)
+        with torch.no_grad():
+            return predict.backward(model, x, outputs, tree_unflatten(upstream, spec))
+    with torch.enable_grad():
+        total = objective(stack_of(predict)(model, x))
+    found = torch.autograd.grad(total, list(model.values()), materialize_grads=True)
+    return dict(zip(model, found, strict=True))
 
 
 @torch.no_grad()

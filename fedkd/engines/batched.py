@@ -107,14 +107,17 @@ def batched(chunk: int = 25, budget: float | None = None) -> BatchedEngine:
 def _alike(clients: Sequence[Client], inputs: Sequence[tuple[Any, ...]]) -> Iterable[list[int]]:
     """Positions of clients that can be stacked: all is the same but the numbers in tensors.
 
-    Those with few steps come first, so that a chunk holds clients of much the same length.
+    Those with many steps come first, so that a chunk holds clients of much the same length, and
+    those that are done first are at its end.
     """
     kinds: dict[Any, list[int]] = {}
     for position, (client, given) in enumerate(zip(clients, inputs, strict=True)):
         leaves, spec = tree_flatten((client.params, _with_steps(given, 0)))
         kinds.setdefault((client.group, str(spec), *map(_kind, leaves)), []).append(position)
     for positions in kinds.values():
-        positions.sort(key=lambda position: [b.steps for b in _batches(inputs[position])])
+        positions.sort(
+            key=lambda position: [b.steps for b in _batches(inputs[position])], reverse=True
+        )
     return kinds.values()
 
 
