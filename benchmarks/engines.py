@@ -37,7 +37,7 @@ class Workload:
 WORKLOADS = {
     "fd-mlp": Workload("FD, MLP 784-64-10", "fd", "mnist", "mlp-64", 100, 20_000, 0),
     "fedmd-mlp": Workload("FedMD, MLP 784-64-10", "fedmd", "mnist", "mlp-64", 100, 20_000, 2_000),
-    "fedmd-cnn": Workload("FedMD, CNN", "fedmd", "fashion-mnist", "cnn-32-64", 10, 1_000, 500),
+    "fedmd-cnn": Workload("FedMD, CNN", "fedmd", "fashion-mnist", "cnn-48-112", 20, 640, 96),
     "fd-digits": Workload("FD, MLP 64-32-10", "fd", "digits", "mlp-32", 100, 1_500, 0),
 }
 

@@ -74,7 +74,7 @@ def cnn(shape: Sequence[int], num_classes: int, channels: Sequence[int] = (16, 3
         value = value.flatten(1)
         return Outputs(_linear(params, "head", value), (value,))
 
-    stack = partial(stacks.cnn, convolutions=convolutions)
+    stack = stacks.by_device(partial(stacks.cnn, convolutions=convolutions), predict)
     return Model(_initialiser(shapes), Network(predict, stack))
 
 
@@ -107,7 +107,7 @@ def resnet8(shape: Sequence[int], num_classes: int, width: int = 16) -> Model:
         value = value.mean(dim=(-2, -1))
         return Outputs(_linear(params, "head", value), (value,))
 
-    stack = partial(stacks.resnet8, blocks=blocks)
+    stack = stacks.by_device(partial(stacks.resnet8, blocks=blocks), predict)
     return Model(_initialiser(shapes), Network(predict, stack))
 
 
@@ -209,6 +209,7 @@ def _linear(params: Params, name: str, x: Tensor) -> Tensor:
 def _conv_norm(params: Params, name: str, x: Tensor, stride: int = 1) -> Tensor:
     """A convolution that keeps the image's size (but for the stride), normalised in groups."""
     kernel = params[f"{name}.weight"]
+    x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels innermost: faster on CPUs
     value = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
     groups = math.gcd(4, kernel.shape[0])
     return F.group_norm(value, groups, params[f"{name}.norm.weight"], params[f"{name}.norm.bias"])

@@ -1,12 +1,14 @@
 """The networks of `fedkd.models` for a stack of K models: fewer and larger operations.
 
 Dense layers are batched matrix products; over an input that all models share they are one wide
-product. Convolutions are one grouped convolution, with the channels of all models side by side and
-innermost in memory, which is the fastest layout on a CPU.
+product. On a GPU, convolutions are one grouped convolution, with the channels of all models side by
+side. On a CPU the convolution is the work, and grouping it (and its norm) takes longer than one
+model after another with channels innermost in memory: there the models take turns.
 
 Shapes: each parameter is (K, ...); x is (K, B, ...), or (1, B, ...) where all models see the same.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -16,7 +18,29 @@ from torch.nn import functional as F  # noqa: N812
 
 from knowledge.optimizers import Gradient, Product
 from knowledge.outputs import Outputs
-from knowledge.training import Params
+from knowledge.training import Params, Predict
+
+
+def by_device(grouped: Predict, one: Predict) -> Predict:
+    """The form of a stack of convolutional networks that is quicker where the images are."""
+
+    def stack(params: Params, x: Tensor) -> Outputs:
+        return grouped(params, x) if x.is_cuda else in_turn(one, params, x)
+
+    return stack
+
+
+def in_turn(one: Predict, params: Params, x: Tensor) -> Outputs:
+    """One model after another."""
+    models = zip(*(value.unbind() for value in params.values()), strict=True)
+    images = x.unbind() if len(x) > 1 else itertools.repeat(x[0])
+    each = [
+        one(dict(zip(params, model, strict=True)), i)
+        for model, i in zip(models, images, strict=False)
+    ]
+    hidden = zip(*(outputs.hidden for outputs in each), strict=True)
+    logits = torch.stack([outputs.logits for outputs in each])
+    return Outputs(logits, tuple(torch.stack(layer) for layer in hidden))
 
 
 def mlp(params: Params, x: Tensor, layers: Sequence[str]) -> Outputs:
@@ -81,9 +105,8 @@ def linear(params: Params, name: str, x: Tensor) -> Tensor:
 
 
 def side_by_side(x: Tensor) -> Tensor:
-    """(1 or K, B, c, height, width) -> (B, c or K c, height, width), channels innermost."""
-    value = x.transpose(0, 1).flatten(1, 2)
-    return value.contiguous(memory_format=torch.channels_last)
+    """(1 or K, B, c, height, width) -> (B, c or K c, height, width)."""
+    return x.transpose(0, 1).flatten(1, 2)
 
 
 def conv_norm(params: Params, name: str, x: Tensor, stride: int = 1) -> Tensor:
@@ -91,7 +114,7 @@ def conv_norm(params: Params, name: str, x: Tensor, stride: int = 1) -> Tensor:
     kernel = params[f"{name}.weight"]  # (K, o, c, k, k)
     count, channels = kernel.shape[:2]
     groups = x.shape[1] // kernel.shape[2]  # 1 where all models see the same image
-    wide = kernel.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    value = F.conv2d(x, wide, stride=stride, padding=kernel.shape[-1] // 2, groups=groups)
+    padding = kernel.shape[-1] // 2
+    value = F.conv2d(x, kernel.flatten(0, 1), stride=stride, padding=padding, groups=groups)
     norms = params[f"{name}.norm.weight"].flatten(), params[f"{name}.norm.bias"].flatten()
     return F.group_norm(value, count * math.gcd(4, channels), *norms)

@@ -27,7 +27,6 @@ __all__ = [
     "draw",
     "fit",
     "logits_of",
-    "masked_mean",
 ]
 
 
@@ -72,11 +71,6 @@ def logits_of(
     return found
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of the values whose mask is 1; zero where no mask is. Shapes: (B,), (B,) -> ()."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
-
-
 def _fit_one(
     lesson: Lesson, params: Params, batches: Batches, context: tuple[Any, ...]
 ) -> tuple[Tensor, ...]:
@@ -85,12 +79,13 @@ def _fit_one(
     model = dict(zip(params, leaves, strict=True))
     optimiser, count = rule(lesson.training), 0
     state = optimiser.init(leaves)
-    for index, mask in zip(batches.order, batches.mask, strict=True):
-        if not mask.any():
+    for order, mask in zip(batches.order, batches.mask, strict=True):
+        index = order[mask.bool()]
+        if not len(index):
             continue
         x, y = rows(batches.x, index), rows(batches.y, index)
         with torch.enable_grad():
-            total = masked_mean(lesson.loss(lesson.predict(model, x), y, *context), mask)
+            total = lesson.loss(lesson.predict(model, x), y, *context).mean()
             if lesson.penalty is not None:
                 total = total + lesson.penalty(model, y, *context)
         gradients = torch.autograd.grad(total, leaves, materialize_grads=True)

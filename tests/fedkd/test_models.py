@@ -1,6 +1,7 @@
 """The networks: how many parameters, which shapes, and the same numbers as torch's own modules."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,8 +9,11 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._pytree import tree_map
 
+from fedkd import stacks
 from fedkd.models import build, cnn, from_module, mlp, names, resnet8
+from knowledge.optimizers import Product
 from knowledge.outputs import Outputs
+from knowledge.randomness import generator
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 FAMILIES = ["mlp", "mlp-128-64", "cnn", "cnn-8-16", "resnet8", "resnet8-4"]
@@ -296,3 +300,67 @@ def test_a_name_that_is_nearly_one_is_guessed():
 def test_images_too_small_or_none_at_all_are_an_error(name, shape, least):
     with pytest.raises(ValueError, match=f"needs images of at least {least} x {least}.*mlp takes"):
         build(name, shape, 10)
+
+
+# Stacks
+
+
+def stacked_forms(name):
+    """Every form of a network for a stack: its own, and those for other devices."""
+    model = build(name, (1, 8, 8), 5)
+    forms = {"own": model.predict.stack}
+    if name.startswith("cnn"):
+        forms["grouped"] = partial(stacks.cnn, convolutions=["conv0", "conv1"])
+    if name.startswith("resnet8"):
+        forms["grouped"] = partial(stacks.resnet8, blocks=["block0", "block1", "block2"])
+    return model, forms
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("name", ["mlp-6", "mlp-7-6", "cnn-4-6", "resnet8-4"])
+def test_every_form_for_a_stack_is_the_form_for_one(name, shared, double):
+    model, forms = stacked_forms(name)
+    each = [model.init(generator(seed, "stack")) for seed in range(3)]
+    params = {k: torch.stack([p[k] for p in each]).requires_grad_() for k in each[0]}
+    x = torch.rand(1 if shared else 3, 4, 1, 8, 8, generator=generator(0, "x"))
+    weights = torch.rand(3, 4, 5, generator=generator(0, "w"))
+    expected = [
+        model.predict.one({k: v[i] for k, v in params.items()}, x[0 if shared else i])
+        for i in range(3)
+    ]
+    logits = torch.stack([outputs.logits for outputs in expected])
+    wanted = torch.autograd.grad((weights * logits.square()).sum(), list(params.values()))
+    for form in forms.values():
+        outputs = form(params, x)
+        torch.testing.assert_close(outputs.logits, logits, rtol=1e-10, atol=1e-10)
+        for layer, hidden in enumerate(outputs.hidden):
+            other = torch.stack([alone.hidden[layer] for alone in expected])
+            torch.testing.assert_close(hidden, other, rtol=1e-10, atol=1e-10)
+        found = torch.autograd.grad(
+            (weights * outputs.logits.square()).sum(), list(params.values())
+        )
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_backward_pass_by_hand_is_that_of_autograd(shared, double):
+    model = build("mlp-7-6", (1, 8, 8), 5)
+    each = [model.init(generator(seed, "stack")) for seed in range(3)]
+    params = {k: torch.stack([p[k] for p in each]).requires_grad_() for k in each[0]}
+    x = torch.rand(1 if shared else 3, 4, 1, 8, 8, generator=generator(0, "x"))
+    outputs = model.predict.stack(params, x)
+    shown = [outputs.logits, *outputs.hidden]
+    for used in ([0], [1], [0, 1, 2]):  # which outputs the loss looks at
+        total = sum(shown[i].square().sum() for i in used)
+        upstream = [2 * shown[i].detach() if i in used else None for i in range(3)]
+        wanted = torch.autograd.grad(
+            total, list(params.values()), retain_graph=True, materialize_grads=True
+        )
+        with torch.no_grad():
+            found = model.predict.backward(
+                params, x, outputs, Outputs(upstream[0], tuple(upstream[1:]))
+            )
+        for name, other in zip(params, wanted, strict=True):
+            mine = found[name].formed() if isinstance(found[name], Product) else found[name]
+            torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)

@@ -20,7 +20,6 @@ from knowledge.training import (
     draw,
     fit,
     logits_of,
-    masked_mean,
 )
 
 TORCH = {
@@ -297,12 +296,6 @@ def test_vmap_over_fit_is_a_loop(optimizer):
 
 
 # Small parts
-
-
-def test_a_masked_mean_by_hand():
-    values = torch.tensor([1.0, 2.0, 6.0])
-    assert masked_mean(values, torch.tensor([1.0, 0.0, 1.0])).item() == 3.5
-    assert masked_mean(values, torch.zeros(3)).item() == 0.0
 
 
 @pytest.mark.parametrize("rows", [[], [3], [0, 5, 5, 19, 2]])
