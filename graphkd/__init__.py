@@ -12,18 +12,20 @@
 names: `methods.names()`, `data.names()`, `networks.names()`, `losses.__all__`, `splits.PROTOCOLS`.
 Mistakes of the user raise ValueError or FileNotFoundError with one line that says the way out.
 
-Read `core` first: Split, View, Teacher, Student, Term, Method, Epoch, Result.
+Read `core` first (Split, View, Epoch, Result), then `recipe` (Method, Lesson, Term).
 """
 
 from graphkd import data, distill, losses, methods, networks, splits
-from graphkd.core import Epoch, LeakError, Method, Result, Split, Term, View
+from graphkd.core import Epoch, LeakError, Result, Split, View
 from graphkd.distill import run
 from graphkd.graph import Graph
+from graphkd.recipe import Lesson, Method, Term
 
 __all__ = [
     "Epoch",
     "Graph",
     "LeakError",
+    "Lesson",
     "Method",
     "Result",
     "Split",

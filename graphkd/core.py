@@ -1,22 +1,20 @@
-"""The nouns of graph distillation: Split, View, Teacher, Student, Term, Method, Epoch, Result.
+"""The nouns of graph distillation: Split, View, Teacher, Student, Epoch, Result.
 
-Read this first. A `Graph` is cut by a protocol (`graphkd.splits`) into a `Split`, which hands each
-phase of a run a `View`: the graph that this phase may see, and no more. A `Method` names a
-teacher, a student and the `Term`s of a loss; `graphkd.distill` runs it and yields `Epoch`s.
+Read this first, then `graphkd.recipe`. A `Graph` is cut by a protocol (`graphkd.splits`) into a
+`Split`, which hands each phase of a run a `View`: the graph that this phase may see, and no more.
+A `Method` (`graphkd.recipe`) says who teaches whom and how; `graphkd.distill` runs it and yields
+`Epoch`s, and at last a `Result`.
 """
 
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from graphkd.graph import HIDDEN, Graph, Part
-from knowledge.outputs import Outputs
+from graphkd.graph import HIDDEN, Graph
 
 
 class LeakError(ValueError):
@@ -62,10 +60,11 @@ class Split:
     """A graph cut into parts by a protocol; it hands out views, never the whole.
 
     Args:
-        protocol: how it was cut, "transductive" or "inductive".
+        protocol: how it was cut, one of `graphkd.splits.PROTOCOLS`.
         seed: of the draw.
-        parts: global ids of "train", "val", "tran" and, if inductive, "ind", all sorted.
+        parts: global ids of "train", "val", "tran" and, unless transductive, "ind", all sorted.
         origin: (N,) the id that each node had in the graph that was cut.
+        observed: whether the nodes of "ind" are in the graph that training sees.
     """
 
     protocol: str
@@ -73,12 +72,14 @@ class Split:
     parts: Mapping[str, Tensor]
     origin: Tensor
     _graph: Graph = field(repr=False)
+    observed: bool = False
 
     def view(self, phase: str) -> View:
         """What "train", "distill" or "evaluate" may see.
 
         "train" and "distill" see the observed graph, with the labels of "train" and "val" only;
-        "evaluate" sees everything. Nodes of the part "ind" are not in the observed graph.
+        "evaluate" sees everything. Nodes of the part "ind" are never in the part "soft", on which
+        a teacher may teach, and in the observed graph only if the split says so.
         """
         if phase == "evaluate":
             test = torch.cat([self.parts[name] for name in self.parts if name in ("tran", "ind")])
@@ -88,7 +89,8 @@ class Split:
             raise LeakError(f"unknown phase {phase!r}; choose one of train, distill, evaluate")
         labelled = {name: self._place[self.parts[name]] for name in ("train", "val")}
         if phase == "distill":
-            labelled["soft"] = torch.arange(len(self._seen))
+            withheld = torch.isin(self._seen, self.parts.get("ind", self._seen[:0]))
+            labelled["soft"] = (~withheld).nonzero()[:, 0]
         return View(phase, self._observed, self._seen, labelled)
 
     def to(self, device: torch.device | str) -> "Split":
@@ -98,7 +100,8 @@ class Split:
     @cached_property
     def _seen(self) -> Tensor:
         held_out = torch.zeros(self._graph.num_nodes, dtype=torch.bool)
-        held_out[self.parts.get("ind", [])] = True
+        if not self.observed:
+            held_out[self.parts.get("ind", [])] = True
         return (~held_out).nonzero()[:, 0]
 
     @cached_property
@@ -112,16 +115,17 @@ class Split:
         observed = self._graph.subgraph(self._seen.to(self._graph.y.device))
         labelled = torch.cat([self._place[self.parts[name]] for name in ("train", "val")])
         labelled = labelled.to(observed.y.device)
-        y = torch.full_like(observed.y, HIDDEN)
+        y = torch.full_like(observed.y, torch.nan if observed.y.is_floating_point() else HIDDEN)
         y[labelled] = observed.y[labelled]
         return replace(observed, y=y)
 
 
 class Teacher(NamedTuple):
-    """A network and how it is trained, on the whole observed graph at once.
+    """A network and how it is trained.
 
-    Its name in `graphkd.networks`, hidden width and number of layers; dropout, Adam's learning
-    rate and weight decay (L2); the most epochs, and how many may pass without a best one.
+    Its name in `graphkd.networks`; hidden width and number of layers; dropout, Adam's learning
+    rate and weight decay (L2); the most epochs, and how many may pass without a best one; how many
+    labelled nodes a step takes, 0 for all at once.
     """
 
     network: str
@@ -132,10 +136,11 @@ class Teacher(NamedTuple):
     weight_decay: float
     epochs: int
     patience: int
+    batch: int = 0
 
 
 class Student(NamedTuple):
-    """As `Teacher`, and how many nodes a distillation step takes; 0 is all at once.
+    """As `Teacher`; the batch is of the nodes on which a teacher teaches, 0 for all at once.
 
     Otherwise each epoch draws a fresh order and drops what does not fill a batch, as GLNN does.
     """
@@ -151,78 +156,12 @@ class Student(NamedTuple):
     batch: int
 
 
-Loss = Callable[[Outputs, Outputs, Graph | Part], Tensor]  # student, teacher, graph -> (N,)
-
-
-class Term(NamedTuple):
-    """One summand of a student's loss: weight times the mean of `loss` over the nodes of a step.
-
-    `nodes(n, generator)` may draw some of a step's n nodes; the loss then sees these alone, with
-    the edges among them. A term of weight 0 is skipped, not multiplied by 0.
-    """
-
-    loss: Loss
-    weight: float
-    nodes: Callable[[int, Generator], Tensor] | None = None
-
-
-_RANGES = {
-    "hard_weight": (0, math.inf),
-    "hidden": (1, math.inf),
-    "layers": (2, math.inf),
-    "dropout": (0, 1),
-    "weight_decay": (0, math.inf),
-    "lr": (1e-12, math.inf),
-    "batch": (0, math.inf),
-    "epochs": (1, math.inf),
-    "patience": (1, math.inf),
-}
-
-
-@dataclass(frozen=True)
-class Method(ABC):
-    """A recipe: who teaches whom, from which inputs, by which terms. Its fields are its settings.
-
-    A field that is None takes the published value for the data set or network, see
-    `graphkd.settings`. The loss is hard_weight * CE[train] + sum of the terms.
-    """
-
-    teacher: str = "sage"
-    student: str = "mlp"
-    inputs: str = "features"
-    hard_weight: float = 1.0
-    teacher_hidden: int | None = None
-    teacher_layers: int | None = None
-    teacher_dropout: float | None = None
-    teacher_lr: float | None = None
-    teacher_weight_decay: float | None = None
-    hidden: int | None = None
-    layers: int | None = None
-    dropout: float | None = None
-    lr: float | None = None
-    weight_decay: float | None = None
-    batch: int = 0
-    epochs: int = 200
-    patience: int = 50
-
-    def __post_init__(self) -> None:
-        """Refuse settings that make no training."""
-        for setting in fields(self):
-            name, value = setting.name, getattr(self, setting.name)
-            least, below = _RANGES.get(name.removeprefix("teacher_"), (None, None))
-            if None not in (value, least) and not least <= value < below:
-                raise ValueError(f"{name} is {value}; expected {least} <= {name} < {below}")
-
-    @abstractmethod
-    def terms(self) -> tuple[Term, ...]:
-        """The terms by which the teacher teaches; none of them, and there is no teacher."""
-
-
 @dataclass(frozen=True)
 class Epoch:
-    """One pass of training, of the "teacher", the "baseline" (a student alone) or the "student".
+    """One pass of training, of a "teacher", the "baseline" (a student alone) or the "student".
 
-    `accuracy` is on the validation nodes, 0 to 1; if it is `best` so far, its weights are kept.
+    `accuracy` is on the validation nodes, 0 to 1, or R^2 of real targets; if it is `best` so far,
+    its weights are kept.
     """
 
     phase: str

@@ -1,12 +1,14 @@
-"""Graphs by name: one that ships with the dependencies, and real ones through PyG's classes.
+"""Graphs by name: two that need no files, and real ones through PyG's classes.
 
 | name | nodes | edges | features | classes | source |
 |---|---|---|---|---|---|
 | digits-knn | 1,797 | 6,309 | 64 | 10 | scikit-learn's digits, 5 nearest neighbours |
+| sbm-170k | 170,000 | 1,200,000 | 128 | 40 | drawn by `graphkd.synthetic.blocks` |
 | cora | 2,708 | 5,278 | 1,433 | 7 | `Planetoid` |
 | citeseer | 3,327 | 4,552 | 3,703 | 6 | `Planetoid` |
 | amazon-computers | 13,752 | 245,861 | 767 | 10 | `Amazon` |
 | amazon-photo | 7,650 | 119,081 | 745 | 8 | `Amazon` |
+| ogbn-arxiv | 169,343 | 1.16 million | 128 | 40 | `graphkd.ogb`, sizes as published |
 
 Edges are undirected and counted once. Sen et al., "Collective Classification in Network Data", AI
 Magazine 2008, https://doi.org/10.1609/aimag.v29i3.2157 (Cora, CiteSeer, in the files of Yang et
@@ -30,6 +32,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch_geometric.datasets import Amazon, Planetoid
 
+from graphkd import ogb, synthetic
 from graphkd.graph import Graph
 from graphkd.names import unknown
 from graphkd.splits import simple
@@ -49,7 +52,7 @@ _STORED: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
 
 def names() -> list[str]:
     """The names of all data sets."""
-    return sorted(["digits-knn", *_STORED])
+    return sorted(["digits-knn", "ogbn-arxiv", "sbm-170k", *_STORED])
 
 
 def default_root() -> Path:
@@ -72,6 +75,10 @@ def load(name: str, root: str | Path | None = None, download: bool = False) -> G
     """
     if name == "digits-knn":
         return _digits()
+    if name == "sbm-170k":
+        return synthetic.blocks(name=name)
+    if name == "ogbn-arxiv":
+        return ogb.arxiv(root or default_root())
     if name not in _STORED:
         raise unknown("data set", name, names())
     kind, title, files = _STORED[name]

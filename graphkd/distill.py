@@ -1,19 +1,20 @@
 """One run: the teacher, the student alone, the student taught; every epoch, then the result."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
-from torch import Generator, Tensor, nn
+from torch import nn
 
-from graphkd import data as datasets
-from graphkd import evaluation, inputs, methods, networks, settings, splits
-from graphkd.core import Epoch, LeakError, Method, Result, Split, Student, Teacher, Term, View
-from graphkd.graph import Graph, Part
-from graphkd.training import Fit, Step, build, descend, fit, predict, supervised
-from knowledge import response
-from knowledge.outputs import Outputs
+from graphkd import evaluation, inputs, methods, networks, settings, tasks
+from graphkd.core import Epoch, Result, Split, View
+from graphkd.graph import Graph
+from graphkd.inputs import Encoder
+from graphkd.recipe import Lesson, Method
+from graphkd.teaching import fit_student, fit_teacher, fit_together
+from graphkd.training import Fit, Fitted, build, predict, seeded
+from graphkd.whole import Graphs
 
 
 def run(
@@ -32,8 +33,8 @@ def run(
 
     Args:
         method: a method, or the name of one for its default settings.
-        data: a graph, or the name of one in `graphkd.data`.
-        protocol: "transductive" or "inductive".
+        data: a graph, many (`graphkd.whole.Graphs`), or the name of a data set in `graphkd.tasks`.
+        protocol: one of `graphkd.tasks.PROTOCOLS`.
         seed: of the run.
         root: where data sets are, see `graphkd.data.load`.
         download: whether missing data may be fetched.
@@ -45,163 +46,113 @@ def run(
     """
     if isinstance(method, str):
         method = methods.get(method)()
-    check(method)
-    graph = datasets.load(data, root, download) if isinstance(data, str) else data
-    yield from distill(method, splits.split(graph, protocol, seed).to(device), seed=seed)
+    graph = tasks.load(data, root, download) if isinstance(data, str) else data
+    check(method, graph)
+    yield from distill(method, tasks.split(graph, protocol, seed).to(device), seed=seed)
 
 
 def distill(method: Method, split: Split, *, seed: int) -> Iterator[Epoch | Result]:
     """A method on a graph that is split already: every epoch, and at last the result.
 
-    Phases in order: "teacher"; "baseline", the same student trained on the labels alone from the
-    same weights; "student". Without terms there is no teacher, and the baseline is the student.
+    Phases in order: "teacher", if the scheme has one; "baseline", the same student trained on the
+    labels alone from the same weights; "student". In the scheme "alone" the baseline is the
+    student; in the scheme "mutual" the teachers learn in the phase of the student.
     """
-    check(method)
-    view, terms = split.view("distill"), taught(method)
-    seen = replace(view, graph=inputs.get(method.inputs)(view.graph))
-    student = settings.student(method, view.graph.name)
-    if not terms:
-        alone = yield from fit_student(student, seen, hard_weight=method.hard_weight, seed=seed)
-        logits = evaluation.everywhere(alone.network, split, method.inputs)
-        metrics = evaluation.measure(split, logits, logits, None)
-        yield _result(method, split, seed, metrics, {"student": alone.epoch})
-        return
-    teacher = yield from fit_teacher(settings.teacher(method), split, seed=seed)
-    targets = predict(teacher.network, view.graph)
-    alone = yield from fit_student(student, seen, phase="baseline", seed=seed)
-    pupil = yield from fit_student(
-        student, seen, targets, terms, hard_weight=method.hard_weight, seed=seed
-    )
+    check(method, split.view("evaluate").graph)
+    task = _task(method, split, seed)
+    teacher, epochs = None, {}
+    if method.scheme == "offline":
+        teacher = yield from fit_teacher(task.method, split, seed=seed)
+        epochs["teacher"] = teacher.epoch
+    phase = "student" if method.scheme == "alone" else "baseline"
+    pupil = alone = yield from _alone(task, phase)
+    epochs[phase] = alone.epoch
+    if method.scheme == "mutual":
+        pupil, teacher = yield from _together(task)
+    elif method.scheme != "alone":
+        pupil = yield from _taught(task, teacher)
+    epochs["student"] = pupil.epoch
     metrics = evaluation.measure(
         split,
-        evaluation.everywhere(pupil.network, split, method.inputs),
-        evaluation.everywhere(alone.network, split, method.inputs),
-        evaluation.everywhere(teacher.network, split),
+        evaluation.everywhere(pupil.network, split, task.encode),
+        evaluation.everywhere(alone.network, split, task.encode),
+        None if teacher is None else evaluation.everywhere(teacher.network, split),
     )
-    epochs = {"teacher": teacher.epoch, "baseline": alone.epoch, "student": pupil.epoch}
-    yield _result(method, split, seed, metrics, epochs)
+    data = task.view.graph.name
+    yield Result(type(method).__name__.lower(), data, split.protocol, seed, metrics, epochs)
 
 
-def fit_teacher(teacher: Teacher, split: Split, *, seed: int) -> Fit:
-    """Train a teacher on the labels of the training nodes, on the graph that it may see.
-
-    Yields its epochs and returns it `Fitted`, with frozen weights: `yield from`, or `finish`.
-    """
-    view = split.view("train")
-    network = build(teacher, view.graph, seed, "teacher")
-    step = supervised(view.graph, view.part("train"))
-    return fit("teacher", network, teacher, view.graph, view.part("val"), step, seed)
-
-
-def fit_student(
-    student: Student,
-    view: View,
-    targets: Outputs | None = None,
-    terms: tuple[Term, ...] = (),
-    *,
-    hard_weight: float = 1.0,
-    phase: str = "student",
-    seed: int,
-) -> Fit:
-    """Train a student on a teacher's outputs by some terms, or without terms on labels alone.
-
-    Args:
-        student: the network and how it is trained.
-        view: of the phase "distill", its graph with the student's inputs.
-        targets: the teacher's outputs on exactly the nodes of the view, in its order.
-        terms: of the loss, each with a weight other than 0.
-        hard_weight: of the cross-entropy on the training nodes; 0 skips it.
-        phase: the name of the epochs.
-        seed: of the weights, of dropout and of the draws.
-
-    Raises:
-        LeakError: the targets are not those of the view's nodes.
-        ValueError: there is nothing to learn from.
-    """
-    graph, train = view.graph, view.part("train")
-    if terms and (targets is None or len(targets.logits) != graph.num_nodes):
-        rows = "no" if targets is None else len(targets.logits)
-        raise LeakError(
-            f"the teacher's outputs have {rows} rows, the view has {graph.num_nodes} nodes; give "
-            "the outputs at its nodes in their order: predict(teacher, view.graph)"
-        )
-    if not terms and not hard_weight:
-        raise ValueError(
-            "hard_weight is 0 and there are no terms of another weight: the student has nothing "
-            "to learn from; raise one of them"
-        )
-    network = build(student, graph, seed, "student")
-    if terms:
-        step = _taught_by(targets, terms, graph, train, hard_weight, student.batch)
-    else:
-        step = supervised(graph, train, hard_weight)
-    return fit(phase, network, student, graph, view.part("val"), step, seed)
-
-
-def taught(method: Method) -> tuple[Term, ...]:
-    """The terms of a method that count: a weight of 0 is skipped, not multiplied by 0."""
-    return tuple(term for term in method.terms() if term.weight)
-
-
-def check(method: Method) -> None:
-    """Raise ValueError if a network or the inputs of a method do not exist, before any training."""
-    networks.get(method.teacher)
-    networks.get(method.student)
+def check(method: Method, graph: Graph) -> None:
+    """Raise ValueError if a method cannot run on this data, before any training."""
+    for name in (method.student, *method.teacher.split("+")):
+        networks.get(name)
     inputs.get(method.inputs)
-
-
-def _taught_by(
-    targets: Outputs,
-    terms: tuple[Term, ...],
-    graph: Graph,
-    train: Tensor,
-    hard_weight: float,
-    batch: int,
-) -> Step:
-    """An epoch of distillation: the nodes in batches, each with all labelled ones beside it."""
-
-    def loss(network: nn.Module, nodes: Tensor | None, draw: Generator) -> Tensor:
-        part = graph if nodes is None else Part(graph, nodes)
-        asked = nodes if nodes is None or not hard_weight else torch.cat([nodes, train])
-        outputs = network(graph, asked)
-        own = networks.rows(outputs, slice(part.num_nodes))
-        teacher = targets if nodes is None else networks.rows(targets, nodes)
-        total = sum(_value(term, own, teacher, part, draw) for term in terms)
-        if hard_weight:
-            logits = outputs.logits[train if nodes is None else slice(part.num_nodes, None)]
-            hard = response.cross_entropy(logits, graph.y[train]).mean()
-            total = total + hard_weight * hard
-        return total
-
-    def step(network: nn.Module, optimiser: torch.optim.Optimizer, draw: Generator) -> float:
-        batches = _batches(graph.num_nodes, batch, draw)
-        return sum(descend(loss(network, nodes, draw), optimiser) for nodes in batches) / len(
-            batches
+    lacks = set()
+    if isinstance(graph, Graphs):
+        lacks = {"edges"} | ({"classes"} if graph.y.is_floating_point() else set())
+        if method.inputs != "features":
+            lacks |= {"inputs"}
+    if missing := lacks & (method.needs | {"inputs"}):
+        fit = [name for name in methods.names() if not methods.get(name).needs & lacks]
+        raise ValueError(
+            f"{graph.name} has no {' and no '.join(sorted(missing))} of the kind that "
+            f"{type(method).__name__.lower()} needs: its examples are whole graphs"
+            f"{' with real targets' if 'classes' in lacks else ''}; choose one of "
+            f"{', '.join(fit)}, with inputs 'features'"
         )
 
-    return step
+
+class _Task(NamedTuple):
+    """A resolved method, the view to learn on, and the same view with the student's inputs."""
+
+    method: Method
+    view: View
+    encode: Encoder
+    seen: View
+    seed: int
+
+    def fresh(self) -> nn.Module:
+        """The student before any training."""
+        graph = self.seen.graph
+        network = build(settings.student(self.method), graph, self.seed, "student")
+        with seeded(self.seed, graph.x.device, "student", "more weights"):
+            return self.method.build(network, graph)
 
 
-def _value(
-    term: Term, student: Outputs, teacher: Outputs, part: Graph | Part, draw: Generator
-) -> Tensor:
-    if term.nodes is not None:
-        chosen = term.nodes(part.num_nodes, draw)
-        student, teacher = networks.rows(student, chosen), networks.rows(teacher, chosen)
-        part = part.take(chosen)
-    return term.weight * term.loss(student, teacher, part).mean()
+def _task(method: Method, split: Split, seed: int) -> _Task:
+    view = split.view("distill")
+    method = settings.resolve(method, view.graph.name, split.protocol)
+    encode = method.encoder(view, seed)
+    return _Task(method, view, encode, replace(view, graph=encode(view)), seed)
 
 
-def _batches(nodes: int, size: int, draw: Generator) -> list[Tensor | None]:
-    """A fresh order cut into full batches, the rest dropped as in GLNN; None is all nodes."""
-    if size == 0 or size >= nodes:
-        return [None]
-    order = torch.randperm(nodes, generator=draw)
-    return list(order[: nodes // size * size].split(size))
+def _alone(task: _Task, phase: str) -> Fit:
+    """The student from the labels alone."""
+    weight = task.method.hard_weight if task.method.scheme == "alone" else 1.0
+    student = settings.student(task.method)
+    return fit_student(
+        task.fresh(), student, task.seen, hard_weight=weight or 0.0, phase=phase, seed=task.seed
+    )
 
 
-def _result(
-    method: Method, split: Split, seed: int, metrics: dict[str, float], epochs: dict[str, int]
-) -> Result:
-    name, data = type(method).__name__.lower(), split.view("evaluate").graph.name
-    return Result(name, data, split.protocol, seed, metrics, epochs)
+def _taught(task: _Task, teacher: Fitted | None) -> Fit:
+    """The student from a teacher, or from itself."""
+    method, view, _, seen, seed = task
+    network = task.fresh()
+    guide = None if teacher is None else teacher.network
+    targets = None if guide is None else predict(guide, view.graph)
+    with seeded(seed, seen.graph.x.device, "student", "terms"):
+        terms = method.terms(Lesson(network, seen, guide, view.graph, targets, seed))
+    weight = method.hard_weight or 0.0
+    student = settings.student(method)
+    return fit_student(network, student, seen, targets, terms, hard_weight=weight, seed=seed)
+
+
+def _together(task: _Task) -> Generator[Epoch, None, tuple[Fitted, Fitted]]:
+    """The student and its teachers at once; the student, and the first of the others."""
+    method, view, _, seen, seed = task
+    others = [build(t, view.graph, seed, t.network) for t in settings.teachers(method)]
+    found = yield from fit_together(
+        [task.fresh(), *others], settings.student(method), method, seen, view.graph, seed=seed
+    )
+    return found[0], found[1]

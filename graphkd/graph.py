@@ -47,6 +47,32 @@ class Graph:
         """The symmetrically normalised adjacency with self-loops, (N, N)."""
         return sparse.normalized(self.edge_index, self.num_nodes, self.x.dtype)
 
+    @cached_property
+    def total(self) -> sparse.Matrix:
+        """The sum over a node and its neighbours, (N, N)."""
+        return sparse.total(self.edge_index, self.num_nodes, self.x.dtype)
+
+    @cached_property
+    def neighbours(self) -> sparse.Rows:
+        """The ids of the neighbours of each node, row i being N(i); the values are all one."""
+        source, target = self.edge_index
+        return sparse.rows(target, source, torch.ones_like(source), self.num_nodes)
+
+    @cached_property
+    def mean_features(self) -> Tensor:
+        """The mean features of a node and its neighbours, (N, D)."""
+        return self.mean @ self.x
+
+    @cached_property
+    def normalized_features(self) -> Tensor:
+        """The normalised adjacency times the features, (N, D)."""
+        return self.normalized @ self.x
+
+    @cached_property
+    def total_features(self) -> Tensor:
+        """The summed features of a node and its neighbours, (N, D)."""
+        return self.total @ self.x
+
     def subgraph(self, nodes: Tensor) -> "Graph":
         """The graph induced by some nodes, numbered in the order given."""
         edge_index = Part(self, nodes).edge_index
@@ -81,6 +107,11 @@ class Part:
         place[self.nodes] = torch.arange(len(self.nodes), device=place.device)
         ends = place[self.graph.edge_index]
         return ends[:, (ends >= 0).all(0)]
+
+    @cached_property
+    def total(self) -> sparse.Matrix:
+        """The sum over a node and its neighbours in the part, (N, N)."""
+        return sparse.total(self.edge_index, self.num_nodes, self.graph.x.dtype)
 
     def take(self, places: Tensor) -> "Part":
         """The part of these places in `nodes`."""

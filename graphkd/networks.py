@@ -1,27 +1,35 @@
 """The networks that teach and learn on graphs; each shows its `Outputs`.
 
 The layers are PyTorch Geometric's and hold the weights; the products run through
-`graphkd.sparse`, which the tests hold to PyG's own message passing. Every network is called as
-`network(graph, nodes=None)` and gives the outputs of these nodes, in order, or of all.
+`graphkd.sparse` and `graphkd.attention`, which the tests hold to PyG's own message passing. Every
+network is called as `network(graph, nodes=None)` and gives the outputs of these nodes, in order, or
+of all. A thin network is one with a small width.
 
 Convention: hidden states are those after the activation and before dropout, one per hidden layer.
-Dropout acts on hidden states, not on the input features, except in GAT.
+Dropout acts on hidden states, not on the input features, except in GAT and GATv2.
+
+Initialisation: linear maps of the MLP, APPNP and GIN as PyTorch's default, uniform within
+1 / sqrt(D); those of the others Glorot's, with biases of 0, as PyG's and DGL's convolutions.
 
 Shapes (all networks):
     graph: N nodes with D features; nodes: (n,) ids; gives logits (n, C) and hidden (n, H) each.
 """
 
-from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F  # noqa: N812
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
 
+from graphkd.gat import GAT, GATv2
 from graphkd.graph import Graph
+from graphkd.layers import dropout, first, linear, rows, shown
 from graphkd.names import unknown
-from graphkd.sparse import Matrix
 from knowledge.outputs import Outputs
+
+__all__ = ["APPNP", "GAT", "GATv2", "GCN", "GIN", "MLP", "SAGE", "SGC", "build", "get", "names"]
+__all__ += ["NETWORKS", "rows"]
 
 
 class MLP(nn.Module):
@@ -31,19 +39,20 @@ class MLP(nn.Module):
     1986, https://doi.org/10.1038/323533a0.
     """
 
+    layers: Any
+
     def __init__(self, sizes: list[int], dropout: float):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.dropout = dropout
-        for layer in self.layers:
-            _glorot(layer)
 
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """See the module."""
-        h, hidden = _linear(graph.features, self.layers[0], nodes), []
+        h = linear(graph.features, self.layers[0].weight, self.layers[0].bias, nodes)
+        hidden = []
         for layer in self.layers[1:]:
-            hidden.append(h.relu())
-            h = layer(F.dropout(hidden[-1], self.dropout, self.training))
+            hidden.append(h.relu_())
+            h = layer(dropout(hidden[-1], self.dropout, self.training))
         return Outputs(h, tuple(hidden))
 
 
@@ -55,6 +64,8 @@ class GCN(nn.Module):
         H' = D^{-1/2} (A + I) D^{-1/2} H W + b
     """
 
+    layers: Any
+
     def __init__(self, sizes: list[int], dropout: float):
         super().__init__()
         self.layers = nn.ModuleList(pyg.GCNConv(a, b) for a, b in pairwise(sizes))
@@ -62,13 +73,13 @@ class GCN(nn.Module):
 
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """See the module."""
-        h, hidden = graph.features, []
-        for i, layer in enumerate(self.layers):
-            if i:
-                hidden.append(h.relu())
-                h = F.dropout(hidden[-1], self.dropout, self.training)
-            h = graph.normalized @ _linear(h, layer.lin) + layer.bias
-        return _shown(h, hidden, nodes)
+        h = first(graph, "normalized", self.layers[0].lin.weight, self.layers[0].bias)
+        hidden = []
+        for layer in self.layers[1:]:
+            hidden.append(h.relu_())
+            h = dropout(hidden[-1], self.dropout, self.training)
+            h = graph.normalized @ F.linear(h, layer.lin.weight) + layer.bias
+        return shown(h, hidden, nodes)
 
 
 class SAGE(nn.Module):
@@ -82,6 +93,8 @@ class SAGE(nn.Module):
     a graph that has self-loops already, as in GLNN's code, counts the node itself twice.
     """
 
+    layers: Any
+
     def __init__(self, sizes: list[int], dropout: float):
         super().__init__()
         self.layers = nn.ModuleList(
@@ -89,56 +102,78 @@ class SAGE(nn.Module):
         )
         self.dropout = dropout
         for layer in self.layers:
-            _glorot(layer.lin_l)
+            nn.init.xavier_uniform_(layer.lin_l.weight)
+            nn.init.zeros_(layer.lin_l.bias)
 
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """See the module."""
-        h, hidden = graph.features, []
-        for i, layer in enumerate(self.layers):
-            if i:
-                hidden.append(h.relu())
-                h = F.dropout(hidden[-1], self.dropout, self.training)
-            h = graph.mean @ _linear(h, layer.lin_l)  # the mean commutes with the linear map
-        return _shown(h, hidden, nodes)
+        h = first(graph, "mean", self.layers[0].lin_l.weight, self.layers[0].lin_l.bias)
+        hidden = []
+        for layer in self.layers[1:]:
+            hidden.append(h.relu_())
+            h = dropout(hidden[-1], self.dropout, self.training)
+            # The mean commutes with the linear map.
+            h = graph.mean @ F.linear(h, layer.lin_l.weight) + layer.lin_l.bias
+        return shown(h, hidden, nodes)
 
 
-class GAT(nn.Module):
-    r"""Velickovic et al., "Graph Attention Networks", ICLR 2018.
+class GIN(nn.Module):
+    r"""Xu, Hu, Leskovec and Jegelka, "How Powerful are Graph Neural Networks?", ICLR 2019.
 
-    https://arxiv.org/abs/1710.10903.
+    https://arxiv.org/abs/1810.00826.
 
-        h'_i = \sum_{j in N(i) + {i}} \alpha_ij W h_j,
-        \alpha_i = softmax_j(leaky_relu(a^T [W h_i, W h_j]))
+        h'_i = W_2 relu(W_1 (h_i + \sum_{j in N(i)} h_j) + b_1) + b_2
 
-    Eight heads share the hidden width; the last layer has one. Dropout acts on the inputs of each
-    layer, and half as strongly on the attention, as in GLNN (0.6 and 0.3). Memory grows as E H.
+    Convention: GIN-0, the paper's variant with epsilon fixed at 0; two linear maps in each layer,
+    without the paper's batch normalisation, since running statistics do not survive stacking.
     """
 
-    heads = 8
+    layers: Any
 
     def __init__(self, sizes: list[int], dropout: float):
         super().__init__()
-        if any(size % self.heads for size in sizes[1:-1]):
-            raise ValueError(
-                f"hidden is {sizes[1]}; a GAT divides it among {self.heads} heads: choose a "
-                f"multiple of {self.heads}"
-            )
-        heads = [self.heads] * (len(sizes) - 2) + [1]
         self.layers = nn.ModuleList(
-            pyg.GATConv(a, b // k, k, dropout=dropout / 2)
-            for (a, b), k in zip(pairwise(sizes), heads, strict=True)
+            pyg.GINConv(nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Linear(b, b)))
+            for a, b in pairwise(sizes)
         )
         self.dropout = dropout
 
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """See the module."""
-        h, hidden = graph.x, []
-        for i, layer in enumerate(self.layers):
-            if i:
-                hidden.append(F.elu(h))
-                h = hidden[-1]
-            h = layer(F.dropout(h, self.dropout, self.training), graph.edge_index)
-        return _shown(h, hidden, nodes)
+        inner, _, outer = self.layers[0].nn
+        h = outer(first(graph, "total", inner.weight, inner.bias).relu_())
+        hidden = []
+        for layer in self.layers[1:]:
+            hidden.append(h.relu_())
+            h = dropout(hidden[-1], self.dropout, self.training)
+            inner, _, outer = layer.nn
+            h = outer((graph.total @ F.linear(h, inner.weight) + inner.bias).relu_())
+        return shown(h, hidden, nodes)
+
+
+class SGC(nn.Module):
+    r"""Wu, Zhang, de Souza, Fifty, Yu and Weinberger, "Simplifying Graph Convolutional Networks".
+
+    ICML 2019, https://arxiv.org/abs/1902.07153; a GCN without activations, hence one linear map:
+
+        (D^{-1/2} (A + I) D^{-1/2})^L X W + b
+
+    Convention: L is the number of layers. There is no hidden state, so width and dropout have no
+    effect, and losses on the embedding refuse it.
+    """
+
+    layer: Any
+
+    def __init__(self, sizes: list[int], dropout: float):
+        super().__init__()
+        self.layer = pyg.SGConv(sizes[0], sizes[-1], K=len(sizes) - 1)
+
+    def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
+        """See the module."""
+        h = first(graph, "normalized", self.layer.lin.weight)
+        for _ in range(self.layer.K - 1):
+            h = graph.normalized @ h
+        return shown(h + self.layer.lin.bias, (), nodes)
 
 
 class APPNP(nn.Module):
@@ -163,10 +198,12 @@ class APPNP(nn.Module):
         z = logits
         for _ in range(self.steps):
             z = (1 - self.alpha) * (graph.normalized @ z) + self.alpha * logits
-        return _shown(z, hidden, nodes)
+        return shown(z, hidden, nodes)
 
 
-NETWORKS = {"mlp": MLP, "gcn": GCN, "sage": SAGE, "gat": GAT, "appnp": APPNP}
+NETWORKS: dict[str, type[nn.Module]] = {
+    network.__name__.lower(): network for network in (APPNP, GAT, GATv2, GCN, GIN, MLP, SAGE, SGC)
+}
 
 
 def names() -> list[str]:
@@ -197,27 +234,3 @@ def build(name: str, graph: Graph, hidden: int, layers: int, dropout: float) -> 
         )
     sizes = [graph.x.shape[1], *[hidden] * (layers - 1), graph.classes]
     return network(sizes, dropout).to(device=graph.x.device, dtype=graph.x.dtype)
-
-
-def _glorot(layer: nn.Module) -> None:
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-
-
-def _linear(h: Matrix | Tensor, layer: nn.Module, nodes: Tensor | None = None) -> Tensor:
-    """`layer` on some rows of h: a sparse h is multiplied whole, a dense one is cut first."""
-    if isinstance(h, Tensor):
-        return F.linear(h if nodes is None else h[nodes], layer.weight, layer.bias)
-    product = h @ layer.weight.T
-    product = product if nodes is None else product[nodes]
-    return product if layer.bias is None else product + layer.bias
-
-
-def rows(outputs: Outputs, index: Tensor | slice) -> Outputs:
-    """The outputs at some of their rows."""
-    return Outputs(outputs.logits[index], tuple(h[index] for h in outputs.hidden))
-
-
-def _shown(logits: Tensor, hidden: Iterable[Tensor], nodes: Tensor | None) -> Outputs:
-    outputs = Outputs(logits, tuple(hidden))
-    return outputs if nodes is None else rows(outputs, nodes)

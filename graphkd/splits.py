@@ -1,9 +1,15 @@
 """The protocols: which nodes train, select and test, and which graph each phase may see.
 
-Both are those of CPF and GLNN: Yang, Liu and Shi, "Extract the Knowledge of Graph Neural Networks
-and Go Beyond it", WWW 2021, https://arxiv.org/abs/2103.02885; Zhang, Liu, Sun and Shah,
-"Graph-less Neural Networks: Teaching Old MLPs New Tricks via Distillation", ICLR 2022,
-https://arxiv.org/abs/2110.08727.
+| protocol | test nodes in the graph of training | soft labels of them | accuracy is that of |
+|---|---|---|---|
+| transductive | all | all | all test nodes |
+| withheld | all | not of the part "ind" | "ind" |
+| inductive | not those of "ind" | not of "ind" | "ind" |
+
+The first and the last are those of CPF and GLNN: Yang, Liu and Shi, "Extract the Knowledge of
+Graph Neural Networks and Go Beyond it", WWW 2021, https://arxiv.org/abs/2103.02885; Zhang, Liu,
+Sun and Shah, "Graph-less Neural Networks: Teaching Old MLPs New Tricks via Distillation", ICLR
+2022, https://arxiv.org/abs/2110.08727.
 
 The graph is made undirected and simple, cut down to its largest connected component, and then 20
 nodes of each class train, 30 select, and the rest test.
@@ -46,6 +52,19 @@ def transductive(graph: Graph, seed: int, train: int = TRAIN, val: int = VAL) ->
     return Split("transductive", seed, parts, origin, component)
 
 
+def withheld(
+    graph: Graph, seed: int, train: int = TRAIN, val: int = VAL, held_out: float = HELD_OUT
+) -> Split:
+    """All nodes are in the graph, but of a share of the test nodes the teacher says nothing.
+
+    The same parts as the inductive protocol, and the graph of the transductive one: what is
+    between the two is what soft labels of the test nodes themselves are worth to a student.
+
+    Args and raises: as for `inductive`.
+    """
+    return replace(inductive(graph, seed, train, val, held_out), protocol="withheld", observed=True)
+
+
 def inductive(
     graph: Graph, seed: int, train: int = TRAIN, val: int = VAL, held_out: float = HELD_OUT
 ) -> Split:
@@ -81,14 +100,68 @@ def inductive(
     return Split("inductive", seed, parts, origin, component)
 
 
-PROTOCOLS = {"transductive": transductive, "inductive": inductive}
+PROTOCOLS = {"transductive": transductive, "withheld": withheld, "inductive": inductive}
 
 
-def split(graph: Graph, protocol: str, seed: int) -> Split:
-    """The split of a graph by the protocol of this name; ValueError if there is none."""
+def split(
+    graph: Graph,
+    protocol: str,
+    seed: int,
+    train: int = TRAIN,
+    val: int = VAL,
+    feature_noise: float = 0.0,
+    removed_edges: float = 0.0,
+) -> Split:
+    """The split of a graph by the protocol of this name, disturbed if asked for.
+
+    Args:
+        graph: any graph.
+        protocol: one of `PROTOCOLS`.
+        seed: of the draw.
+        train: training nodes per class.
+        val: validation nodes per class.
+        feature_noise: see `disturbed`.
+        removed_edges: see `disturbed`.
+
+    Raises:
+        ValueError: there is no such protocol, or as the protocol does.
+    """
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
-    return PROTOCOLS[protocol](graph, seed)
+    whole = PROTOCOLS[protocol](graph, seed, train, val)
+    return disturbed(whole, feature_noise, removed_edges)
+
+
+def disturbed(split: Split, feature_noise: float, removed_edges: float) -> Split:
+    r"""The same split of a graph with noisy features and fewer edges; its parts are the same.
+
+    Zhang, Liu, Sun and Shah, "Graph-less Neural Networks", ICLR 2022,
+    https://arxiv.org/abs/2110.08727, section 5.5: X' = (1 - a) X + a n with n standard normal.
+    Edges are drawn from those of the largest connected component, so nodes may be left alone.
+
+    Args:
+        split: of an undirected graph.
+        feature_noise: a, from 0 to 1.
+        removed_edges: the share of the undirected edges to take away, from 0 to 1.
+
+    Raises:
+        ValueError: a share is not from 0 to 1.
+    """
+    for name, share in (("feature_noise", feature_noise), ("removed_edges", removed_edges)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share}; expected a share from 0 to 1, such as 0.2")
+    graph = split.view("evaluate").graph
+    if feature_noise:
+        noise = torch.randn(graph.x.shape, generator=generator(split.seed, "feature noise"))
+        mixed = (1 - feature_noise) * graph.x + feature_noise * noise.to(graph.x)
+        graph = replace(graph, x=mixed)
+    if removed_edges:
+        once = graph.edge_index[:, graph.edge_index[0] < graph.edge_index[1]]
+        count = once.shape[1]
+        order = torch.randperm(count, generator=generator(split.seed, "removed edges"))
+        kept = once[:, order[round(removed_edges * count) :].sort().values]
+        graph = replace(graph, edge_index=simple(kept, graph.num_nodes))
+    return replace(split, _graph=graph)
 
 
 def simple(edge_index: Tensor, nodes: int) -> Tensor:
@@ -165,6 +238,11 @@ def _check(graph: Graph) -> None:
 
 
 def _check_nodes(graph: Graph) -> None:
+    if not graph.x.shape[1]:
+        raise ValueError(
+            f"{graph.name} has nodes without features (0 columns); give each some, such as its "
+            "degree or codes of random walks (graphkd.walks.deepwalk)"
+        )
     bad = (~graph.x.isfinite()).any(1).nonzero()[:, 0]
     if len(bad):
         raise ValueError(

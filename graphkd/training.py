@@ -1,14 +1,14 @@
 """Fitting one network: epochs, early stopping on validation accuracy, and its own randomness."""
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from graphkd import networks
+from graphkd import networks, whole
 from graphkd.core import Epoch, Student, Teacher
 from graphkd.graph import Graph
 from knowledge import fidelity, response
@@ -56,6 +56,8 @@ def build(description: Teacher | Student, graph: Graph, seed: int, role: str) ->
     """A fresh network for a graph; the same for the same seed and role."""
     name, hidden, layers, dropout = description[:4]
     with seeded(seed, graph.x.device, role, "weights"):
+        if isinstance(graph, whole.Graphs):
+            return whole.build(name, graph, hidden, layers, dropout)
         return networks.build(name, graph, hidden, layers, dropout)
 
 
@@ -67,6 +69,7 @@ def fit(
     val: Tensor,
     step: Step,
     seed: int,
+    beside: Iterable[nn.Module] = (),
 ) -> Fit:
     """Train epoch by epoch with Adam, yield each, and give the network with the best weights.
 
@@ -74,24 +77,27 @@ def fit(
     nodes; training stops when none such has come for `patience` epochs.
 
     Args:
-        phase: the name of the epochs; "baseline" and "student" share their random streams.
+        phase: the name of the epochs; "baseline" and "student" share their random streams, as do
+            all whose name starts with "teacher".
         network: is trained in place.
         description: how.
         graph: whose validation labels select.
         val: (n,) validation nodes.
         step: one epoch of training; gives its loss.
         seed: of dropout and of what `step` draws.
+        beside: modules with parameters that are trained too, and then forgotten.
 
     Raises:
         ValueError: the loss is no longer a number.
     """
+    learnt = nn.ModuleList([network, *beside])
     optimiser = torch.optim.Adam(
-        network.parameters(), description.lr, weight_decay=description.weight_decay, fused=True
+        learnt.parameters(), description.lr, weight_decay=description.weight_decay, fused=True
     )
-    role = "teacher" if phase == "teacher" else "student"
-    highest, stale, chosen, weights = -1.0, 0, 0, network.state_dict()
+    role = "teacher" if phase.startswith("teacher") else "student"
+    highest, stale, chosen, weights = -math.inf, 0, 0, network.state_dict()
     for index in range(description.epochs):
-        network.train()
+        learnt.train()
         with seeded(seed, graph.x.device, role, index):
             loss = step(network, optimiser, generator(seed, role, "draw", index))
         if not math.isfinite(loss):
@@ -99,7 +105,7 @@ def fit(
                 f"the loss of the {phase} is {loss} in epoch {index}; training diverged: lower its "
                 f"learning rate (now {description.lr}) or the weights of its terms"
             )
-        accuracy = fidelity.accuracy(predict(network, graph, val).logits, graph.y[val])
+        accuracy = score(predict(network, graph, val).logits, graph.y[val])
         best = accuracy >= highest
         stale = 0 if best else stale + 1
         if best:
@@ -119,15 +125,46 @@ def predict(network: nn.Module, graph: Graph, nodes: Tensor | None = None) -> Ou
     return network(graph, nodes)
 
 
-def supervised(graph: Graph, train: Tensor, weight: float = 1.0) -> Step:
-    """An epoch of one step on the labels of the training nodes."""
+def supervised(graph: Graph, train: Tensor, weight: float = 1.0, batch: int = 0) -> Step:
+    """An epoch on the labels of the training nodes, all at once or in batches, the rest dropped."""
 
-    def step(network: nn.Module, optimiser: torch.optim.Optimizer, _: torch.Generator) -> float:
-        logits = network(graph, train).logits
-        loss = weight * response.cross_entropy(logits, graph.y[train]).mean()
-        return descend(loss, optimiser)
+    def step(network: nn.Module, optimiser: torch.optim.Optimizer, draw: torch.Generator) -> float:
+        losses = []
+        for places in batches(len(train), batch, draw):
+            nodes = train if places is None else train[places]
+            loss = weight * hard(network(graph, nodes).logits, graph.y[nodes])
+            losses.append(descend(loss, optimiser))
+        return sum(losses) / len(losses)
 
     return step
+
+
+def batches(count: int, size: int, draw: torch.Generator) -> list[Tensor | None]:
+    """A fresh order cut into full batches, the rest dropped as in GLNN; None is all at once."""
+    if size == 0 or size >= count:
+        return [None]
+    order = torch.randperm(count, generator=draw)
+    return list(order[: count // size * size].split(size))
+
+
+def hard(logits: Tensor, y: Tensor) -> Tensor:
+    """The mean loss on true targets: cross-entropy, or of real ones the squared error."""
+    if y.is_floating_point():
+        return (logits[:, 0] - y).square().mean()
+    return response.cross_entropy(logits, y).mean()
+
+
+def score(logits: Tensor, y: Tensor) -> float:
+    r"""How well true targets are met: the accuracy, or of real ones the share of variance.
+
+        R^2 = 1 - \sum_i (f_i - y_i)^2 / \sum_i (y_i - mean(y))^2
+
+    which is below 0 where the mean would do better, and 0 by convention if all y are the same.
+    """
+    if not y.is_floating_point():
+        return fidelity.accuracy(logits, y)
+    spread = (y - y.mean()).square().sum()
+    return float(1 - (logits[:, 0] - y).square().sum() / spread) if spread else 0.0
 
 
 def descend(loss: Tensor, optimiser: torch.optim.Optimizer) -> float:

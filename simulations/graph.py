@@ -25,9 +25,10 @@ def prepare(
         ValueError: it cannot run; the message names the value, what was expected and the way out.
         FileNotFoundError: a data file is missing.
     """
-    graphkd.distill.check(experiment.method)
-    graph = graphkd.data.load(experiment.data, root, download)
-    return graphkd.splits.split(graph, experiment.protocol, experiment.seed)
+    graph = graphkd.tasks.load(experiment.data, root, download)
+    graphkd.distill.check(experiment.method, graph)
+    cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
+    return graphkd.tasks.split(graph, experiment.protocol, experiment.seed, *cut)
 
 
 def run(

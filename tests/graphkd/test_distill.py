@@ -5,10 +5,13 @@ import torch
 
 import graphkd
 from graphkd import data, methods, settings, splits
-from graphkd.core import Epoch, LeakError, Method, Result, Term
-from graphkd.distill import _batches, distill, fit_student, fit_teacher
+from graphkd.core import Epoch, LeakError, Result
+from graphkd.distill import distill
 from graphkd.evaluation import everywhere
-from graphkd.training import build, finish, predict
+from graphkd.inputs import INPUTS
+from graphkd.recipe import Lesson, Method, Term
+from graphkd.teaching import fit_one_teacher, fit_student
+from graphkd.training import batches, build, finish, predict
 from knowledge.outputs import Outputs
 from knowledge.randomness import generator
 
@@ -24,17 +27,34 @@ def result(method, protocol="transductive", seed=0, graph=GRAPH):
     return last
 
 
+def student_of(method, data="fake"):
+    return settings.student(settings.resolve(method, data, "transductive"))
+
+
+def taught(description, view, targets, terms, **settings):
+    """Fit a fresh student of this description."""
+    network = build(description, view.graph, settings["seed"], "student")
+    return fit_student(network, description, view, targets, terms, **settings)
+
+
+def terms_of(method, view):
+    """The terms of a method that looks at nothing but outputs."""
+    return method.terms(Lesson(None, view, None, view.graph, None, 0))
+
+
 @dataclasses.dataclass(frozen=True)
 class Silent(Method):
     """Terms that weigh nothing, and would fail if they were computed."""
 
-    def terms(self):
+    def terms(self, lesson):
         """One term that must not be looked at."""
         return (Term(None, 0.0),)
 
 
 def test_weightless_terms_are_a_student_without_a_teacher():
-    assert result(Silent(**SHORT)).metrics == result(MLP(**SHORT)).metrics
+    metrics, alone = result(Silent(**SHORT)).metrics, result(MLP(**SHORT)).metrics
+    assert alone.items() <= metrics.items()
+    assert metrics["accuracy"] == metrics["accuracy_baseline"]
 
 
 def test_the_baseline_is_the_student_alone_from_the_same_seed():
@@ -50,7 +70,8 @@ def test_nothing_to_learn_from_is_an_error():
 
 
 def test_phases_come_in_order_and_stop_on_validation():
-    records = list(graphkd.run(GLNN(epochs=60, patience=3, hidden=8), GRAPH))
+    limits = {"epochs": 60, "patience": 3, "teacher_epochs": 60, "teacher_patience": 3}
+    records = list(graphkd.run(GLNN(hidden=8, **limits), GRAPH))
     phases = [record.phase for record in records[:-1]]
     assert phases == sorted(phases, key=["teacher", "baseline", "student"].index)
     for phase, chosen in records[-1].epochs.items():
@@ -63,9 +84,9 @@ def test_phases_come_in_order_and_stop_on_validation():
 
 def test_the_chosen_weights_are_those_of_the_chosen_epoch():
     split = splits.transductive(GRAPH, 0)
-    teacher = settings.teacher(MLP(epochs=30, patience=5))
-    fitted = finish(fit_teacher(teacher, split, seed=0))
-    shorter = finish(fit_teacher(teacher._replace(epochs=fitted.epoch + 1), split, seed=0))
+    (teacher,) = settings.teachers(MLP(teacher_epochs=30, teacher_patience=5))
+    fitted = finish(fit_one_teacher(teacher, split, seed=0))
+    shorter = finish(fit_one_teacher(teacher._replace(epochs=fitted.epoch + 1), split, seed=0))
     seen = split.view("train").graph
     logits = predict(fitted.network, seen).logits
     assert torch.equal(logits, predict(shorter.network, seen).logits)
@@ -95,7 +116,7 @@ def test_inductive_metrics_fit_together():
         assert metrics[f"{name}_prod"] == pytest.approx(mixed)
 
 
-@pytest.mark.parametrize("inputs", ["features", "propagated"])
+@pytest.mark.parametrize("inputs", INPUTS)
 def test_held_out_nodes_and_test_labels_change_nothing_in_training(inputs):
     """Garbage in the held-out features, edges and in all test labels: the same epochs."""
     method = GLNN(inputs=inputs, hard_weight=0.3, **SHORT)
@@ -119,11 +140,8 @@ def test_targets_of_other_nodes_are_refused():
     view, whole = split.view("distill"), split.view("evaluate")
     method = GLNN(**SHORT)
     targets = Outputs(torch.zeros(whole.graph.num_nodes, 3))
-    student = settings.student(method, "fake")
     with pytest.raises(LeakError, match=f"{len(targets.logits)} rows, the view has"):
-        finish(fit_student(student, view, targets, method.terms(), seed=0))
-    with pytest.raises(LeakError, match="no rows"):
-        finish(fit_student(student, view, None, method.terms(), seed=0))
+        finish(taught(student_of(method), view, targets, terms_of(method, view), seed=0))
 
 
 def test_a_relabelled_view_trains_the_same_student():
@@ -131,7 +149,7 @@ def test_a_relabelled_view_trains_the_same_student():
     split = splits.transductive(GRAPH, 0)
     view = split.view("distill")
     method = methods.get("lsp")(dropout=0.0, **SHORT)
-    student = settings.student(method, "fake")
+    student, terms = student_of(method), terms_of(method, view)
     order = torch.randperm(view.graph.num_nodes, generator=torch.Generator().manual_seed(0))
     place = order.argsort()
     moved = dataclasses.replace(
@@ -144,8 +162,8 @@ def test_a_relabelled_view_trains_the_same_student():
     hidden = torch.randn(view.graph.num_nodes, 8, generator=draw)
     targets = Outputs(hidden[:, :3], (hidden,))
     turned = Outputs(targets.logits[order], (hidden[order],))
-    plain = finish(fit_student(student, view, targets, method.terms(), seed=0)).network
-    other = finish(fit_student(student, moved, turned, method.terms(), seed=0)).network
+    plain = finish(taught(student, view, targets, terms, seed=0)).network
+    other = finish(taught(student, moved, turned, terms, seed=0)).network
     torch.testing.assert_close(
         predict(other, moved.graph).logits,
         predict(plain, view.graph).logits[order],
@@ -162,13 +180,13 @@ def test_the_first_loss_is_the_formula(student, batch):
     view, method = split.view("distill"), GLNN(student=student, **SHORT)
     graph, train = view.graph, view.part("train")
     n = graph.num_nodes
-    description = settings.student(method, "fake")._replace(
+    description = student_of(method)._replace(
         dropout=0.0, batch=n + batch if batch else 0, epochs=1
     )
     teacher = torch.randn(n, 3, generator=torch.Generator().manual_seed(0))
-    (soft,) = method.terms()
+    (soft,) = terms_of(method, view)
     terms = (soft._replace(weight=0.7), soft._replace(weight=2.0))
-    (epoch,) = fit_student(description, view, Outputs(teacher), terms, hard_weight=0.3, seed=4)
+    (epoch,) = taught(description, view, Outputs(teacher), terms, hard_weight=0.3, seed=4)
 
     logits = predict(build(description, graph, 4, "student"), graph).logits
     draw = generator(4, "student", "draw", 0)
@@ -182,7 +200,7 @@ def test_the_first_loss_is_the_formula(student, batch):
 def test_observed_nodes_are_scored_from_the_observed_graph():
     split = splits.inductive(GRAPH, 0)
     whole, seen = split.view("evaluate"), split.view("distill")
-    network = build(settings.teacher(GLNN()), seen.graph, 0, "teacher")
+    network = build(settings.teachers(GLNN())[0], seen.graph, 0, "teacher")
     logits = everywhere(network, split)
     ind = split.parts["ind"]
     assert torch.equal(logits[seen.ids], predict(network, seen.graph).logits)
@@ -192,24 +210,24 @@ def test_observed_nodes_are_scored_from_the_observed_graph():
 
 def test_batches_are_full_and_fresh():
     draw = torch.Generator().manual_seed(0)
-    batches = _batches(10, 3, draw)
-    assert [len(nodes) for nodes in batches] == [3, 3, 3]
-    assert len(torch.cat(batches).unique()) == 9
-    assert not torch.equal(torch.cat(batches), torch.cat(_batches(10, 3, draw)))
-    assert _batches(10, 0, draw) == _batches(10, 10, draw) == [None]
+    first = batches(10, 3, draw)
+    assert [len(nodes) for nodes in first] == [3, 3, 3]
+    assert len(torch.cat(first).unique()) == 9
+    assert not torch.equal(torch.cat(first), torch.cat(batches(10, 3, draw)))
+    assert batches(10, 0, draw) == batches(10, 10, draw) == [None]
 
 
 @pytest.mark.parametrize("student", ["mlp", "gcn"])
 def test_a_term_that_draws_all_nodes_is_one_that_draws_none(student):
     view, method = splits.transductive(GRAPH, 0).view("distill"), methods.get("lsp")(**SHORT)
-    description = settings.student(method, "fake")._replace(network=student)
+    description = student_of(method)._replace(network=student)
     everything = torch.arange(view.graph.num_nodes)
     hidden = torch.randn(len(everything), 5, generator=torch.Generator().manual_seed(0))
     targets = Outputs(hidden[:, :3], (hidden,))
-    (term,) = method.terms()
+    (term,) = terms_of(method, view)
     drawn = term._replace(nodes=lambda n, draw: everything)
     first, second = (
-        [epoch.loss for epoch in fit_student(description, view, targets, (t,), seed=0)]
+        [epoch.loss for epoch in taught(description, view, targets, (t,), seed=0)]
         for t in (term, drawn)
     )
     assert first == pytest.approx(second, rel=1e-4)

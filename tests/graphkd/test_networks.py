@@ -33,6 +33,14 @@ def graph(request):
     return request.param
 
 
+def test_the_mlp_starts_as_pytorch_s_own():
+    first = build("mlp").layers[0]
+    with seeded(0, torch.device("cpu"), "test"):
+        own = nn.Linear(GRAPH.x.shape[1], 16)
+    assert torch.equal(first.weight, own.weight)
+    assert torch.equal(first.bias, own.bias)
+
+
 def test_mlp_is_two_matrices(graph):
     network = build("mlp", graph)
     first, last = network.layers
@@ -76,15 +84,23 @@ def test_appnp_is_personalised_pagerank_of_the_mlp(graph):
     torch.testing.assert_close(z, by_pyg)
 
 
-@pytest.mark.parametrize("name", ["sage", "gcn"])
-def test_the_fast_products_are_message_passing(name, graph):
-    network = build(name, graph).eval()
+def by_message_passing(name, network, graph):
+    """The logits by PyG's own forward passes."""
     edge_index = graph.edge_index
     if name == "sage":
         loops = torch.arange(graph.num_nodes).repeat(2, 1)
         edge_index = torch.cat([edge_index, loops], 1)
+    if name == "sgc":
+        return network.layer(graph.x, edge_index)
     first, last = network.layers
-    slow = last(first(graph.x, edge_index).relu(), edge_index)
+    bend = nn.functional.elu if name.startswith("gat") else nn.functional.relu
+    return last(bend(first(graph.x, edge_index)), edge_index)
+
+
+@pytest.mark.parametrize("name", ["gat", "gatv2", "gcn", "gin", "sage", "sgc"])
+def test_the_fast_products_are_message_passing(name, graph):
+    network = build(name, graph).eval()
+    slow = by_message_passing(name, network, graph)
     fast = network(graph).logits
     torch.testing.assert_close(fast, slow)
     weights = list(network.parameters())
@@ -94,6 +110,26 @@ def test_the_fast_products_are_message_passing(name, graph):
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_gin_is_the_dense_formula():
+    network = build("gin")
+    h = GRAPH.x
+    for i, layer in enumerate(network.layers):
+        inner, _, outer = layer.nn
+        h = outer(inner(adjacency(GRAPH) @ (h.relu() if i else h)).relu())
+    torch.testing.assert_close(predict(network, GRAPH).logits, h)
+
+
+def test_sgc_is_a_power_of_the_adjacency():
+    a = adjacency(GRAPH)
+    root = a.sum(1).rsqrt()
+    a = root[:, None] * a * root
+    with seeded(0, torch.device("cpu"), "test"):
+        network = networks.build("sgc", GRAPH, 16, 3, 0.5)
+    linear = network.layer.lin
+    expected = a @ a @ a @ GRAPH.x @ linear.weight.T + linear.bias
+    torch.testing.assert_close(predict(network, GRAPH).logits, expected)
 
 
 def test_gat_weighs_neighbours_by_attention():
@@ -115,6 +151,16 @@ def test_relabelled_nodes_have_relabelled_outputs(name):
     found = predict(network, GRAPH.subgraph(order))
     torch.testing.assert_close(found.logits, expected.logits)
     torch.testing.assert_close(found.hidden, expected.hidden)
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_three_layers_show_two_hidden_states(name):
+    with seeded(0, torch.device("cpu"), "test"):
+        network = networks.build(name, GRAPH, 16, 3, 0.5)
+    outputs = predict(network, GRAPH)
+    assert outputs.logits.shape == (GRAPH.num_nodes, GRAPH.classes)
+    widths = [] if name == "sgc" else [(GRAPH.num_nodes, 16)] * 2
+    assert [h.shape for h in outputs.hidden] == widths
 
 
 @pytest.mark.parametrize("name", networks.names())
@@ -140,7 +186,8 @@ def test_weights_and_dropout_come_from_the_seed_alone(name):
     torch.rand(7)
     assert torch.equal(first, outcome())
     with seeded(4, torch.device("cpu"), "dropout"):
-        assert not torch.equal(first, build(name).train()(GRAPH).logits)
+        dropped = name != "sgc"  # which has no hidden state to drop from
+        assert dropped != torch.equal(first, build(name).train()(GRAPH).logits)
 
 
 @pytest.mark.parametrize("name", networks.names())
@@ -152,7 +199,9 @@ def test_a_node_without_neighbours_has_finite_outputs(name):
 
 
 def test_errors_say_the_way_out():
-    with pytest.raises(ValueError, match="choose one of appnp, gat, gcn, mlp, sage.*mean sage"):
+    with pytest.raises(
+        ValueError, match="choose one of appnp, gat, gatv2, gcn, gin, mlp, sage, sgc.*mean sage"
+    ):
         build("sagee")
     with pytest.raises(ValueError, match="multiple of 8"):
         networks.build("gat", GRAPH, 12, 2, 0.0)

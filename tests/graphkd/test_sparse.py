@@ -60,3 +60,46 @@ def test_features_are_sparse_where_that_is_faster(nonzero, kind):
     x = torch.zeros(10, 10)
     x.view(-1)[:nonzero] = 1
     assert isinstance(sparse.features(x), kind)
+
+
+def drawn(rows, columns, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    full = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    full[torch.rand(rows, columns, generator=generator) < 0.6] = 0
+    row, column = full.nonzero(as_tuple=True)
+    mixed = torch.randperm(len(row), generator=generator)
+    row, column = row[mixed], column[mixed]
+    return full, sparse.matrix(row, column, full[row, column], (rows, columns))
+
+
+def check(matrix, full):
+    """The matrix, its transpose, and the order that leads from one to the other."""
+    eye = torch.eye(full.shape[1], dtype=torch.float64)
+    torch.testing.assert_close(matrix @ eye, full)
+    torch.testing.assert_close(matrix.transposed.times(torch.eye(len(full)).double()), full.T)
+    assert torch.equal(matrix.rows.values[matrix.order], matrix.transposed.values)
+    assert torch.equal(matrix.row[matrix.order], matrix.transposed.columns)
+
+
+def test_matrices_are_transposed_cut_and_set_side_by_side():
+    full, matrix = drawn(6, 4)
+    check(matrix, full)
+    check(matrix.T, full.T)
+    rows = torch.tensor([5, 0, 3])
+    check(matrix.take(rows), full[rows])
+    check(matrix.T.take(torch.tensor([2])).T, full[:, [2]])
+    other, second = drawn(3, 5, seed=1)
+    check(sparse.block_diagonal([matrix, second]), torch.block_diag(full, other))
+    check(matrix.take(rows[:0]), full[:0])
+
+
+def test_other_values_stand_at_the_same_places():
+    full, matrix = drawn(6, 4)
+    check(matrix.with_values(matrix.rows.values * 3), full * 3)
+
+
+def test_the_total_is_the_sum_over_a_node_and_its_neighbours():
+    total = dense(sparse.total(EDGES, 5, torch.float64), 5)
+    expected = torch.eye(5, dtype=torch.float64)
+    expected[EDGES[1], EDGES[0]] = 1
+    assert torch.equal(total, expected)

@@ -152,6 +152,7 @@ def nan_features():
     [
         (changed(edge_index=torch.zeros(2, 0, dtype=torch.long)), "180 nodes and no edges"),
         (changed(edge_index=torch.tensor([[3, 4], [3, 4]])), "no edges"),
+        (changed(x=GRAPH.x[:, :0]), "nodes without features"),
         (changed(x=nan_features()), "NaN or infinite at 1 nodes, first 4"),
         (changed(y=torch.zeros(180, dtype=torch.long), classes=1), "1 class"),
         (changed(y=GRAPH.y + 1), r"labels outside 0\.\.2"),
@@ -165,6 +166,52 @@ def nan_features():
 def test_graphs_that_cannot_be_split_say_why(graph, message):
     with pytest.raises(ValueError, match=message):
         splits.transductive(graph, 0)
+
+
+def test_withheld_nodes_are_in_the_graph_but_no_teacher_speaks_of_them():
+    split, inductive = splits.withheld(GRAPH, 3), splits.inductive(GRAPH, 3)
+    assert split.protocol == "withheld"
+    for name, part in inductive.parts.items():
+        assert torch.equal(part, split.parts[name])
+    for phase in ("train", "distill"):
+        view = split.view(phase)
+        assert view.graph.num_nodes == split.view("evaluate").graph.num_nodes
+        assert (view.graph.y[view.local(split.parts["ind"])] == HIDDEN).all()
+    view = split.view("distill")
+    soft = set(view.ids[view.part("soft")].tolist())
+    assert soft == set(view.ids.tolist()) - set(split.parts["ind"].tolist())
+    everything = inductive.view("distill")
+    assert len(everything.part("soft")) == everything.graph.num_nodes
+
+
+def test_disturbed_graphs_keep_their_parts():
+    plain = splits.split(GRAPH, "inductive", 0)
+    noisy = splits.split(GRAPH, "inductive", 0, feature_noise=0.3, removed_edges=0.25)
+    one, two = (split.view("evaluate").graph for split in (plain, noisy))
+    for name, part in plain.parts.items():
+        assert torch.equal(part, noisy.parts[name])
+    # (1 - a) x + a n has the variance a^2 about (1 - a) x.
+    noise = (two.x - 0.7 * one.x) / 0.3
+    assert noise.mean() == pytest.approx(0, abs=0.1)
+    assert noise.std() == pytest.approx(1, abs=0.1)
+    edges = [set(map(tuple, graph.edge_index.T.tolist())) for graph in (one, two)]
+    assert edges[1] < edges[0]
+    assert {(b, a) for a, b in edges[1]} == edges[1]
+    assert len(edges[1]) == len(edges[0]) - 2 * round(0.25 * len(edges[0]) / 2)
+    again = splits.split(GRAPH, "inductive", 0, feature_noise=0.3, removed_edges=0.25)
+    assert torch.equal(again.view("evaluate").graph.x, two.x)
+    nothing = splits.split(GRAPH, "transductive", 0, removed_edges=1.0).view("train").graph
+    assert nothing.edge_index.shape == (2, 0)
+    with pytest.raises(ValueError, match="removed_edges is 1.5; expected a share"):
+        splits.split(GRAPH, "transductive", 0, removed_edges=1.5)
+    with pytest.raises(ValueError, match="feature_noise is -1"):
+        splits.split(GRAPH, "transductive", 0, feature_noise=-1)
+
+
+def test_fewer_labels_are_asked_for_by_class():
+    split = splits.split(GRAPH, "transductive", 0, train=5, val=10)
+    assert GRAPH.y[split.origin[split.parts["train"]]].bincount().tolist() == [5] * 3
+    assert len(split.parts["val"]) == 30
 
 
 def test_counts_that_leave_a_part_empty_say_why():

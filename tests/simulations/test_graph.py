@@ -9,7 +9,8 @@ from tests.simulations.conftest import read, timeless
 
 
 def experiment(name="glnn", protocol="transductive", **settings):
-    return GraphExperiment(methods.get(name)(epochs=5, **settings), protocol=protocol)
+    quick = {"epochs": 5, "teacher_epochs": 5}
+    return GraphExperiment(methods.get(name)(**quick | settings), protocol=protocol)
 
 
 def test_a_run_is_its_epochs_and_a_record():
@@ -52,7 +53,18 @@ def test_what_cannot_run_is_refused(tmp_path):
 
 @pytest.mark.usefixtures("no_report")
 def test_the_command(kdsim):
-    flags = ["--epochs", "3", "--seeds", "2", "--protocol", "inductive", "--workers", "1"]
+    flags = [
+        "--epochs",
+        "3",
+        "--teacher-epochs",
+        "3",
+        "--seeds",
+        "2",
+        "--protocol",
+        "inductive",
+        "--workers",
+        "1",
+    ]
     status, out, _ = kdsim("graph", "glnn", *flags, "--temperature", "2", "--json")
     assert status == 0
     records = read(out)

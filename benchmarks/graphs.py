@@ -1,0 +1,238 @@
+"""Graph networks: training steps, stacked seeds, a loss over all edges, sampling and latency.
+
+Against PyG's message passing on `edge_index` with the same weights. `large` and `edges` take some
+minutes and up to 8 GB on a drawn graph of 170,000 nodes: run them alone.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from benchmarks import plain_graphs
+from benchmarks.harness import compare, machine, seconds
+from graphkd import data, latency, losses, sampling, splits, stack, synthetic, training
+from graphkd.core import Teacher, View
+from graphkd.graph import Graph
+from knowledge.outputs import Outputs
+from knowledge.randomness import generator
+
+SEEDS, EPOCHS, FANOUTS, BATCH = 10, 50, (10, 5), 1024
+WIDTHS = {"gcn": 256, "sage": 256, "gat": 64, "gatv2": 64}
+RECIPES = {
+    "mlp": Teacher("mlp", 128, 2, 0.6, 0.01, 5e-3, EPOCHS, EPOCHS),
+    "gcn": Teacher("gcn", 64, 2, 0.8, 0.01, 1e-3, EPOCHS, EPOCHS),
+}
+
+
+def cora() -> Graph:
+    """Cora, or a drawn graph of its size where its files are missing: speed is about the same."""
+    try:
+        return data.load("cora")
+    except FileNotFoundError:
+        drawn = synthetic.blocks(2708, 5278, 1433, 7, name="drawn, of Cora's size")
+        keep = torch.rand(drawn.x.shape, generator=generator(0, "zeros")) < 0.0127
+        return Graph(keep.float(), drawn.edge_index, drawn.y, drawn.classes, drawn.name)
+
+
+def build(name: str, graph: Graph, width: int) -> nn.Module:
+    how = Teacher(name, width, 2, 0.0, 0.01, 0.0, 1, 1)
+    return training.build(how, graph, 0, "teacher").train()
+
+
+def step(logits: Callable[[], Tensor], model: nn.Module, y: Tensor) -> Callable[[], float]:
+    """Forward and backward over the whole graph; gives the loss."""
+
+    def run() -> float:
+        model.zero_grad()
+        loss = F.cross_entropy(logits(), y)
+        loss.backward()
+        return float(loss.detach())
+
+    return run
+
+
+def steps(graph: Graph, names: Sequence[str], repeats: int) -> None:
+    for name in names:
+        network = build(name, graph, WIDTHS.get(name, 256))
+        plain = plain_graphs.Plain(network, graph)
+        slow = step(plain, network, graph.y)
+        fast = step(lambda network=network: network(graph).logits, network, graph.y)
+        gap = abs(slow() - fast())
+        assert gap < 1e-4, gap
+        print(f"  {name:5} PyG edge_index / graphkd ", compare(slow, fast, repeats), flush=True)
+
+
+def small(repeats: int) -> None:
+    graph = cora()
+    print(f"\nA training step on {graph.name}, {graph.num_nodes} nodes")
+    steps(graph, ("gcn", "sage", "gat", "gatv2"), 10 * repeats)
+
+
+def large(repeats: int) -> None:
+    graph = data.load("sbm-170k")
+    print(f"\nA training step on {graph.name}, {graph.edge_index.shape[1]} directed edges")
+    steps(graph, ("gcn", "sage", "gat", "gatv2"), min(repeats, 2))
+
+
+def members(how: Teacher, views: Sequence[View]) -> list[stack.Member]:
+    found = []
+    for seed, view in enumerate(views):
+        network = training.build(how, view.graph, seed, "teacher")
+        passes = stack.labels(view.graph, view.part("train"))
+        found.append(stack.Member(network, view.graph, view.part("val"), passes, seed))
+    return found
+
+
+def stacked(repeats: int) -> None:
+    graph = cora()
+    print(f"\n{SEEDS} seeds on {graph.name}, {EPOCHS} epochs each, every seed a split of its own")
+    views = [splits.split(graph, "transductive", seed).view("train") for seed in range(SEEDS)]
+    for name, how in RECIPES.items():
+
+        def together(how: Teacher = how) -> None:
+            for _ in stack.fit("teacher", how, members(how, views)):
+                pass
+
+        def in_turn(how: Teacher = how) -> None:
+            for one in members(how, views):
+                run = stack.alone(one.graph, one.passes)
+                training.finish(
+                    training.fit("teacher", one.network, how, one.graph, one.val, run, one.seed)
+                )
+
+        def by_pyg(how: Teacher = how) -> None:
+            for one, view in zip(members(how, views), views, strict=True):
+                model = plain_graphs.Plain(one.network, one.graph)
+                parts = view.part("train"), view.part("val")
+                plain_graphs.fit(model, one.graph.y, *parts, how.lr, how.weight_decay, EPOCHS)
+
+        print(
+            f"  {name}  PyG in turn / stacked    ", compare(by_pyg, together, repeats), flush=True
+        )
+        print(
+            f"  {name}  graphkd in turn / stacked", compare(in_turn, together, repeats), flush=True
+        )
+
+
+def hidden_states() -> tuple[Graph, Tensor, Tensor]:
+    graph = data.load("sbm-170k")
+    draw = generator(0, "hidden states")
+    h = [torch.randn(graph.num_nodes, 64, generator=draw) * 0.1 for _ in range(2)]
+    return graph, h[0].requires_grad_(), h[1]
+
+
+def gathered() -> Callable[[], object]:
+    graph, h, t = hidden_states()
+    return lambda: plain_graphs.local_structure(h, t, graph.edge_index).mean().backward()
+
+
+def streamed() -> Callable[[], object]:
+    graph, h, t = hidden_states()
+    student, teacher = Outputs(graph.x, (h,)), Outputs(graph.x, (t,))
+    return lambda: losses.local_structure(student, teacher, graph).mean().backward()
+
+
+def sampled() -> Callable[[], object]:
+    """Twenty steps on sampled batches of a SAGE of width 256."""
+    graph = data.load("sbm-170k")
+    network = build("sage", graph, 256)
+    optimiser = torch.optim.Adam(network.parameters())
+    nodes = torch.arange(20 * BATCH)
+
+    def epoch() -> None:
+        for part, _ in sampling.batches(graph, nodes, BATCH, FANOUTS, generator(0, "batches")):
+            optimiser.zero_grad()
+            seeds = torch.arange(BATCH)
+            F.cross_entropy(network(part, seeds).logits, part.y[:BATCH]).backward()
+            optimiser.step()
+
+    return epoch
+
+
+def peak(name: str) -> None:
+    """Run a workload of this file once and print the peak memory of this process in GB."""
+    torch.set_num_threads(1)
+    globals()[name]()()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+
+
+def memory(name: str) -> float:
+    """The peak memory of a workload of this file, in GB, in a process of its own."""
+    code = f"from benchmarks.graphs import peak; peak({name!r})"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True
+    )
+    return float(found.stdout)
+
+
+def edges(repeats: int) -> None:
+    print("\nLSP over all edges of sbm-170k, width 64, forward and backward")
+    print("  gather both ends / graphkd ", compare(gathered(), streamed(), min(repeats, 3)))
+    a, b = memory("gathered"), memory("streamed")
+    print(f"  peak memory of a process: {a:.2f} GB against {b:.2f} GB", flush=True)
+
+
+def batches(repeats: int) -> None:
+    print(f"\nSampled training on sbm-170k, SAGE 256, {BATCH} seeds, fan-out {FANOUTS}")
+    graph = data.load("sbm-170k")
+    seeds, draw = torch.arange(BATCH), generator(0, "seeds")
+    for replacement in (False, True):
+
+        def run(replacement: bool = replacement) -> None:
+            sampling.subgraph(graph, seeds, FANOUTS, draw, replacement=replacement)
+
+        run()
+        spent = min(seconds(run) for _ in range(5 * repeats))
+        how = "with" if replacement else "without"
+        print(f"  a batch drawn {how} replacement: {spent * 1e3:.1f} ms", flush=True)
+    epoch = sampled()
+    print(f"  a step: {seconds(epoch) / 20 * 1e3:.0f} ms")
+    print(f"  peak memory of a process, graph and all: {memory('sampled'):.2f} GB", flush=True)
+
+
+def served(repeats: int) -> None:
+    graph = cora()
+    teacher, student = build("gcn", graph, 64), build("mlp", graph, 128)
+    print(f"\nLatency on {graph.name}: GCN 64 teacher, MLP 128 student")
+    for scenario, nodes in (("cold", 1), ("cold", 64), ("warm", 64), ("whole", 1)):
+        found = latency.compare(
+            teacher, student, graph, scenario, nodes=nodes, repeats=20 * repeats
+        )
+        print(f"  teacher  {found.teacher}\n  student  {found.student}")
+        print(f"  teacher / student {found.speedup:.1f}x", flush=True)
+
+
+WORKLOADS = {
+    "small": small,
+    "stacked": stacked,
+    "served": served,
+    "batches": batches,
+    "edges": edges,
+    "large": large,
+}
+
+
+def main() -> None:
+    """Time the workloads and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workloads", nargs="*", default=list(WORKLOADS), help=", ".join(WORKLOADS))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    if unknown := set(options.workloads) - set(WORKLOADS):
+        parser.error(f"unknown workload {min(unknown)}; choose from {', '.join(WORKLOADS)}")
+    torch.set_num_threads(options.threads)
+    print(machine())
+    for name in options.workloads:
+        WORKLOADS[name](options.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""GLNN: soft labels on every node."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from graphkd import losses
+from graphkd.recipe import Lesson, Method, Term
+
+
+@dataclass(frozen=True)
+class GLNN(Method):
+    r"""A graph network teaches an MLP its soft labels on every node it may see.
+
+    Zhang, Liu, Sun and Shah, "Graph-less Neural Networks: Teaching Old MLPs New Tricks via
+    Distillation", ICLR 2022, https://arxiv.org/abs/2110.08727.
+
+        L = \lambda mean_{train} CE + (1 - \lambda) mean_i KL(teacher_i || student_i)
+
+    Convention: lambda is `hard_weight`, 0 as in all of the authors' scripts; temperature 1. The
+    authors' code takes a step with a loss of zero even then, which still moves the weights by
+    momentum and weight decay; ours takes none.
+    """
+
+    needs = frozenset({"classes"})
+    ranges = {"hard_weight": (0, 1)}
+
+    hard_weight: float | None = 0.0
+    batch: int = 512
+    temperature: float | None = 1.0
+
+    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+        """Soft labels, with the weight that the hard ones leave."""
+        assert self.hard_weight is not None
+        assert self.temperature is not None
+        loss = partial(losses.soft_labels, temperature=self.temperature)
+        return (Term(loss, 1 - self.hard_weight),)

@@ -1,0 +1,94 @@
+"""KRD: labels of neighbours, as far as they can be relied on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from graphkd import losses
+from graphkd.graph import Graph, Part
+from graphkd.losses import reliability
+from graphkd.recipe import ANY, Lesson, Method, Term
+from graphkd.training import predict
+from knowledge.outputs import Outputs
+from knowledge.randomness import generator
+
+
+@dataclass(frozen=True)
+class KRD(Method):
+    r"""A graph network teaches an MLP its labels of a node and of the reliable neighbours.
+
+    Wu, Lin, Huang and Li, "Quantifying the Knowledge in GNNs for Reliable Distillation into
+    MLPs", ICML 2023, https://arxiv.org/abs/2306.05628.
+
+        L = \lambda mean_{train} CE + (1 - \lambda) mean_{(i, j) kept} KL(teacher_j || student_i)
+
+    with both sides softened by the temperature. An edge from j is kept with probability
+    1 - rho_j^a, where rho_j is how much the teacher's entropy at j changes under noise, and a
+    follows, with `momentum`, how often student and teacher agree at nodes of this rho; see
+    `losses.reliability`. For the first `warmup` epochs all edges are kept.
+
+    Convention: as in the authors' code all nodes at once, 500 epochs at most, the temperature
+    without its square, and a mean over the kept pairs and the nodes themselves, not over nodes.
+    """
+
+    ranges = {"hard_weight": (0, 1), "momentum": (0, 1), "warmup": (0, ANY), "bins": (2, ANY)}
+
+    hard_weight: float | None = None
+    temperature: float | None = None
+    epochs: int = 500
+    momentum: float = 0.99
+    warmup: int = 50
+    bins: int = 50
+
+    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+        """Labels along the edges that are kept."""
+        assert self.hard_weight is not None
+        assert self.temperature is not None
+        weight = (1 - self.hard_weight) / self.temperature**2
+        return (Term(_Reliable(self, lesson), weight),)
+
+
+class _Reliable(torch.nn.Module):
+    """The loss along the edges that are kept, with the power that decides on them."""
+
+    def __init__(self, method: KRD, lesson: Lesson):
+        super().__init__()
+        assert lesson.teacher is not None
+        assert lesson.targets is not None
+        self.method, self.power, self.calls = method, 1.0, 0
+        self.draw = generator(lesson.seed, "kept edges")
+        # Parameters of the networks are not this loss's own: no attributes that are modules.
+        self.student: Callable[[], Outputs] = lambda: _calm(lesson.student, lesson.view.graph)
+        self.targets = lesson.targets
+        noise = torch.randn(lesson.seen.x.shape, generator=generator(lesson.seed, "noise"))
+        noisy = replace(lesson.seen, x=lesson.seen.x + noise.to(lesson.seen.x))
+        shaken = predict(lesson.teacher, noisy).logits
+        self.unreliable = reliability.unreliability(self.targets.logits, shaken)
+
+    def forward(self, student: Outputs, teacher: Outputs, graph: Graph | Part) -> Tensor:
+        """One value per node."""
+        kept = torch.ones(graph.edge_index.shape[1], dtype=torch.bool, device=student.logits.device)
+        if self.calls >= self.method.warmup:
+            self.power = self._moved()
+            nodes = graph.nodes if isinstance(graph, Part) else slice(None)
+            kept = reliability.keep(self.unreliable[nodes], self.power, graph, self.draw)
+        self.calls += 1
+        temperature = self.method.temperature
+        assert temperature is not None
+        return losses.reliable_labels(student, teacher, graph, kept, temperature)
+
+    def _moved(self) -> float:
+        own = self.student().logits
+        agree = own.argmax(1) == self.targets.logits.argmax(1)
+        fitted = reliability.fit_power(self.unreliable, agree, self.method.bins)
+        return self.method.momentum * self.power + (1 - self.method.momentum) * fitted
+
+
+def _calm(network: torch.nn.Module, graph: Graph) -> Outputs:
+    """What a network says without dropout, in the midst of its training."""
+    training = network.training
+    outputs = predict(network, graph)
+    network.train(training)
+    return outputs

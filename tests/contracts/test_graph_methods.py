@@ -1,0 +1,84 @@
+"""What every method of graph distillation promises; they are found, not listed."""
+
+import dataclasses
+import inspect
+import re
+
+import pytest
+
+import graphkd
+from graphkd import data, methods
+from graphkd.core import Epoch
+from tests.graphkd.examples import graphs
+
+FAKE = data.fake(size=55)
+QUICK = {"epochs": 3, "hidden": 8, "teacher_epochs": 3, "teacher_hidden": 8}
+EMBEDDED = {"gcrd", "gnnsd", "gsp", "lsp", "nosmog", "rkd"}  # compare hidden states
+every_method = pytest.mark.parametrize("name", methods.names())
+
+
+@every_method
+def test_methods_link_their_paper_and_give_the_loss(name):
+    text = inspect.getdoc(methods.get(name))
+    assert re.search(r"https?://\S+", text)
+    assert re.search(r"^\s+L = ", text, re.MULTILINE)
+
+
+@every_method
+@pytest.mark.parametrize("protocol", graphkd.splits.PROTOCOLS)
+def test_a_method_runs_and_the_same_seed_gives_the_same_run(name, protocol):
+    method = methods.get(name)(**QUICK)
+    records = list(graphkd.run(method, FAKE, protocol, seed=5))
+    assert all(isinstance(record, Epoch) for record in records[:-1])
+    result = records[-1]
+    assert (result.method, result.data, result.protocol, result.seed) == (name, "fake", protocol, 5)
+    assert all(0 <= value <= 1 for value in result.metrics.values())
+    assert {"accuracy", "accuracy_baseline", "calibration_error"} <= set(result.metrics)
+    assert records == list(graphkd.run(method, FAKE, protocol, seed=5))
+    assert records != list(graphkd.run(method, FAKE, protocol, seed=6))
+
+
+@every_method
+def test_a_method_teaches_every_kind_of_student_or_says_what_is_missing(name):
+    for student in graphkd.networks.names():
+        method = methods.get(name)(student=student, **QUICK)
+        if student == "sgc" and name in EMBEDDED:  # the only network without a hidden state
+            with pytest.raises(ValueError, match=r"no hidden state|0 hidden states"):
+                list(graphkd.run(method, FAKE))
+        else:
+            *_, last = graphkd.run(method, FAKE)
+            assert 0 <= last.metrics["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("name", [n for n in methods.names() if methods.get(n).scheme == "offline"])
+def test_a_method_with_a_teacher_reports_it_and_the_student_alone(name):
+    *_, last = graphkd.run(methods.get(name)(epochs=3), FAKE)
+    metrics = last.metrics
+    assert {"accuracy_teacher", "agreement"} <= set(metrics)
+    assert metrics["accuracy_teacher"] > 0.8
+
+
+@every_method
+def test_a_method_bears_nodes_that_have_lost_all_their_edges(name):
+    split = graphkd.splits.split(FAKE, "inductive", 0, removed_edges=1.0)
+    *_, last = graphkd.distill.distill(methods.get(name)(**QUICK), split, seed=0)
+    assert all(0 <= value <= 1 for value in last.metrics.values())
+
+
+@every_method
+@pytest.mark.parametrize("real", [False, True], ids=["classes", "real targets"])
+def test_a_method_learns_on_whole_graphs_or_says_which_ones_do(name, real):
+    method, many = methods.get(name), graphs(real=real)
+    lacks = {"edges", "classes"} if real else {"edges"}
+    if method.needs & lacks:
+        with pytest.raises(ValueError, match=r"choose one of .*logits"):
+            list(graphkd.run(method(**QUICK), many, "folds"))
+    else:
+        *_, last = graphkd.run(method(**QUICK), many, "folds")
+        assert ("r2" if real else "accuracy") in last.metrics
+
+
+@every_method
+def test_a_method_cannot_be_changed(name):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        methods.get(name)().epochs = 3

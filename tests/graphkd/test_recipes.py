@@ -1,0 +1,253 @@
+"""What single recipes do: their losses by hand, and what they may see."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import graphkd
+from graphkd import data, methods, splits
+from graphkd.core import View
+from graphkd.crowd import Crowd, learn_weights
+from graphkd.graph import Graph, Part
+from graphkd.inputs import labelled, positions
+from graphkd.methods.cpf import Propagation
+from graphkd.methods.ffg2m import Differences
+from graphkd.methods.gnnsd import discrepancy, lost_discrepancy
+from graphkd.methods.krd import _Reliable
+from graphkd.methods.logits import squared_difference
+from graphkd.methods.nosmog import adversarial
+from graphkd.mutual import Peers, together
+from graphkd.recipe import Lesson
+from knowledge.outputs import Outputs
+
+FAKE = data.fake(size=55)
+PATH = Graph(torch.eye(3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), torch.arange(3), 3)
+
+
+class Linear(nn.Module):
+    """A network whose logits are W x, with the features as hidden state."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, graph, nodes=None):
+        """See the class."""
+        x = graph.x if nodes is None else graph.x[nodes]
+        return Outputs(x @ self.weight.T, (x,))
+
+
+def lesson(method, network, teacher=None, seed=0):
+    view = splits.transductive(FAKE, 0).view("distill")
+    targets = None if teacher is None else teacher(view.graph)
+    return Lesson(network, view, teacher, view.graph, targets, seed)
+
+
+def test_logit_matching_is_the_mean_square():
+    student, teacher = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 1.0]])
+    assert squared_difference(Outputs(student), Outputs(teacher), PATH).tolist() == [2.5]
+
+
+def test_discrepancy_is_0_among_equal_neighbours_and_1_for_orthogonal_means():
+    same = torch.ones(3, 2)
+    torch.testing.assert_close(discrepancy(same, PATH), torch.zeros(3))
+    h = torch.tensor([[1.0, 0], [-1.0, 1.0], [1.0, 0]])
+    # Node 0: mean ((1,0) + (-1,1)) / 2 = (0, 1/2), orthogonal to (1, 0).
+    assert discrepancy(h, PATH)[0] == pytest.approx(1.0)
+
+
+def test_later_layers_learn_from_the_most_diverse_one_and_the_first_has_no_gradient():
+    first = torch.tensor([[1.0, 0], [-1.0, 1.0], [1.0, 0]], requires_grad=True)
+    second = torch.ones(3, 2, requires_grad=True)
+    out = Outputs(torch.zeros(3, 3), (first, second))
+    value = lost_discrepancy(out, out, PATH)
+    torch.testing.assert_close(value, (discrepancy(first, PATH) - 0).square())
+    value.sum().backward()
+    assert first.grad is None
+    with pytest.raises(ValueError, match="1 hidden states and one teaches the next"):
+        lost_discrepancy(Outputs(out.logits, (first,)), out, PATH)
+
+
+def test_mixture_weights_find_the_teacher_that_is_right():
+    labels = torch.tensor([0, 1, 0, 1])
+    right = torch.eye(2)[labels] * 0.8 + 0.1
+    said = torch.stack([right, 1 - right, torch.full((4, 2), 0.5)])
+    weights = learn_weights(said, labels)
+    assert weights.sum() == pytest.approx(1.0)
+    assert weights[0] > 0.99
+    torch.testing.assert_close(learn_weights(said[:1], labels), torch.ones(1).double())
+    # Two teachers, each right on half of the nodes, by symmetry weigh the same.
+    half = right.clone()
+    half[:2] = 1 - half[:2]
+    both = learn_weights(torch.stack([half, 1 - half]), labels)
+    torch.testing.assert_close(both, torch.full((2,), 0.5).double())
+
+
+def test_a_crowd_says_the_weighted_mean_of_probabilities():
+    one, two = Linear(torch.eye(3)), Linear(-torch.eye(3))
+    crowd = Crowd([one, two], torch.tensor([0.25, 0.75]))
+    said = crowd(PATH).logits.softmax(1)
+    expected = 0.25 * torch.eye(3).softmax(1) + 0.75 * (-torch.eye(3)).softmax(1)
+    torch.testing.assert_close(said, expected)
+    torch.testing.assert_close(crowd(PATH, torch.tensor([2])).logits.softmax(1), expected[2:])
+
+
+def test_krd_keeps_all_edges_in_the_first_epochs_and_moves_its_power_after():
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (Linear(torch.randn(3, 12, generator=draw)) for _ in range(2))
+    method = methods.get("krd")(warmup=2, temperature=1.0, hard_weight=0.0, momentum=0.5)
+    start = lesson(method, student, teacher)
+    loss, graph = _Reliable(method, start), start.view.graph
+    own, taught = student(graph), teacher(graph)
+    everything = graphkd.losses.low_frequency(own, taught, graph)
+    for _ in range(2):
+        torch.testing.assert_close(loss(own, taught, graph), everything)
+        assert loss.power == 1.0
+    later = loss(own, taught, graph)
+    assert loss.power != 1.0
+    assert not torch.allclose(later, everything)
+    assert not list(loss.parameters())
+
+
+def test_differences_have_the_mean_of_the_high_frequencies_with_and_without_a_new_graph():
+    draw = torch.Generator().manual_seed(0)
+    fast = Differences(1.3)
+    for graph in (FAKE, FAKE, FAKE.take(torch.arange(40)), PATH):
+        n = graph.num_nodes
+        own = torch.randn(n, 3, generator=draw, requires_grad=True)
+        taught = Outputs(torch.randn(n, 3, generator=draw))
+        if graph is FAKE:
+            taught = Outputs(torch.linspace(-1, 1, 3 * n).view(n, 3).sin())
+        value = fast(Outputs(own), taught, graph).mean()
+        slow = graphkd.losses.high_frequency(Outputs(own), taught, graph, 1.3).mean()
+        torch.testing.assert_close(value, slow)
+        (one,) = torch.autograd.grad(value, own)
+        (two,) = torch.autograd.grad(slow, own)
+        torch.testing.assert_close(one, two)
+
+
+def test_adversarial_features_raise_the_loss_and_stay_within_the_radius():
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (Linear(torch.randn(3, 12, generator=draw)) for _ in range(2))
+    seen = []
+
+    class Spy(Linear):
+        def forward(self, graph, nodes=None):
+            seen.append(graph.x.detach().clone())
+            return super().forward(graph, nodes)
+
+    spy = Spy(student.weight.detach())
+    own, taught = student(FAKE), teacher(FAKE)
+    plain = graphkd.losses.soft_labels(own, taught, FAKE)
+    noise = torch.Generator().manual_seed(1)
+    moved = adversarial(spy, FAKE, 0.3, own, taught, FAKE, steps=5, draw=noise)
+    assert (moved >= plain).float().mean() > 0.9
+    assert (seen[-1] - FAKE.x).abs().max() <= 0.3 + 1e-6
+    assert len(seen) == 6
+    some = torch.tensor([5, 2])
+    part = adversarial(
+        spy, FAKE, 0.0, own, Outputs(taught.logits[some]), Part(FAKE, some), steps=1, draw=noise
+    )
+    torch.testing.assert_close(part, plain[some])
+
+
+@pytest.mark.parametrize("student", ["mlp", "gcn", "gat"])
+def test_a_radius_of_0_is_the_plain_loss_for_every_kind_of_student(student):
+    network = graphkd.networks.build(student, FAKE, 8, 2, 0.0)
+    own = network(FAKE)
+    taught = Outputs(own.logits.detach().flip(1))
+    noise = torch.Generator()
+    value = adversarial(network, FAKE, 0.0, own, taught, FAKE, steps=1, draw=noise)
+    torch.testing.assert_close(value, graphkd.losses.soft_labels(own, taught, FAKE))
+
+
+def test_positions_of_new_nodes_are_the_mean_of_their_known_neighbours():
+    split = splits.inductive(FAKE, 0)
+    seen, whole = split.view("distill"), split.view("evaluate")
+    encode = positions(seen, 0, dimensions=4)
+    own, all_ = encode(seen).x[:, 12:], encode(whole).x[:, 12:]
+    torch.testing.assert_close(all_[seen.ids], own)
+    node = int(split.parts["ind"][0])
+    source, target = whole.graph.edge_index
+    near = [int(j) for j in source[target == node] if int(j) in set(seen.ids.tolist())]
+    expected = own[seen.local(torch.tensor(near))].mean(0) if near else torch.zeros(4)
+    torch.testing.assert_close(all_[node], expected)
+
+
+def test_labels_as_inputs_are_those_of_the_training_nodes_alone():
+    split = splits.inductive(FAKE, 0)
+    whole = split.view("evaluate")
+    columns = labelled(split.view("distill"), 0)(whole).x[:, -3:]
+    train = split.parts["train"]
+    assert torch.equal(columns[train].argmax(1), whole.graph.y[train])
+    assert columns.sum() == len(train)
+
+
+def test_propagation_holds_labels_and_spreads_them():
+    # A path 0 - 1 - 2; node 0 has label 0, and the network knows nothing.
+    columns = torch.tensor([[1.0, 0], [0, 0], [0, 0]])
+    graph = Graph(torch.cat([torch.ones(3, 1), columns], 1), PATH.edge_index, PATH.y, 2)
+    student = Propagation(Linear(torch.zeros(2, 3)), 3, rounds=1)
+    nn.init.zeros_(student.score.weight)
+    p = student(graph).logits.exp()
+    assert p[0].tolist() == pytest.approx([1, 0], abs=1e-5)
+    # Node 1: half of the mean of (1, 0), (1/2, 1/2) and itself, half of what the network says.
+    assert p[1].tolist() == pytest.approx([0.5 * (2 / 3) + 0.25, 0.5 * (1 / 3) + 0.25], abs=1e-5)
+    assert p[2].tolist() == pytest.approx([0.5, 0.5], abs=1e-5)
+
+
+def test_peers_learn_the_labels_and_what_the_others_say():
+    view = splits.transductive(FAKE, 0).view("distill")
+    draw = torch.Generator().manual_seed(0)
+    one, two = (Linear(torch.randn(3, 12, generator=draw)) for _ in range(2))
+    peers = Peers([one, two])
+    optimiser = torch.optim.SGD(peers.parameters(), 0.0)
+    step = together(peers, [view.graph] * 2, view, weight=0.5, temperature=2.0)
+    train, y = view.part("train"), view.graph.y
+    said = [peer(view.graph).logits.detach() for peer in (one, two)]
+    hard = sum(nn.functional.cross_entropy(z[train], y[train]) for z in said)
+    kl = sum(
+        4 * (q * (q.log() - (a / 2).log_softmax(1))).sum(1).mean()
+        for a, q in ((said[0], (said[1] / 2).softmax(1)), (said[1], (said[0] / 2).softmax(1)))
+    )
+    assert step(peers, optimiser, draw) == pytest.approx(float(hard + 0.5 * kl), rel=1e-5)
+    assert torch.equal(peers(view.graph).logits, said[0])
+
+
+def test_privileged_labels_come_from_the_training_nodes_alone():
+    """Another teacher on the unlabelled nodes changes nothing; on a labelled one it does."""
+    method = methods.get("privileged")(hard_weight=0.3)
+    network = Linear(torch.zeros(3, 12))
+    start = lesson(method, network, Linear(torch.ones(3, 12)))
+    (term,) = method.terms(start)
+    chosen = term.nodes(start.view.graph.num_nodes, torch.Generator())
+    assert torch.equal(chosen, start.view.part("train"))
+    assert term.weight == pytest.approx(0.7)
+
+
+def test_a_mutual_run_reports_the_first_of_the_others():
+    *records, last = graphkd.run(methods.get("mutual")(epochs=4), FAKE)
+    assert {r.phase for r in records} == {"baseline", "student"}
+    assert set(last.epochs) == {"baseline", "student"}
+    assert "accuracy_teacher" in last.metrics
+
+
+def test_several_teachers_are_trained_one_after_another():
+    method = methods.get("glnn")(teacher="sage+gcn", epochs=2, teacher_epochs=3)
+    *records, _ = graphkd.run(method, FAKE)
+    phases = list(dict.fromkeys(record.phase for record in records))
+    assert phases == ["teacher sage", "teacher gcn", "baseline", "student"]
+    with pytest.raises(ValueError, match="unknown network 'gcnn'"):
+        list(graphkd.run(methods.get("glnn")(teacher="sage+gcnn"), FAKE))
+
+
+def test_an_encoder_knows_its_nodes_by_their_ids():
+    split = splits.transductive(FAKE, 0)
+    view = split.view("distill")
+    order = torch.randperm(len(view.ids), generator=torch.Generator().manual_seed(0))
+    turned = View("evaluate", view.graph.subgraph(order), view.ids[order], {})
+    encode = positions(view, 0, dimensions=3)
+    assert torch.equal(encode(turned).x, encode(view).x[order])
+    assert dataclasses.is_dataclass(turned)

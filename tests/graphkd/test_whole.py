@@ -1,0 +1,185 @@
+"""Graph classification and regression: examples, readout, folds, and whole runs."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import graphkd
+from graphkd import methods, networks, tasks, tudataset, whole
+from graphkd.graph import HIDDEN
+from graphkd.training import build, hard, score
+from tests.graphkd.examples import graphs
+
+MANY = graphs()
+QUICK = {"epochs": 4, "hidden": 8, "teacher_epochs": 4, "teacher_hidden": 8, "teacher": "gin"}
+
+
+def test_some_of_the_graphs_are_these_graphs_in_this_order():
+    chosen = MANY.take(torch.tensor([7, 2]))
+    sizes = torch.bincount(MANY.owner)
+    assert torch.bincount(chosen.owner).tolist() == [sizes[7], sizes[2]]
+    assert torch.equal(chosen.x[: sizes[7]], MANY.x[MANY.owner == 7])
+    assert chosen.y.tolist() == [MANY.y[7], MANY.y[2]]
+    # 7 is a ring, 2 a path.
+    assert chosen.edge_index.shape[1] == 2 * int(sizes[7]) + 2 * (int(sizes[2]) - 1)
+    assert (chosen.owner[chosen.edge_index[0]] == chosen.owner[chosen.edge_index[1]]).all()
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_the_readout_of_a_graph_does_not_depend_on_the_others_nor_on_the_order_of_nodes(name):
+    network = whole.build(name, MANY, 8, 3, 0.0).eval()
+    every = network(MANY)
+    assert every.logits.shape == (30, 2)
+    assert every.hidden[-1].shape == (30, 8)
+    some = torch.tensor([11, 3])
+    torch.testing.assert_close(network(MANY, some).logits, every.logits[some])
+    order = torch.randperm(len(MANY.owner), generator=torch.Generator().manual_seed(0))
+    place = order.argsort()
+    moved = dataclasses.replace(
+        MANY, x=MANY.x[order], edge_index=place[MANY.edge_index], owner=MANY.owner[order]
+    )
+    torch.testing.assert_close(network(moved).logits, every.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sum_knows_how_large_a_graph_is():
+    network = whole.build("mlp", MANY, 8, 2, 0.0).eval()
+    size = torch.bincount(MANY.owner)[0]
+    twice = dataclasses.replace(
+        MANY.take(torch.tensor([0, 0])), owner=torch.zeros(2 * size, dtype=torch.long), y=MANY.y[:1]
+    )
+    torch.testing.assert_close(network(twice).hidden[0], 2 * network(MANY).hidden[0][:1])
+
+
+def test_ten_folds_test_every_graph_once_and_spread_the_classes():
+    tested = [whole.folds(MANY, seed).parts["ind"] for seed in range(10)]
+    assert torch.cat(tested).sort().values.tolist() == list(range(30))
+    for seed in range(10):
+        parts = whole.folds(MANY, seed).parts
+        assert sorted(torch.cat(list(parts.values())).tolist()) == list(range(30))
+        assert torch.equal(parts["val"], whole.folds(MANY, (seed + 1) % 10).parts["ind"])
+        assert abs(int(MANY.y[parts["train"]].sum()) - 12) <= 1
+    assert not torch.equal(tested[0], whole.folds(MANY, 10).parts["ind"])
+
+
+def test_training_sees_neither_the_test_fold_nor_labels_that_are_not_its_own():
+    split = whole.folds(MANY, 3, train=2)
+    view = split.view("distill")
+    assert not set(split.parts["ind"].tolist()) & set(view.ids.tolist())
+    assert len(view.part("train")) == 4
+    known = torch.cat([view.part("train"), view.part("val")])
+    hidden = torch.ones(view.graph.num_nodes, dtype=torch.bool)
+    hidden[known] = False
+    assert (view.graph.y[hidden] == HIDDEN).all()
+    assert len(split.parts["tran"]) == int(hidden.sum())
+    real = whole.folds(graphs(real=True), 3, train=2).view("distill")
+    assert real.graph.y.isnan().sum() == real.graph.num_nodes - len(real.part("val")) - 2
+
+
+def test_garbage_in_the_test_fold_changes_nothing_in_training():
+    split = whole.folds(MANY, 0, train=5)
+    many, test = split.view("evaluate").graph, split.parts["ind"]
+    x, y = many.x.clone(), many.y.clone()
+    x[torch.isin(many.owner, test)] = 1e3
+    y[test] = 1 - y[test]
+    spoilt = dataclasses.replace(split, _graph=dataclasses.replace(many, x=x, y=y))
+    method = methods.get("glnn")(hard_weight=0.5, **QUICK)
+    *first, _ = graphkd.distill.distill(method, split, seed=0)
+    *second, _ = graphkd.distill.distill(method, spoilt, seed=0)
+    assert first == second
+
+
+@pytest.mark.parametrize("batch", [0, 8])
+def test_a_graph_network_tells_rings_from_paths_and_its_student_follows(batch):
+    sizes = {"hidden": 16, "teacher_hidden": 16, "batch": batch, "teacher_batch": batch}
+    method = methods.get("glnn")(teacher="gin", student="gin", dropout=0.0, epochs=60, **sizes)
+    *_, last = graphkd.run(method, graphs(60), "folds", seed=1)
+    assert min(last.metrics[name] for name in ("accuracy_teacher", "accuracy", "agreement")) > 0.8
+    assert "accuracy_tran" not in last.metrics
+
+
+def test_a_graph_network_learns_a_real_target():
+    method = methods.get("logits")(teacher="gin", hidden=16, teacher_hidden=16)
+    *_, last = graphkd.run(method, graphs(60, real=True), "folds", seed=0)
+    assert last.metrics["r2_teacher"] > 0.8
+    assert last.metrics["r2"] > 0.8
+    assert last.metrics["rmse"] < 1
+
+
+def test_the_same_seed_gives_the_same_run():
+    method = methods.get("rkd")(**QUICK)
+    first = list(graphkd.run(method, MANY, "folds", seed=2))
+    assert first == list(graphkd.run(method, MANY, "folds", seed=2))
+    assert first != list(graphkd.run(method, MANY, "folds", seed=3))
+
+
+def test_scores_and_losses_of_real_targets():
+    y, f = torch.tensor([0.0, 2.0]), torch.tensor([[0.0], [1.0]])
+    assert float(hard(f, y)) == 0.5
+    assert score(f, y) == 0.5  # 1 - 1 / 2
+    assert score(torch.ones(2, 1), y) == 0.0
+    assert score(f, torch.ones(2)) == 0.0
+    assert score(torch.eye(2), torch.tensor([0, 0])) == 0.5
+
+
+def test_what_does_not_fit_together_is_said():
+    fake = graphkd.data.fake()
+    with pytest.raises(ValueError, match="rings is many graphs, .*choose folds"):
+        tasks.split(MANY, "inductive", 0)
+    with pytest.raises(ValueError, match="fake is one graph, .*choose transductive"):
+        tasks.split(fake, "folds", 0)
+    with pytest.raises(ValueError, match="unknown protocol 'fold'.*mean folds"):
+        tasks.split(MANY, "fold", 0)
+    with pytest.raises(ValueError, match="feature_noise and removed_edges are for the nodes"):
+        tasks.split(MANY, "folds", 0, feature_noise=0.1)
+    with pytest.raises(ValueError, match="train is 0 labelled graphs"):
+        tasks.split(MANY, "folds", 0, train=0)
+    with pytest.raises(ValueError, match="10 folds take 10 or more"):
+        tasks.split(graphs(12), "folds", 0)
+    with pytest.raises(ValueError, match="has one class"):
+        tasks.split(dataclasses.replace(MANY, classes=1, y=MANY.y * 0), "folds", 0)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        tasks.split(dataclasses.replace(MANY, x=MANY.x * torch.nan), "folds", 0)
+    with pytest.raises(ValueError, match="rings has no inputs"):
+        list(graphkd.run(methods.get("glnn")(inputs="propagated"), MANY, "folds"))
+    with pytest.raises(ValueError, match="has no classes and no edges of the kind that lsp needs"):
+        list(graphkd.run("lsp", graphs(real=True), "folds"))
+
+
+def test_names_and_missing_files(tmp_path):
+    assert {"mutag", "cora", "nci1-cycles"} <= set(tasks.names())
+    with pytest.raises(ValueError, match="unknown data set 'mutagg'.*mean mutag"):
+        tasks.load("mutagg")
+    with pytest.raises(FileNotFoundError, match=r"MUTAG_A\.txt; unpack"):
+        tasks.load("mutag", tmp_path)
+
+
+def test_cycles_are_edges_less_nodes_plus_components():
+    assert tudataset.cycles(MANY).tolist() == [float(i % 2) for i in range(30)]
+    lone = dataclasses.replace(MANY, edge_index=MANY.edge_index[:, :0])
+    assert tudataset.cycles(lone).tolist() == [0.0] * 30
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "count", "nodes", "edges", "features"),
+    [("mutag", 188, 3371, 7442, 7), ("proteins", 1113, 43471, 162088, 3)],
+)
+def test_the_collections_have_their_published_counts(name, count, nodes, edges, features):
+    many = tasks.load(name)
+    assert (many.num_nodes, len(many.x)) == (count, nodes)
+    assert (many.edge_index.shape[1], many.x.shape[1]) == (edges, features)
+    assert (many.owner.diff() >= 0).all()
+
+
+@pytest.mark.data
+def test_mutag_end_to_end():
+    method = methods.get("glnn")(hard_weight=0.5, teacher="gin", epochs=40, teacher_epochs=40)
+    *_, last = graphkd.run(method, "mutag", "folds")
+    assert last.metrics["accuracy_teacher"] > 0.6
+
+
+def test_a_network_for_graphs_is_built_from_its_seed():
+    (description,) = graphkd.settings.teachers(methods.get("glnn")(**QUICK))
+    one, two = (build(description, MANY, 1, "teacher") for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
