@@ -3,13 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedkd.core import Claim, Message, Upload
+from fedkd.core import ANY, Algorithm, Claim, Message, Upload
 
 # A label vector written down in float32 misses a sum of one by about 1e-7 a class.
 ROUNDING = 1e-4
@@ -25,13 +25,17 @@ class Transform(NamedTuple):
     Attributes:
         encode: (message, generator) -> the message as it is sent.
         decode: the sent message -> the message as it is read.
-        error: by how much an entry of a probability vector may change on the way;
-            math.inf for noise, after which rows are no distributions any more.
+        error: by how much an entry of what was a distribution may miss being part of one when it
+            is read; math.inf for noise, after which rows are no distributions any more.
     """
 
     encode: Callable[[Message, torch.Generator], Message]
     decode: Callable[[Message], Message] = _same
     error: float = 0.0
+
+
+# A stage may depend on the broadcast that is answered, which both ends know: see `answering`.
+Stage = Transform | Callable[[Message], Transform]
 
 
 @dataclass
@@ -73,9 +77,29 @@ class Channel:
         max_weight: no client may claim to speak for more examples than this.
     """
 
-    uplink: tuple[Transform, ...] = ()
-    downlink: tuple[Transform, ...] = ()
+    uplink: tuple[Stage, ...] = ()
+    downlink: tuple[Stage, ...] = ()
     max_weight: float = 1e7
+
+    def carrying(self, algorithm: Algorithm) -> "Channel":
+        """The channel, ended by the algorithm's own coding of messages where it has one."""
+        if not (algorithm.uplink or algorithm.downlink):
+            return self
+        up, down = (*self.uplink, *algorithm.uplink), (*self.downlink, *algorithm.downlink)
+        return replace(self, uplink=up, downlink=down)
+
+    def answering(self, told: Message) -> "Channel":
+        """The channel for the answer to a broadcast, given as it was read."""
+        if all(isinstance(stage, Transform) for stage in self.uplink):
+            return self
+        known = (s if isinstance(s, Transform) else s(told) for s in self.uplink)
+        return replace(self, uplink=tuple(known))
+
+    def check(self, claims: Mapping[str, Claim]) -> None:
+        """Raise ValueError, before anything runs, if such uploads cannot be sent."""
+        sample = {key: _sample(claim) for key, claim in claims.items()}
+        seeded = torch.Generator().manual_seed(0)
+        self.answering({}).send_up(Upload(sample, torch.tensor(1.0)), seeded)
 
     def send_down(self, message: Message, generator: torch.Generator) -> Message:
         """A broadcast as it is sent."""
@@ -86,7 +110,11 @@ class Channel:
         return _decode(self.downlink, sent)
 
     def send_up(self, upload: Upload, generator: torch.Generator) -> Upload:
-        """An upload as it is sent: only the rows that the client has, transformed."""
+        """An upload as it is sent: only the rows that the client has, transformed.
+
+        Raises:
+            ValueError: a stage cannot be applied to it; the message says why.
+        """
         payload = upload.payload
         if upload.rows is not None:
             held = upload.rows.bool()
@@ -101,7 +129,7 @@ class Channel:
         """
         try:
             weight, payload = float(sent.weight), _decode(self.uplink, sent.payload)
-        except (TypeError, LookupError, RuntimeError) as reason:
+        except Exception as reason:  # an upload may hold anything, and the round goes on without it
             raise ValueError(f"it cannot be read: {reason}") from reason
         if not math.isfinite(weight) or not 0 <= weight <= self.max_weight:
             raise ValueError(f"weight {weight:g} is not between 0 and {self.max_weight:g}")
@@ -109,43 +137,70 @@ class Channel:
             raise ValueError(f"keys {sorted(payload)} instead of {sorted(claims)}")
         if any(claim.rows != (sent.rows is not None) for claim in claims.values()):
             raise ValueError("rows are named where all are due, or not named where some are")
-        slack = ROUNDING + sum(stage.error for stage in self.uplink)
+        slack = ROUNDING + sum(stage.error for stage in _ready(self.uplink))
         for key, claim in claims.items():
             shape = claim.shape if sent.rows is None else _held_shape(claim, sent.rows)
-            _check(key, payload[key], shape, slack if claim.simplex else math.inf)
+            _check(key, payload[key], claim._replace(shape=shape), slack)
         if sent.rows is not None:
             payload = {key: _spread(value, sent.rows) for key, value in payload.items()}
         return sent._replace(payload=payload)
 
 
-def _encode(stages: tuple[Transform, ...], message: Message, generator: torch.Generator) -> Message:
-    for stage in stages:
+def _sample(claim: Claim) -> Tensor:
+    """A tensor as claimed: even distributions, zeros for whole numbers, else -1 to 1."""
+    shape = (1, *claim.shape[1:]) if claim.shape[:1] == (ANY,) else claim.shape
+    if claim.below is not None:
+        return torch.zeros(shape, dtype=torch.int32)
+    if claim.simplex:
+        return torch.full(shape, 1 / max(1, shape[-1]))
+    return torch.linspace(-1, 1, math.prod(shape)).reshape(shape)
+
+
+def _encode(stages: tuple[Stage, ...], message: Message, generator: torch.Generator) -> Message:
+    for stage in _ready(stages):
         message = stage.encode(message, generator)
     return message
 
 
-def _decode(stages: tuple[Transform, ...], sent: Message) -> Message:
-    for stage in reversed(stages):
+def _decode(stages: tuple[Stage, ...], sent: Message) -> Message:
+    for stage in reversed(_ready(stages)):
         sent = stage.decode(sent)
     return sent
 
 
+def _ready(stages: tuple[Stage, ...]) -> list[Transform]:
+    """The stages; one that waits for a broadcast is never passed over in silence."""
+    ready = [stage for stage in stages if isinstance(stage, Transform)]
+    if len(ready) < len(stages):
+        raise RuntimeError("a stage depends on the broadcast: use channel.answering(told)")
+    return ready
+
+
 def _held_shape(claim: Claim, rows: Tensor) -> tuple[int, ...]:
-    if rows.shape != claim.shape[:1] or not bool(((rows == 0) | (rows == 1)).all()):
+    fits = rows.ndim == 1 if claim.shape[0] == ANY else rows.shape == claim.shape[:1]
+    if not fits or not bool(((rows == 0) | (rows == 1)).all()):
         raise ValueError(f"a list of rows of shape {tuple(rows.shape)} that are not all 0 or 1")
     return (int(rows.sum()), *claim.shape[1:])
 
 
-def _check(key: str, value: Tensor, shape: tuple[int, ...], slack: float) -> None:
+def _check(key: str, value: Tensor, claim: Claim, slack: float) -> None:
     """Raise ValueError unless a payload tensor has shape and type, is finite, on the simplex."""
+    length = value.shape[:1] if claim.shape[:1] == (ANY,) else claim.shape[:1]
+    shape = (*length, *claim.shape[1:])
     if tuple(value.shape) != shape:
-        raise ValueError(f"{key} has shape {tuple(value.shape)} instead of {shape}")
-    if value.dtype != torch.get_default_dtype():
-        raise ValueError(f"{key} has type {value.dtype} instead of {torch.get_default_dtype()}")
+        said = ", by its list of rows" if claim.rows else ""
+        raise ValueError(f"{key} has shape {tuple(value.shape)} instead of {shape}{said}")
+    kind = torch.get_default_dtype() if claim.below is None else torch.int32
+    if value.dtype != kind:
+        raise ValueError(f"{key} has type {value.dtype} instead of {kind}")
+    if claim.below is not None and value.numel():
+        first, last = int(value.min()), int(value.max())
+        if first < 0 or last >= claim.below:
+            raise ValueError(f"{key} goes from {first} to {last}, not 0 to {claim.below - 1}")
     if not bool(torch.isfinite(value).all()):
         count = int((~torch.isfinite(value)).sum())
         raise ValueError(f"{key} holds {count} entries that are not finite")
-    if math.isfinite(slack) and value.numel():
+    if claim.simplex and math.isfinite(slack) and value.numel():
         low, sums = float(value.min()), value.double().sum(dim=-1)
         off = float((sums - 1).abs().max())
         if low < -slack or off > slack * value.shape[-1]:

@@ -7,14 +7,17 @@ as pure functions: no device, no network, no clock.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from knowledge.training import Batches, Examples, Params, Predict, Training
+
+if TYPE_CHECKING:
+    from fedkd.channel import Stage
 
 Message = dict[str, Tensor]
 Server = dict[str, Tensor]
@@ -44,12 +47,14 @@ class Public(NamedTuple):
         x: (P, ...) all public examples.
         rows: (P_r,) those that this round asks about.
         order, mask: (S, B) mini-batches over 0 .. P_r - 1, shared by all clients.
+        labels: (P,) of all public examples, or None where they have none.
     """
 
     x: Tensor
     rows: Tensor
     order: Tensor
     mask: Tensor
+    labels: Tensor | None = None
 
     @property
     def asked(self) -> Tensor:
@@ -57,7 +62,7 @@ class Public(NamedTuple):
         return self.x[self.rows]
 
     def lesson(self, targets: Tensor, rows: Tensor | None = None) -> Batches:
-        """Mini-batches with targets (P_r, C) for the public examples `rows` (default: all)."""
+        """Mini-batches with targets (P_r, ...) for the public examples `rows` (default: all)."""
         x = self.x if rows is None else self.x[rows.long()]
         size = torch.tensor(float(len(targets)), dtype=self.x.dtype)
         return Batches(x, targets, self.order, self.mask, size)
@@ -96,26 +101,39 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What a federation learns: one model per group, the classes, and public examples (P, ...)."""
+    """What a federation learns: one model per group, the classes, and public examples (P, ...).
+
+    `shape` is that of one example, for algorithms with a network of their own to build; empty where
+    it is not known. `labels` (P,) are of the public examples, and `validation` are labelled
+    examples at the server, each for algorithms that declare to need them.
+    """
 
     models: Mapping[str, Model]
     num_classes: int
     public: Tensor | None = None
+    shape: tuple[int, ...] = ()
+    labels: Tensor | None = None
+    validation: Examples | None = None
+
+
+ANY = -1
 
 
 class Claim(NamedTuple):
     """What a payload tensor claims to be; anything else is turned away at the border.
 
     Attributes:
-        shape: of the whole tensor.
+        shape: of the whole tensor; a first entry of ANY stands for any number of rows.
         simplex: whether each row is a distribution.
         rows: whether clients send only the rows that they hold, and say which (`Upload.rows`);
             it is the same for all tensors of a payload.
+        below: where given, the tensor holds whole numbers (int32) from 0 to one below this.
     """
 
     shape: tuple[int, ...]
     simplex: bool = False
     rows: bool = False
+    below: int | None = None
 
 
 class Properties(NamedTuple):
@@ -124,18 +142,21 @@ class Properties(NamedTuple):
     Attributes:
         public: the public data it needs.
         up, down: what crosses the network, in words.
-        architectures: "any", or "shared within a group" where parameters are averaged.
-        sum_suffices: whether the server needs no more than a sum over clients, so that secure
-            aggregation applies.
+        architectures: of the clients' own models: "any"; "one feature width" where features are
+            compared; "shared within a group" where all parameters go up and are averaged.
+        sum_suffices: whether the server needs no more than a sum over clients of what it reads, so
+            that secure aggregation applies; not to a coding of its own (`uplink`) that is no sum.
         server_learns: what an honest but curious server gets to know of each client.
+        validation: the examples beside the public ones that the server needs, to select on.
     """
 
     public: Literal["none", "unlabelled", "labelled"]
     up: str
     down: str
-    architectures: Literal["any", "shared within a group"]
+    architectures: Literal["any", "one feature width", "shared within a group"]
     sum_suffices: bool
     server_learns: str
+    validation: Literal["none", "labelled"] = "none"
 
 
 @dataclass(frozen=True)
@@ -144,6 +165,9 @@ class Algorithm(ABC):
 
     All methods are pure. `client_update` and `deploy` see tensors only, so that an engine may run
     them for one client, for a stack of clients under `torch.func.vmap`, or somewhere else.
+
+    A client keeps one model. A second network, which the clients share, comes with the broadcast
+    and leaves with the upload; `fedkd.pairs` trains both at once.
     """
 
     local: Training = Training(epochs=2, batch_size=8)
@@ -159,6 +183,19 @@ class Algorithm(ABC):
     def asks(self) -> int | None:
         """How many public examples a round asks about; None for all of them."""
         return None
+
+    @property
+    def uplink(self) -> "tuple[Stage, ...]":
+        """The paper's own coding of uploads; the last stages of any channel (`fedkd.channel`)."""
+        return ()
+
+    @property
+    def downlink(self) -> "tuple[Stage, ...]":
+        """The paper's own coding of broadcasts."""
+        return ()
+
+    def check(self, task: Task) -> None:  # noqa: B027  (most need nothing)
+        """Raise ValueError, before anything runs, for a task that the algorithm cannot do."""
 
     def init(self, task: Task, generator: torch.Generator) -> Server:
         """What the server knows before the first round."""
@@ -190,7 +227,10 @@ class Algorithm(ABC):
         return {}
 
     def server_update(
-        self, task: Task, server: Server, uploads: Sequence[Received], public: Public | None
+        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
-        """The server's knowledge after a round; `uploads` come in the order of client numbers."""
+        """The server's knowledge after a round.
+
+        `uploads` come in the order of client numbers, and can be gone through once.
+        """
         return server

@@ -34,6 +34,7 @@ def evaluate(
     test: Examples,
     label_counts: Tensor,
     engine: Engine = sequential,
+    kinds: Tensor | None = None,
 ) -> Scores:
     """Score every client on the same test examples.
 
@@ -45,8 +46,10 @@ def evaluate(
         task: the models and the number of classes.
         clients: whose parameters are scored.
         test: N labelled examples that nobody trained on.
-        label_counts: (K, C) private examples by label.
+        label_counts: (K, C) private examples by label; with `kinds`, by kind.
         engine: who runs the predictions.
+        kinds: (N,) what a client's own distribution is over, where that is more than the label:
+            the label and the domain (`fedkd.data.federate.Federation`).
 
     Raises:
         ValueError: there are no test examples.
@@ -59,7 +62,7 @@ def evaluate(
     right = said == y  # (K, N)
     return Scores(
         accuracy=right.double().mean(dim=1),
-        accuracy_local=_own_accuracy(right, y, label_counts),
+        accuracy_local=_own_accuracy(right, y if kinds is None else kinds, label_counts),
         agreement=(said == _plurality(said, task.num_classes)).double().mean(dim=1),
         calibration_error=torch.stack([_gap(s, r) for s, r in zip(sure, right, strict=True)]),
     )

@@ -4,7 +4,8 @@
 lets the cohort work. They are the only places where messages meet the channel.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,12 +25,14 @@ from fedkd.core import (
 )
 from fedkd.engines.sequential import sequential
 from fedkd.sampling import Sample, everyone
+from fedkd.shelf import Shelf, with_own_memory
 from knowledge.randomness import generator
-from knowledge.training import Batches, Examples, draw
+from knowledge.training import Batches, Examples, Params, draw
 
 Engine = Callable[
     [Callable[..., Any], Task, Sequence[Client], Sequence[tuple[Any, ...]]], list[Any]
 ]
+WAVE = 1000  # clients whose uploads are in memory at once, where the server needs only a sum
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Round:
         rejected: client number -> why its upload was turned away.
         ledger: bytes of this round.
         failed: client number -> why it gave no result; it keeps the parameters that it had.
+        told, sent: client number -> what crossed the network to it and from it, in the form in
+            which it crossed.
     """
 
     index: int
@@ -53,6 +58,8 @@ class Round:
     rejected: dict[int, str]
     ledger: Ledger
     failed: dict[int, str] = field(default_factory=dict)
+    told: Mapping[int, Message] = field(default_factory=dict)
+    sent: Mapping[int, Upload] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,8 +82,13 @@ def simulate(
     sample: Sample = everyone,
     seed: int = 0,
     after: Round | None = None,
+    shelf: Shelf | None = None,
+    witness: bool = True,
 ) -> Iterator[Round]:
     """Run a federation, one `Round` at a time; the caller logs, evaluates, and stops.
+
+    The clients of a round work in waves of a thousand, and the server sees their uploads one by
+    one: what an algorithm does not keep is gone before the next wave, unless `witness` holds it.
 
     Args:
         algorithm: what clients and server do.
@@ -89,11 +101,14 @@ def simulate(
         seed: of every random choice; two runs with the same seed are the same run.
         after: go on from this round of an earlier call with the same arguments
             (`fedkd.checkpoint`), as if it had never stopped.
+        shelf: where parameters are kept between rounds; by default in memory.
+        witness: whether rounds hold what crossed the network (`Round.told`, `Round.sent`).
 
     Raises:
         ValueError: no clients, a number used twice, an unknown group, or public examples missing.
     """
     check_federation(algorithm, task, clients)
+    channel = channel.carrying(algorithm)
     known = clients if after is None else after.clients
     party = {client.id: client for client in sorted(known, key=lambda client: client.id)}
     groups = {client.id: client.group for client in party.values()}
@@ -101,36 +116,71 @@ def simulate(
     for index in range(after.index + 1 if after else 1, rounds + 1):
         opening = open_round(algorithm, server, groups, channel, sample, seed, index)
         public = public_of(algorithm, task, seed, index)
-        cohort = [party[number] for number in opening.cohort]
-        inputs = [
-            (received, private_of(algorithm, client, seed, index), public)
-            for client, received in zip(cohort, read_all(channel, opening), strict=True)
-        ]
-        results = engine(algorithm.client_update, task, cohort, inputs)
-        sent, failed = {}, _failures(cohort, results)
-        for client, result in zip(cohort, results, strict=True):
-            if client.id in failed:
-                continue
-            params, upload = result
-            party[client.id] = replace(client, params=params)
-            sent[client.id] = channel.send_up(upload, generator(seed, "up", index, client.id))
+        seen: dict[int, Upload] = {}
+        failed: dict[int, str] = {}
+
+        def uploads(
+            opening: Opening = opening,
+            public: Public | None = public,
+            seen: dict[int, Upload] = seen,
+            failed: dict[int, str] = failed,
+            index: int = index,
+        ) -> Iterator[tuple[int, Upload]]:
+            told = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
+            numbers = sorted(told)
+            for start in range(0, len(numbers), WAVE):
+                wave = [party[number] for number in numbers[start : start + WAVE]]
+                inputs = [(told[c.id], private_of(algorithm, c, seed, index), public) for c in wave]
+                results = engine(algorithm.client_update, task, wave, inputs)
+                params, sent, broken = send_all(channel, wave, inputs, results, seed, index)
+                fresh = [replace(party[number], params=new) for number, new in params.items()]
+                if shelf is not None:
+                    fresh = shelf(fresh)
+                elif len(numbers) < len(party):
+                    fresh = [with_own_memory(client) for client in fresh]
+                party.update((client.id, client) for client in fresh)
+                failed.update(broken)
+                seen.update(sent if witness else {})
+                yield from sent.items()
+
         server, rejected, ledger = close_round(
-            algorithm, task, server, groups, channel, opening, sent, public
+            algorithm, task, server, groups, channel, opening, uploads(), public
         )
+        check_somebody(opening.cohort, failed)
         everybody = tuple(party.values())
-        yield Round(index, server, everybody, opening.cohort, rejected, ledger, failed)
+        crossed = (opening.sent, seen) if witness else ({}, {})
+        yield Round(index, server, everybody, opening.cohort, rejected, ledger, failed, *crossed)
 
 
-def _failures(cohort: Sequence[Client], results: Sequence[Any]) -> dict[int, str]:
-    """Who gave no result, and why; if that is everybody, there is no round."""
-    failed = {
-        client.id: result.reason
-        for client, result in zip(cohort, results, strict=True)
-        if isinstance(result, Failure)
-    }
-    if failed and len(failed) == len(cohort):
-        raise RuntimeError(f"every client failed; client {cohort[0].id}: {failed[cohort[0].id]}")
-    return failed
+def send_all(
+    channel: Channel,
+    cohort: Sequence[Client],
+    inputs: Sequence[tuple[Any, ...]],
+    results: Sequence[Any],
+    seed: int,
+    index: int,
+) -> tuple[dict[int, Params], dict[int, Upload], dict[int, str]]:
+    """What an engine gave back, client by client: new parameters, uploads as sent, and failures."""
+    params: dict[int, Params] = {}
+    sent: dict[int, Upload] = {}
+    failed: dict[int, str] = {}
+    for client, (told, *_), result in zip(cohort, inputs, results, strict=True):
+        if isinstance(result, Failure):
+            failed[client.id] = result.reason
+            continue
+        try:
+            stream = generator(seed, "up", index, client.id)
+            sent[client.id] = channel.answering(told).send_up(result[1], stream)
+            params[client.id] = result[0]
+        except ValueError as reason:
+            failed[client.id] = f"its upload cannot be sent: {reason}"
+    return params, sent, failed
+
+
+def check_somebody(cohort: Sequence[int], failed: Mapping[int, str]) -> None:
+    """Raise RuntimeError if a whole cohort failed, so that there is no round."""
+    if cohort and len(failed) == len(cohort):
+        raise RuntimeError(f"every client failed; client {cohort[0]}: {failed[cohort[0]]}")
 
 
 def open_round(
@@ -175,28 +225,37 @@ def close_round(
     groups: Mapping[int, str],
     channel: Channel,
     opening: Opening,
-    sent: Mapping[int, Upload],
+    sent: Iterable[tuple[int, Upload]],
     public: Public | None,
 ) -> tuple[Server, dict[int, str], Ledger]:
-    """Weigh and check the uploads, in the order of client numbers, and update the server.
+    """Weigh and check the uploads as they come, and update the server with them.
 
     Uploads that are not what they claim to be are left out, as if their senders had not taken
-    part; so is a client that sent nothing.
+    part; so is a client that sent nothing. `sent` are client numbers and uploads, in the order of
+    the numbers; it is gone through once.
     """
-    uploads, rejected = [], {}
+    rejected: dict[int, str] = {}
     ledger = Ledger(down=opening.ledger.down)
-    claims = {g: algorithm.claims(task, g) for g in sorted({groups[client] for client in sent})}
-    for client in sorted(sent):
-        upload, group = sent[client], groups[client]
-        ledger.up.update(weigh(upload.payload))
-        try:
-            read = channel.read_up(upload, claims[group])
-        except ValueError as reason:
-            rejected[client] = str(reason)
-            continue
-        uploads.append(Received(client, group, read.payload, float(read.weight), read.rows))
-    if uploads:
-        server = algorithm.server_update(task, server, uploads, public)
+    told = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
+    claims = {g: algorithm.claims(task, g) for g in sorted({groups[c] for c in opening.cohort})}
+
+    def received() -> Iterator[Received]:
+        for client, upload in sent:
+            group = groups[client]
+            ledger.up.update(weigh(upload.payload))
+            try:
+                read = channel.answering(told[client]).read_up(upload, claims[group])
+            except ValueError as reason:
+                rejected[client] = str(reason)
+                continue
+            yield Received(client, group, read.payload, float(read.weight), read.rows)
+
+    uploads = received()
+    first = next(uploads, None)
+    if first is not None:
+        server = algorithm.server_update(task, server, itertools.chain([first], uploads), public)
+    for _ in uploads:  # those that an algorithm does not look at are weighed all the same
+        pass
     return server, rejected, ledger
 
 
@@ -214,6 +273,7 @@ def deployed(
     For FedAvg this is the averaged model, for DS-FL the student that has digested the newest
     consensus, for Local simply the client's own.
     """
+    channel = channel.carrying(algorithm)
     groups = {client.id: client.group for client in current.clients}
     opening = open_round(algorithm, current.server, groups, channel, everyone, seed, current.index)
     public = public_of(algorithm, task, seed, current.index + 1)
@@ -243,7 +303,7 @@ def public_of(algorithm: Algorithm, task: Task, seed: int, index: int) -> Public
         rows = torch.randperm(total, generator=stream)[:count]
     places = Examples(task.public, rows, torch.arange(count))
     batches = draw(places, training, stream)
-    return Public(task.public, rows, batches.order, batches.mask)
+    return Public(task.public, rows, batches.order, batches.mask, task.labels)
 
 
 def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]) -> None:
@@ -264,3 +324,14 @@ def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]
             f"{name} needs public examples ({algorithm.properties.public}) and the task has none; "
             "set aside some, or take an algorithm that works without"
         )
+    needs = algorithm.properties
+    for what, missing in (
+        ("labels of public examples", needs.public == "labelled" and task.labels is None),
+        ("labelled validation examples", needs.validation != "none" and not task.validation),
+    ):
+        if missing:
+            raise ValueError(
+                f"{type(algorithm).__name__} with these settings needs {what} at the server, and "
+                "the task has none; set aside some, or change the settings"
+            )
+    algorithm.check(task)

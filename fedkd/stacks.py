@@ -95,6 +95,28 @@ def resnet8(params: Params, x: Tensor, blocks: Sequence[str]) -> Outputs:
     return Outputs(linear(params, "head", features), (features,))
 
 
+def lenet(params: Params, x: Tensor) -> Outputs:
+    """Two convolutions, then three dense layers."""
+    count, value = len(params["head.weight"]), side_by_side(x)
+    for name in ("conv0", "conv1"):
+        value = F.max_pool2d(conv_norm(params, name, value), 2).relu()
+    value = value.unflatten(1, (count, -1)).transpose(0, 1).flatten(2)
+    first = linear(params, "layer0", value).relu()
+    second = linear(params, "layer1", first).relu()
+    return Outputs(linear(params, "head", second), (first, second))
+
+
+def mobile(params: Params, x: Tensor, pairs: Sequence[str]) -> Outputs:
+    """Pairs of convolutions, by channel and by pixel."""
+    count = len(params["head.weight"])
+    value = conv_norm(params, "stem", side_by_side(x)).relu()
+    for name in pairs:
+        value = conv_norm(params, f"{name}.deep", value, 2).relu()
+        value = conv_norm(params, f"{name}.wide", value).relu()
+    features = value.mean(dim=(-2, -1)).unflatten(1, (count, -1)).transpose(0, 1)
+    return Outputs(linear(params, "head", features), (features,))
+
+
 def linear(params: Params, name: str, x: Tensor) -> Tensor:
     """(1 or K, B, D) -> (K, B, O)."""
     weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]  # (K, O, D), (K, O)

@@ -66,17 +66,19 @@ def draw(examples: Examples, training: Training, generator: torch.Generator) -> 
     count, width = len(examples), training.batch_size
     steps = -(-count // width)
     places = torch.arange(steps * width)
+    rows = examples.rows.cpu()
     index = torch.zeros(training.epochs, steps * width, dtype=torch.long)
     for epoch in index:
         order = torch.randperm(count, generator=generator)
-        epoch[:] = examples.rows[order[places % max(count, 1)]]
+        epoch[:] = rows[order[places % max(count, 1)]]
     mask = (places < count).to(examples.x.dtype)
+    device = examples.x.device  # draws are made on the CPU, the same for any device
     return Batches(
         x=examples.x,
         y=examples.y,
-        order=index.reshape(-1, width),
-        mask=mask.repeat(training.epochs).reshape(-1, width),
-        size=torch.tensor(float(count), dtype=examples.x.dtype),
+        order=index.reshape(-1, width).to(device),
+        mask=mask.repeat(training.epochs).reshape(-1, width).to(device),
+        size=torch.tensor(float(count), dtype=examples.x.dtype, device=device),
     )
 
 

@@ -57,7 +57,7 @@ def models() -> Iterable[Record]:
 def datasets() -> Iterable[Record]:
     """Data sets; `kdsim doctor` says which of them are there."""
     from fedkd.data import datasets as images
-    from graphkd import data as graphs
+    from graphkd import tasks as graphs
 
     yield from ({"name": name, "for": "fed"} for name in images.names())
     yield from ({"name": name, "for": "graph"} for name in graphs.names())
@@ -133,5 +133,7 @@ def _functions(module: ModuleType) -> dict[str, Any]:
     return {
         name: function
         for name, function in inspect.getmembers(module, inspect.isfunction)
-        if function.__module__ == module.__name__ and not name.startswith("_")
+        if function.__module__.startswith(module.__name__)
+        and name in getattr(module, "__all__", [name])
+        and not name.startswith("_")
     }

@@ -24,7 +24,16 @@ SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
-RESOURCES = ("cpus", "gpus", "memory", "actors", "ray_address", "deadline", "checkpoint_every")
+RESOURCES = (
+    "cpus",
+    "gpus",
+    "memory",
+    "actors",
+    "shares",
+    "ray_address",
+    "deadline",
+    "checkpoint_every",
+)
 EXPERIMENTS = Path(__file__).parent / "experiments"
 
 app = typer.Typer(
@@ -117,6 +126,24 @@ def report(
 
 
 @app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="of one federated run")],
+    round_: Annotated[int, typer.Option("--round", help="from 1")],
+    client: Annotated[int, typer.Option(help="its number")],
+    rows: Annotated[int, typer.Option(min=0, help="rows of predictions to show")] = 3,
+    data_root: DataRoot = None,
+    json: Json = False,
+) -> int:
+    """What exactly crossed the network to and from a client in a round, which is run again."""
+    from simulations import inspect as module
+    from simulations.session import users_input
+
+    with users_input():
+        module.show(module.inspect(folder, round_, client, data_root, rows), json)
+    return 0
+
+
+@app.command()
 def doctor(data_root: DataRoot = None) -> int:
     """Versions, cores, GPUs, memory, data; what would not work, and how to mend it."""
     from simulations import doctor as module
@@ -184,7 +211,7 @@ def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any
     also = ["local"] if flags.get("baseline") and name != "local" else []
     document = {
         kind: {KINDS[kind].key: [name, *also], **settings},
-        "resources": {key: flags[key] for key in RESOURCES if flags.get(key) is not None},
+        "resources": {key: flags[key] for key in RESOURCES if flags.get(key) not in (None, ())},
     }
     options = Options(
         *(flags[key] for key in ("out", "data_root", "workers", "json")),
@@ -212,8 +239,9 @@ def _options_fed() -> list[click.Option]:
     text = "run the same students without a federation too"
     baseline = _flag("--baseline/--no-baseline", default=True, show_default=True, help=text)
     runtime = [
-        _flag("--memory", type=float, help="megabytes for a chunk of the engine batched"),
+        _flag("--memory", type=float, help="megabytes for a chunk, and for all parameters"),
         _flag("--actors", type=int, help="of the engine ray; by default 2"),
+        _flag("--shares", multiple=True, help="MODEL=CPUS:GPUS, for actors that need others"),
         _flag("--ray-address", help="HOST:PORT of a Ray cluster; by default one is started"),
         _flag("--deadline", type=float, help="seconds that a chunk of clients may take on Ray"),
         _flag("--checkpoint-every", type=int, help="rounds; 0 for never; by default 10"),

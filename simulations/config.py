@@ -10,11 +10,24 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+from fedkd.clock import Clock
 from simulations.settings import changes, updated, values
 
 Engine = Literal["sequential", "batched", "auto", "ray"]
-Partition = Literal["iid", "dirichlet", "shards", "quantity"]
-Compression = Literal["none", "float16"]
+Partition = Literal["iid", "dirichlet", "shards", "quantity", "pathological", "natural"]
+Compression = Literal[
+    "none",
+    "float16",
+    "uint8",
+    "uint8-dither",
+    "4bit",
+    "root8",
+    "root8-delta",
+    "top3",
+    "argmax",
+    "argmax-delta",
+]
+Topology = Literal["server", "ring", "small-world", "random-geometric", "complete"]
 Fault = Literal["nan", "inf", "shape", "simplex", "negative-weight", "huge-weight"]
 
 
@@ -28,7 +41,9 @@ class FedExperiment:
         clients: K.
         models: architectures, dealt out to the clients in turn.
         partition: how private examples are dealt out; `alpha` is for dirichlet and quantity,
-            `shards` (for each client) for shards.
+            `shards` (for each client) for shards, `classes_per_client` for pathological.
+        absent_classes: how many labels no client holds.
+        rotations: 2 or 4 shift features: client k is turned by (k modulo that) of a full turn.
         private, public, validation, test: examples of each kind; test 0 is all that are left.
         rounds: how many.
         fraction: the share of clients that takes part in a round.
@@ -36,6 +51,9 @@ class FedExperiment:
             engines agree within rounding, not to the bit; `auto` takes the faster of the first two.
         compression: of messages both ways.
         corrupt: CLIENT:FAULT, a client whose uploads are tampered with (`fedkd.faults`).
+        topology: who hears whom (`fedkd.topology`): a server all, or peers their neighbours;
+            `degree` and `rewiring` are for small-world, `radius` for random-geometric.
+        clock: what takes how long, and how long the server waits (`fedkd.clock`).
         eval_every: rounds from one evaluation to the next; the last is always evaluated.
         seed: of every random choice.
     """
@@ -47,6 +65,9 @@ class FedExperiment:
     partition: Partition = "dirichlet"
     alpha: float = 0.3
     shards: int = 2
+    classes_per_client: int = 2
+    absent_classes: int = 0
+    rotations: int = 1
     private: int = 500
     public: int = 578
     validation: int = 0
@@ -54,23 +75,36 @@ class FedExperiment:
     rounds: int = 10
     fraction: float = 1.0
     engine: Engine = "sequential"
-    chunk: int = 25
+    chunk: int = 500
     compression: Compression = "none"
     corrupt: str | None = None
+    topology: Topology = "server"
+    degree: int = 4
+    rewiring: float = 0.3
+    radius: float = 0.5
+    clock: Clock = Clock()
     eval_every: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what makes no run."""
-        for name in ("clients", "rounds", "chunk", "shards", "eval_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        positive = "clients", "rounds", "chunk", "shards", "classes_per_client", "eval_every"
+        for name, least in (*((name, 1) for name in positive), ("absent_classes", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.rotations not in (1, 2, 4):
+            raise ValueError(f"rotations must be 1, 2 or 4 (exact turns), got {self.rotations}")
         if not 0 < self.alpha < float("inf"):
             raise ValueError(f"alpha must be positive and finite, got {self.alpha}; try 0.1 to 100")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
         if self.corrupt is not None:
             tampering(self.corrupt, self.clients)
+        if self.topology != "server" and self.clock != Clock():
+            raise ValueError(
+                f"topology {self.topology}: peers have no common clock; leave out the settings of "
+                "`clock`, or take the topology server"
+            )
 
     @property
     def name(self) -> str:
@@ -82,7 +116,12 @@ class FedExperiment:
         """What has to be equal for two algorithms to be compared, in words."""
         strength = {"dirichlet": f" {self.alpha:g}", "quantity": f" {self.alpha:g}"}
         strength["shards"] = f" {self.shards}"
+        strength["pathological"] = f" {self.classes_per_client}"
         said = [f"{self.clients} clients", self.partition + strength.get(self.partition, "")]
+        if self.absent_classes:
+            said.append(f"{self.absent_classes} classes that nobody holds")
+        if self.rotations > 1:
+            said.append(f"{self.rotations} rotations")
         said.append(f"{self.rounds} rounds")
         if self.fraction < 1:
             said.append(f"{self.fraction:.0%} of clients a round")
@@ -90,6 +129,8 @@ class FedExperiment:
             said.append(self.compression)
         if self.corrupt is not None:
             said.append(f"client {self.corrupt.replace(':', ' sends ')}")
+        if self.clock != Clock():
+            said.append(self.clock.words)
         return ", ".join(said)
 
 
@@ -100,13 +141,21 @@ class GraphExperiment:
     Attributes:
         method: with its hyperparameters.
         data: name of the graph (`graphkd.data`).
-        protocol: whether the test nodes are in the graph from the start.
-        seed: of every random choice.
+        protocol: of the test nodes, whether they are in the graph from the start, and whether the
+            teacher says something of them (`graphkd.splits`); "folds" for data of many graphs.
+        train, val: labelled nodes of each class that train and select; by default 20 and 30, or
+            of many graphs all that are not in the test fold or the validation fold.
+        feature_noise, removed_edges: shares, to see what a method can stand (`graphkd.splits`).
+        seed: of every random choice; of many graphs, seed modulo 10 is the fold that tests.
     """
 
     method: Any
     data: str = "digits-knn"
-    protocol: Literal["transductive", "inductive"] = "transductive"
+    protocol: Literal["transductive", "withheld", "inductive", "folds"] = "transductive"
+    train: int | None = None
+    val: int | None = None
+    feature_noise: float = 0.0
+    removed_edges: float = 0.0
     seed: int = 0
 
     @property

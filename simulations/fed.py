@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fedkd import checkpoint
-from fedkd.channel import Channel, Ledger
-from fedkd.compression import float16
+from fedkd.channel import Ledger
 from fedkd.data import datasets
 from fedkd.data.federate import Federation, federate, pools
 from fedkd.data.partition import partition
@@ -21,10 +20,11 @@ from fedkd.engines.sequential import sequential
 from fedkd.engines.tolerant import tolerant
 from fedkd.evaluation import evaluate
 from fedkd.faults import corrupt
-from fedkd.federation import Engine, Round, check_federation, deployed, simulate
-from fedkd.sampling import everyone, uniform
+from fedkd.federation import Engine, Round, check_federation, deployed
+from fedkd.shelf import Shelf
 from knowledge.randomness import generator
 from simulations.config import FedExperiment, digest, tampering
+from simulations.course import Course, course, saved
 from simulations.grid import Resources
 
 Record = dict[str, Any]
@@ -34,10 +34,6 @@ ENGINES: dict[str, Callable[[int, float | None], Engine]] = {
     "sequential": lambda chunk, budget: sequential,
     "batched": batched,
     "auto": lambda chunk, budget: AutoEngine(chunk),
-}
-CHANNELS: dict[str, Callable[[], Channel]] = {
-    "none": Channel,
-    "float16": lambda: Channel(uplink=(float16(),), downlink=(float16(),)),
 }
 
 
@@ -59,12 +55,18 @@ def prepare(
     """
     e = experiment
     data = datasets.load(e.data, root)
-    chosen = pools(data, e.private, e.public, e.validation, e.test, e.seed)
+    sizes = e.private, e.public, e.validation, e.test
+    chosen = pools(data, *sizes, e.seed, e.absent_classes)
     stream = generator(e.seed, "partition")
     labels = data.y[chosen.private]
-    parts = partition(e.partition, labels, e.clients, stream, e.alpha, e.shards)
-    federation = federate(data, chosen, parts, e.models, e.seed)
+    domains = None if data.domains is None else data.domains[chosen.private]
+    dealt = e.alpha, e.shards, e.classes_per_client, domains
+    parts = partition(e.partition, labels, e.clients, stream, *dealt)
+    federation = federate(data, chosen, parts, e.models, e.seed, e.rotations)
     check_federation(e.algorithm, federation.task, federation.clients)
+    channel = course(e, federation).channel.carrying(e.algorithm)
+    for group in federation.task.models:
+        channel.check(e.algorithm.claims(federation.task, group))
     _check_fault(e, federation)
     _check_engine(e, federation, resources)
     return federation
@@ -87,47 +89,42 @@ def run(
         kept: where checkpoints are; if there is one, the run goes on from it.
     """
     federation = prepare(experiment, root, resources)
-    with _engine(experiment, resources) as (engine, notes):
-        for record in _rounds(experiment, federation, engine, resources.checkpoint_every, kept):
-            said = {"notes": list(notes)} if notes else {}
+    shelf = Shelf(resources.memory or None)
+    with engine_of(experiment, resources) as (engine, notes):
+        every = resources.checkpoint_every
+        for record in _rounds(experiment, federation, engine, shelf, every, kept):
+            said = [*notes, *shelf.notes]
             notes.clear()
-            yield record | said
+            shelf.notes.clear()
+            yield record | ({"notes": said} if said else {})
 
 
 def _rounds(
     experiment: FedExperiment,
     federation: Federation,
     engine: Engine,
+    shelf: Shelf,
     every: int,
     kept: Path | None,
 ) -> Iterator[Record]:
     start = time.perf_counter()
-    channel = CHANNELS[experiment.compression]()
-    sample = everyone if experiment.fraction == 1 else uniform(experiment.fraction)
+    way = course(experiment, federation)
     identity = digest(experiment)
     found = checkpoint.load(kept, federation.clients, identity) if kept else None
     before, total = found or (None, Ledger())
-    scores, current = {}, before
-    for current in simulate(
-        experiment.algorithm,
-        federation.task,
-        federation.clients,
-        rounds=experiment.rounds,
-        engine=engine,
-        channel=channel,
-        sample=sample,
-        seed=experiment.seed,
-        after=before,
-    ):
-        total += current.ledger
+    record, scores, current = {}, {}, before
+    for current in way.rounds(federation, engine, before, shelf):
+        ledger = way.ledger(current)
+        total += ledger
         due = current.index % experiment.eval_every == 0 or current.index == experiment.rounds
-        scores = _scores(experiment, federation, current, engine, channel) if due else {}
-        yield _round(current, total, scores) | {"seconds": time.perf_counter() - start}
+        scores = _scores(way, federation, current, engine) if due else {}
+        record = _round(current, total, ledger, scores) | way.said(federation, current)
+        yield record | {"seconds": time.perf_counter() - start}
         if kept and every and current.index % every == 0 and current.index < experiment.rounds:
-            checkpoint.save(kept, current, total, identity)  # the record is on disk by now
+            checkpoint.save(kept, saved(current), total, identity)  # the record is on disk by now
     assert current is not None
     metrics = {name: scores[name] for name in METRICS}
-    metrics |= {"bytes_up": total.bytes_up, "bytes_down": total.bytes_down}
+    metrics |= {"bytes_up": total.bytes_up, "bytes_down": total.bytes_down} | way.metrics(record)
     yield {
         "record": "run",
         "kind": "fed",
@@ -136,23 +133,28 @@ def _rounds(
         "protocol": experiment.protocol,
         "seed": experiment.seed,
         "metrics": metrics,
-        "state": checkpoint.digest(current),
+        **way.drawn(),
+        "state": checkpoint.digest(saved(current)),
         "seconds": time.perf_counter() - start,
     }
 
 
 @contextmanager
-def _engine(experiment: FedExperiment, resources: Resources) -> Iterator[tuple[Engine, list[str]]]:
+def engine_of(
+    experiment: FedExperiment, resources: Resources
+) -> Iterator[tuple[Engine, list[str]]]:
     """The engine, and the list in which it notes what it did otherwise than asked."""
     with ExitStack() as held:
         if experiment.engine == "ray":
-            from fedkd.engines.ray import RayEngine, Share  # Ray takes a second to import
+            from fedkd.engines.ray import RayEngine  # Ray takes a second to import
 
+            share, shares = _shares(experiment, resources)
             engine: Engine = held.enter_context(
                 RayEngine(
                     resources.actors,
                     chunk=experiment.chunk,
-                    share=Share(resources.cpus, resources.gpus),
+                    share=share,
+                    shares=shares,
                     address=resources.ray_address or None,
                     deadline=resources.deadline or None,
                 )
@@ -171,12 +173,26 @@ def _check_engine(experiment: FedExperiment, federation: Federation, resources: 
     if experiment.engine == "ray":
         from fedkd.engines import ray  # it takes a second to import
 
-        share = ray.Share(resources.cpus, resources.gpus)
-        ray.check(resources.actors, [share], resources.ray_address or None)
+        share, shares = _shares(experiment, resources)
+        ray.check(resources.actors, [share, *shares.values()], resources.ray_address or None)
     elif experiment.engine == "batched":
         engine = batched(experiment.chunk, resources.memory or None)
         for client in federation.clients:
             engine.check(client, client.private.x)
+
+
+def _shares(experiment: FedExperiment, resources: Resources) -> tuple[Any, dict[str, Any]]:
+    """What an actor of the engine `ray` takes, and the architectures whose actors take other."""
+    from fedkd.engines.ray import Share
+
+    unknown = sorted(set(resources.share_of) - set(experiment.models))
+    if unknown:
+        raise ValueError(
+            f"shares names {unknown[0]!r}, which is none of the models "
+            f"({', '.join(experiment.models)})"
+        )
+    others = {group: Share(*amounts) for group, amounts in resources.share_of.items()}
+    return Share(resources.cpus, resources.gpus), others
 
 
 def _check_fault(experiment: FedExperiment, federation: Federation) -> None:
@@ -192,22 +208,17 @@ def _check_fault(experiment: FedExperiment, federation: Federation) -> None:
         )
 
 
-def _scores(
-    experiment: FedExperiment,
-    federation: Federation,
-    current: Round,
-    engine: Engine,
-    channel: Channel,
-) -> Record:
+def _scores(way: Course, federation: Federation, current: Round, engine: Engine) -> Record:
     clients = deployed(
-        experiment.algorithm,
+        way.algorithm,
         federation.task,
         current,
         engine=engine,
-        channel=channel,
-        seed=experiment.seed,
+        channel=way.channel,
+        seed=way.experiment.seed,
     )
-    scores = evaluate(federation.task, clients, federation.test, federation.label_counts, engine)
+    own = federation.kind_counts, engine, federation.kinds
+    scores = evaluate(federation.task, clients, federation.test, *own)
     spread = scores.accuracy
     return {
         "accuracy": _number(spread.mean()),
@@ -225,14 +236,14 @@ def _scores(
     }
 
 
-def _round(current: Round, total: Ledger, scores: Record) -> Record:
+def _round(current: Round, total: Ledger, ledger: Ledger, scores: Record) -> Record:
     return {
         "record": "round",
         "round": current.index,
         **scores,
         "bytes_up": total.bytes_up,
         "bytes_down": total.bytes_down,
-        "traffic": {"up": dict(current.ledger.up), "down": dict(current.ledger.down)},
+        "traffic": {"up": dict(ledger.up), "down": dict(ledger.down)},
         "cohort": list(current.cohort),
         "rejected": {str(client): reason for client, reason in current.rejected.items()},
         "failed": {str(client): reason for client, reason in current.failed.items()},

@@ -37,7 +37,10 @@ class Resources:
         cpus: cores, which are also its threads.
         gpus: the share of a GPU.
         actors: of the engine `ray`, how many, each with `cpus` and `gpus` of its own.
-        memory: megabytes for a chunk of the engine `batched`; 0 for any.
+        shares: of architectures that need another share there: "resnet8=1:0.5" for 1 core and half
+            a GPU an actor, "mlp=1" for a core alone.
+        memory: megabytes for a chunk of the engine `batched`, and as many for the parameters of
+            all clients between rounds, past which they are kept in files; 0 for any.
         ray_address: HOST:PORT of a Ray cluster for them; by default one is started.
         deadline: seconds that a chunk of clients may take there; 0 for any.
         checkpoint_every: federated rounds from one checkpoint to the next; 0 for none.
@@ -47,6 +50,7 @@ class Resources:
     gpus: float = 0.0
     memory: float = 0.0
     actors: int = 2
+    shares: tuple[str, ...] = ()
     ray_address: str = ""
     deadline: float = 0.0
     checkpoint_every: int = 10
@@ -60,6 +64,29 @@ class Resources:
                 "actors must be >= 1, memory, deadline and checkpoint_every >= 0, got "
                 f"{self.actors}, {self.memory}, {self.deadline} and {self.checkpoint_every}"
             )
+        _ = self.share_of
+
+    @property
+    def share_of(self) -> dict[str, tuple[float, float]]:
+        """Architecture -> cores and GPUs of its actors, as `shares` has it.
+
+        Raises:
+            ValueError: it is not in that form.
+        """
+        found = {}
+        for text in self.shares:
+            group, _, amounts = text.partition("=")
+            cpus, _, gpus = amounts.partition(":")
+            try:
+                found[group] = float(cpus), float(gpus or 0)
+            except ValueError:
+                found[group] = 0.0, 0.0
+            if not group or not found[group][0] > 0 or found[group][1] < 0:
+                raise ValueError(
+                    f"shares takes MODEL=CPUS or MODEL=CPUS:GPUS, such as resnet8=1:0.5, got "
+                    f"{text!r}"
+                )
+        return found
 
 
 def read(path: Path) -> Document:

@@ -84,12 +84,12 @@ def accuracy_per_round(group: Sequence[Result], look: Mapping[str, Look]) -> Fig
     curves = _curves(group)
     if not curves:
         return None
-    figure, (axes,) = _paper(group, max(4.0, 0.22 * len(curves)))
+    figure, (axes,) = paper(group, max(4.0, 0.22 * len(curves)))
     for label, curve in curves.items():
         _line(axes, curve.rounds, curve, label, look[label])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set(xlabel="round", ylabel=ACCURACY)
-    return _with_legend(figure, axes)
+    return with_legend(figure, axes)
 
 
 def accuracy_per_megabyte(group: Sequence[Result], look: Mapping[str, Look]) -> Figure | None:
@@ -97,7 +97,7 @@ def accuracy_per_megabyte(group: Sequence[Result], look: Mapping[str, Look]) -> 
     curves = _curves(group)
     if not any(curve.megabytes[-1] > 0 for curve in curves.values()):
         return None
-    figure, (axes,) = _paper(group, max(4.0, 0.22 * len(curves)))
+    figure, (axes,) = paper(group, max(4.0, 0.22 * len(curves)))
     axes.set_xscale("log")
     for label, curve in curves.items():
         if curve.megabytes[-1] > 0:
@@ -110,12 +110,12 @@ def accuracy_per_megabyte(group: Sequence[Result], look: Mapping[str, Look]) -> 
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(FuncFormatter(lambda x, _: ""))
     axes.set(xlabel="megabytes up and down, all clients (log scale)", ylabel=ACCURACY)
-    return _with_legend(figure, axes)
+    return with_legend(figure, axes)
 
 
 def client_spread(group: Sequence[Result], look: Mapping[str, Look]) -> Figure | None:
     """Each client's accuracy in the last round that says so; its marker is its architecture."""
-    runs = {label: list(filter(None, map(_clients, same))) for label, same in _labels(group)}
+    runs = {label: list(filter(None, map(_clients, same))) for label, same in by_label(group)}
     runs = {label: seeds for label, seeds in runs.items() if seeds}
     if not runs:
         return None
@@ -124,7 +124,7 @@ def client_spread(group: Sequence[Result], look: Mapping[str, Look]) -> Figure |
     panels = {key: text for key, text in panels.items() if all(key in c for c in found)}
     names = sorted({name for c in found for name in c.get("group", ["model"])})
     markers = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
-    figure, axes = _paper(group, 1.9 + 0.6 * len(runs), len(panels), sharex=True)
+    figure, axes = paper(group, 1.9 + 0.6 * len(runs), len(panels), sharex=True)
     for panel, (key, text) in zip(axes, panels.items(), strict=True):
         for place, (label, seeds) in enumerate(runs.items()):
             _strip(panel, place, seeds, key, look[label].colour, markers)
@@ -145,8 +145,8 @@ def students(group: Sequence[Result], look: Mapping[str, Look]) -> Figure | None
     }
     if not any("accuracy_baseline" in result.metrics for result in group):
         return None
-    labels = dict(_labels(group))
-    figure, (axes,) = _paper(group, 1.3 + 0.75 * len(labels))
+    labels = dict(by_label(group))
+    figure, (axes,) = paper(group, 1.3 + 0.75 * len(labels))
     for row, (metric, (text, style)) in enumerate(bars.items()):
         for place, (label, same) in enumerate(labels.items()):
             fill = {"color": look[label].colour, **style}
@@ -156,7 +156,7 @@ def students(group: Sequence[Result], look: Mapping[str, Look]) -> Figure | None
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("accuracy on test nodes (%)")
     _name_rows([axes], list(labels))
-    return _with_legend(figure, axes, "outside lower center")
+    return with_legend(figure, axes, "outside lower center")
 
 
 def fidelity(group: Sequence[Result], look: Mapping[str, Look]) -> Figure | None:
@@ -165,8 +165,8 @@ def fidelity(group: Sequence[Result], look: Mapping[str, Look]) -> Figure | None
     shown = {m: text for m, text in titles.items() if any(m in r.metrics for r in group)}
     if not shown:
         return None
-    labels = dict(_labels(group))
-    figure, axes = _paper(group, 1.2 + 0.36 * len(labels), len(shown))
+    labels = dict(by_label(group))
+    figure, axes = paper(group, 1.2 + 0.36 * len(labels), len(shown))
     for panel, (metric, text) in zip(axes, shown.items(), strict=True):
         ends = [
             _bar(panel, place, 0.6, same, metric, {"color": look[label].colour})
@@ -179,14 +179,15 @@ def fidelity(group: Sequence[Result], look: Mapping[str, Look]) -> Figure | None
     return figure
 
 
-def _labels(group: Sequence[Result]) -> Iterable[tuple[str, list[Result]]]:
+def by_label(group: Sequence[Result]) -> Iterable[tuple[str, list[Result]]]:
+    """The runs of each method, which differ in their seeds."""
     for label in dict.fromkeys(result.label for result in group):
         yield label, [result for result in group if result.label == label]
 
 
 def _curves(group: Sequence[Result]) -> dict[str, _Curve]:
     """Each method's curve, the best at the end first, so that the legend reads as the lines end."""
-    found = {label: _curve(same) for label, same in _labels(group)}
+    found = {label: _curve(same) for label, same in by_label(group)}
     kept = [(label, curve) for label, curve in found.items() if len(curve.rounds)]
     return dict(sorted(kept, key=lambda item: -item[1].mean[-1]))
 
@@ -256,13 +257,20 @@ def _bar(
     return mean + std
 
 
-def _paper(
-    group: Sequence[Result], height: float, panels: int = 1, sharex: bool = False
+def paper(
+    group: Sequence[Result],
+    height: float,
+    panels: int = 1,
+    sharex: bool = False,
+    sharey: bool = True,
+    rows: int = 1,
 ) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels in each row, titled with data and protocol."""
     figure = Figure((WIDTH, height), layout="constrained")
-    title = textwrap.fill(", ".join(filter(None, group[0].group[1:])), 100)
+    title = textwrap.fill(", ".join(filter(None, group[0].group[1:])), 78)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, color="#444444")
-    return figure, list(np.atleast_1d(figure.subplots(1, panels, sharex=sharex, sharey=True)))
+    made = figure.subplots(rows, panels, sharex=sharex, sharey=sharey)
+    return figure, list(np.ravel(made))
 
 
 def _name_rows(panels: Sequence[Axes], labels: Sequence[str]) -> None:
@@ -273,7 +281,8 @@ def _name_rows(panels: Sequence[Axes], labels: Sequence[str]) -> None:
     panels[0].set_yticks(range(len(labels)), [textwrap.fill(n, 26) for n in labels])
 
 
-def _with_legend(figure: Figure, axes: Axes, place: str = "outside right upper") -> Figure:
+def with_legend(figure: Figure, axes: Axes, place: str = "outside right upper") -> Figure:
+    """The figure with a legend of what the axes show."""
     handles, names = axes.get_legend_handles_labels()
     columns = 3 if "center" in place else 1
     wrapped = [textwrap.fill(name, 24 if columns > 1 else 18) for name in names]

@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simulations import plots, store
+from simulations import plots, plots_system, store
 from simulations.tables import Quantity, Result, Table, results, table, tables
 
 __all__ = ["comma_separated", "markdown", "tables", "write_figures", "write_report", "write_tables"]
@@ -30,6 +30,13 @@ CAPTIONS = {
     "client_spread": "Accuracy of each client in the last round. A mark is a client with one seed; "
     "its height in the row is the client's number, its shape the architecture. Shaded: the middle "
     "half of the clients; upright line: the median.",
+    "accuracy_per_virtual_second": "The same accuracy against the time on a virtual clock, which "
+    "counts steps and bytes, as each round ends; times are means over seeds. " + LINES,
+    "disagreement_per_round": "How far apart peers are: the share of test examples on which a peer "
+    "does not say what most say, and the root mean square distance of what a peer sends to the "
+    f"mean (it grows as predictions get sure, and shrinks as peers agree). {LINES}",
+    "topologies": "Who exchanges messages with whom. The number in each peer, and its colour, is "
+    "its accuracy in the last round on the global test set, in per cent, of the first seed.",
     "students": "Test accuracy of the teacher, of the student with knowledge distillation, and of "
     "the same student trained on labels alone: mean, and sample standard deviation over seeds.",
     "fidelity": "Agreement (in federations with what most clients say, in graphs with the teacher) "
@@ -105,7 +112,11 @@ def sections(found: Sequence[Result]) -> list[Section]:
     """A section for each kind, data and protocol; a method looks the same in all of them."""
     look = plots.looks(result.label for result in found)
     groups = [list(group) for _, group in groupby(found, key=lambda result: result.group)]
-    return [Section(group, table(group), plots.drawings(group, look)) for group in groups]
+    return [Section(group, table(group), _drawings(group, look)) for group in groups]
+
+
+def _drawings(group: Sequence[Result], look: Mapping[str, plots.Look]) -> dict[str, plots.Figure]:
+    return plots.drawings(group, look) | plots_system.drawings(group, look)
 
 
 def write_tables(found: Sequence[Table], folder: Path) -> None:

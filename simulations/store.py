@@ -181,14 +181,20 @@ def command() -> list[str]:
     return ["kdsim", *sys.argv[1:]]
 
 
+def head(folder: Path) -> Record:
+    """What `run.json` says, see `header`."""
+    found: Record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return found
+
+
 def _load(folder: Path) -> Run:
-    head = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    said = head(folder)
     metrics = folder / "metrics.jsonl"
     lines = (
         metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
     )
     whole = [text for text in lines if text.endswith("\n")]  # the last may be cut off in a crash
-    return Run(folder, head["experiment"], head["hash"], [json.loads(text) for text in whole])
+    return Run(folder, said["experiment"], said["hash"], [json.loads(text) for text in whole])
 
 
 def _of_rounds(folder: Path, kept: int) -> list[Record]:

@@ -15,6 +15,9 @@ from simulations.settings import flatten, leaves
 # What may differ between two runs of one setting: the seed, who computed it, and where.
 INCIDENTAL = {"seed", "engine", "chunk", "eval_every", "gpus_per_actor", "device", "threads"}
 FEDERATION = tuple(leaves(FedExperiment))  # settings that methods share when they are compared
+# How a federation goes about it, which may be just what is compared.
+POLICY = {"clock.deadline", "clock.staleness", "clock.buffer"}
+POLICY |= {"topology", "degree", "rewiring", "radius"}
 
 
 class Result(NamedTuple):
@@ -26,6 +29,7 @@ class Result(NamedTuple):
         curve: the records of its rounds or epochs.
         settings: the experiment as flat names and values, without seed and machine.
         label: the method, and the settings that tell it from others of the same name.
+        topology: name, links and positions of peers without a server.
     """
 
     kind: str
@@ -37,6 +41,7 @@ class Result(NamedTuple):
     curve: Sequence[Mapping[str, Any]]
     settings: Mapping[str, str]
     label: str
+    topology: Mapping[str, Any] | None = None
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -104,8 +109,13 @@ FED = (
     Column("accuracy_local", "Accuracy, own distribution (%)", "share"),
     Column("accuracy_local", "the same, minus local (points)", "share", minus="local"),
     *_SHARED,
+    Column("rounds_to_90", "Rounds to 90% of the best", "rounds"),
     Column("bytes_up", "Sent up", "bytes"),
     Column("bytes_down", "Sent down", "bytes"),
+    Column("virtual_seconds", "Virtual time (s)", "seconds"),
+    Column("consensus_distance", "Consensus distance"),
+    Column("spectral_gap", "Spectral gap"),
+    Column("diameter", "Diameter"),
 )
 GRAPH = (
     Column("accuracy", "Student (%)", "share"),
@@ -129,6 +139,15 @@ NOTES = {
     "1 MB is 10^6 bytes; without ± they are the same for all seeds.",
     "graph": "Test numbers are those of the epoch chosen on validation nodes; of nodes unseen in "
     "training where the protocol is inductive. Agreement: with the teacher.",
+}
+MORE_NOTES = {
+    "rounds_to_90": "Rounds to 90% of the best: the first evaluated round with nine tenths of the "
+    "run's own best accuracy on the global test set; how fast, not how well.",
+    "virtual_seconds": "Virtual time: on a clock that counts steps and bytes, when the last round "
+    "ended; no time of the machine is in it.",
+    "consensus_distance": "Peers have no server: what is sent crosses every link once, and is told "
+    "under Sent up. Consensus distance: the root mean square distance of a peer's upload to the "
+    "mean one, in the last round. Spectral gap: 1 where one round of averaging makes all agree.",
 }
 
 
@@ -169,6 +188,7 @@ def table(group: Sequence[Result]) -> Table:
     notes = [SPREAD, NOTES[kind]] if kind in NOTES else [SPREAD]
     if unlike := _differences(group):
         notes.append(f"Compare with care: these runs differ in {', '.join(unlike)}; see Settings.")
+    notes += [text for metric, text in MORE_NOTES.items() if metric in names]
     notes += _rejections(group)
     return Table(kind, data, protocol, tuple(shown), rows, seeds, tuple(notes))
 
@@ -181,6 +201,13 @@ def summary(values: Iterable[float]) -> Quantity | None:
     mean, std = float(x.mean()), float(x.std(ddof=1))
     half = float(student_t.ppf(0.975, len(x) - 1)) * std / math.sqrt(len(x))
     return Quantity(mean, std, len(x), mean - half, mean + half)
+
+
+def rounds_to(share: float, curve: Iterable[Mapping[str, Any]]) -> int | None:
+    """The first evaluated round with that share of the best accuracy; None where there is none."""
+    scored = [r for r in curve if r.get("record") == "round" and r.get("accuracy") is not None]
+    best = max((record["accuracy"] for record in scored), default=None)
+    return next((r["round"] for r in scored if r["accuracy"] >= share * best), None)
 
 
 def _finished(run: Any) -> Iterable[Result]:
@@ -198,7 +225,10 @@ def _finished(run: Any) -> Iterable[Result]:
                 k: float(v) for k, v in record["metrics"].items() if isinstance(v, int | float)
             }
             seed, rounds = int(record.get("seed", 0)), tuple(curve.values())
-            yield Result(kind, data, protocol, method, seed, numbers, rounds, settings, method)
+            if (reached := rounds_to(0.9, rounds)) is not None:
+                numbers["rounds_to_90"] = reached
+            about = (kind, data, protocol, method, seed, numbers, rounds, settings, method)
+            yield Result(*about, record.get("topology"))
             curve = {}
 
 
@@ -234,7 +264,7 @@ def _reference(group: Sequence[Result], result: Result, column: Column) -> float
 
 def _differences(group: Sequence[Result]) -> list[str]:
     """Settings of the federation itself, not of a method, in which results differ."""
-    names = [name for name in FEDERATION if name not in INCIDENTAL]
+    names = [name for name in FEDERATION if name not in INCIDENTAL | POLICY]
     return [n for n in names if len({result.settings.get(n) for result in group}) > 1]
 
 
@@ -276,6 +306,6 @@ def _scale(mean: float, unit: str) -> tuple[float, str, str]:
     if unit == "share":
         return 0.01, ".1f", ""
     if unit != "bytes":
-        return 1.0, ".4g", ""
+        return 1.0, ".1f" if unit in ("seconds", "rounds") else ".4g", ""
     sizes = ((1e9, ".2f", " GB"), (1e6, ".2f", " MB"), (1e3, ".2f", " kB"))
     return next((size for size in sizes if mean >= size[0]), (1.0, ".0f", " B"))

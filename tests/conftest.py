@@ -55,7 +55,7 @@ def double():
 
 
 def tiny_federation(
-    models=("mlp-8", "mlp-7-6", "cnn-4-4"),
+    models=("mlp-8", "mlp-7-8", "cnn-4-8"),
     sizes=(7, 1, 12, 3, 5),
     *,
     classes=5,

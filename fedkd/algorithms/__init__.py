@@ -32,3 +32,16 @@ def get(name: str) -> type[Algorithm]:
         and value.__module__ == module.__name__
     )
     return found
+
+
+def table() -> str:
+    """What each algorithm declares, as a table in Markdown, one row for each."""
+    heads = ["name", "public data", "client models", "up", "down", "a sum suffices"]
+    rows = [[*heads, "the server learns"]]
+    rows.append(["---"] * len(rows[0]))
+    for name in names():
+        p = get(name).properties
+        suffices = "yes" if p.sum_suffices else "no"
+        said = [p.public, p.architectures, p.up, p.down, suffices, p.server_learns]
+        rows.append([f"`{name}`", *said])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,22 +1,24 @@
 """DS-FL: a sharpened consensus on unlabelled public examples."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from fedkd.algorithms.fedmd import (
+from fedkd.consensus import (
     check_public_size,
     consensus_message,
     digest,
+    mean_of,
     predictions_claim,
 )
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
 from knowledge import ensemble
 from knowledge.outputs import Outputs
 from knowledge.response import cross_entropy
-from knowledge.training import Batches, Params, Predict, Tensor, Training, fit, logits_of
+from knowledge.training import Batches, Params, Predict, Training, fit, logits_of
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,10 @@ class DSFL(Algorithm):
         return predictions_claim(task, self.public_size)
 
     def server_update(
-        self, task: Task, server: Server, uploads: Sequence[Received], public: Public | None
+        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
         """Sharpen the mean."""
         assert public is not None
-        predictions = torch.stack([upload.payload["probabilities"] for upload in uploads])
-        return consensus_message(ensemble.entropy_reduced(predictions, self.temperature), public)
+        average = mean_of(uploads, "probabilities", torch.float64)
+        sharp = ensemble.entropy_reduced(average.unsqueeze(0), self.temperature)
+        return consensus_message(sharp.to(public.x.dtype), public)

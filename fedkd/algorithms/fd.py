@@ -1,14 +1,16 @@
 """FD: clients exchange their mean prediction for each label; no public data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
+from fedkd.features import label_means
 from knowledge.outputs import Outputs
 from knowledge.response import cross_entropy, soft_cross_entropy
-from knowledge.training import Batches, Params, Predict, Tensor, fit, logits_of
+from knowledge.training import Batches, Params, Predict, fit, logits_of
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,12 @@ class FD(Algorithm):
         """The leave-one-out means."""
         if not server:
             return {}
-        others = server["clients"] != client
-        count = server["held"][others].sum(dim=0)  # (C,)
-        total = server["means"][others].double().sum(dim=0)  # (C, C)
-        means = total / count.clamp(min=1).unsqueeze(1)
+        total, count = server["total"], server["count"]
+        place = int(torch.searchsorted(server["clients"], client))
+        if place < len(server["clients"]) and server["clients"][place] == client:
+            total = total - server["means"][place]
+            count = count - server["held"][place]
+        means = torch.where(count > 0, 1, 0).unsqueeze(1) * total / count.clamp(min=1).unsqueeze(1)
         return {"means": means.to(server["means"].dtype)}
 
     def client_update(
@@ -67,7 +71,8 @@ class FD(Algorithm):
             return hard + self.gamma * soft_cross_entropy(outputs.logits, received["means"][y])
 
         params = fit(predict, params, private, self.local, loss, received)
-        means, held = label_means(predict, params, private)
+        logits = logits_of(predict, params, private.x, private.order.flatten())
+        means, held = label_means(logits.softmax(dim=-1), private, logits.shape[-1])
         return params, Upload({"means": means}, private.size, rows=held)
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
@@ -75,22 +80,20 @@ class FD(Algorithm):
         return {"means": Claim((task.num_classes, task.num_classes), simplex=True, rows=True)}
 
     def server_update(
-        self, task: Task, server: Server, uploads: Sequence[Received], public: Public | None
+        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
-        """Keep the newest cohort's means, to leave one out for each client."""
+        """Keep the newest cohort's sum, and each member's own part of it, to leave it out."""
+        clients, means, held = [], [], []
+        for upload in uploads:
+            assert upload.rows is not None
+            clients.append(upload.client)
+            means.append(upload.payload["means"])
+            held.append(upload.rows)
+        table, known = torch.stack(means), torch.stack(held)
         return {
-            "clients": torch.tensor([upload.client for upload in uploads]),
-            "means": torch.stack([upload.payload["means"] for upload in uploads]),
-            "held": torch.stack([u.rows for u in uploads if u.rows is not None]),
+            "clients": torch.tensor(clients),
+            "means": table,
+            "held": known,
+            "total": table.double().sum(dim=0),
+            "count": known.sum(dim=0),
         }
-
-
-def label_means(predict: Predict, params: Params, private: Batches) -> tuple[Tensor, Tensor]:
-    """The mean prediction for each label, (C, C), and which labels there are, (C,) of 0 and 1."""
-    index, mask = private.order.flatten(), private.mask.flatten()
-    probabilities = logits_of(predict, params, private.x, index).softmax(dim=-1)
-    labels = torch.arange(probabilities.shape[-1], device=mask.device)
-    member = (private.y[index].unsqueeze(1) == labels) * mask.unsqueeze(1)  # (S B, C)
-    count = member.sum(dim=0)
-    means = member.T @ probabilities / count.clamp(min=1).unsqueeze(1)
-    return means, (count > 0).to(means.dtype)

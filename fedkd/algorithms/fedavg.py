@@ -1,14 +1,15 @@
 """FedAvg: clients of one architecture average their parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
 from knowledge.outputs import Outputs
 from knowledge.response import cross_entropy
-from knowledge.training import Batches, Params, Predict, Tensor, fit
+from knowledge.training import Batches, Params, Predict, fit
 
 
 @dataclass(frozen=True)
@@ -75,23 +76,31 @@ class FedAvg(Algorithm):
         return {name: Claim(tuple(value.shape)) for name, value in initial.items()}
 
     def server_update(
-        self, task: Task, server: Server, uploads: Sequence[Received], public: Public | None
+        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
         """Average by number of examples, group by group."""
         return server | average_by_group(uploads)
 
 
-def average_by_group(uploads: Sequence[Received]) -> Server:
-    """sum_k n_k w_k / sum_k n_k over the clients of each group that has any weight."""
-    server: Server = {}
-    for group in sorted({upload.group for upload in uploads}):
-        members = [upload for upload in uploads if upload.group == group]
-        total = sum(member.weight for member in members)
-        if total > 0:
-            for name, value in members[0].payload.items():
-                mean = sum(m.payload[name].double() * (m.weight / total) for m in members)
-                server[f"{group}/{name}"] = torch.as_tensor(mean, dtype=value.dtype)
-    return server
+def average_by_group(uploads: Iterable[Received]) -> Server:
+    """sum_k n_k w_k / sum_k n_k over the clients of each group that has any weight.
+
+    Sums are kept in float64, and each upload is let go as soon as it has been added.
+    """
+    sums: dict[str, Params] = {}
+    weights: dict[str, float] = {}
+    for upload in uploads:
+        weights[upload.group] = weights.get(upload.group, 0.0) + upload.weight
+        mine = sums.setdefault(upload.group, {})
+        for name, value in upload.payload.items():
+            term = upload.weight * value.double()
+            mine[name] = mine[name] + term if name in mine else term
+    return {
+        f"{group}/{name}": (value / weights[group]).to(torch.get_default_dtype())
+        for group in sorted(sums)
+        for name, value in sums[group].items()
+        if weights[group] > 0
+    }
 
 
 def of_group(server: Server, group: str) -> Params:

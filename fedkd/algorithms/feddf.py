@@ -1,15 +1,26 @@
 """FedDF: the server distils the ensemble of its clients into their average."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fedkd.algorithms.fedavg import FedAvg, average_by_group, of_group
 from fedkd.core import Properties, Public, Received, Server, Task
+from knowledge.batches import rows
+from knowledge.optimizers import rule
 from knowledge.outputs import Outputs
 from knowledge.response import kl
-from knowledge.training import Tensor, Training, fit, logits_of
+from knowledge.training import (
+    Batches,
+    Examples,
+    Params,
+    Predict,
+    Training,
+    fit,
+    logits_of,
+)
 
 
 @dataclass(frozen=True)
@@ -24,12 +35,16 @@ class FedDF(FedAvg):
     clients, minimise KL(softmax(z) || softmax(f)) on unlabelled public examples.
     Up and down: all parameters, 4 W bytes each way in float32.
 
-    Conventions: temperature 1, and a fixed number of epochs in place of the paper's early stopping
-    on labelled examples. The mean is over logits as in the paper's AvgLogits: the server computes
-    them from parameters that it has already averaged, so nothing is gained by probabilities.
+    Conventions: temperature 1 and no T^2. The mean is over logits as in the paper's AvgLogits: the
+    server computes them from parameters that it has already averaged, so nothing is gained by
+    probabilities. With `patience` the server stops as in the paper, once that many passes over the
+    public examples have brought no gain on labelled validation examples of its own, and goes back
+    to the best pass; the average itself counts as one. Without it, which is the default, the number
+    of passes is fixed and no label is needed. Test examples are never looked at.
     """
 
     distill: Training = Training("adam", learning_rate=1e-3, epochs=5, batch_size=128)
+    patience: int = 0
 
     properties = Properties(
         public="unlabelled",
@@ -40,28 +55,93 @@ class FedDF(FedAvg):
         server_learns="the client's parameters and the number of its examples",
     )
 
+    def __post_init__(self) -> None:
+        if self.patience < 0:
+            raise ValueError(f"patience must be >= 0 passes, 0 for never, got {self.patience}")
+        if self.patience:
+            selecting = self.properties._replace(validation="labelled")
+            object.__setattr__(self, "properties", selecting)
+
     @property
     def public_training(self) -> Training:
         """How the server distils."""
         return self.distill
 
     def server_update(
-        self, task: Task, server: Server, uploads: Sequence[Received], public: Public | None
+        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
         """Average within groups, then distil the ensemble of all clients into each average."""
         assert public is not None
-        models = [(task.models[upload.group].predict, upload.payload) for upload in uploads]
-        logits = [logits_of(*model, public.x, public.rows) for model in models]
-        teacher = torch.stack(logits).double().mean(dim=0).to(public.x.dtype)
-        lesson = public.lesson(teacher, public.rows)
-
-        def loss(outputs: Outputs, y: Tensor) -> Tensor:
-            return kl(outputs.logits, y)
-
-        averaged = average_by_group(uploads)
-        for group in sorted({upload.group for upload in uploads}):
+        crowd = _Crowd(task, public)
+        averaged = average_by_group(crowd.hearing(uploads))
+        lesson = public.lesson(crowd.mean(), public.rows)
+        for group in sorted(task.models):
             start = of_group(averaged, group)
             if start:
-                student = fit(task.models[group].predict, start, lesson, self.distill, loss)
+                student = self._taught(task.models[group].predict, start, lesson, task.validation)
                 averaged |= {f"{group}/{name}": value for name, value in student.items()}
         return server | averaged
+
+    def _taught(
+        self, predict: Predict, start: Params, lesson: Batches, validation: Examples | None
+    ) -> Params:
+        """The student of a lesson, or the best of its passes on validation examples."""
+        if not self.patience or not self.distill.epochs:
+            return fit(predict, start, lesson, self.distill, _towards)
+        assert validation is not None
+        best, found, since = _accuracy(predict, start, validation), start, 0
+        for params in _passes(predict, start, lesson, self.distill):
+            reached = _accuracy(predict, params, validation)
+            since += 1
+            if reached > best:
+                best, found, since = reached, params, 0
+            if since == self.patience:
+                break
+        return found
+
+
+class _Crowd:
+    """The running float64 sum of the logits of models as they come, for public examples."""
+
+    def __init__(self, task: Task, public: Public) -> None:
+        self._task, self._public, self._count = task, public, 0
+        self._sum = torch.zeros((), dtype=torch.float64)
+
+    def hearing(self, uploads: Iterable[Received]) -> Iterable[Received]:
+        """The same uploads, each heard as it passes."""
+        for upload in uploads:
+            predict, public = self._task.models[upload.group].predict, self._public
+            logits = logits_of(predict, upload.payload, public.x, public.rows)
+            self._sum, self._count = self._sum.to(logits.device) + logits, self._count + 1
+            yield upload
+
+    def mean(self) -> Tensor:
+        """The teacher, (P_r, C) logits."""
+        return (self._sum / self._count).to(self._public.x.dtype)
+
+
+def _towards(outputs: Outputs, y: Tensor) -> Tensor:
+    return kl(outputs.logits, y)
+
+
+def _passes(
+    predict: Predict, start: Params, lesson: Batches, training: Training
+) -> Iterable[Params]:
+    """The parameters after each pass, as `fit` has them, with one optimiser all along."""
+    leaves = [value.detach().clone().requires_grad_() for value in start.values()]
+    model = dict(zip(start, leaves, strict=True))
+    optimiser = rule(training)
+    state, steps = optimiser.init(leaves), lesson.steps // training.epochs
+    for count, (index, mask) in enumerate(zip(lesson.order, lesson.mask, strict=True), start=1):
+        outputs = predict(model, rows(lesson.x, index))
+        loss = (_towards(outputs, lesson.y[index]) * mask).sum() / mask.sum()
+        gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
+        with torch.no_grad():
+            optimiser.step(leaves, list(gradients), state, count)
+        if count % steps == 0:
+            yield {name: leaf.detach().clone() for name, leaf in model.items()}
+
+
+def _accuracy(predict: Predict, params: Params, examples: Examples) -> float:
+    said = logits_of(predict, params, examples.x, examples.rows).argmax(dim=-1)
+    return float((said == examples.y[examples.rows]).double().mean())

@@ -1,15 +1,26 @@
 """FedMD: clients of any architecture agree on the labels of public examples."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from torch import Tensor
 
+from fedkd.consensus import (
+    check_public_size,
+    consensus_message,
+    digest,
+    mean_of,
+    predictions_claim,
+    soft,
+)
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
-from knowledge import ensemble
 from knowledge.outputs import Outputs
-from knowledge.response import cross_entropy, soft_cross_entropy
-from knowledge.training import Batches, Params, Predict, Tensor, Training, fit, logits_of
+from knowledge.response import cross_entropy
+from knowledge.training import Batches, Params, Predict, Training, fit, logits_of
+
+MET = "met"  # who has been heard, for as long as newcomers are treated differently
 
 
 @dataclass(frozen=True)
@@ -24,12 +35,20 @@ class FedMD(Algorithm):
     Up: 4 C P_r bytes. Down: 4 C P_r, and 4 P_r of row numbers when a round asks about a part only.
 
     Conventions: clients send probabilities where the paper's code sends logits and fits them by
-    mean absolute error, since a single client can turn a mean of logits at will. The consensus is
+    mean absolute error, since a single client can turn a mean of logits at will. `exchange =
+    "logits"` is the paper's way, with loss mean_c |f(public)_c - consensus_c|. The consensus is
     digested at the start of the next round, and the model in use is the one after revisiting.
+
+    With `pretrain` >= 1 the public examples are labelled, and a client's first round begins as the
+    paper's does: that many passes over the labelled examples that the round asks about, CE(y,
+    f(public)), then private ones. A client that joins late does so in its own first round, for
+    which it is sent no consensus. Nobody stops early, and so nobody looks at test examples.
     """
 
     distill: Training = Training(learning_rate=0.5, epochs=3)
     public_size: int | None = None
+    exchange: Literal["probabilities", "logits"] = "probabilities"
+    pretrain: int = 0
 
     properties = Properties(
         public="unlabelled",
@@ -42,6 +61,16 @@ class FedMD(Algorithm):
 
     def __post_init__(self) -> None:
         check_public_size(self.public_size)
+        if self.exchange not in ("probabilities", "logits"):
+            raise ValueError(f"exchange must be probabilities or logits, got {self.exchange!r}")
+        if self.pretrain < 0 or (self.pretrain and not self.distill.epochs):
+            raise ValueError(
+                f"pretrain must be >= 0, and distill.epochs >= 1 with it, got {self.pretrain} and "
+                f"{self.distill.epochs}"
+            )
+        if self.pretrain:
+            labelled = self.properties._replace(public="labelled")
+            object.__setattr__(self, "properties", labelled)
 
     @property
     def public_training(self) -> Training:
@@ -54,8 +83,12 @@ class FedMD(Algorithm):
         return self.public_size
 
     def broadcast(self, server: Server, client: int, group: str) -> Message:
-        """The newest consensus, the same for all."""
-        return server
+        """The newest consensus, the same for all; nothing for whoever has to pretrain."""
+        if MET not in server:
+            return server
+        if client not in server[MET].tolist():
+            return {}
+        return {key: value for key, value in server.items() if key != MET}
 
     def client_update(
         self,
@@ -65,58 +98,55 @@ class FedMD(Algorithm):
         private: Batches,
         public: Public | None,
     ) -> tuple[Params, Upload]:
-        """Digest, revisit, predict."""
+        """Digest (the first time, pretrain), revisit, predict."""
         assert public is not None
         if received:
-            params = digest(predict, params, received, public, self.distill)
+            loss = _absolute if self.exchange == "logits" else soft
+            params = digest(predict, params, received, public, self.distill, loss)
+        elif self.pretrain:
+            params = fit(predict, params, self._labelled(public), self.distill, _hard)
         params = fit(predict, params, private, self.local, _hard)
         logits = logits_of(predict, params, public.x, public.rows)
-        return params, Upload({"probabilities": logits.softmax(dim=-1)}, private.size)
+        said = logits if self.exchange == "logits" else logits.softmax(dim=-1)
+        return params, Upload({self.exchange: said}, private.size)
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
-        """A distribution for each public example of the round."""
-        return predictions_claim(task, self.public_size)
+        """A distribution (or logits) for each public example of the round."""
+        (claim,) = predictions_claim(task, self.public_size).values()
+        return {self.exchange: claim._replace(simplex=self.exchange == "probabilities")}
 
     def server_update(
-        self, task: Task, server: Server, uploads: Sequence[Received], public: Public | None
+        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
         """Each client counts once."""
         assert public is not None
-        consensus = ensemble.mean(torch.stack([u.payload["probabilities"] for u in uploads]))
-        return consensus_message(consensus, public)
+        heard: list[int] = []
+        consensus = mean_of(_noted(uploads, heard), self.exchange, public.x.dtype)
+        if not self.pretrain:
+            return consensus_message(consensus, public)
+        known = server[MET].tolist() if MET in server else []
+        met = torch.tensor(sorted({*known, *heard}))
+        return consensus_message(consensus, public) | {MET: met}
 
-
-def check_public_size(public_size: int | None) -> None:
-    """Raise ValueError unless it is None, for all public examples, or a number of them."""
-    if public_size is not None and public_size < 1:
-        raise ValueError(f"public_size must be >= 1, or None for all, got {public_size}")
-
-
-def digest(
-    predict: Predict, params: Params, received: Message, public: Public, training: Training
-) -> Params:
-    """Fit a model to a consensus, (P_r, C) probabilities, on the public examples it is about."""
-    lesson = public.lesson(received["consensus"], received.get("rows"))
-    return fit(predict, params, lesson, training, _soft)
-
-
-def consensus_message(consensus: Tensor, public: Public) -> Server:
-    """A consensus, with the rows it is about unless it is about all public examples."""
-    if len(public.rows) == len(public.x):
-        return {"consensus": consensus}
-    return {"consensus": consensus, "rows": public.rows.int()}
-
-
-def predictions_claim(task: Task, public_size: int | None) -> dict[str, Claim]:
-    """A distribution over the classes for each public example of a round."""
-    assert task.public is not None
-    count = min(public_size or len(task.public), len(task.public))
-    return {"probabilities": Claim((count, task.num_classes), simplex=True)}
+    def _labelled(self, public: Public) -> Batches:
+        """Passes over the labelled public examples, in the round's shuffles of them."""
+        assert public.labels is not None
+        lesson = public.lesson(public.labels[public.rows], public.rows)
+        steps = lesson.steps // self.distill.epochs
+        first = torch.arange(self.pretrain).unsqueeze(1) % self.distill.epochs * steps
+        taken = (first + torch.arange(steps)).flatten().to(lesson.order.device)
+        return lesson._replace(order=lesson.order[taken], mask=lesson.mask[taken])
 
 
 def _hard(outputs: Outputs, y: Tensor) -> Tensor:
     return cross_entropy(outputs.logits, y)
 
 
-def _soft(outputs: Outputs, y: Tensor) -> Tensor:
-    return soft_cross_entropy(outputs.logits, y)
+def _absolute(outputs: Outputs, y: Tensor) -> Tensor:
+    return (outputs.logits - y.detach()).abs().mean(dim=-1)
+
+
+def _noted(uploads: Iterable[Received], heard: list[int]) -> Iterable[Received]:
+    for upload in uploads:
+        heard.append(upload.client)
+        yield upload

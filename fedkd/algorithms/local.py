@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from fedkd.core import Algorithm, Message, Properties, Public, Upload
 from knowledge.outputs import Outputs
 from knowledge.response import cross_entropy
-from knowledge.training import Batches, Params, Predict, Tensor, fit
+from knowledge.training import Batches, Params, Predict, fit
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedkd.data.speech import spoken_digits
+
 
 class Dataset(NamedTuple):
     """Images in [0, 1] and their labels.
@@ -24,12 +26,14 @@ class Dataset(NamedTuple):
     Shapes:
         x: (N, channels, height, width) float32; y: (N,) int64.
         official: how many of the last rows are the official test set; 0 where there is none.
+        domains: (N,) int64, where each example is from, such as its speaker; None if not known.
     """
 
     x: Tensor
     y: Tensor
     num_classes: int
     official: int = 0
+    domains: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,6 +97,13 @@ def _idx(folder: str, root: Path) -> Dataset:
     return Dataset(x, torch.from_numpy(np.concatenate(labels)).long(), 10, official=len(labels[1]))
 
 
+@functools.lru_cache(maxsize=1)
+def _fsdd(root: Path) -> Dataset:
+    """3,000 spoken digits by six speakers as pictures of 16 x 16; the test set comes last."""
+    x, y, speaker, test = spoken_digits(root)
+    return Dataset(x, y, 10, test, speaker)
+
+
 def _read(path: Path, dims: int, folder: str) -> np.ndarray:
     """The array in an idx file of bytes, packed or not."""
     try:
@@ -121,5 +132,6 @@ def _content(path: Path, folder: str) -> bytes:
 _LOADERS: dict[str, Callable[[Path], Dataset]] = {
     "digits": _digits,
     "mnist": functools.partial(_idx, "MNIST"),
+    "fsdd": _fsdd,
     "fashion-mnist": functools.partial(_idx, "FashionMNIST"),
 }

@@ -32,6 +32,9 @@ class Federation(NamedTuple):
         task, clients: for `simulate`.
         test, validation: labelled examples that no client trains on.
         label_counts: (K, C), how many private examples of each label each client holds.
+        kinds: (N,) of each test example, by which clients' own data are told apart: its label, or
+            where examples are of several domains, domain x C + label.
+        kind_counts: (K, kinds), how many private examples of each kind each client holds.
     """
 
     task: Task
@@ -39,9 +42,13 @@ class Federation(NamedTuple):
     test: Examples
     validation: Examples
     label_counts: Tensor
+    kinds: Tensor
+    kind_counts: Tensor
 
 
-def pools(data: Dataset, private: int, public: int, validation: int, test: int, seed: int) -> Pools:
+def pools(
+    data: Dataset, private: int, public: int, validation: int, test: int, seed: int, absent: int = 0
+) -> Pools:
     """Draw disjoint pools. An official test set is kept apart, and the test pool drawn from it.
 
     Args:
@@ -51,12 +58,15 @@ def pools(data: Dataset, private: int, public: int, validation: int, test: int, 
         validation: how many to select on.
         test: how many; 0 means all that are left (of the official test set, where there is one).
         seed: of the draw.
+        absent: how many labels, drawn at random, no client holds; they stay in the other pools.
 
     Raises:
         ValueError: more asked for than there is.
     """
     inside = len(data.x) - data.official
     order = torch.randperm(inside, generator=generator(seed, "pools"))
+    if absent:
+        order = _held_first(data, order, private, absent, seed)
     kept = torch.arange(inside, len(data.x))
     kept = kept[torch.randperm(len(kept), generator=generator(seed, "test"))]
     wanted = private + public + validation + (0 if data.official else max(test, 1))
@@ -75,8 +85,31 @@ def pools(data: Dataset, private: int, public: int, validation: int, test: int, 
     return Pools(first, second, third, remaining[: test or None])
 
 
+def _held_first(data: Dataset, order: Tensor, private: int, absent: int, seed: int) -> Tensor:
+    """The order with enough examples of labels that are not absent in front."""
+    if not 0 < absent < data.num_classes:
+        raise ValueError(
+            f"{absent} absent classes: the data set has {data.num_classes}, and clients must hold "
+            f"at least one; take 0 to {data.num_classes - 1}"
+        )
+    labels = torch.randperm(data.num_classes, generator=generator(seed, "absent"))[:absent]
+    held = order[~torch.isin(data.y[order], labels)]
+    if private > len(held):
+        raise ValueError(
+            f"{private} private examples were asked for, and without {absent} classes there are "
+            f"{len(held)}; take fewer of either"
+        )
+    first = held[:private]
+    return torch.cat([first, order[~torch.isin(order, first)]])
+
+
 def federate(
-    data: Dataset, chosen: Pools, parts: Partition, models: Sequence[str], seed: int
+    data: Dataset,
+    chosen: Pools,
+    parts: Partition,
+    models: Sequence[str],
+    seed: int,
+    rotations: int = 1,
 ) -> Federation:
     """Deal architectures and private parts out to clients.
 
@@ -87,12 +120,15 @@ def federate(
         models: architecture names (`fedkd.models.build`), dealt out in turn: client i gets
             number i modulo their count.
         seed: of the clients' initial parameters, each drawn on its own.
+        rotations: domains that differ by a turn, see `rotated`.
 
     Raises:
-        ValueError: no models, or a name that is none.
+        ValueError: no models, or a name that is none; or examples that cannot be turned.
     """
     if not models:
         raise ValueError("models: name at least one architecture, such as mlp")
+    if rotations > 1:
+        data = rotated(data, chosen, parts, rotations)
     built = {name: build(name, data.shape, data.num_classes) for name in dict.fromkeys(models)}
     clients = []
     for number, places in enumerate(parts):
@@ -100,9 +136,43 @@ def federate(
         params = built[name].init(generator(seed, "client", number))
         examples = Examples(data.x, data.y, chosen.private[places])
         clients.append(Client(number, name, params, examples))
-    task = Task(built, data.num_classes, data.x[chosen.public] if len(chosen.public) else None)
+    public = data.x[chosen.public] if len(chosen.public) else None
+    labels = None if public is None else data.y[chosen.public]
+    selected = Examples(data.x, data.y, chosen.validation) if len(chosen.validation) else None
+    task = Task(built, data.num_classes, public, tuple(data.shape), labels, selected)
     counts = torch.stack(
         [torch.bincount(data.y[c.private.rows], minlength=data.num_classes) for c in clients]
     )
     test, validation = (Examples(data.x, data.y, rows) for rows in (chosen.test, chosen.validation))
-    return Federation(task, clients, test, validation, counts)
+    kinds, count = data.y, data.num_classes
+    if data.domains is not None:
+        kinds, count = data.domains * count + data.y, (int(data.domains.max()) + 1) * count
+    own = torch.stack([torch.bincount(kinds[c.private.rows], minlength=count) for c in clients])
+    return Federation(task, clients, test, validation, counts, kinds[chosen.test], own)
+
+
+def rotated(data: Dataset, chosen: Pools, parts: Partition, rotations: int) -> Dataset:
+    """The data with features shifted by a turn: of client k by (k modulo rotations) / rotations.
+
+    Avishek Ghosh, Jichan Chung, Dong Yin, Kannan Ramchandran. "An Efficient Framework for Clustered
+    Federated Learning". NeurIPS 2020. https://arxiv.org/abs/2006.04088 turns clients by 0, 90, 180
+    and 270 degrees, as rotations = 4 does. The examples of the other pools take turns, so that each
+    domain has an even part of them. Turns are exact: no pixel is interpolated.
+
+    Raises:
+        ValueError: rotations other than 1, 2 and 4, or examples that are no squares.
+    """
+    if rotations not in (1, 2, 4):
+        raise ValueError(f"rotations must be 1, 2 or 4 (exact turns), got {rotations}")
+    if len(data.shape) != 3 or data.shape[1] != data.shape[2]:
+        raise ValueError(f"rotations {rotations}: examples of shape {data.shape} are no squares")
+    turn = torch.zeros(len(data.x), dtype=torch.long)
+    for client, places in enumerate(parts):
+        turn[chosen.private[places]] = client % rotations
+    for rows in (chosen.public, chosen.validation, chosen.test):
+        turn[rows] = torch.arange(len(rows)) % rotations
+    x = data.x.clone()
+    for step in range(1, rotations):
+        own = turn == step
+        x[own] = torch.rot90(x[own], step * 4 // rotations, (-2, -1))
+    return data._replace(x=x, domains=turn)

@@ -4,6 +4,7 @@ Each function takes the labels (N,) of all private examples, the number of clien
 and returns one tensor of row numbers per client; together they hold every row exactly once.
 """
 
+from collections.abc import Callable
 from difflib import get_close_matches
 
 import torch
@@ -107,16 +108,107 @@ def quantity(
     return _level(list(order.tensor_split(_cuts(shares, len(labels)))), minimum)
 
 
-PARTITIONS = {"iid": iid, "dirichlet": dirichlet, "shards": shards, "quantity": quantity}
+def pathological(
+    labels: Tensor, clients: int, generator: torch.Generator, classes: int = 2
+) -> Partition:
+    """Each client has examples of so many labels and no others, shared evenly with those like it.
+
+    Known as #C = k: Qinbin Li, Yiqun Diao, Quan Chen, Bingsheng He. "Federated Learning on Non-IID
+    Data Silos: An Experimental Study". ICDE 2022. https://arxiv.org/abs/2102.02079. Labels are
+    dealt out so that each has an owner, and none more than one owner more than another.
+
+    Raises:
+        ValueError: more labels for each client than there are, labels that nobody would have, or
+            fewer examples of a label than clients that are to have it.
+    """
+    _check(labels, clients)
+    found = labels.unique(sorted=True)
+    if not 1 <= classes <= len(found):
+        raise ValueError(
+            f"{classes} classes for each client were asked for, and there are {len(found)}; take "
+            f"1 to {len(found)}"
+        )
+    if clients * classes < len(found):
+        raise ValueError(
+            f"{clients} clients of {classes} classes each would leave examples of "
+            f"{len(found) - clients * classes} classes to nobody; take more clients or classes, or "
+            "leave classes out with absent_classes"
+        )
+    owners: list[list[int]] = [[] for _ in found]
+    for client in range(clients):
+        drawn = torch.randperm(len(found), generator=generator).tolist()
+        for label in sorted(drawn, key=lambda label: len(owners[label]))[:classes]:
+            owners[label].append(client)
+    parts: list[list[Tensor]] = [[] for _ in range(clients)]
+    for label, names in zip(found.tolist(), owners, strict=True):
+        rows = torch.nonzero(labels == label).flatten()
+        if len(rows) < len(names):
+            raise ValueError(
+                f"class {label} has {len(rows)} examples for {len(names)} clients that are to have "
+                "it; take fewer clients or classes, or more private examples"
+            )
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        for client, piece in zip(names, rows.tensor_split(len(names)), strict=True):
+            parts[client].append(piece)
+    return [torch.cat(part) for part in parts]
+
+
+def natural(domains: Tensor, clients: int, generator: torch.Generator) -> Partition:
+    """By where examples are from: a client is a domain, or has an even part of one, or a few.
+
+    Client k has domain k modulo their number; where there are fewer clients than domains, domain d
+    goes to client d modulo the number of clients.
+
+    Args:
+        domains: (N,) of each example, such as its speaker (`fedkd.data.datasets.Dataset`).
+        clients: K.
+        generator: of the order.
+
+    Raises:
+        ValueError: a domain with fewer examples than clients that are to share it.
+    """
+    _check(domains, clients)
+    found = domains.unique(sorted=True)
+    parts: list[list[Tensor]] = [[] for _ in range(clients)]
+    for place, domain in enumerate(found.tolist()):
+        names = list(range(place % clients, clients, len(found)))
+        rows = torch.nonzero(domains == domain).flatten()
+        if len(rows) < len(names):
+            raise ValueError(
+                f"domain {domain} has {len(rows)} examples for {len(names)} clients; take fewer "
+                "clients, or more private examples"
+            )
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        for client, piece in zip(names, rows.tensor_split(len(names)), strict=True):
+            parts[client].append(piece)
+    return [torch.cat(part) for part in parts]
+
+
+PARTITIONS: dict[str, Callable[..., Partition]] = {
+    "iid": iid,
+    "dirichlet": dirichlet,
+    "shards": shards,
+    "quantity": quantity,
+    "pathological": pathological,
+    "natural": natural,
+}
 
 
 def partition(
-    name: str, labels: Tensor, clients: int, generator: torch.Generator, alpha: float, shard: int
+    name: str,
+    labels: Tensor,
+    clients: int,
+    generator: torch.Generator,
+    alpha: float,
+    shard: int,
+    classes: int = 2,
+    domains: Tensor | None = None,
 ) -> Partition:
     """Deal out examples by the partition of a name, with whichever of the settings it uses.
 
     Raises:
-        ValueError: there is no such partition; the message names the nearest and lists all.
+        ValueError: there is no such partition; the message names the nearest and lists all. Or the
+            partition is natural, and domains are not known.
     """
     if name not in PARTITIONS:
         close = get_close_matches(name, PARTITIONS, n=1)
@@ -126,6 +218,15 @@ def partition(
         return iid(labels, clients, generator)
     if name == "shards":
         return shards(labels, clients, generator, shard)
+    if name == "pathological":
+        return pathological(labels, clients, generator, classes)
+    if name == "natural":
+        if domains is None:
+            raise ValueError(
+                "partition natural: of these data it is not known where each example is from; "
+                "take fsdd, whose domains are speakers, or another partition"
+            )
+        return natural(domains, clients, generator)
     return PARTITIONS[name](labels, clients, generator, alpha)
 
 

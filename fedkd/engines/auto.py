@@ -22,9 +22,9 @@ class AutoEngine:
         notes: the same in words.
     """
 
-    def __init__(self, chunk: int = 25) -> None:
+    def __init__(self, chunk: int = 50) -> None:
         self._chunk = chunk
-        self._engines: dict[str, Run] = {"sequential": sequential, "batched": batched(chunk)}
+        self._engines: dict[str, Run] = {"sequential": sequential, "batched": batched()}
         self.chosen: dict[str, tuple[str, float]] = {}
         self.notes: list[str] = []
 

@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.app import Message as FlowerMessage
 from torch import Tensor
 
-from fedkd.channel import Channel, Transform
+from fedkd.channel import Channel, Stage, Transform
 from fedkd.core import Algorithm, Message, Task, Upload
 from fedkd.flower.arrays import to_array, to_numpy
 from fedkd.flower.copies import copy_message
@@ -123,7 +123,9 @@ def _weigh(part: Any) -> int:
     return len(part.deflate()) + sum(map(_weigh, (part.children or {}).values()))
 
 
-def _stage(stage: Transform) -> str:
+def _stage(stage: Stage) -> str:
+    if not isinstance(stage, Transform):
+        return _words(stage)
     return f"{_words(stage.encode)} / {_words(stage.decode)} +- {stage.error:g}"
 
 

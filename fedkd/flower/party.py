@@ -37,6 +37,11 @@ class Party(NamedTuple):
     score: Callable[[Client], Mapping[str, float]] | None = None
     secret: int | None = None
 
+    @property
+    def wire(self) -> Channel:
+        """The channel, with the algorithm's own coding."""
+        return self.channel.carrying(self.algorithm)
+
     def terms(self) -> ConfigRecord:
         """What the server has to agree with."""
         return ConfigRecord(dict(terms(self.algorithm, self.task, self.channel)))
@@ -129,7 +134,8 @@ def _close_distil(work: Work, result: tuple[Params, Upload]) -> tuple[RecordDict
     """Send up through the channel; keep the parameters."""
     params, upload = result
     party, noise = work.party, work.seed if work.party.secret is None else work.party.secret
-    sent = party.channel.send_up(upload, generator(noise, "up", work.index, party.client.id))
+    answer = party.wire.answering(work.inputs[0])
+    sent = answer.send_up(upload, generator(noise, "up", work.index, party.client.id))
     return pack_upload(sent, work.agreed), params
 
 
@@ -156,7 +162,8 @@ def _read(
     """The round, the seed and the broadcast of a request under the right terms."""
     order = content["order"]
     check_terms(order, agreed)  # before anything leaves: no upload past a wrong channel
-    received = memo.received(party.channel, str(agreed["downlink"]), content["broadcast"])
+    words = str(agreed["downlink"]) + str(agreed["algorithm"])
+    received = memo.received(party.wire, words, content["broadcast"])
     return int(order["round"]), int(order["seed"]), received
 
 

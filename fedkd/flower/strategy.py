@@ -71,7 +71,7 @@ class DistillationStrategy(Strategy):
         self.algorithm = algorithm
         self.task = task
         self.clients = clients
-        self.channel = channel
+        self.channel = channel.carrying(algorithm)
         self.sample = sample
         self.seed = seed
         self.score = score
@@ -108,8 +108,9 @@ class DistillationStrategy(Strategy):
         self._last |= dict.fromkeys(answers, server_round)
         record.wire_up = self._wire(answers.values())
         sent, refused = self._uploads(answers)
+        arrived = sorted(sent.items())
         server, rejected, record.ledger = close_round(
-            self.algorithm, self.task, server, self._groups, self.channel, opening, sent, public
+            self.algorithm, self.task, server, self._groups, self.channel, opening, arrived, public
         )
         record.rejected = dict(sorted((refused | rejected).items()))
         for client, reason in sorted((record.rejected | record.failed).items()):

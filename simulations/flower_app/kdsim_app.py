@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from flwr.app import Context, UserConfigValue
 
-from fedkd import algorithms
+from fedkd import algorithms, compression
 from fedkd.channel import Channel
-from fedkd.compression import float16
 from fedkd.core import Algorithm, Client
 from fedkd.data import datasets
 from fedkd.data.federate import Federation, federate, pools
@@ -78,8 +77,7 @@ def algorithm(config: Config) -> Algorithm:
 
 def channel(config: Config) -> Channel:
     """What happens to messages on the way, both ways."""
-    stages = _one_of({"none": (), "float16": (float16(),)}, config, "compression")
-    return Channel(stages, stages)
+    return compression.channel(str(config["compression"]))
 
 
 def federation(config: Config) -> Federation:

@@ -153,17 +153,23 @@ def test_messages_are_as_declared(name, tiny):
 
 
 @every_algorithm
-def test_parameters_cross_the_network_if_and_only_if_declared(name, tiny):
+def test_a_clients_own_parameters_go_up_if_and_only_if_declared(name, tiny):
     algorithm, federation = small(name), tiny()
-    messages = []
-    spy = recorder(messages)
-    run(algorithm, federation, channel=Channel((spy,), (spy,)))
-    shapes = {tuple(v.shape) for client in federation.clients for v in client.params.values()}
-    crossing = {tuple(value.shape) for message in messages for value in message.values()}
-    if algorithm.properties.architectures == "any":
-        assert not crossing & shapes
-    else:
-        assert shapes <= crossing
+    up = []
+    gone = []
+    for current in simulate(
+        algorithm, federation.task, federation.clients, rounds=2, channel=Channel((recorder(up),))
+    ):
+        for client, message in zip(current.clients, up, strict=True):
+            gone.append([occurs(value, message.values()) for value in client.params.values()])
+        up.clear()
+    shared = algorithm.properties.architectures == "shared within a group"
+    assert len(gone) == 10
+    assert all(all(each) if shared else not any(each) for each in gone)
+
+
+def occurs(value, others):
+    return any(value.shape == other.shape and torch.equal(value, other) for other in others)
 
 
 def test_predictions_are_what_most_algorithms_exchange():
@@ -173,26 +179,38 @@ def test_predictions_are_what_most_algorithms_exchange():
 
 @every_algorithm
 def test_a_sum_of_uploads_suffices_if_and_only_if_declared(name, tiny, double):
-    # Two clients with the same examples and different parameters: when each sends the mean of what
-    # the two would have sent, all sums over clients stay what they are.
+    # Three clients with different examples of the same labels. When each sends the mean of what the
+    # three would have sent, all sums over clients stay what they are.
     federation, group = tiny(["mlp-8"], sizes=(10, 10, 10)), "mlp-8"
     algorithm, task = small(name), federation.task
     server, public = algorithm.init(task, stream(0)), public_of(algorithm, task, 0, 1)
-    private = private_of(algorithm, federation.clients[0], 0, 1)
     uploads = []
     for client in federation.clients:
-        message = algorithm.broadcast(server, client.id, group)
-        received = {key: client.params.get(key, value) for key, value in message.items()}
+        received = algorithm.broadcast(server, client.id, group)
+        private = private_of(algorithm, client, 0, 1)
         predict = task.models[group].predict
         _, upload = algorithm.client_update(predict, client.params, received, private, public)
         uploads.append(Received(client.id, group, upload.payload, 10.0, upload.rows))
-    first, second, third = uploads
-    blend = {key: (first.payload[key] + second.payload[key]) / 2 for key in first.payload}
-    blended = [first._replace(payload=blend), second._replace(payload=blend), third]
+    keys = uploads[0].payload
+    blend = {key: sum(upload.payload[key] for upload in uploads) / 3 for key in keys}
+    blended = [upload._replace(payload=blend) for upload in uploads]
     apart = tree_leaves(algorithm.server_update(task, server, uploads, public))
     together = tree_leaves(algorithm.server_update(task, server, blended, public))
     same = [torch.allclose(a, b, 1e-12, 1e-12) for a, b in zip(apart, together, strict=True)]
     assert all(same) == algorithm.properties.sum_suffices
+
+
+@every_algorithm
+def test_uploads_are_gone_through_once(name, tiny):
+    algorithm, federation = small(name), tiny()
+
+    class Once(type(algorithm)):
+        def server_update(self, task, server, uploads, public):
+            return super().server_update(task, server, iter(uploads), public)
+
+    once = Once(**{f.name: getattr(algorithm, f.name) for f in fields(algorithm)})
+    first, second = run(algorithm, federation), run(once, federation)
+    assert equal([r.server for r in first], [r.server for r in second])
 
 
 @every_algorithm
@@ -275,6 +293,18 @@ def test_a_deployed_model_has_the_shapes_of_the_clients_own(name, tiny):
     ):
         shapes = {k: v.shape for k, v in before.params.items()}
         assert {k: v.shape for k, v in client.params.items()} == shapes
+
+
+SEVEN = ["mlp-8", "mlp-9-8", "cnn-4-8", "cnn-4@8", "lenet@8", "mobile-4-8", "resnet8-2"]
+
+
+@every_algorithm
+def test_seven_architectures_take_part_in_one_federation(name, tiny):
+    federation = tiny(SEVEN, sizes=(5, 4, 3, 5, 6, 4, 5))
+    assert len(federation.task.models) == len({c.group for c in federation.clients}) == 7
+    for current in run(small(name), federation):
+        assert current.rejected == current.failed == {}
+        assert all(value.isfinite().all() for value in tree_leaves(params_of(current)))
 
 
 # Who takes part
@@ -384,7 +414,7 @@ def entry(value):
 
     def tamper(upload):
         key, tensor = next(iter(upload.payload.items()))
-        tensor = tensor.clone()
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
         tensor.view(-1)[0] = value
         return upload._replace(payload=upload.payload | {key: tensor})
 
@@ -425,7 +455,7 @@ MALICIOUS = {
     "weight NaN": (weighing(torch.nan), "weight nan"),
     "weight 1e15": (weighing(1e15), r"weight 1e\+15"),
     "two weights": (weighing([1.0, 1.0]), "one element"),
-    "extra key": (extra, "keys .*surprise"),
+    "extra key": (extra, "surprise"),
 }
 WITH_PAYLOAD = {
     "NaN": (entry(torch.nan), "1 entries that are not finite"),
@@ -445,17 +475,40 @@ WITH_DISTRIBUTIONS = {
     "a negative share": (mapped(lambda v: v - torch.tensor([0.0] * 3 + [1.5, -1.5])), "no distri"),
     "nothing": (mapped(torch.zeros_like), "no distribution"),
 }
+WITH_CODE = {  # bytes of the algorithm's own coding, which have to be read before they are checked
+    "cut off": (mapped(lambda v: v[:-1]), "cannot be read"),
+    "one byte more": (mapped(lambda v: torch.cat([v, v[:1]])), "cannot be read"),
+    "other bytes": (mapped(lambda v: v ^ 255), "cannot be read"),
+    "no bytes": (mapped(lambda v: v[:0]), "cannot be read"),
+    "a table of bytes": (mapped(lambda v: v.unsqueeze(0)), "cannot be read"),
+    "numbers": (mapped(lambda v: v.float()), "cannot be read"),
+    "wrong key": (renamed, "keys|cannot be read"),
+    "no key": (missing, "keys|cannot be read"),
+    "rows turned": (turned_rows, "rows"),
+}
+WITH_FACTORS = {  # numbers of the algorithm's own coding
+    "NaN": (entry(torch.nan), "entries that are not finite"),
+    "infinite": (entry(-torch.inf), "entries that are not finite"),
+    "one row more": (mapped(lambda v: torch.cat([v, v[:1]])), "shape|cannot be read"),
+    "wrong key": (renamed, "keys"),
+    "no key": (missing, "keys|cannot be read"),
+    "more digits": (mapped(lambda v: v.double()), "type torch.float64"),
+    "rows turned": (turned_rows, "rows"),
+}
 WITH_ROWS = {
     "half a row": (lambda u: u._replace(rows=u.rows / 2), "not all 0 or 1"),
-    "rows for more": (lambda u: u._replace(rows=torch.cat([u.rows, u.rows])), "list of rows"),
+    "rows for more": (lambda u: u._replace(rows=torch.cat([u.rows, u.rows])), "rows|shape"),
     "rows not sent": (lambda u: u._replace(rows=torch.ones_like(u.rows)), "shape"),
 }
 
 
 def attacks(name, federation):
     """What can be tried on an algorithm, given what it sends."""
-    claims = small(name).claims(federation.task, federation.clients[2].group).values()
-    found = dict(MALICIOUS)
+    algorithm, found = small(name), dict(MALICIOUS)
+    due = algorithm.claims(federation.task, federation.clients[2].group)
+    if algorithm.uplink:
+        return found | (WITH_CODE if in_bytes(algorithm, due) else WITH_FACTORS)
+    claims = due.values()
     if claims:
         found |= WITH_PAYLOAD
     if any(claim.simplex for claim in claims):
@@ -463,6 +516,14 @@ def attacks(name, federation):
     if any(claim.rows for claim in claims):
         found |= WITH_ROWS
     return found
+
+
+def in_bytes(algorithm, due):
+    """Whether the algorithm's own coding makes bytes of its uploads."""
+    wire = Channel().carrying(algorithm).answering({})
+    sample = {k: torch.full(claim.shape, 1 / claim.shape[-1]) for k, claim in due.items()}
+    sent = wire.send_up(Upload(sample, torch.tensor(1.0)), stream(0))
+    return any(value.dtype == torch.uint8 for value in sent.payload.values())
 
 
 @dataclass(frozen=True)

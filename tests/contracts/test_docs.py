@@ -53,14 +53,14 @@ def undocumented(tree):
 def losses():
     found = []
     for name in LOSSES:
-        path = REPOSITORY / f"{name.replace('.', '/')}.py"
-        if path.exists():
+        path = REPOSITORY / name.replace(".", "/")
+        if path.is_dir() or path.with_suffix(".py").exists():
             module = importlib.import_module(name)
             found += [
                 function
                 for key, function in inspect.getmembers(module, inspect.isfunction)
                 if key in getattr(module, "__all__", [key])
-                and function.__module__ == name
+                and function.__module__.startswith(name)
                 and not key.startswith("_")
             ]
     return found

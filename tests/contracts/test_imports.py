@@ -25,7 +25,7 @@ PLACES = {
     "torch_geometric": ["graphkd/*", "simulations/federated_graphs.py"],
     "networkx": ["graphkd/*", "simulations/federated_graphs.py", "simulations/plots.py"]
     + ["*topolog*"],
-    "matplotlib": ["simulations/plots.py"],
+    "matplotlib": ["simulations/plots*.py"],
 }
 PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 SEEDERS = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fedkd import algorithms
 from fedkd.channel import ROUNDING, Channel, Ledger, Transform, weigh
 from fedkd.compression import float16
-from fedkd.core import Claim, Upload
+from fedkd.core import ANY, Claim, Upload
 from fedkd.federation import simulate
 from knowledge.training import Training
 
@@ -19,13 +19,13 @@ C, P = 5, 11  # classes and public examples of the tiny federation
 SIZES = (7, 1, 12, 3, 5)
 LABELS_HELD = (5, 1, 5, 3, 5)  # labels run round: a client with n examples holds min(n, C) of them
 SHORT = Training(learning_rate=0.05, batch_size=8)
-# Parameters for 36 inputs and five classes: mlp-8, mlp-7-6, cnn-4-4 (kernels, norms, head).
+# Parameters for 36 inputs and five classes: mlp-8, mlp-7-8, cnn-4-8 (kernels, norms, head).
 WEIGHTS = {
     "mlp-8": 36 * 8 + 8 + 8 * 5 + 5,
-    "mlp-7-6": 36 * 7 + 7 + 7 * 6 + 6 + 6 * 5 + 5,
-    "cnn-4-4": (4 * 9 + 4 + 4) + (4 * 4 * 9 + 4 + 4) + 4 * 5 + 5,
+    "mlp-7-8": 36 * 7 + 7 + 7 * 8 + 8 + 8 * 5 + 5,
+    "cnn-4-8": (4 * 9 + 4 + 4) + (8 * 4 * 9 + 8 + 8) + 8 * 5 + 5,
 }
-ALL_WEIGHTS = 2 * WEIGHTS["mlp-8"] + 2 * WEIGHTS["mlp-7-6"] + WEIGHTS["cnn-4-4"]
+ALL_WEIGHTS = 2 * WEIGHTS["mlp-8"] + 2 * WEIGHTS["mlp-7-8"] + WEIGHTS["cnn-4-8"]
 
 
 def make(name, **settings):
@@ -77,7 +77,7 @@ def test_bytes_of_predictions(name, settings, up, down, tiny):
 def test_bytes_of_parameters(name, tiny):
     for ledger in ledgers(tiny(sizes=SIZES), make(name)):
         assert ledger.bytes_up == ledger.bytes_down == 4 * ALL_WEIGHTS
-        assert ledger.up["head.weight"] == 4 * 4 * 5
+        assert ledger.up["head.weight"] == 4 * 8 * 5
 
 
 def test_bytes_of_the_example_of_the_papers():
@@ -342,3 +342,55 @@ def test_rows_that_cannot_be_are_turned_away(rows, message):
 def test_nobody_may_leave_out_rows_where_all_are_due():
     with pytest.raises(ValueError, match="rows are named where all are due"):
         read({"p": distributions(2, C)}, SIMPLEX, rows=torch.tensor([1.0, 1.0, 0.0]))
+
+
+# Any number of rows, whole numbers, an algorithm's own coding
+
+
+ANY_ROWS = {
+    "h": Claim((ANY, 2), rows=True),
+    "y": Claim((ANY,), rows=True, below=3),
+}
+
+
+def test_rows_of_any_number_cross_and_come_back_in_their_places():
+    held = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    full = {"h": torch.rand(4, 2), "y": torch.tensor([2, 9, 0, 1], dtype=torch.int32)}
+    sent = Channel().send_up(Upload(full, torch.tensor(1.0), held), None)
+    assert weigh(sent.payload) == {"h": 4 * 3 * 2, "y": 4 * 3}
+    result = Channel().read_up(sent, ANY_ROWS).payload
+    assert torch.equal(result["h"][held == 1], full["h"][held == 1])
+    assert result["y"].tolist() == [2, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": torch.tensor([0, 1], dtype=torch.int32)}, r"y has shape \(2,\) instead of \(3,\)"),
+        ({"y": torch.tensor([0, 1, 3], dtype=torch.int32)}, "y goes from 0 to 3, not 0 to 2"),
+        ({"y": torch.tensor([0, 1, 2])}, "y has type torch.int64 instead of torch.int32"),
+        (
+            {"h": torch.zeros(3, 3)},
+            r"h has shape \(3, 3\) instead of \(3, 2\), by its list of rows",
+        ),
+    ],
+)
+def test_rows_of_any_number_are_checked(change, message):
+    payload = {"h": torch.zeros(3, 2), "y": torch.zeros(3, dtype=torch.int32)} | change
+    with pytest.raises(ValueError, match=message):
+        read(payload, ANY_ROWS, rows=torch.ones(3))
+
+
+def test_all_of_any_number_may_cross_without_a_list():
+    claim = {"h": Claim((ANY, 2))}
+    assert len(read({"h": torch.zeros(7, 2)}, claim).payload["h"]) == 7
+    with pytest.raises(ValueError, match=r"h has shape \(7, 3\) instead of \(7, 2\)"):
+        read({"h": torch.zeros(7, 3)}, claim)
+
+
+def test_an_algorithms_own_coding_comes_last_and_only_where_there_is_one():
+    channel = Channel((float16(),), (float16(),))
+    assert channel.carrying(algorithms.get("fedmd")()) is channel
+    carrying = channel.carrying(algorithms.get("cfd")())
+    assert carrying.uplink[0] is channel.uplink[0]
+    assert (len(carrying.uplink), len(carrying.downlink)) == (3, 3)

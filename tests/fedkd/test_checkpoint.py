@@ -24,7 +24,7 @@ def federation() -> tuple[Task, list[Client]]:
         Client(i, g, models[g].init(generator(0, i)), Examples(x, y, torch.arange(7) + 7 * i))
         for i, g in enumerate("aba")
     ]
-    return Task(models, 3, x[30:]), clients
+    return Task(models, 3, x[30:], (1, 3, 3)), clients
 
 
 @pytest.mark.parametrize("name", names())

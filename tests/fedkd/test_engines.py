@@ -69,7 +69,7 @@ def test_a_budget_cuts_chunks(monkeypatch):
 def test_auto_says_what_it_took():
     engine = AutoEngine(chunk=3)
     last(engine, tiny_federation())
-    assert set(engine.chosen) == {"mlp-8", "mlp-7-6", "cnn-4-4"}
+    assert set(engine.chosen) == {"mlp-8", "mlp-7-8", "cnn-4-8"}
     names = {name for name, _ in engine.chosen.values()}
     assert names <= {"sequential", "batched"}
     assert len(engine.notes) == 3

@@ -14,12 +14,13 @@ def look_up(params, x):
     return Outputs(params["table"][x[:, 0].long()])
 
 
-def score(tables, labels, label_counts, rows=None, classes=3):
+def score(tables, labels, label_counts, rows=None, classes=3, **more):
     model = Model(lambda generator: {}, look_up)
     x = torch.arange(float(len(labels))).unsqueeze(1)
     test = Examples(x, torch.tensor(labels), torch.arange(len(labels)) if rows is None else rows)
     clients = [Client(i, "g", {"table": torch.as_tensor(t)}, test) for i, t in enumerate(tables)]
-    return evaluate(Task({"g": model}, classes), clients, test, torch.tensor(label_counts))
+    counts = torch.tensor(label_counts)
+    return evaluate(Task({"g": model}, classes), clients, test, counts, **more)
 
 
 def saying(*answers, sure=5.0):
@@ -72,6 +73,18 @@ def test_calibration_is_that_of_the_library(double):
     assert scores.accuracy.tolist() == pytest.approx(
         [fidelity.accuracy(table, labels) for table in tables]
     )
+
+
+def test_accuracy_on_the_own_domain_by_hand():
+    # Even examples are of domain 0, odd ones of domain 1; kinds are domain x 3 + label. A client
+    # that is right on the examples 0 and 2 alone, and holds label 0 of domain 0 three times and
+    # label 1 of domain 1 once, scores 3/4; with label 0 of both domains alike it scores 1/2.
+    kinds = torch.tensor([0, 3, 1, 4, 2, 5])
+    answers = [saying(0, 1, 1, 2, 0, 0)] * 2
+    counts = [[3, 0, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0]]
+    scores = score(answers, LABELS, counts, kinds=kinds)
+    assert scores.accuracy_local.tolist() == pytest.approx([3 / 4, 1 / 2])
+    assert scores.accuracy.tolist() == pytest.approx([2 / 6, 2 / 6])
 
 
 def test_calibration_by_hand():

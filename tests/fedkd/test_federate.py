@@ -143,3 +143,74 @@ def test_a_client_may_have_no_examples():
     chosen = Pools(*torch.arange(60).split([20, 10, 10, 20]))
     fed = federate(data, chosen, [torch.arange(20), torch.arange(0)], ["mlp"], 0)
     assert fed.label_counts[1].tolist() == [0, 0, 0]
+
+
+# Shifts
+
+
+def pictures(count=40):
+    """Squares of which the upper left corner is lit: where it is tells their turn."""
+    x = torch.zeros(count, 1, 4, 4)
+    x[:, :, 0, 0] = 1
+    return Dataset(x, torch.arange(count) % 4, 4)
+
+
+@pytest.mark.parametrize("rotations", [1, 2, 4])
+def test_clients_are_turned_and_the_other_pools_have_an_even_part_of_each_domain(rotations):
+    data = pictures()
+    chosen = pools(data, 20, 8, 4, 8, 0)
+    parts = iid(data.y[chosen.private], 5, generator(0, "partition"))
+    fed = federate(data, chosen, parts, ["mlp-4"], 0, rotations)
+    corners = [(0, 0), (3, 0), (3, 3), (0, 3)]  # rot90 turns against the clock
+    for client in fed.clients:
+        row, column = corners[client.id % rotations * 4 // rotations]
+        assert (client.private.x[client.private.rows][:, 0, row, column] == 1).all()
+    step = 4 // rotations
+    test = fed.test.x[fed.test.rows][:, 0]
+    for place, picture in enumerate(test):
+        assert picture[corners[place % rotations * step]] == 1
+    assert fed.kind_counts.shape == (5, 4 * rotations)
+    assert fed.kind_counts.sum(dim=1).tolist() == [len(c.private) for c in fed.clients]
+    for client in fed.clients:  # a client's kinds are all of its own domain
+        own = fed.kind_counts[client.id].reshape(rotations, 4).sum(dim=1)
+        assert (own > 0).nonzero().flatten().tolist() == [client.id % rotations]
+    assert data.x[:, 0, 0, 0].all()  # the data set itself is left alone
+
+
+def test_turns_that_cannot_be_are_errors():
+    data = pictures()
+    chosen = pools(data, 20, 8, 4, 8, 0)
+    with pytest.raises(ValueError, match="rotations must be 1, 2 or 4"):
+        federate(data, chosen, [torch.arange(20)], ["mlp-4"], 0, 3)
+    flat = data._replace(x=torch.zeros(40, 1, 2, 8))
+    with pytest.raises(ValueError, match="are no squares"):
+        federate(flat, chosen, [torch.arange(20)], ["mlp-4"], 0, 2)
+
+
+@given(st.integers(1, 2), st.integers(0, 50))
+def test_classes_that_nobody_holds_stay_in_the_other_pools(absent, seed):
+    data = dataset(90)
+    chosen = pools(data, 25, 15, 10, 0, seed, absent)
+    private, public, validation, test = rows(chosen)
+    assert len(private) == 25
+    assert len(data.y[chosen.private].unique()) <= 3 - absent
+    assert len(set(private + public + validation + test)) == 90
+    assert len(data.y[chosen.test].unique()) == 3
+
+
+def test_the_pools_are_the_same_where_no_class_is_absent():
+    assert rows(pools(dataset(), 20, 10, 5, 0, 3)) == rows(pools(dataset(), 20, 10, 5, 0, 3, 0))
+
+
+def test_absent_classes_that_cannot_be_are_errors():
+    with pytest.raises(ValueError, match="3 absent classes: the data set has 3"):
+        pools(dataset(), 10, 0, 0, 0, 0, 3)
+    with pytest.raises(ValueError, match="without 2 classes there are 20; take fewer of either"):
+        pools(dataset(), 30, 0, 0, 0, 0, 2)
+
+
+def test_a_client_may_have_one_example():
+    data = dataset()
+    chosen = pools(data, 5, 10, 0, 0, 0)
+    parts = iid(data.y[chosen.private], 5, generator(0, "partition"))
+    assert [len(c.private) for c in federate(data, chosen, parts, ["mlp-4"], 0).clients] == [1] * 5

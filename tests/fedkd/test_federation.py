@@ -5,6 +5,7 @@ every prediction is known, and the gradient of an example's loss concerns its ow
 """
 
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -23,8 +24,10 @@ from fedkd.core import Algorithm, Client, Model, Received, Task
 from fedkd.federation import deployed, open_round, private_of, public_of, simulate
 from fedkd.models import mlp
 from fedkd.sampling import everyone
+from fedkd.shelf import Shelf
 from knowledge.outputs import Outputs
 from knowledge.training import Examples, Training
+from tests.conftest import tiny_federation
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -567,5 +570,52 @@ def test_public_examples_that_are_missing_are_an_error(public):
 def test_an_unknown_algorithm_is_an_error_that_names_the_nearest():
     with pytest.raises(ValueError, match="unknown algorithm 'fedmdd'; did you mean 'fedmd'?"):
         algorithms.get("fedmdd")
-    with pytest.raises(ValueError, match="unknown algorithm 'zzz'; choose one of dsfl, fd, "):
+    with pytest.raises(ValueError, match="unknown algorithm 'zzz'; choose one of cfd, dsfl, fd, "):
         algorithms.get("zzz")
+
+
+# Waves
+
+
+def test_waves_of_clients_change_nothing(monkeypatch):
+    federation = tiny_federation(sizes=(5, 3, 4, 6, 2, 1, 7))
+    parties = federation.task, federation.clients
+    whole = list(simulate(FedMD(), *parties, rounds=2))
+    monkeypatch.setattr("fedkd.federation.WAVE", 2)
+    waves = list(simulate(FedMD(), *parties, rounds=2))
+    for one, other in zip(waves, whole, strict=True):
+        assert torch.equal(one.server["consensus"], other.server["consensus"])
+        assert (one.cohort, one.ledger) == (other.cohort, other.ledger)
+        for mine, theirs in zip(one.clients, other.clients, strict=True):
+            assert all(torch.equal(mine.params[k], theirs.params[k]) for k in theirs.params)
+
+
+def test_only_one_wave_of_uploads_is_alive_at_a_time(monkeypatch):
+    """A server that needs a sum alone sees each upload once, and nobody else holds on to it."""
+    monkeypatch.setattr("fedkd.federation.WAVE", 2)
+    alive, most = [], []
+
+    class Counting(FedMD):
+        def server_update(self, task, server, uploads, public):
+            total = 0
+            for upload in uploads:
+                alive.append(weakref.ref(upload.payload["probabilities"]))
+                most.append(sum(reference() is not None for reference in alive))
+                total = total + upload.payload["probabilities"].double()
+            return {"consensus": (total / len(alive)).float()}
+
+    federation = tiny_federation(sizes=(2,) * 9)
+    running = simulate(Counting(), federation.task, federation.clients, rounds=1, witness=False)
+    (only,) = running
+    assert (len(alive), max(most)) == (9, 3)  # a wave, and the one that the loop still names
+    assert (only.sent, only.told) == ({}, {})
+
+
+def test_parameters_past_the_budget_are_in_files_and_the_run_is_the_same():
+    federation = tiny_federation(sizes=(5, 3, 4, 6, 2))
+    shelf = Shelf(1e-9)
+    expected = last(FedMD(), federation.task, federation.clients, rounds=2)
+    found = last(FedMD(), federation.task, federation.clients, rounds=2, shelf=shelf)
+    assert "files" in shelf.notes[0]
+    for mine, theirs in zip(found.clients, expected.clients, strict=True):
+        assert all(torch.equal(mine.params[k], theirs.params[k]) for k in theirs.params)

@@ -341,7 +341,8 @@ def test_a_client_that_sends_nan_is_named_and_the_server_is_as_without_it(name, 
     for record in run.strategy.records:
         assert record.failed == {}
         assert list(record.rejected) == [2]
-        assert "not finite" in record.rejected[2]
+        reason = "cannot be read" if name == "cfd" else "not finite"  # its bytes hold no NaN
+        assert reason in record.rejected[2]
     expected = rounds_of(algorithm, without(federation, 2))
     assert_close(run.server, expected[-1].server)
 
@@ -364,7 +365,11 @@ def tampered(algorithm, federation, number, change):
 
 def broken_numbers(content):
     payload = unpack(content["payload"])
-    content["payload"] = pack({k: torch.full_like(v, math.nan) for k, v in payload.items()})
+    broken = {
+        k: v if v.dtype == torch.int32 else torch.full(v.shape, math.nan)
+        for k, v in payload.items()
+    }
+    content["payload"] = pack(broken)
 
 
 def no_payload(content):
@@ -437,7 +442,7 @@ def test_a_client_with_another_channel_sends_nothing_past_it(tiny):
     run = flower(algorithm, federation, channel=guarded, app=client_app(build), rounds=1)
     (record,) = run.strategy.records
     assert list(record.failed) == [2]
-    assert "uplink: the other side has fedkd.compression.float16" in record.failed[2]
+    assert "uplink: the other side has fedkd.compression.numbers.float16" in record.failed[2]
     assert "this one nothing" in record.failed[2]
     assert 2 not in run.kept
 
@@ -692,7 +697,7 @@ def test_the_app_runs_the_demo_federation(name, kdsim_app, tmp_path, double):
 
 
 def test_the_app_says_what_is_wrong_with_its_configuration(kdsim_app, double):
-    with pytest.raises(ValueError, match="compression must be one of none, float16, got 'zip'"):
+    with pytest.raises(ValueError, match="compression must be one of none, float16, .*got 'zip'"):
         kdsim_app.channel(settings(compression="zip"))
     with pytest.raises(ValueError, match="dtype must be one of float32, float64, got 'half'"):
         kdsim_app.federation(settings(dtype="half"))

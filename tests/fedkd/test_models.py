@@ -10,13 +10,14 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils._pytree import tree_map
 
 from fedkd import stacks
-from fedkd.models import build, cnn, from_module, mlp, names, resnet8
+from fedkd.models import build, cnn, from_module, lenet, mlp, mobile, names, resnet8
 from knowledge.optimizers import Product
 from knowledge.outputs import Outputs
 from knowledge.randomness import generator
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 FAMILIES = ["mlp", "mlp-128-64", "cnn", "cnn-8-16", "resnet8", "resnet8-4"]
+FAMILIES += ["lenet", "mobile", "mobile-4-8", "cnn-8-16@24", "resnet8-4@24"]
 
 
 def stream(seed=0):
@@ -42,6 +43,19 @@ def size(model):
         # 3x3 kernels without bias, a scale and a shift for each channel, the head on 2 x 2 pixels
         ("cnn", (1, 8, 8), 16 * 9 + 32 + 32 * 16 * 9 + 64 + (32 * 4) * 10 + 10),
         ("cnn-8-16", (1, 28, 28), 8 * 9 + 16 + 16 * 8 * 9 + 32 + (16 * 49) * 10 + 10),
+        # 5x5 kernels, then 16 x 2 x 2 features
+        (
+            "lenet",
+            (1, 8, 8),
+            6 * 25 + 12 + 16 * 6 * 25 + 32 + 64 * 120 + 120 + 120 * 84 + 84 + 84 * 10 + 10,
+        ),
+        # the stem, then twice a 3x3 kernel for each channel and a 1x1 kernel across them
+        (
+            "mobile-6-8",
+            (1, 8, 8),
+            (6 * 9 + 12) + (6 * 9 + 12 + 36 + 12) + (6 * 9 + 12 + 48 + 16) + 80 + 10,
+        ),
+        ("mlp-9@8", (1, 8, 8), 64 * 9 + 9 + 9 * 8 + 8 + 8 * 10 + 10),
         (
             "resnet8",
             (3, 32, 32),
@@ -76,6 +90,11 @@ def test_logits_and_hidden_activations_have_their_shapes(name, shape):
         "cnn-8-16": [(3, 16 * (shape[1] // 4) ** 2)],
         "resnet8": [(3, 64)],
         "resnet8-4": [(3, 16)],
+        "lenet": [(3, 120), (3, 84)],
+        "mobile": [(3, 32)],
+        "mobile-4-8": [(3, 8)],
+        "cnn-8-16@24": [(3, 16 * (shape[1] // 4) ** 2), (3, 24)],
+        "resnet8-4@24": [(3, 16), (3, 24)],
     }
     assert widths == expected[name]
     assert model.predict(model.init(stream()), images(0, shape)).logits.shape == (0, 7)
@@ -149,6 +168,67 @@ def test_a_cnn_is_a_sequence_of_torchs_layers():
     outputs = model.predict(params, x)
     torch.testing.assert_close(outputs.logits, module(x).detach())
     torch.testing.assert_close(outputs.hidden[0], module[:9](x).detach())
+
+
+def moved(model):
+    """Parameters away from their start, where norms are 1 and 0."""
+    drawn = model.init(stream())
+    return {k: v + 0.1 * torch.rand(v.shape, generator=stream(1)) for k, v in drawn.items()}
+
+
+def filled(module, params, names):
+    """The module with parameters in the order in which it names its own."""
+    with torch.no_grad():
+        for parameter, name in zip(module.parameters(), names, strict=True):
+            parameter.copy_(params[name])
+    return module
+
+
+def normed(name):
+    return [f"{name}.weight", f"{name}.norm.weight", f"{name}.norm.bias"]
+
+
+def test_a_lenet_is_a_sequence_of_torchs_layers():
+    model = lenet((3, 9, 9), 5)
+    module = nn.Sequential(
+        nn.Conv2d(3, 6, 5, padding=2, bias=False), nn.GroupNorm(2, 6), nn.MaxPool2d(2), nn.ReLU(),
+        nn.Conv2d(6, 16, 5, padding=2, bias=False), nn.GroupNorm(4, 16), nn.MaxPool2d(2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(64, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(),
+        nn.Linear(84, 5),
+    )  # fmt: skip
+    names = [*normed("conv0"), *normed("conv1")]
+    names += [
+        f"{name}.{kind}" for name in ("layer0", "layer1", "head") for kind in ("weight", "bias")
+    ]
+    params, x = moved(model), images(6, (3, 9, 9))
+    expected = filled(module, params, names)(x).detach()
+    torch.testing.assert_close(model.predict(params, x).logits, expected)
+
+
+def test_a_mobile_network_is_a_sequence_of_torchs_layers():
+    model = mobile((3, 9, 9), 5, (6, 8))
+    module = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.GroupNorm(2, 6), nn.ReLU(),
+        nn.Conv2d(6, 6, 3, 2, padding=1, groups=6, bias=False), nn.GroupNorm(2, 6), nn.ReLU(),
+        nn.Conv2d(6, 6, 1, bias=False), nn.GroupNorm(2, 6), nn.ReLU(),
+        nn.Conv2d(6, 6, 3, 2, padding=1, groups=6, bias=False), nn.GroupNorm(2, 6), nn.ReLU(),
+        nn.Conv2d(6, 8, 1, bias=False), nn.GroupNorm(4, 8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+    layers = ["stem", "pair0.deep", "pair0.wide", "pair1.deep", "pair1.wide"]
+    names = [key for layer in layers for key in normed(layer)] + ["head.weight", "head.bias"]
+    params, x = moved(model), images(6, (3, 9, 9))
+    expected = filled(module, params, names)(x).detach()
+    torch.testing.assert_close(model.predict(params, x).logits, expected)
+
+
+def test_features_of_a_width_are_a_layer_more():
+    model, plain = build("mlp-9@8", (4,), 3), mlp((4,), 3, (9, 8))
+    params, x = moved(model), images(6, (4,))
+    same = dict(zip(plain.init(stream()), params.values(), strict=True))
+    one, other = model.predict(params, x), plain.predict(same, x)
+    torch.testing.assert_close(one.logits, other.logits)
+    torch.testing.assert_close(one.hidden, other.hidden)
 
 
 def test_a_residual_block_by_torch():
@@ -269,14 +349,18 @@ def test_dropout_that_drops_nothing_and_norms_without_memory_are_fine():
 
 
 def test_a_name_is_the_family_and_its_sizes():
-    assert names() == ("mlp", "cnn", "resnet8")
+    assert names() == ("mlp", "cnn", "lenet", "mobile", "resnet8")
+    assert size(build("mobile-6-8", (1, 8, 8), 3)) == size(mobile((1, 8, 8), 3, (6, 8)))
+    assert size(build("mlp-9@8", (4,), 3)) == size(mlp((4,), 3, (9, 8)))
     assert size(build("mlp-9-8", (4,), 3)) == size(mlp((4,), 3, (9, 8)))
     assert size(build("cnn-8", (1, 8, 8), 3)) == size(cnn((1, 8, 8), 3, (8,)))
     assert size(build("resnet8-4", (1, 8, 8), 3)) == size(resnet8((1, 8, 8), 3, 4))
 
 
 @pytest.mark.parametrize(
-    "name", ["", "mlpp", "resnet", "mlp-", "mlp-0", "mlp-x", "cnn--8", "resnet8-8-8", "mlp-²"]
+    "name",
+    ["", "mlpp", "resnet", "mlp-", "mlp-0", "mlp-x", "cnn--8", "resnet8-8-8", "mlp-²", "lenet-6"]
+    + ["cnn@", "cnn@x", "cnn@0", "@8", "cnn@8@8"],
 )
 def test_a_name_that_is_none_is_an_error_that_lists_the_models(name):
     with pytest.raises(ValueError, match=f"unknown model '{name}'; .*mlp-128-64 .*resnet8-32"):
@@ -309,15 +393,21 @@ def stacked_forms(name):
     """Every form of a network for a stack: its own, and those for other devices."""
     model = build(name, (1, 8, 8), 5)
     forms = {"own": model.predict.stack}
-    if name.startswith("cnn"):
+    if name == "cnn-4-6":
         forms["grouped"] = partial(stacks.cnn, convolutions=["conv0", "conv1"])
+    if name == "lenet":
+        forms["grouped"] = stacks.lenet
+    if name.startswith("mobile"):
+        forms["grouped"] = partial(stacks.mobile, pairs=["pair0", "pair1"])
     if name.startswith("resnet8"):
         forms["grouped"] = partial(stacks.resnet8, blocks=["block0", "block1", "block2"])
     return model, forms
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("name", ["mlp-6", "mlp-7-6", "cnn-4-6", "resnet8-4"])
+@pytest.mark.parametrize(
+    "name", ["mlp-6", "mlp-7-6", "cnn-4-6", "resnet8-4", "lenet", "mobile-4-6", "cnn-4-6@7"]
+)
 def test_every_form_for_a_stack_is_the_form_for_one(name, shared, double):
     model, forms = stacked_forms(name)
     each = [model.init(generator(seed, "stack")) for seed in range(3)]

@@ -7,7 +7,16 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedkd.data.partition import PARTITIONS, dirichlet, iid, partition, quantity, shards
+from fedkd.data.partition import (
+    PARTITIONS,
+    dirichlet,
+    iid,
+    natural,
+    partition,
+    pathological,
+    quantity,
+    shards,
+)
 
 
 def stream(seed=0):
@@ -16,6 +25,11 @@ def stream(seed=0):
 
 def balanced(count, classes=10):
     return torch.arange(count) % classes
+
+
+def deal(name, labels, clients, generator, alpha=0.5):
+    """By the partition of a name; natural domains are the labels."""
+    return partition(name, labels, clients, generator, alpha, 2, 2, labels)
 
 
 def counts(labels, parts, classes=10):
@@ -39,17 +53,20 @@ def test_every_row_is_dealt_out_exactly_once(name, count, classes, clients, alph
     shard = 2
     assume(count >= clients * shard)
     labels = torch.randint(classes, (count,), generator=stream(seed))
-    parts = partition(name, labels, clients, stream(seed), alpha, shard)
+    more = (len(labels.unique()), labels)
+    if name in ("pathological", "natural"):  # each client is to have some of each label
+        assume(int(torch.bincount(labels)[labels.unique()].min()) >= clients)
+    parts = partition(name, labels, clients, stream(seed), alpha, shard, *more)
     assert len(parts) == clients
     assert_each_once(parts, count)
     assert min(len(part) for part in parts) >= 1
-    again = partition(name, labels, clients, stream(seed), alpha, shard)
+    again = partition(name, labels, clients, stream(seed), alpha, shard, *more)
     assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
 
 
 @pytest.mark.parametrize("name", sorted(PARTITIONS))
 def test_seeds_differ(name):
-    one, other = (partition(name, balanced(200), 5, stream(s), 0.5, 2) for s in (0, 1))
+    one, other = (deal(name, balanced(200), 5, stream(s)) for s in (0, 1))
     assert any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -129,7 +146,8 @@ def test_the_draw_of_200_clients_that_others_never_finish_ends():
 @pytest.mark.parametrize("name", sorted(PARTITIONS))
 def test_which_examples_of_a_label_a_client_gets_is_drawn_too(name):
     # One label: unshuffled, client 0 would get the first rows, in their order.
-    (first, *_) = partition(name, torch.zeros(400, dtype=torch.long), 4, stream(), 100.0, 2)
+    labels = torch.zeros(400, dtype=torch.long)
+    (first, *_) = partition(name, labels, 4, stream(), 100.0, 2, 1, labels)
     assert first.tolist() != sorted(first.tolist())
     assert first.max() > 2 * len(first)
 
@@ -163,15 +181,61 @@ def test_quantity_differs_and_labels_do_not():
     assert (shares[sizes > 1000] - 0.1).abs().max() < 0.04
 
 
+# Pathological and natural
+
+
+@given(st.integers(1, 30), st.integers(1, 10), st.integers(0, 99))
+def test_each_client_has_exactly_so_many_labels_and_each_label_an_owner(clients, classes, seed):
+    assume(clients * classes >= 10)
+    labels = balanced(1000)
+    parts = pathological(labels, clients, stream(seed), classes)
+    assert_each_once(parts, 1000)
+    held = counts(labels, parts) > 0
+    assert (held.sum(dim=1) == classes).all()
+    owners = held.sum(dim=0)
+    assert owners.max() - owners.min() <= 1
+    for label, number in enumerate(owners.tolist()):  # and they share it evenly
+        sizes = counts(labels, parts)[:, label]
+        assert set(sizes[sizes > 0].tolist()) <= {100 // number, -(-100 // number)}
+
+
+def test_pathological_requests_that_cannot_be_are_errors():
+    with pytest.raises(
+        ValueError, match="11 classes for each client .* there are 10; take 1 to 10"
+    ):
+        pathological(balanced(100), 5, stream(), 11)
+    with pytest.raises(ValueError, match="4 clients of 2 classes each would leave .* 2 classes"):
+        pathological(balanced(100), 4, stream(), 2)
+    with pytest.raises(ValueError, match="class 0 has 1 examples for 2 clients"):
+        pathological(torch.tensor([0, 1, 1, 1]), 2, stream(), 2)
+
+
+def test_a_client_is_a_domain_or_a_part_of_one_or_a_few():
+    domains = torch.tensor([5] * 6 + [7] * 4 + [9] * 2)
+
+    def seen(clients):
+        parts = natural(domains, clients, stream())
+        assert_each_once(parts, 12)
+        return [sorted(domains[part].tolist()) for part in parts]
+
+    assert seen(3) == [[5] * 6, [7] * 4, [9] * 2]
+    assert seen(2) == [[5] * 6 + [9] * 2, [7] * 4]  # domains 0 and 2 go to client 0
+    assert seen(5) == [[5] * 3, [7] * 2, [9] * 2, [5] * 3, [7] * 2]
+    with pytest.raises(ValueError, match="domain 9 has 2 examples for 3 clients"):
+        natural(domains, 9, stream())
+    with pytest.raises(ValueError, match="natural: of these data it is not known .* take fsdd"):
+        partition("natural", balanced(10), 2, stream(), 0.5, 2)
+
+
 # Errors
 
 
 @pytest.mark.parametrize("name", sorted(PARTITIONS))
 def test_no_clients_and_too_few_examples_are_errors(name):
     with pytest.raises(ValueError, match="number of clients must be at least 1, got 0"):
-        partition(name, balanced(10), 0, stream(), 0.5, 2)
+        deal(name, balanced(10), 0, stream())
     with pytest.raises(ValueError, match="take fewer clients, or more private examples"):
-        partition(name, balanced(10), 11, stream(), 0.5, 2)
+        deal(name, balanced(10), 11, stream())
 
 
 @pytest.mark.parametrize("deal", [dirichlet, quantity])

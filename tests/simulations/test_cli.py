@@ -165,6 +165,7 @@ WRONG = {
     "rounds": (["fed", "fd", "--rounds", "-3"], "rounds must be at least 1, got -3"),
     "no number": (["fed", "fd", "--rounds", "x"], "'x' is not a valid integer"),
     "model": (["fed", "fd", "--models", "mlp,cnm"], "unknown model 'cnm'; did you mean 'cnn'?"),
+    "features": (["fed", "fedproto"], "give all models one width by the end of their names"),
     "pools": (["fed", "fd", "--private", "1500", "--public", "900"], "1500 private, 900 public"),
     "fault": (["fed", "fd", "--corrupt", "7:nan"], "client from 0 to 4"),
     "gpus": (["fed", "fd", "--gpus", "99"], "gpus is 99, and this machine has"),

@@ -5,6 +5,7 @@ import pytest
 from fedkd import algorithms
 from fedkd.algorithms.dsfl import DSFL
 from fedkd.algorithms.feddf import FedDF
+from fedkd.clock import Clock
 from simulations import config, grid, scheduler
 from simulations.config import FedExperiment
 from simulations.settings import leaves, updated, values
@@ -127,6 +128,8 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else():
         "compression": "float16",
         "corrupt": "0:nan",
         "fraction": 0.5,
+        "topology": "ring",
+        "clock": Clock(dropout=0.1),
     }
     for field in dataclasses.fields(FedExperiment):
         other = others.get(field.name, getattr(one, field.name))

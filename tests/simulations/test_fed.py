@@ -9,7 +9,7 @@ from simulations import fed
 from simulations.config import FedExperiment
 from simulations.store import finite
 
-SMALL = dict(clients=3, private=60, public=20, test=40, rounds=3, models=("mlp-8", "mlp-9"))
+SMALL = dict(clients=3, private=60, public=20, test=40, rounds=3, models=("mlp-8", "mlp-9-8"))
 
 
 def timeless(records):
@@ -34,7 +34,7 @@ def test_every_algorithm_runs_to_a_record_of_the_run(name):
     assert last["accuracy"] == pytest.approx(statistics.fmean(last["clients"]["accuracy"]))
     assert last["accuracy_std"] == pytest.approx(statistics.stdev(last["clients"]["accuracy"]))
     assert last["accuracy_min"] == min(last["clients"]["accuracy"])
-    assert last["clients"]["group"] == ["mlp-8", "mlp-9", "mlp-8"]
+    assert last["clients"]["group"] == ["mlp-8", "mlp-9-8", "mlp-8"]
     assert (end["method"], end["data"], end["seed"]) == (name, "digits", 0)
     assert end["protocol"] == "3 clients, dirichlet 0.3, 3 rounds"
 
@@ -69,7 +69,12 @@ def test_a_share_of_the_clients_takes_part():
 
 @pytest.mark.parametrize("name", PARTITIONS)
 def test_every_partition_can_be_asked_for(name):
-    assert len(fed.prepare(experiment(partition=name)).clients) == 3
+    more = dict(partition=name, classes_per_client=4)
+    if name == "natural":
+        with pytest.raises(ValueError, match="not known where each example is from; take fsdd"):
+            fed.prepare(experiment(**more))
+    else:
+        assert len(fed.prepare(experiment(**more)).clients) == 3
 
 
 @pytest.mark.parametrize(
@@ -82,11 +87,39 @@ def test_every_partition_can_be_asked_for(name):
         (dict(models=("mpl",)), "unknown model 'mpl'; did you mean 'mlp'"),
         (dict(models=()), "name at least one architecture"),
         (dict(public=0), "FedMD needs public examples"),
+        (dict(absent_classes=10), "10 absent classes: the data set has 10"),
+        (dict(partition="pathological"), "3 clients of 2 classes each would leave"),
+        (dict(partition="pathological", classes_per_client=11), "take 1 to 10"),
     ],
 )
 def test_what_cannot_run_is_refused_before_it_starts(settings, message):
     with pytest.raises(ValueError, match=message):
         fed.prepare(experiment(**settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(clients=3, private=3),  # one example each
+        dict(rotations=4, clients=4),
+        dict(rotations=2, partition="pathological", classes_per_client=4),
+        dict(absent_classes=3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["fedmd", "fd"])
+def test_extreme_data_are_no_trouble(name, settings):
+    *rounds, end = fed.run(experiment(name, **settings))
+    assert not any(record["rejected"] or record["failed"] for record in rounds)
+    assert 0 <= end["metrics"]["accuracy"] <= 1
+    assert finite([*rounds, end]) == [*rounds, end]
+
+
+def test_what_shifts_the_data_is_part_of_the_protocol():
+    ((*_, end),) = [fed.run(experiment(rotations=2, absent_classes=1))]
+    assert end["protocol"] == (
+        "3 clients, dirichlet 0.3, 1 classes that nobody holds, 2 rotations, 3 rounds"
+    )
 
 
 def test_what_makes_no_experiment_is_refused():
@@ -95,6 +128,9 @@ def test_what_makes_no_experiment_is_refused():
         (dict(rounds=-2), "rounds must be at least 1"),
         (dict(alpha=0.0), "alpha must be positive"),
         (dict(fraction=1.5), "fraction must be in"),
+        (dict(rotations=3), "rotations must be 1, 2 or 4"),
+        (dict(absent_classes=-1), "absent_classes must be at least 0, got -1"),
+        (dict(classes_per_client=0), "classes_per_client must be at least 1"),
         (dict(corrupt="3:nan"), "client from 0 to 2"),
         (dict(corrupt="1:bad"), "one of nan, inf"),
     ]:

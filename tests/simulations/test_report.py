@@ -12,7 +12,7 @@ import scipy.stats
 
 from simulations import store
 from simulations.report import comma_separated, facts, html, markdown, sections, write_report
-from simulations.tables import results, tables
+from simulations.tables import results, rounds_to, tables
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FED = {"kind": "fed", "data": "digits", "protocol": "2 clients, iid, 2 rounds"}
@@ -143,6 +143,19 @@ class TestTables:
         assert row["Accuracy, global test set (%)"] == "60.0"
         assert row["the same, minus local (points)"] == "+10.0"
         assert row["Sent up"] == "246 B"
+
+    def test_rounds_to_nine_tenths_of_the_best(self, fed):
+        # Best 0.8 in round 4, nine tenths of which are 0.72: round 3, and not the last, which is
+        # worse again. Rounds without an evaluation, or with a model that diverged, do not count.
+        accuracies = {1: 0.5, 3: 0.75, 4: 0.8, 5: None, 6: 0.7}
+        curve = [{"record": "round", "round": i, "accuracy": a} for i, a in accuracies.items()]
+        curve.insert(1, {"record": "round", "round": 2})
+        assert rounds_to(0.9, curve) == 3
+        assert rounds_to(1.0, curve) == 4
+        assert rounds_to(0.9, []) is None
+        assert rounds_to(0.9, [{"record": "epoch", "epoch": 1, "accuracy": 0.5}]) is None
+        (table,) = tables(store.load(fed))
+        assert cells(table, "fedmd")["Rounds to 90% of the best"] == "2.0 ± 0.0"
 
     def test_bytes_in_readable_units(self, fed):
         (table,) = tables(store.load(fed))

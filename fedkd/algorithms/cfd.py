@@ -1,0 +1,146 @@
+"""CFD: consensus by votes, in a few bits, and a student at the server."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedkd.algorithms.fedavg import of_group
+from fedkd.channel import Stage
+from fedkd.compression import CONSENSUS, argmax, deflate, delta, simplex
+from fedkd.consensus import digest, mean_of, predictions_claim, soft
+from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
+from knowledge.batches import Examples, draw
+from knowledge.outputs import Outputs
+from knowledge.randomness import generator as stream
+from knowledge.response import cross_entropy
+from knowledge.training import Batches, Params, Predict, Training, fit, logits_of
+
+MODEL = "model"
+
+
+@dataclass(frozen=True)
+class CFD(Algorithm):
+    """Compressed federated distillation.
+
+    Felix Sattler, Arturo Marban, Roman Rischke, Wojciech Samek. "CFD: Communication-Efficient
+    Federated Distillation via Soft-Label Quantization and Delta Coding". IEEE Transactions on
+    Network Science and Engineering 2022. https://arxiv.org/abs/2012.00632
+
+    Client: digest, CE(q, f(public)); train, CE(y, f(private)); upload Q_up(softmax(f(public))).
+    Server: its own model g <- argmin CE(mean_k p_k, g(public)); broadcast q = Q_down(softmax(
+    g(public))). That both ends distil is the paper's dual distillation. Q_b takes the nearest
+    distribution on a grid of 2^b - 1 steps; with one bit, the likeliest class.
+    Up: P ceil(log2 C) bits for one bit, b C P for b bits, in the place of 4 C P bytes; less what
+    delta and entropy coding save.
+    Down: b C P bits, less what entropy coding saves. With each message, a header of some 20 bytes.
+
+    Conventions: up, a code is sent as its difference from the code of the consensus of the last
+    round (`fedkd.compression.delta`), where the paper takes the client's own last upload; down, no
+    differences are sent, so that a client that was away misses nothing. zlib codes what is left.
+    The server's model is of the architecture with the most parameters, and goes on from round to
+    round, trained at the server's own pace (`server`). The coding is the last
+    stage of whatever channel there is; all public examples are asked about in every round, without
+    the paper's active selection. The model in use is the one that has digested the newest q.
+    """
+
+    distill: Training = Training(learning_rate=0.5, epochs=3)
+    server: Training = Training("adam", learning_rate=1e-3, epochs=30)
+    bits_up: int = 1
+    bits_down: int = 8
+
+    properties = Properties(
+        public="unlabelled",
+        up="predictions for public examples, in a few bits",
+        down="the server model's predictions for them, in a few bits",
+        architectures="any",
+        sum_suffices=True,
+        server_learns="the client's quantised predictions for public examples",
+    )
+
+    def __post_init__(self) -> None:
+        for bits in (self.bits_up, self.bits_down):
+            if not 1 <= bits <= 8:
+                raise ValueError(f"bits_up and bits_down must be from 1 to 8, got {bits}")
+
+    @property
+    def public_training(self) -> Training:
+        """How clients distil."""
+        return self.distill
+
+    @property
+    def uplink(self) -> tuple[Stage, ...]:
+        """Q_up, differences, entropy coding."""
+        return delta(argmax() if self.bits_up == 1 else simplex(self.bits_up), CONSENSUS), deflate()
+
+    @property
+    def downlink(self) -> tuple[Stage, ...]:
+        """Q_down, entropy coding."""
+        return argmax() if self.bits_down == 1 else simplex(self.bits_down), deflate()
+
+    def init(self, task: Task, generator: torch.Generator) -> Server:
+        """The server's model, untrained, and the seed of its shuffles."""
+        params = task.models[largest(task)].init(generator)
+        seed = torch.randint(2**62, (1,), generator=generator)
+        counted = {"seed": seed, "round": torch.zeros(1, dtype=torch.long)}
+        return counted | {f"{MODEL}/{name}": value for name, value in params.items()}
+
+    def broadcast(self, server: Server, client: int, group: str) -> Message:
+        """What the server's model says, the same for all."""
+        return {"consensus": server["consensus"]} if "consensus" in server else {}
+
+    def client_update(
+        self,
+        predict: Predict,
+        params: Params,
+        received: Message,
+        private: Batches,
+        public: Public | None,
+    ) -> tuple[Params, Upload]:
+        """Distil, train, predict."""
+        assert public is not None
+
+        def loss(outputs: Outputs, y: Tensor) -> Tensor:
+            return cross_entropy(outputs.logits, y)
+
+        params = self.deploy(predict, params, received, public)
+        params = fit(predict, params, private, self.local, loss)
+        logits = logits_of(predict, params, public.x, public.rows)
+        return params, Upload({"probabilities": logits.softmax(dim=-1)}, private.size)
+
+    def deploy(
+        self, predict: Predict, params: Params, received: Message, public: Public | None
+    ) -> Params:
+        """The student of the server's model."""
+        if not received or public is None:
+            return params
+        return digest(predict, params, received, public, self.distill)
+
+    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+        """A distribution for each public example."""
+        return predictions_claim(task, None)
+
+    def server_update(
+        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    ) -> Server:
+        """Distil the mean of the votes into the server's model, and let that speak."""
+        assert public is not None
+        votes = mean_of(uploads, "probabilities", public.x.dtype)
+        shuffles = stream(int(server["seed"]), "shuffle", int(server["round"]))
+        lesson = draw(Examples(public.x, votes, public.rows), self.server, shuffles)
+        predict = task.models[largest(task)].predict
+        params = fit(predict, of_group(server, MODEL), lesson, self.server, soft)
+        consensus = logits_of(predict, params, public.x, public.rows).softmax(dim=-1)
+        after = {"consensus": consensus, "round": server["round"] + 1}
+        return server | after | {f"{MODEL}/{name}": value for name, value in params.items()}
+
+
+def largest(task: Task) -> str:
+    """The architecture with the most parameters; of equals, the last by name."""
+
+    def size(group: str) -> int:
+        initial = task.models[group].init(torch.Generator().manual_seed(0))
+        return sum(value.numel() for value in initial.values())
+
+    return max(sorted(task.models), key=lambda group: (size(group), group))

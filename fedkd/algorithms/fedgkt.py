@@ -1,0 +1,166 @@
+"""FedGKT: small networks at the clients, a large one at the server, which learn from each other."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedkd.algorithms.fedavg import of_group
+from fedkd.core import (
+    Algorithm,
+    Claim,
+    Message,
+    Properties,
+    Public,
+    Received,
+    Server,
+    Task,
+    Upload,
+)
+from fedkd.shown import (
+    SHOWN,
+    claims_by_example,
+    features_and_logits,
+    network_on_features,
+    own_examples,
+    with_teacher,
+)
+from knowledge.batches import Examples, draw
+from knowledge.outputs import Outputs
+from knowledge.randomness import generator as stream
+from knowledge.response import cross_entropy, kl
+from knowledge.training import Batches, Params, Predict, Training, fit, logits_of
+
+
+@dataclass(frozen=True)
+class FedGKT(Algorithm):
+    """Group knowledge transfer.
+
+    Chaoyang He, Murali Annavaram, Salman Avestimehr. "Group Knowledge Transfer: Federated Learning
+    of Large CNNs at the Edge". NeurIPS 2020. https://arxiv.org/abs/2007.14513
+
+    Client: CE(y, z_c) + a T^2 KL(softmax(z_s / T) || softmax(z_c / T)) with the server's logits
+    z_s for its own examples; upload, for every private example, the features h, the logits z_c and
+    the label y. Server: a network on features, T^2 KL(softmax(z_c / T) || softmax(z_s / T)) +
+    a CE(y, z_s), with a = `loss_weight`; send back z_s for each example.
+    Up: (4 D + 4 C + 4) bytes for each private example. Down: 4 C bytes for each.
+
+    Conventions: features are the last hidden layer that a client's model shows, a vector, and not a
+    map; the server's network on them is a multi-layer perceptron of two hidden layers, one network
+    for each architecture of clients. Both ends name an example by its place among the client's
+    own, in an order that no shuffle touches: the logits that come back are those of that very
+    example. What is measured is the clients' own networks; the paper measures the features of a
+    client under the server's network. Clients not in a round keep the logits that they last got.
+    """
+
+    server: Training = Training("adam", learning_rate=1e-3, epochs=5, batch_size=64)
+    server_width: int = 128
+    loss_weight: float = 1.0
+    temperature: float = 3.0
+
+    properties = Properties(
+        public="none",
+        up="features, logits and label of every private example",
+        down="the server's logits for each of them",
+        architectures="any",
+        sum_suffices=False,
+        server_learns="features, label and the client's logits of every private example",
+    )
+
+    def __post_init__(self) -> None:
+        if self.server_width < 1 or not self.loss_weight >= 0 or not self.temperature > 0:
+            given = f"{self.server_width}, {self.loss_weight} and {self.temperature}"
+            wanted = "server_width must be >= 1, loss_weight >= 0, temperature > 0"
+            raise ValueError(f"{wanted}, got {given}")
+
+    def check(self, task: Task) -> None:
+        """The models have to show features."""
+        for group in task.models:
+            claims_by_example(task, group)
+
+    def init(self, task: Task, generator: torch.Generator) -> Server:
+        """A network for the features of each architecture, and the seed of their shuffles."""
+        server = {
+            "seed": torch.randint(2**62, (1,), generator=generator),
+            "round": torch.zeros(1, dtype=torch.long),
+        }
+        for group in sorted(task.models):
+            params = network_on_features(task, group, self.server_width).init(generator)
+            server |= {f"net/{group}/{name}": value for name, value in params.items()}
+        return server
+
+    def broadcast(self, server: Server, client: int, group: str) -> Message:
+        """The server's logits for the client's examples, in the order of `own_examples`."""
+        key = f"logits/{client}"
+        return {"logits": server[key]} if key in server else {}
+
+    def client_update(
+        self,
+        predict: Predict,
+        params: Params,
+        received: Message,
+        private: Batches,
+        public: Public | None,
+    ) -> tuple[Params, Upload]:
+        """Train, with the server as a teacher once it has spoken; show what came out."""
+
+        def loss(outputs: Outputs, y: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+            if isinstance(y, Tensor):
+                return cross_entropy(outputs.logits, y)
+            taught = kl(outputs.logits, y[1], self.temperature)
+            return cross_entropy(outputs.logits, y[0]) + self.loss_weight * taught
+
+        examples, spare, held = own_examples(private, self.local.epochs)
+        lesson = with_teacher(private, examples, received["logits"]) if received else private
+        params = fit(predict, params, lesson, self.local, loss)
+        shown = torch.where(held > 0, examples, spare)
+        hidden, logits = features_and_logits(predict, params, private.x, shown)
+        payload = dict(zip(SHOWN, (hidden, logits, private.y[shown].int()), strict=True))
+        return params, Upload(payload, private.size, rows=held)
+
+    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+        """Of as many examples as the client has: vectors, logits, labels."""
+        return claims_by_example(task, group)
+
+    def server_update(
+        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    ) -> Server:
+        """Train on everybody's features, architecture by architecture, and say what came out."""
+        lots: dict[str, dict[int, list[Tensor]]] = {}
+        for upload in uploads:
+            assert upload.rows is not None
+            parts = [upload.payload[key][upload.rows.bool()] for key in SHOWN]
+            lots.setdefault(upload.group, {})[upload.client] = parts
+        after = server | {"round": server["round"] + 1}
+        for group in sorted(lots):
+            shuffles = stream(int(server["seed"]), "shuffle", int(server["round"]), group)
+            after |= self._taught(task, after, group, lots[group], shuffles)
+        return after
+
+    def _taught(
+        self,
+        task: Task,
+        server: Server,
+        group: str,
+        lots: dict[int, list[Tensor]],
+        shuffles: torch.Generator,
+    ) -> Server:
+        """One network after a round, and its logits for each client that has examples."""
+        hidden, logits, labels = map(torch.cat, zip(*lots.values(), strict=True))
+        if not len(labels):
+            return {}
+
+        def loss(outputs: Outputs, y: tuple[Tensor, Tensor]) -> Tensor:
+            taught = kl(outputs.logits, y[1], self.temperature)
+            return taught + self.loss_weight * cross_entropy(outputs.logits, y[0])
+
+        everything = torch.arange(len(labels))
+        lesson = draw(Examples(hidden, labels.long(), everything), self.server, shuffles)
+        predict = network_on_features(task, group, self.server_width).predict
+        params = of_group(server, f"net/{group}")
+        params = fit(predict, params, lesson._replace(y=(lesson.y, logits)), self.server, loss)
+        said = logits_of(predict, params, hidden, everything)
+        parts = torch.split(said, [len(lot[0]) for lot in lots.values()])
+        mine = {f"logits/{k}": part for k, part in zip(lots, parts, strict=True) if len(part)}
+        return mine | {f"net/{group}/{name}": value for name, value in params.items()}

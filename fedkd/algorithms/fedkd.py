@@ -1,0 +1,153 @@
+"""FedKD: a mentor that stays and a mentee that is shared, whose updates go up with few ranks."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedkd.algorithms.fedavg import average_by_group, of_group
+from fedkd.channel import Stage
+from fedkd.compression.low_rank import by_broadcast
+from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
+from fedkd.pairs import (
+    OWN,
+    SHARED,
+    joined,
+    pair,
+    part,
+    shared_claims,
+    shared_model,
+    shared_predict,
+)
+from knowledge.outputs import Outputs
+from knowledge.response import cross_entropy, kl
+from knowledge.training import Batches, Network, Params, Predict, fit
+
+FLOOR = 0.1  # of what the distillation is divided by, which otherwise vanishes as models get good
+
+
+@dataclass(frozen=True)
+class FedKD(Algorithm):
+    """Communication-efficient federated learning via knowledge distillation.
+
+    Chuhan Wu, Fangzhao Wu, Lingjuan Lyu, Yongfeng Huang, Xing Xie. "Communication-efficient
+    federated learning via knowledge distillation". Nature Communications 13, 2022.
+    https://arxiv.org/abs/2108.13323
+
+    Client: its mentor f and the shared mentee g, with features h_f and h_g, are trained at once on
+        CE(y, f) + KL(g || f) / (CE(y, f) + CE(y, g)) for the mentor,
+        CE(y, g) + KL(f || g) / (CE(y, f) + CE(y, g)) for the mentee,
+        mean_d (h_f - V h_g)_d^2 / (CE(y, f) + CE(y, g)) for both and for the map V,
+    and it sends the mentee's update by its largest singular triplets: the least K with
+    sum_{i <= K} s_i^2 >= T sum_i s_i^2, where T goes from `energy_start` to `energy_end` in
+    `ramp` rounds. Server: mentee + the mean update by number of examples.
+    Up: 4 K (O + I) bytes for a matrix (O, I), 4 O I where that is less, and 4 W for vectors; one
+    triplet at least. Down: the mentee, 4 W bytes, and T.
+
+    Conventions: in each KL the peer is a constant, summed over the classes; so is the divisor,
+    which is taken for each example, and is FLOOR at least. V starts each round as the identity, and
+    attention is not compared. Updates are factored, not parameters; a kernel (o, c, k, k) is a
+    matrix (o, c k k). The server sends the mentee whole: the paper's factors of the mean update are
+    of no use to those who missed a round. A sum of updates would do for the server, but not a sum
+    of the factors in which they are sent. The model in use is the mentor.
+    """
+
+    mentee: str = "mlp"
+    energy_start: float = 0.95
+    energy_end: float = 0.98
+    ramp: int = 100
+
+    properties = Properties(
+        public="none",
+        up="the largest singular triplets of the shared model's update",
+        down="the shared model's parameters",
+        architectures="any",
+        sum_suffices=True,
+        server_learns="most of the shared model's update, and the number of the client's examples",
+    )
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.energy_start <= 1 and 0 <= self.energy_end <= 1):
+            raise ValueError(
+                f"energies are shares between 0 and 1, got {self.energy_start} and "
+                f"{self.energy_end}"
+            )
+        if self.ramp < 1:
+            raise ValueError(f"ramp must be >= 1 round, got {self.ramp}")
+
+    @property
+    def uplink(self) -> tuple[Stage, ...]:
+        """The largest singular triplets, by the energy that the server asks for."""
+        return (by_broadcast("energy"),)
+
+    def check(self, task: Task) -> None:
+        """The mentee can be built."""
+        shared_model(task, self.mentee)
+
+    def init(self, task: Task, generator: torch.Generator) -> Server:
+        """The first mentee."""
+        initial = shared_model(task, self.mentee).init(generator)
+        return {f"mentee/{k}": v for k, v in initial.items()} | {"round": torch.tensor([0])}
+
+    def broadcast(self, server: Server, client: int, group: str) -> Message:
+        """The mentee and the energy to keep, the same for all."""
+        return of_group(server, "mentee") | {"energy": self._energy(server["round"])}
+
+    def client_update(
+        self,
+        predict: Predict,
+        params: Params,
+        received: Message,
+        private: Batches,
+        public: Public | None,
+    ) -> tuple[Params, Upload]:
+        """Let mentor and mentee teach each other, and send what the mentee has learnt."""
+        mentee = {key: value for key, value in received.items() if key != "energy"}
+        both = pair(predict, shared_predict(self.mentee, private.x))
+        start = joined(params, mentee)
+        shown = both(start, private.x[:1]).hidden
+        start["map"] = torch.eye(shown[1].shape[-1], shown[2].shape[-1], dtype=private.x.dtype)
+        trained = fit(_mapped(both), start, private, self.local, _mutual)
+        after = part(trained, SHARED)
+        update = {key: after[key] - before for key, before in mentee.items()}
+        return part(trained, OWN), Upload(update, private.size)
+
+    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+        """The update of every parameter of the mentee, in its shape."""
+        return shared_claims(task, self.mentee)
+
+    def server_update(
+        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    ) -> Server:
+        """Add the mean update to the mentee."""
+        mean = average_by_group(upload._replace(group="mentee") for upload in uploads)
+        moved = {key: server[key] + value for key, value in mean.items()}
+        return server | moved | {"round": server["round"] + 1}
+
+    def _energy(self, number: Tensor) -> Tensor:
+        """T for the round after `number` rounds."""
+        progress = (number / self.ramp).clamp(max=1)
+        return self.energy_start + (self.energy_end - self.energy_start) * progress
+
+
+def _mapped(both: Network) -> Network:
+    """The pair, with the mentee's features as the map turns them."""
+
+    def form(predict: Predict) -> Predict:
+        def mapped(params: Params, x: Tensor) -> Outputs:
+            outputs = predict(params, x)
+            mentee, features, others = outputs.hidden
+            return Outputs(outputs.logits, (mentee, features, others @ params["map"].mT))
+
+        return mapped
+
+    return Network(form(both.one), form(both.stack))
+
+
+def _mutual(outputs: Outputs, y: Tensor) -> Tensor:
+    """The losses of both; the gap of features pulls at either side, as it does in either loss."""
+    mentor, (mentee, features, others) = outputs.logits, outputs.hidden
+    hard, also_hard = cross_entropy(mentor, y), cross_entropy(mentee, y)
+    soft = kl(mentor, mentee) + kl(mentee, mentor) + (features - others).square().mean(dim=-1)
+    return hard + also_hard + soft / (hard + also_hard).detach().clamp(min=FLOOR)

@@ -1,0 +1,55 @@
+"""FedProx: federated averaging whose clients are held near the average."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedkd.algorithms.fedavg import FedAvg
+from fedkd.core import Message, Public, Upload
+from knowledge.outputs import Outputs
+from knowledge.response import cross_entropy
+from knowledge.training import Batches, Params, Predict, fit
+
+
+@dataclass(frozen=True)
+class FedProx(FedAvg):
+    """Federated optimisation in heterogeneous networks, with a proximal term.
+
+    Tian Li, Anit Kumar Sahu, Manzil Zaheer, Maziar Sanjabi, Ameet Talwalkar, Virginia Smith.
+    "Federated Optimization in Heterogeneous Networks". MLSys 2020.
+    https://arxiv.org/abs/1812.06127
+
+    Client: w_k <- argmin mean CE(y, f(x; w)) + mu/2 ||w - w_server||^2 from w_server, with the mean
+    over a mini-batch. Server: w <- sum_k n_k w_k / sum_k n_k.
+    Up and down: all parameters, 4 W bytes each way in float32.
+
+    Conventions: the average is by number of examples, as in FedAvg; the paper draws clients by it
+    instead, and counts each once. All clients do the same number of epochs.
+    """
+
+    mu: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.mu >= 0:
+            raise ValueError(f"mu must be >= 0, got {self.mu}")
+
+    def client_update(
+        self,
+        predict: Predict,
+        params: Params,
+        received: Message,
+        private: Batches,
+        public: Public | None,
+    ) -> tuple[Params, Upload]:
+        """Train from the average, and not far from it."""
+
+        def loss(outputs: Outputs, y: Tensor, start: Params) -> Tensor:
+            return cross_entropy(outputs.logits, y)
+
+        def near(params: Params, y: Tensor, start: Params) -> Tensor:
+            gaps = [(value - start[name]).square().sum() for name, value in params.items()]
+            return self.mu / 2 * torch.stack(gaps).sum()
+
+        params = fit(predict, received, private, self.local, loss, received, penalty=near)
+        return params, Upload(params, private.size)

@@ -1,0 +1,106 @@
+"""FML: each client's own model and a model that all share teach each other."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedkd.algorithms.fedavg import average_by_group, of_group
+from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
+from fedkd.pairs import (
+    OWN,
+    SHARED,
+    joined,
+    pair,
+    part,
+    shared_claims,
+    shared_model,
+    shared_predict,
+)
+from knowledge.outputs import Outputs
+from knowledge.response import cross_entropy, kl
+from knowledge.training import Batches, Params, Predict, fit
+
+
+@dataclass(frozen=True)
+class FML(Algorithm):
+    """Federated mutual learning.
+
+    Tao Shen, Jie Zhang, Xinkang Jia, Fengda Zhang, Gang Huang, Pan Zhou, Kun Kuang, Fei Wu, Chao
+    Wu. "Federated Mutual Learning". 2020. https://arxiv.org/abs/2006.16765
+
+    Client: its own model f of any architecture, and the shared meme g; both are trained at once on
+        a CE(y, f(x)) + (1 - a) KL(g || f)  for the own model, a = `own_weight`,
+        b CE(y, g(x)) + (1 - b) KL(f || g)  for the meme, b = `meme_weight`.
+    Server: the mean of the memes by number of examples.
+    Up and down: the meme's parameters, 4 W bytes each way in float32; the own model never leaves.
+
+    Conventions: in each KL the peer is a constant, summed over the classes, at temperature 1. The
+    model in use is the client's own. The meme's architecture is one of `fedkd.models`.
+    """
+
+    meme: str = "mlp"
+    own_weight: float = 0.5
+    meme_weight: float = 0.5
+
+    properties = Properties(
+        public="none",
+        up="the shared model's parameters",
+        down="the mean of the shared model's parameters",
+        architectures="any",
+        sum_suffices=True,
+        server_learns="the parameters of the shared model as the client trained it, and the number "
+        "of its examples",
+    )
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.own_weight <= 1 and 0 <= self.meme_weight <= 1):
+            raise ValueError(
+                "own_weight and meme_weight are shares between 0 and 1, got "
+                f"{self.own_weight} and {self.meme_weight}"
+            )
+
+    def check(self, task: Task) -> None:
+        """The meme can be built."""
+        shared_model(task, self.meme)
+
+    def init(self, task: Task, generator: torch.Generator) -> Server:
+        """The first meme."""
+        initial = shared_model(task, self.meme).init(generator)
+        return {f"meme/{name}": value for name, value in initial.items()}
+
+    def broadcast(self, server: Server, client: int, group: str) -> Message:
+        """The meme, the same for all."""
+        return of_group(server, "meme")
+
+    def client_update(
+        self,
+        predict: Predict,
+        params: Params,
+        received: Message,
+        private: Batches,
+        public: Public | None,
+    ) -> tuple[Params, Upload]:
+        """Let the own model and the meme learn from the examples and from each other."""
+
+        def loss(outputs: Outputs, y: Tensor) -> Tensor:
+            own, meme = outputs.logits, outputs.hidden[0]
+            a, b = self.own_weight, self.meme_weight
+            of_own = a * cross_entropy(own, y) + (1 - a) * kl(own, meme)
+            of_meme = b * cross_entropy(meme, y) + (1 - b) * kl(meme, own)
+            return of_own + of_meme
+
+        both = pair(predict, shared_predict(self.meme, private.x))
+        trained = fit(both, joined(params, received), private, self.local, loss)
+        return part(trained, OWN), Upload(part(trained, SHARED), private.size)
+
+    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+        """Every parameter of the meme, in its shape."""
+        return shared_claims(task, self.meme)
+
+    def server_update(
+        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    ) -> Server:
+        """Average the memes."""
+        return server | average_by_group(upload._replace(group="meme") for upload in uploads)

@@ -1,0 +1,99 @@
+"""Pooled: all examples in one place; the upper bound that every federation is measured against."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedkd.algorithms.fedavg import FedAvg, of_group
+from fedkd.core import ANY, Claim, Message, Properties, Public, Received, Server, Task, Upload
+from knowledge.outputs import Outputs
+from knowledge.randomness import generator as stream
+from knowledge.response import cross_entropy
+from knowledge.training import Batches, Examples, Params, Predict, draw, fit
+
+
+@dataclass(frozen=True)
+class Pooled(FedAvg):
+    """Training in one place on what all clients send there: their examples.
+
+    The baseline that federated learning avoids, named so in: Brendan McMahan, Eider Moore, Daniel
+    Ramage, Seth Hampson, Blaise Aguera y Arcas. "Communication-Efficient Learning of Deep Networks
+    from Decentralized Data". AISTATS 2017. https://arxiv.org/abs/1602.05629
+
+    Client: sends its examples and their labels. Server: one model for each architecture,
+    w <- argmin sum CE(y, f(x; w)) over the examples of all, from the last w.
+    Up: 4 (D + 1) n_k bytes, in each round. Down: all parameters, 4 W bytes.
+
+    It breaks the one promise of federated learning, that data stay where they are. The server keeps
+    no examples: the cohort sends them again in each round, and the server makes `local.epochs`
+    passes over them.
+    """
+
+    properties = Properties(
+        public="none",
+        up="all examples and their labels",
+        down="all parameters of a model trained on everybody's examples",
+        architectures="any",
+        sum_suffices=False,
+        server_learns="everything: each example of the client, and its label",
+    )
+
+    def init(self, task: Task, generator: torch.Generator) -> Server:
+        """One set of initial parameters for each group, and what the server draws shuffles from."""
+        seed = torch.randint(2**31, (1,), generator=generator)
+        return super().init(task, generator) | {"seed": seed, "round": torch.tensor([0])}
+
+    def client_update(
+        self,
+        predict: Predict,
+        params: Params,
+        received: Message,
+        private: Batches,
+        public: Public | None,
+    ) -> tuple[Params, Upload]:
+        """Send the examples: those of the first epoch, which come before all repetitions."""
+        index = private.order.flatten()
+        first = torch.arange(len(index), device=index.device) < private.size
+        examples = {"x": private.x[index], "y": private.y[index].to(private.x.dtype)}
+        return received, Upload(examples, private.size, rows=first.to(private.x.dtype))
+
+    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+        """As many examples as there are."""
+        return {"x": Claim((ANY, *task.shape), rows=True), "y": Claim((ANY,), rows=True)}
+
+    def check(self, task: Task) -> None:
+        """The shape of an example is known, to tell examples from anything else."""
+        if not task.shape:
+            raise ValueError("Pooled needs the shape of an example; give Task(..., shape=...)")
+
+    def server_update(
+        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    ) -> Server:
+        """Train each architecture on the examples of all."""
+        parts = [_examples(upload, task.num_classes) for upload in uploads]
+        x, y = map(torch.cat, zip(*parts, strict=True))
+        number = server["round"] + 1
+        purpose = int(server["seed"]), "pooled", int(number)
+        batches = draw(Examples(x, y, torch.arange(len(y))), self.local, stream(*purpose))
+
+        def loss(outputs: Outputs, y: Tensor) -> Tensor:
+            return cross_entropy(outputs.logits, y)
+
+        trained = {
+            f"{group}/{name}": value
+            for group in sorted(task.models)
+            for name, value in fit(
+                task.models[group].predict, of_group(server, group), batches, self.local, loss
+            ).items()
+        }
+        return server | trained | {"round": number}
+
+
+def _examples(upload: Received, classes: int) -> tuple[Tensor, Tensor]:
+    """The examples of an upload, but for those whose label is none."""
+    assert upload.rows is not None
+    y = upload.payload["y"]
+    fine = upload.rows.bool() & (y >= 0) & (y < classes)
+    return upload.payload["x"][fine], y[fine].long()

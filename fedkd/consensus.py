@@ -1,0 +1,59 @@
+"""What methods share whose clients agree on the labels of public examples."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from fedkd.core import Claim, Message, Public, Received, Server, Task
+from knowledge.outputs import Outputs
+from knowledge.response import soft_cross_entropy
+from knowledge.training import Params, Predict, Training, fit
+
+
+def check_public_size(public_size: int | None) -> None:
+    """Raise ValueError unless it is None, for all public examples, or a number of them."""
+    if public_size is not None and public_size < 1:
+        raise ValueError(f"public_size must be >= 1, or None for all, got {public_size}")
+
+
+def soft(outputs: Outputs, y: Tensor) -> Tensor:
+    """Cross-entropy towards a consensus of probabilities."""
+    return soft_cross_entropy(outputs.logits, y)
+
+
+def digest(
+    predict: Predict,
+    params: Params,
+    received: Message,
+    public: Public,
+    training: Training,
+    loss: Callable[[Outputs, Tensor], Tensor] = soft,
+) -> Params:
+    """Fit a model to a consensus, (P_r, C), on the public examples it is about."""
+    lesson = public.lesson(received["consensus"], received.get("rows"))
+    return fit(predict, params, lesson, training, loss)
+
+
+def mean_of(uploads: Iterable[Received], key: str, dtype: torch.dtype) -> Tensor:
+    """The mean of a payload tensor over the clients, each counting once; a running float64 sum."""
+    total, count = None, 0
+    for upload in uploads:
+        value = upload.payload[key].double()
+        total, count = value if total is None else total + value, count + 1
+    assert total is not None
+    return (total / count).to(dtype)
+
+
+def consensus_message(consensus: Tensor, public: Public) -> Server:
+    """A consensus, with the rows it is about unless it is about all public examples."""
+    if len(public.rows) == len(public.x):
+        return {"consensus": consensus}
+    return {"consensus": consensus, "rows": public.rows.int()}
+
+
+def predictions_claim(task: Task, public_size: int | None) -> dict[str, Claim]:
+    """A distribution over the classes for each public example of a round."""
+    assert task.public is not None
+    count = min(public_size or len(task.public), len(task.public))
+    return {"probabilities": Claim((count, task.num_classes), simplex=True)}

@@ -1,0 +1,238 @@
+"""A federation on a virtual clock, round by round; `fedkd.clock` says what takes how long."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedkd.channel import Channel, weigh
+from fedkd.clock import Arrival, Clock, Device, closing, seconds
+from fedkd.core import Algorithm, Client, Message, Public, Task, Upload
+from fedkd.engines.sequential import sequential
+from fedkd.federation import (
+    Engine,
+    Opening,
+    Round,
+    check_federation,
+    check_somebody,
+    close_round,
+    open_round,
+    private_of,
+    public_of,
+    read_all,
+    send_all,
+)
+from fedkd.sampling import Sample, everyone
+from knowledge.randomness import generator
+from knowledge.training import Batches, Params
+
+STATE = "clock/"  # where `pack` keeps what is under way
+
+
+class Pending(NamedTuple):
+    """A client that is not done yet, and what it will have when it is.
+
+    Attributes:
+        arrival: of its upload.
+        params, upload: its new parameters, and its upload as sent.
+        told: the broadcast that it answers, as sent.
+    """
+
+    arrival: Arrival
+    params: Params
+    upload: Upload
+    told: Message
+
+
+@dataclass(frozen=True)
+class Moment(Round):
+    """A round, and where the clock stands after it.
+
+    Attributes:
+        now: seconds since the start.
+        pending: client number -> what it is still at; it has its old parameters until then.
+        stale: client number -> how many rounds late its upload was that counted in this one.
+        late: clients whose upload arrived in this round and was too old to count.
+        answered: client number -> the broadcast, perhaps an earlier one, that its upload answers.
+    """
+
+    now: float = 0.0
+    pending: Mapping[int, Pending] = field(default_factory=dict)
+    stale: Mapping[int, int] = field(default_factory=dict)
+    late: tuple[int, ...] = ()
+    answered: Mapping[int, Message] = field(default_factory=dict)
+
+
+def simulate_timed(
+    algorithm: Algorithm,
+    task: Task,
+    clients: Sequence[Client],
+    clock: Clock,
+    *,
+    rounds: int,
+    engine: Engine = sequential,
+    channel: Channel = Channel(),  # noqa: B008  (frozen)
+    sample: Sample = everyone,
+    seed: int = 0,
+    after: Moment | None = None,
+) -> Iterator[Moment]:
+    """`fedkd.federation.simulate` on a virtual clock; the same run where nobody is late or lost.
+
+    What a slow client computes is computed when it is told, and held back until it would be done:
+    engines need to know nothing of time.
+
+    Only clients that have nothing to do are sampled; `after` is a moment of an earlier call. The
+    other arguments are those of `simulate`.
+
+    Raises:
+        ValueError: a federation that cannot run, or late predictions that would be about other
+            public examples than those of the round in which they arrive.
+    """
+    check_federation(algorithm, task, clients)
+    check_clock(algorithm, task, clock)
+    channel = channel.carrying(algorithm)
+    known = clients if after is None else after.clients
+    party = {client.id: client for client in sorted(known, key=lambda client: client.id)}
+    groups = {client.id: client.group for client in party.values()}
+    speed = devices(clock, list(party), seed)
+    server = after.server if after else algorithm.init(task, generator(seed, "server"))
+    now, pending = (after.now, after.pending) if after else (0.0, {})
+    for index in range(after.index + 1 if after else 1, rounds + 1):
+        idle = {number: group for number, group in groups.items() if number not in pending}
+        opening = (
+            open_round(algorithm, server, idle, channel, sample, seed, index)
+            if idle
+            else Opening((), {})
+        )
+        public = public_of(algorithm, task, seed, index)
+        failed = dict.fromkeys(lost(clock, opening.cohort, seed, index), "dropped out")
+        there = [party[number] for number in opening.cohort if number not in failed]
+        read = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
+        inputs = [(read[c.id], private_of(algorithm, c, seed, index), public) for c in there]
+        results = engine(algorithm.client_update, task, there, inputs) if there else []
+        params, sent, broken = send_all(channel, there, inputs, results, seed, index)
+        check_somebody([client.id for client in there], broken)
+        pending = dict(pending)
+        for client, given in zip(there, inputs, strict=True):
+            if client.id in sent:
+                told, upload = opening.sent[client.id], sent[client.id]
+                sizes = weigh(told).total(), weigh(upload.payload).total()
+                time = seconds(speed[client.id], sum(sizes), steps_of(algorithm, *given))
+                arrival = Arrival(now + time, index)
+                pending[client.id] = Pending(arrival, params[client.id], upload, told)
+        now = closing(clock, [one.arrival for one in pending.values()], now, index)
+        arrived = {k: one for k, one in sorted(pending.items()) if one.arrival.time <= now}
+        pending = {k: one for k, one in pending.items() if k not in arrived}
+        party |= {k: replace(party[k], params=one.params) for k, one in arrived.items()}
+        ages = {number: index - one.arrival.began for number, one in arrived.items()}
+        late = tuple(n for n, age in ages.items() if age > clock.staleness and not clock.buffer)
+        counting = {n: one.upload for n, one in arrived.items() if n not in late}
+        answered = Opening(tuple(arrived), {n: one.told for n, one in arrived.items()})
+        answered.ledger = opening.ledger
+        server, rejected, ledger = close_round(
+            algorithm, task, server, groups, channel, answered, sorted(counting.items()), public
+        )
+        for number in late:  # too late to count, but sent all the same
+            ledger.up.update(weigh(arrived[number].upload.payload))
+        yield Moment(
+            index,
+            server,
+            tuple(party.values()),
+            opening.cohort,
+            rejected,
+            ledger,
+            dict(sorted((failed | broken).items())),
+            opening.sent,
+            {number: one.upload for number, one in arrived.items()},
+            now,
+            pending,
+            {number: ages[number] for number in counting if ages[number]},
+            late,
+            answered.sent,
+        )
+
+
+def devices(clock: Clock, clients: Sequence[int], seed: int) -> dict[int, Device]:
+    """How fast each client is, drawn once for a run: round(share x K) of them are stragglers."""
+    stream = generator(seed, "devices")
+    slow = torch.randperm(len(clients), generator=stream)[: round(clock.stragglers * len(clients))]
+    normal = torch.randn(len(clients), 2, generator=stream, dtype=torch.float64)
+    factors = (clock.spread * normal).exp()
+    factors[slow] *= clock.slowdown
+    byte = 1 / clock.bandwidth if clock.bandwidth else 0.0
+    return {
+        client: Device(clock.step_seconds * step, byte * wire)
+        for client, (step, wire) in zip(clients, factors.tolist(), strict=True)
+    }
+
+
+def steps_of(
+    algorithm: Algorithm, received: Message, private: Batches, public: Public | None
+) -> int:
+    """The mini-batches that a client trains on in a round: private ones, and public ones.
+
+    It digests public examples when it was told something about them. Where parameters go up, it is
+    the server that distils.
+    """
+    digests = algorithm.properties.architectures != "shared within a group"
+    told = len(public.order) if public is not None and received and digests else 0
+    return private.steps + told
+
+
+def lost(clock: Clock, cohort: Sequence[int], seed: int, index: int) -> list[int]:
+    """Who of a cohort drops out in a round."""
+    draws = torch.rand(len(cohort), generator=generator(seed, "dropout", index))
+    return [c for c, draw in zip(cohort, draws.tolist(), strict=True) if draw < clock.dropout]
+
+
+def check_clock(algorithm: Algorithm, task: Task, clock: Clock) -> None:
+    """Raise ValueError for late predictions about other examples than the round's."""
+    late, asks = clock.staleness or clock.buffer, algorithm.asks
+    if late and asks is not None and task.public is not None and asks < len(task.public):
+        raise ValueError(
+            f"public_size {asks}: late predictions would be about other public examples than those "
+            "of the round in which they arrive; ask about all, or discard them (staleness 0, "
+            "buffer 0)"
+        )
+
+
+def pack(moment: Moment) -> Round:
+    """A moment as a round, all of its state in tensors: for `fedkd.checkpoint`."""
+    state = {"now": torch.tensor(moment.now, dtype=torch.float64)}
+    for number, one in moment.pending.items():
+        found: dict[str, Tensor] = {
+            "arrival": torch.tensor(one.arrival.time, dtype=torch.float64),
+            "began": torch.tensor(one.arrival.began),
+            "weight": one.upload.weight,
+        }
+        found |= {f"params/{name}": value for name, value in one.params.items()}
+        found |= {f"payload/{key}": value for key, value in one.upload.payload.items()}
+        found |= {f"told/{key}": value for key, value in one.told.items()}
+        if one.upload.rows is not None:
+            found["rows"] = one.upload.rows
+        state |= {f"{number}/{name}": value for name, value in found.items()}
+    told = {name: getattr(moment, name) for name in (f.name for f in fields(Round))}
+    return Round(**told | {"server": moment.server | {STATE + k: v for k, v in state.items()}})
+
+
+def unpack(saved: Round) -> Moment:
+    """The moment that was packed."""
+    state = {k.removeprefix(STATE): v for k, v in saved.server.items() if k.startswith(STATE)}
+    pending = {}
+    for client in saved.clients:
+        if f"{client.id}/arrival" in state:
+            own = _under(state, f"{client.id}/")
+            params, payload = _under(own, "params/"), _under(own, "payload/")
+            upload = Upload(payload, own["weight"], own.get("rows"))
+            params = {name: params[name] for name in client.params}  # in their order
+            arrival = Arrival(float(own["arrival"]), int(own["began"]))
+            pending[client.id] = Pending(arrival, params, upload, _under(own, "told/"))
+    told: dict[str, Any] = {f.name: getattr(saved, f.name) for f in fields(Round)}
+    told["server"] = {k: v for k, v in saved.server.items() if not k.startswith(STATE)}
+    return Moment(**told, now=float(state["now"]), pending=pending)
+
+
+def _under(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}

@@ -1,0 +1,154 @@
+"""The course of a federated run: with a server, without one among peers, or on a virtual clock."""
+
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fedkd import compression
+from fedkd.channel import Channel, Ledger, Transform
+from fedkd.clock import Clock
+from fedkd.core import Algorithm
+from fedkd.data.federate import Federation
+from fedkd.federation import Engine, Round, simulate
+from fedkd.peers import consensus_distance, gossip, traffic
+from fedkd.sampling import everyone, uniform
+from fedkd.shelf import Shelf
+from fedkd.timed import Moment, check_clock, pack, simulate_timed, unpack
+from knowledge.randomness import generator
+from simulations.config import FedExperiment
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What an experiment runs.
+
+    Attributes:
+        algorithm: that of the experiment, or what peers make of it.
+        channel: of all messages.
+        topology: of peers (`fedkd.topology.Topology`); None where there is a server.
+    """
+
+    experiment: FedExperiment
+    algorithm: Algorithm
+    channel: Channel
+    topology: Any = None
+
+    def rounds(
+        self,
+        federation: Federation,
+        engine: Engine,
+        after: Round | None = None,
+        shelf: Shelf | None = None,
+    ) -> Iterator[Round]:
+        """The rounds, from the beginning, or after one that was `saved`; see `simulate`."""
+        e, parties = self.experiment, (federation.task, federation.clients)
+        more: dict[str, Any] = {
+            "rounds": e.rounds,
+            "engine": engine,
+            "channel": self.channel,
+            "sample": everyone if e.fraction == 1 else uniform(e.fraction),
+            "seed": e.seed,
+        }
+        if e.clock == Clock():
+            yield from simulate(self.algorithm, *parties, after=after, shelf=shelf, **more)
+        else:
+            moment = None if after is None else unpack(after)
+            yield from simulate_timed(self.algorithm, *parties, e.clock, after=moment, **more)
+
+    def ledger(self, current: Round) -> Ledger:
+        """Bytes of a round: up and down, or over all links between peers."""
+        if self.topology is None:
+            return current.ledger
+        return traffic(current, self.topology.degree)
+
+    def said(self, federation: Federation, current: Round) -> Record:
+        """What a round's record says beside scores and bytes."""
+        record: Record = {"checksum": checksum(current)}
+        if isinstance(current, Moment):
+            record |= {
+                "virtual_seconds": current.now,
+                "late": list(current.late),
+                "stale": {str(client): age for client, age in current.stale.items()},
+            }
+        if self.topology is not None:
+            apart = consensus_distance(self.algorithm, federation.task, current, self.channel)
+            record |= {
+                "consensus_distance": None if math.isnan(apart) else apart,
+                "bytes_per_link": {
+                    str(peer): sum(v.nbytes for v in upload.payload.values())
+                    for peer, upload in current.sent.items()
+                },
+            }
+        return record
+
+    def metrics(self, last: Record) -> Record:
+        """What the record of the run has of all this, given that of its last round."""
+        known = ("virtual_seconds", "consensus_distance")
+        metrics = {name: last[name] for name in known if name in last}
+        if self.topology is not None:
+            metrics["spectral_gap"] = self.topology.spectral_gap
+            metrics["diameter"] = self.topology.diameter
+        return metrics
+
+    def drawn(self) -> Record:
+        """The topology, as a report needs it to draw it; nothing where there is a server."""
+        if self.topology is None:
+            return {}
+        links = [list(link) for link in self.topology.links]
+        places = [list(place) for place in self.topology.positions.values()]
+        return {"topology": {"name": self.topology.name, "links": links, "positions": places}}
+
+
+def course(experiment: FedExperiment, federation: Federation) -> Course:
+    """The course of an experiment, checked.
+
+    Raises:
+        ValueError: a topology that cannot be, or messages that its peers could not read; a clock
+            under which late predictions would be about other examples.
+    """
+    e, channel = experiment, compression.channel(experiment.compression)
+    check_clock(e.algorithm, federation.task, e.clock)
+    if e.topology == "server":
+        return Course(e, e.algorithm, channel)
+    stages = channel.carrying(e.algorithm).uplink
+    if not all(isinstance(stage, Transform) for stage in stages):
+        raise ValueError(
+            f"topology {e.topology}: uploads are coded as differences to what their sender was "
+            "told, which its neighbours do not know; take another compression or algorithm, or "
+            "the topology server"
+        )
+    from fedkd.topology import build  # networkx takes a while to import
+
+    numbers = [client.id for client in federation.clients]
+    topology = build(
+        e.topology,
+        numbers,
+        generator(e.seed, "topology"),
+        degree=e.degree,
+        rewiring=e.rewiring,
+        radius=e.radius,
+    )
+    return Course(e, gossip(e.algorithm, topology.neighbourhoods), channel, topology)
+
+
+def saved(current: Round) -> Round:
+    """A round with all of its state in tensors, as a checkpoint takes it."""
+    return pack(current) if isinstance(current, Moment) else current
+
+
+def checksum(current: Round) -> str:
+    """A checksum (CRC-32) of all that crossed in a round: to tell whether a replay is exact."""
+    found = 0
+    for messages in (current.told, {k: u.payload for k, u in current.sent.items()}):
+        for client, message in sorted(messages.items()):
+            for key, value in sorted(message.items()):
+                found = zlib.crc32(f"{client} {key} {value.dtype} {value.shape}".encode(), found)
+                flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+                found = zlib.crc32(flat.numpy().data, found)
+    return f"{found:08x}"

@@ -1,0 +1,134 @@
+"""FedKD: a step worked by hand, and a round's update as the server reads it."""
+
+import math
+
+import pytest
+import torch
+
+from fedkd.algorithms.fedkd import FedKD
+from fedkd.compression.low_rank import low_rank
+from fedkd.core import Client
+from fedkd.federation import private_of, simulate
+from fedkd.models import build
+from knowledge.outputs import Outputs
+from knowledge.randomness import generator
+from knowledge.training import Examples, Training
+
+pytestmark = pytest.mark.usefixtures("double")
+ONE_STEP = FedKD(Training(learning_rate=1.0, batch_size=8), mentee="mlp-2", energy_end=1.0)
+
+
+def look_up(params, x):
+    return Outputs(params["table"][x[:, 0].long()])
+
+
+def step(logits, probabilities):
+    """One step of a mentor and of a mentee that says the same of every example; the label is 0."""
+    table = {"table": torch.tensor([logits])}
+    examples = Examples(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([0]))
+    client = Client(0, "table", table, examples)
+    zeros = {k: torch.zeros_like(v) for k, v in build("mlp-2", (1,), 2).init(stream()).items()}
+    mentee = zeros | {"layer1.bias": torch.tensor(probabilities).log()}
+    received = mentee | {"energy": torch.tensor([0.95])}
+    private = private_of(ONE_STEP, client, 0, 1)
+    params, upload = ONE_STEP.client_update(look_up, table, received, private, None)
+    return (params["table"] - table["table"])[0], upload
+
+
+def stream():
+    return torch.Generator().manual_seed(0)
+
+
+def test_a_step_by_hand():
+    # Mentor p = (.5, .5), mentee q = (.8, .2): cross-entropies log 2 and log 1.25, whose sum d
+    # divides the distillation. Mentor: (p - onehot) + (p - q) / d; mentee: (q - onehot) + (q - p)
+    # / d. The features, (0, 0) both, agree. A divisor with a gradient would add to this.
+    d = math.log(2) + math.log(1.25)
+    moved, upload = step([0.0, 0.0], [0.8, 0.2])
+    mentor = -0.5 - 0.3 / d
+    torch.testing.assert_close(moved, torch.tensor([-mentor, mentor]))
+    update = upload.payload
+    mentee = -0.2 + 0.3 / d
+    torch.testing.assert_close(update["layer1.bias"], torch.tensor([-mentee, mentee]))
+    assert not update["layer0.weight"].any()
+
+
+def test_features_draw_together_by_hand():
+    # Mentor and mentee both say p = (.75, .25), so the divergences vanish. Where a model shows no
+    # features they are its logits, (log 3, 0); the mentee's are zeros. The mean over two features
+    # has gradient (log 3, 0), divided by d = 2 log 4/3.
+    d = 2 * math.log(4 / 3)
+    moved, _ = step([math.log(3), 0.0], [0.75, 0.25])
+    torch.testing.assert_close(moved, torch.tensor([0.25 - math.log(3) / d, -0.25]))
+
+
+def test_the_divisor_has_a_floor():
+    # Both models are right and sure: cross-entropies of 1e-6 or so would weigh a thousandfold.
+    moved, _ = step([15.0, 0.0], [1 - 1e-6, 1e-6])
+    assert moved.abs().max() < 15 / 0.1 + 1
+
+
+def test_the_server_adds_the_mean_of_what_it_could_read(tiny):
+    federation = tiny(["mlp-8"], sizes=(3, 9))
+    training = Training(learning_rate=0.1, epochs=1, batch_size=4)
+    algorithm = FedKD(training, mentee="mlp-6", energy_start=0.7, energy_end=0.7)
+    start = algorithm.init(federation.task, generator(0, "server"))
+    (current,) = simulate(algorithm, federation.task, federation.clients, rounds=1)
+    told = algorithm.broadcast(start, 0, "mlp-8")
+    read = []
+    for client in federation.clients:
+        private = private_of(algorithm, client, 0, 1)
+        predict = federation.task.models["mlp-8"].predict
+        _, upload = algorithm.client_update(predict, client.params, told, private, None)
+        stage = low_rank(0.7)
+        read.append(stage.decode(stage.encode(upload.payload, stream())))
+    for name in read[0]:
+        expected = start[f"mentee/{name}"] + (3 * read[0][name] + 9 * read[1][name]) / 12
+        torch.testing.assert_close(current.server[f"mentee/{name}"], expected)
+
+
+def test_the_energy_rises_to_its_end(tiny):
+    task = tiny().task
+    algorithm = FedKD(energy_start=0.5, energy_end=0.9, ramp=4)
+    server = algorithm.init(task, stream())
+    said = []
+    for number in (0, 1, 2, 4, 9):
+        message = algorithm.broadcast(server | {"round": torch.tensor([number])}, 0, "mlp-8")
+        said.append(round(float(message["energy"]), 12))
+    assert said == [0.5, 0.6, 0.7, 0.9, 0.9]
+
+
+def test_with_all_energy_the_mentee_moves_as_the_clients_moved_it(tiny):
+    federation = tiny(["mlp-8"], sizes=(9,))
+    training = Training(learning_rate=0.1, epochs=1, batch_size=4)
+
+    def mentee(**energies):
+        algorithm = FedKD(training, mentee="mlp-6", **energies)
+        (last,) = simulate(algorithm, federation.task, federation.clients, rounds=1)
+        return last, torch.cat([v.flatten() for k, v in last.server.items() if "/" in k])
+
+    exact, whole = mentee(energy_start=1.0)
+    cheap, part = mentee(energy_start=0.5)
+    start = FedKD(mentee="mlp-6").init(federation.task, stream())
+    assert torch.dist(whole, part) > 1e-6
+    assert cheap.ledger.bytes_up < exact.ledger.bytes_up
+    weights = 36 * 6 + 6 + 6 * 5 + 5
+    assert exact.ledger.bytes_up <= 8 * weights  # float64; never more than the mentee itself
+    assert exact.ledger.bytes_down == 8 * (weights + 1)
+    assert set(exact.server) == set(start)
+
+
+def test_an_update_that_has_diverged_is_turned_away(tiny):
+    federation = tiny(sizes=(6, 6))
+    wild = FedKD(Training(learning_rate=1e200, epochs=3, batch_size=2))
+    (last,) = simulate(wild, federation.task, federation.clients, rounds=1)
+    assert set(last.rejected) == {0, 1}
+    assert all("not finite" in reason for reason in last.rejected.values())
+
+
+@pytest.mark.parametrize("energies", [(1.5, 0.9), (0.9, -0.1)])
+def test_energies_are_shares(energies):
+    with pytest.raises(ValueError, match="energies are shares between 0 and 1"):
+        FedKD(energy_start=energies[0], energy_end=energies[1])
+    with pytest.raises(ValueError, match="ramp must be >= 1 round, got 0"):
+        FedKD(ramp=0)
