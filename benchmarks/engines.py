@@ -1,4 +1,4 @@
-"""Whole federated rounds: our engines against each other and against plain research code."""
+"""Whole federated rounds: our engines against each other, plain research code, and the floor."""
 
 import argparse
 from collections.abc import Callable
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain
-from benchmarks.harness import compare, machine
+from benchmarks.floor import floor
+from benchmarks.harness import compare, machine, profile
 from fedkd.algorithms.fd import FD
 from fedkd.algorithms.fedmd import FedMD
 from fedkd.core import Algorithm
@@ -37,7 +38,9 @@ class Workload:
 WORKLOADS = {
     "fd-mlp": Workload("FD, MLP 784-64-10", "fd", "mnist", "mlp-64", 100, 20_000, 0),
     "fedmd-mlp": Workload("FedMD, MLP 784-64-10", "fedmd", "mnist", "mlp-64", 100, 20_000, 2_000),
-    "fedmd-cnn": Workload("FedMD, CNN", "fedmd", "fashion-mnist", "cnn-48-112", 20, 640, 96),
+    "fedmd-cnn": Workload(
+        "FedMD, CNN of 104k parameters", "fedmd", "fashion-mnist", "cnn-48-112", 20, 1_000, 96
+    ),
     "fd-digits": Workload("FD, MLP 64-32-10", "fd", "digits", "mlp-32", 100, 1_500, 0),
 }
 
@@ -77,13 +80,9 @@ def ours(work: Workload, fed: federate.Federation, engine: Engine) -> Callable[[
 def theirs(work: Workload, fed: federate.Federation) -> Callable[[], object]:
     """The same two rounds by the plain loop."""
     examples = [client.private for client in fed.clients]
-    size = examples[0].x.shape[-1]
-    width = [int(number) for number in work.model.split("-")[1:]]
 
     def build() -> torch.nn.Module:
-        if work.model.startswith("mlp"):
-            return plain.mlp(size * size, width[0], 10)
-        return plain.cnn(10, (width[0], width[1]), size)
+        return module(work, examples[0].x)
 
     def rounds() -> Tensor:
         parties = [plain.Party(build, e.x[e.rows], e.y[e.rows], 32) for e in examples]
@@ -98,6 +97,32 @@ def theirs(work: Workload, fed: federate.Federation) -> Callable[[], object]:
         return plain.fedmd_round(parties, public, consensus, 32)
 
     return rounds
+
+
+def arithmetic(
+    work: Workload, fed: federate.Federation, rounds: int = 2, device: str = "cpu"
+) -> Callable[[], object]:
+    """The examples of so many rounds in one model's large batches; see `benchmarks.floor`.
+
+    A consensus is digested in every round but the first, or in one that is alone.
+    """
+    private = rounds * sum(len(client.private) for client in fed.clients)
+    x = fed.clients[0].private.x.to(device)
+    model = module(work, x).to(device)
+    if work.algorithm == "fd":
+        return floor(model, x, 10, private, private, 32 * 50)
+    assert fed.task.public is not None
+    public = len(fed.task.public) * work.clients
+    return floor(model, x, 10, private + max(rounds - 1, 1) * public, rounds * public, 32 * 50)
+
+
+def module(work: Workload, x: Tensor) -> torch.nn.Module:
+    """The architecture of a workload as a torch module."""
+    size = x.shape[-1]
+    width = [int(number) for number in work.model.split("-")[1:]]
+    if work.model.startswith("mlp"):
+        return plain.mlp(size * size, width[0], 10)
+    return plain.cnn(10, (width[0], width[1]), size)
 
 
 def main() -> None:
@@ -116,6 +141,9 @@ def main() -> None:
         print(f"\n{work.name}, {work.clients} clients, two rounds")
         print("  sequential / batched ", compare(slow, fast, options.repeats), flush=True)
         print("  plain loop / batched ", compare(theirs(work, fed), fast, options.repeats))
+        share = compare(arithmetic(work, fed), fast, options.repeats)
+        print(f"  floor      / batched  {100 * share.median:5.0f}% of the time is the arithmetic")
+        print(profile(fast), flush=True)
 
 
 if __name__ == "__main__":

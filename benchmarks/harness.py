@@ -47,6 +47,33 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+KINDS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear"),
+    "convolutions": ("conv",),
+    "norms and pooling": ("norm", "pool"),
+    "gathering mini-batches": ("index", "embedding", "gather"),
+    "updates": ("_foreach", "add_", "mul_"),
+    "losses": ("softmax", "nll", "cross_entropy"),
+    "copies": ("copy", "stack", "cat", "clone", "fill", "zero"),
+}
+
+
+def profile(work: Callable[[], object]) -> str:
+    """Where the time of a call goes, as shares of it: by kind of operation, and all the rest."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as measured:
+        start = time.perf_counter()
+        work()
+        whole = time.perf_counter() - start
+    spent = dict.fromkeys([*KINDS, "other operations"], 0.0)
+    for event in measured.key_averages():
+        name = event.key.removeprefix("aten::")
+        kinds = (kind for kind, marks in KINDS.items() if any(mark in name for mark in marks))
+        spent[next(kinds, "other operations")] += event.self_cpu_time_total / 1e6
+    spent["Python"] = max(whole - sum(spent.values()), 0.0)
+    shares = sorted(spent.items(), key=lambda item: -item[1])
+    return "  profile: " + ", ".join(f"{k} {v / whole:.0%}" for k, v in shares if v / whole >= 0.01)
+
+
 def machine() -> str:
     """One line about where the figures come from."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
