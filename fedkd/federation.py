@@ -118,38 +118,59 @@ def simulate(
         public = public_of(algorithm, task, seed, index)
         seen: dict[int, Upload] = {}
         failed: dict[int, str] = {}
-
-        def uploads(
-            opening: Opening = opening,
-            public: Public | None = public,
-            seen: dict[int, Upload] = seen,
-            failed: dict[int, str] = failed,
-            index: int = index,
-        ) -> Iterator[tuple[int, Upload]]:
-            told = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
-            numbers = sorted(told)
-            for start in range(0, len(numbers), WAVE):
-                wave = [party[number] for number in numbers[start : start + WAVE]]
-                inputs = [(told[c.id], private_of(algorithm, c, seed, index), public) for c in wave]
-                results = engine(algorithm.client_update, task, wave, inputs)
-                params, sent, broken = send_all(channel, wave, inputs, results, seed, index)
-                fresh = [replace(party[number], params=new) for number, new in params.items()]
-                if shelf is not None:
-                    fresh = shelf(fresh)
-                elif len(numbers) < len(party):
-                    fresh = [with_own_memory(client) for client in fresh]
-                party.update((client.id, client) for client in fresh)
-                failed.update(broken)
-                seen.update(sent if witness else {})
-                yield from sent.items()
-
+        keep = shelf or (None if len(opening.cohort) == len(party) else _apart)
+        uploads = _work(
+            algorithm, task, engine, channel, opening, public, seed, index, party, failed, keep
+        )
+        if witness:
+            uploads = _noted(uploads, seen)
         server, rejected, ledger = close_round(
-            algorithm, task, server, groups, channel, opening, uploads(), public
+            algorithm, task, server, groups, channel, opening, uploads, public
         )
         check_somebody(opening.cohort, failed)
         everybody = tuple(party.values())
         crossed = (opening.sent, seen) if witness else ({}, {})
         yield Round(index, server, everybody, opening.cohort, rejected, ledger, failed, *crossed)
+
+
+def _work(
+    algorithm: Algorithm,
+    task: Task,
+    engine: Engine,
+    channel: Channel,
+    opening: Opening,
+    public: Public | None,
+    seed: int,
+    index: int,
+    party: dict[int, Client],
+    failed: dict[int, str],
+    keep: Callable[[Sequence[Client]], list[Client]] | None,
+) -> Iterator[tuple[int, Upload]]:
+    """The uploads of a cohort as they are sent, wave by wave; fills in `party` and `failed`."""
+    told = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
+    numbers = sorted(told)
+    for start in range(0, len(numbers), WAVE):
+        wave = [party[number] for number in numbers[start : start + WAVE]]
+        inputs = [(told[c.id], private_of(algorithm, c, seed, index), public) for c in wave]
+        results = engine(algorithm.client_update, task, wave, inputs)
+        params, sent, broken = send_all(channel, wave, inputs, results, seed, index)
+        fresh = [replace(party[number], params=new) for number, new in params.items()]
+        party.update((client.id, client) for client in (keep(fresh) if keep else fresh))
+        failed.update(broken)
+        yield from sent.items()
+
+
+def _noted(
+    uploads: Iterable[tuple[int, Upload]], seen: dict[int, Upload]
+) -> Iterator[tuple[int, Upload]]:
+    for number, upload in uploads:
+        seen[number] = upload
+        yield number, upload
+
+
+def _apart(clients: Sequence[Client]) -> list[Client]:
+    """Clients of whom some may not be seen again for long: none keeps another's memory alive."""
+    return [with_own_memory(client) for client in clients]
 
 
 def send_all(
