@@ -81,10 +81,8 @@ class FedGKT(Algorithm):
 
     def init(self, task: Task, generator: torch.Generator) -> Server:
         """A network for the features of each architecture, and the seed of their shuffles."""
-        server = {
-            "seed": torch.randint(2**62, (1,), generator=generator),
-            "round": torch.zeros(1, dtype=torch.long),
-        }
+        seed = torch.randint(2**62, (1,), generator=generator)
+        server = {"seed": seed, "round": torch.zeros(1, dtype=torch.long)}
         for group in sorted(task.models):
             params = network_on_features(task, group, self.server_width).init(generator)
             server |= {f"net/{group}/{name}": value for name, value in params.items()}
