@@ -7,6 +7,7 @@ It is run in a process of its own, with a time limit, since it can hang where it
 
 import argparse
 import functools
+import gc
 import os
 import signal
 import subprocess
@@ -117,6 +118,7 @@ def gather(grid: Grid, clients: int) -> None:
 def measure(name: str, clients: int, repeats: int, chunk: int, grid: Grid) -> None:
     """Compare both grids, as the main function of a ServerApp on Flower's."""
     gather(grid, clients)
+    gc.freeze()  # both sides are driven from this process; see docs/flower.md
     ours = EngineGrid(apps[name], clients, batched(chunk))
     if name == "nothing":
         slow, fast = silence(grid, clients), silence(ours, clients)

@@ -1,5 +1,6 @@
 """One federated run: an experiment in, a record per round and one of the whole run out."""
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -89,6 +90,7 @@ def run(
         kept: where checkpoints are; if there is one, the run goes on from it.
     """
     federation = prepare(experiment, root, resources)
+    gc.freeze()  # what is here stays, and need not be looked at again at each collection
     shelf = Shelf(resources.memory or None)
     with engine_of(experiment, resources) as (engine, notes):
         every = resources.checkpoint_every
