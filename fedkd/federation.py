@@ -69,6 +69,7 @@ class Opening:
     cohort: tuple[int, ...]
     sent: dict[int, Message]
     ledger: Ledger = field(default_factory=Ledger)
+    read: dict[int, Message] = field(default_factory=dict)  # id of a message -> as it is read
 
 
 def simulate(
@@ -231,12 +232,11 @@ def open_round(
 
 
 def read_all(channel: Channel, opening: Opening) -> list[Message]:
-    """The broadcasts as the cohort reads them; one reading for each message sent."""
-    read: dict[int, Message] = {}
+    """The broadcasts as the cohort reads them; one reading in a round for each message sent."""
     for message in opening.sent.values():
-        if id(message) not in read:
-            read[id(message)] = channel.read_down(message)
-    return [read[id(opening.sent[client])] for client in opening.cohort]
+        if id(message) not in opening.read:
+            opening.read[id(message)] = channel.read_down(message)
+    return [opening.read[id(opening.sent[client])] for client in opening.cohort]
 
 
 def close_round(
