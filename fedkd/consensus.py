@@ -8,7 +8,7 @@ from torch import Tensor
 from fedkd.core import Claim, Message, Public, Received, Server, Task
 from knowledge.outputs import Outputs
 from knowledge.response import soft_cross_entropy
-from knowledge.training import Params, Predict, Training, fit
+from knowledge.training import Params, Predict, Training, fit, logits_of
 
 
 def check_public_size(public_size: int | None) -> None:
@@ -33,6 +33,20 @@ def digest(
     """Fit a model to a consensus, (P_r, C), on the public examples it is about."""
     lesson = public.lesson(received["consensus"], received.get("rows"))
     return fit(predict, params, lesson, training, loss)
+
+
+def student(
+    predict: Predict, params: Params, received: Message, public: Public | None, training: Training
+) -> Params:
+    """A model that has digested the newest consensus, or as it is where there is none."""
+    if not received or public is None:
+        return params
+    return digest(predict, params, received, public, training)
+
+
+def predictions(predict: Predict, params: Params, public: Public) -> Tensor:
+    """A distribution for each public example of the round, (P_r, C)."""
+    return logits_of(predict, params, public.x, public.rows).softmax(dim=-1)
 
 
 def mean_of(uploads: Iterable[Received], key: str, dtype: torch.dtype) -> Tensor:

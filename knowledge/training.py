@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_map
 from knowledge import stacking
 from knowledge.batches import Batches, Examples, draw, rows
 from knowledge.optimizers import OPTIMIZERS, Training, rule
+from knowledge.outputs import Outputs
+from knowledge.response import cross_entropy
 from knowledge.stacking import Lesson, Loss, Network, Params, Predict
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "draw",
     "fit",
     "logits_of",
+    "supervised",
 ]
 
 
@@ -69,6 +72,11 @@ def logits_of(
     """
     found: Tensor = _Logits.apply(predict, at_once, params, x, wanted)  # type: ignore[no-untyped-call]
     return found
+
+
+def supervised(outputs: Outputs, y: Tensor) -> Tensor:
+    """The loss of training on labels alone: cross-entropy, (B, C) and (B,) -> (B,)."""
+    return cross_entropy(outputs.logits, y)
 
 
 def _fit_one(

@@ -4,18 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from fedkd.algorithms.fedavg import of_group
 from fedkd.channel import Stage
 from fedkd.compression import CONSENSUS, argmax, deflate, delta, simplex
-from fedkd.consensus import digest, mean_of, predictions_claim, soft
+from fedkd.consensus import mean_of, predictions, predictions_claim, soft, student
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
 from knowledge.batches import Examples, draw
-from knowledge.outputs import Outputs
 from knowledge.randomness import generator as stream
-from knowledge.response import cross_entropy
-from knowledge.training import Batches, Params, Predict, Training, fit, logits_of
+from knowledge.training import Batches, Params, Predict, Training, fit, supervised
 
 MODEL = "model"
 
@@ -100,22 +97,16 @@ class CFD(Algorithm):
     ) -> tuple[Params, Upload]:
         """Distil, train, predict."""
         assert public is not None
-
-        def loss(outputs: Outputs, y: Tensor) -> Tensor:
-            return cross_entropy(outputs.logits, y)
-
         params = self.deploy(predict, params, received, public)
-        params = fit(predict, params, private, self.local, loss)
-        logits = logits_of(predict, params, public.x, public.rows)
-        return params, Upload({"probabilities": logits.softmax(dim=-1)}, private.size)
+        params = fit(predict, params, private, self.local, supervised)
+        probabilities = predictions(predict, params, public)
+        return params, Upload({"probabilities": probabilities}, private.size)
 
     def deploy(
         self, predict: Predict, params: Params, received: Message, public: Public | None
     ) -> Params:
         """The student of the server's model."""
-        if not received or public is None:
-            return params
-        return digest(predict, params, received, public, self.distill)
+        return student(predict, params, received, public, self.distill)
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """A distribution for each public example."""
@@ -131,7 +122,7 @@ class CFD(Algorithm):
         lesson = draw(Examples(public.x, votes, public.rows), self.server, shuffles)
         predict = task.models[largest(task)].predict
         params = fit(predict, of_group(server, MODEL), lesson, self.server, soft)
-        consensus = logits_of(predict, params, public.x, public.rows).softmax(dim=-1)
+        consensus = predictions(predict, params, public)
         after = {"consensus": consensus, "round": server["round"] + 1}
         return server | after | {f"{MODEL}/{name}": value for name, value in params.items()}
 

@@ -5,20 +5,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from fedkd.consensus import (
     check_public_size,
     consensus_message,
-    digest,
     mean_of,
+    predictions,
     predictions_claim,
+    student,
 )
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
 from knowledge import ensemble
-from knowledge.outputs import Outputs
-from knowledge.response import cross_entropy
-from knowledge.training import Batches, Params, Predict, Training, fit, logits_of
+from knowledge.training import Batches, Params, Predict, Training, fit, supervised
 
 
 @dataclass(frozen=True)
@@ -81,22 +79,16 @@ class DSFL(Algorithm):
     ) -> tuple[Params, Upload]:
         """Distil the consensus, train, predict."""
         assert public is not None
-
-        def loss(outputs: Outputs, y: Tensor) -> Tensor:
-            return cross_entropy(outputs.logits, y)
-
         params = self.deploy(predict, params, received, public)
-        params = fit(predict, params, private, self.local, loss)
-        logits = logits_of(predict, params, public.x, public.rows)
-        return params, Upload({"probabilities": logits.softmax(dim=-1)}, private.size)
+        params = fit(predict, params, private, self.local, supervised)
+        probabilities = predictions(predict, params, public)
+        return params, Upload({"probabilities": probabilities}, private.size)
 
     def deploy(
         self, predict: Predict, params: Params, received: Message, public: Public | None
     ) -> Params:
         """The student of the newest consensus."""
-        if not received or public is None:
-            return params
-        return digest(predict, params, received, public, self.distill)
+        return student(predict, params, received, public, self.distill)
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """A distribution for each public example of the round."""

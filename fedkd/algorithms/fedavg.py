@@ -4,12 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
-from knowledge.outputs import Outputs
-from knowledge.response import cross_entropy
-from knowledge.training import Batches, Params, Predict, fit
+from knowledge.training import Batches, Params, Predict, fit, supervised
 
 
 @dataclass(frozen=True)
@@ -57,11 +54,7 @@ class FedAvg(Algorithm):
         public: Public | None,
     ) -> tuple[Params, Upload]:
         """Train from the average."""
-
-        def loss(outputs: Outputs, y: Tensor) -> Tensor:
-            return cross_entropy(outputs.logits, y)
-
-        params = fit(predict, received, private, self.local, loss)
+        params = fit(predict, received, private, self.local, supervised)
         return params, Upload(params, private.size)
 
     def deploy(

@@ -17,8 +17,7 @@ from fedkd.consensus import (
 )
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
 from knowledge.outputs import Outputs
-from knowledge.response import cross_entropy
-from knowledge.training import Batches, Params, Predict, Training, fit, logits_of
+from knowledge.training import Batches, Params, Predict, Training, fit, logits_of, supervised
 
 MET = "met"  # who has been heard, for as long as newcomers are treated differently
 
@@ -104,8 +103,8 @@ class FedMD(Algorithm):
             loss = _absolute if self.exchange == "logits" else soft
             params = digest(predict, params, received, public, self.distill, loss)
         elif self.pretrain:
-            params = fit(predict, params, self._labelled(public), self.distill, _hard)
-        params = fit(predict, params, private, self.local, _hard)
+            params = fit(predict, params, self._labelled(public), self.distill, supervised)
+        params = fit(predict, params, private, self.local, supervised)
         logits = logits_of(predict, params, public.x, public.rows)
         said = logits if self.exchange == "logits" else logits.softmax(dim=-1)
         return params, Upload({self.exchange: said}, private.size)
@@ -136,10 +135,6 @@ class FedMD(Algorithm):
         first = torch.arange(self.pretrain).unsqueeze(1) % self.distill.epochs * steps
         taken = (first + torch.arange(steps)).flatten().to(lesson.order.device)
         return lesson._replace(order=lesson.order[taken], mask=lesson.mask[taken])
-
-
-def _hard(outputs: Outputs, y: Tensor) -> Tensor:
-    return cross_entropy(outputs.logits, y)
 
 
 def _absolute(outputs: Outputs, y: Tensor) -> Tensor:

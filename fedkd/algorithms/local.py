@@ -2,12 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from fedkd.core import Algorithm, Message, Properties, Public, Upload
-from knowledge.outputs import Outputs
-from knowledge.response import cross_entropy
-from knowledge.training import Batches, Params, Predict, fit
+from knowledge.training import Batches, Params, Predict, fit, supervised
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,4 @@ class Local(Algorithm):
         public: Public | None,
     ) -> tuple[Params, Upload]:
         """Train, and send nothing."""
-
-        def loss(outputs: Outputs, y: Tensor) -> Tensor:
-            return cross_entropy(outputs.logits, y)
-
-        return fit(predict, params, private, self.local, loss), Upload({}, private.size)
+        return fit(predict, params, private, self.local, supervised), Upload({}, private.size)

@@ -8,10 +8,8 @@ from torch import Tensor
 
 from fedkd.algorithms.fedavg import FedAvg, of_group
 from fedkd.core import ANY, Claim, Message, Properties, Public, Received, Server, Task, Upload
-from knowledge.outputs import Outputs
 from knowledge.randomness import generator as stream
-from knowledge.response import cross_entropy
-from knowledge.training import Batches, Examples, Params, Predict, draw, fit
+from knowledge.training import Batches, Examples, Params, Predict, draw, fit, supervised
 
 
 @dataclass(frozen=True)
@@ -77,15 +75,11 @@ class Pooled(FedAvg):
         number = server["round"] + 1
         purpose = int(server["seed"]), "pooled", int(number)
         batches = draw(Examples(x, y, torch.arange(len(y))), self.local, stream(*purpose))
-
-        def loss(outputs: Outputs, y: Tensor) -> Tensor:
-            return cross_entropy(outputs.logits, y)
-
         trained = {
             f"{group}/{name}": value
             for group in sorted(task.models)
             for name, value in fit(
-                task.models[group].predict, of_group(server, group), batches, self.local, loss
+                task.models[group].predict, of_group(server, group), batches, self.local, supervised
             ).items()
         }
         return server | trained | {"round": number}
