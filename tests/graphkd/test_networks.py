@@ -109,7 +109,9 @@ def test_the_fast_products_are_message_passing(name, graph):
         torch.autograd.grad(slow.square().sum(), weights),
         strict=True,
     ):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        # In float32, sums over hundreds of nodes are as exact as their largest terms, which differ
+        # in order between processors; an entry that is small by cancellation is not more exact.
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * max(1.0, float(b.abs().max())))
 
 
 def test_gin_is_the_dense_formula():
