@@ -7,7 +7,8 @@ probabilities and carry no T^2. The teacher's side never receives a gradient.
 """
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -25,8 +26,9 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     Convention: forward direction KL(teacher || student), logits in, T^2 included, summed over the
     classes. The mean over examples is `kl_div(..., reduction="batchmean")` times T^2; torch's
     default "mean" is C times smaller. As T grows, the value tends to half the squared gap of the
-    centred logits over C; in float32 its relative error is some 1e-4 at T = 100 and some 1e-2 at
-    T = 1000 (the gradient's is far smaller): use float64 or `logit_matching` above that.
+    centred logits over C; in float32 the relative error of a value is some 1e-3 at T = 100 and some
+    0.1 at T = 1000 (far smaller for a batch's mean, and for the gradient): use float64, or centred
+    `logit_matching`, above that.
 
     Shapes:
         student, teacher: (N, C) logits; gives (N,), in nats.
@@ -83,6 +85,54 @@ def jensen_shannon(student: Tensor, teacher: Tensor, temperature: float = 1.0) -
     log_p, log_q = _soften(student, temperature), _soften(teacher.detach(), temperature)
     log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
     return temperature**2 * 0.5 * (_divergence(log_p, log_m) + _divergence(log_q, log_m))
+
+
+def symmetric_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    r"""Jeffreys' divergence: KL both ways.
+
+    Jeffreys, "An Invariant Form for the Prior Probability in Estimation Problems", Proceedings of
+    the Royal Society A 1946, https://doi.org/10.1098/rspa.1946.0056.
+
+        T^2 \sum_c (q_c - p_c) (\log q_c - \log p_c),
+        q = softmax(teacher / T),  p = softmax(student / T)
+
+    Convention: the sum of both directions, not their mean; logits in, T^2 included. The value is
+    symmetric in its arguments, the gradient is not: only the student gets one.
+
+    Shapes:
+        student, teacher: (N, C) logits; gives (N,), in nats.
+
+    Raises:
+        ValueError: the shapes differ or are not (N, C), or the temperature is not positive.
+    """
+    return kl(student, teacher, temperature) + reverse_kl(student, teacher, temperature)
+
+
+def mutual(students: Sequence[Tensor], temperature: float = 1.0) -> tuple[Tensor, ...]:
+    r"""Deep mutual learning (DML): every student learns from all of its peers.
+
+    Zhang, Xiang, Hospedales and Lu, "Deep Mutual Learning", CVPR 2018,
+    https://arxiv.org/abs/1706.00384.
+
+        value_k = 1 / (K - 1) \sum_{l != k} kl(student_k, student_l)
+
+    Convention: the mean over the peers, each of them a fixed teacher: the value of student k has
+    no gradient for the others. T^2 included; the paper has T = 1.
+
+    Shapes:
+        students: K tensors of (N, C) logits, K >= 2; gives K values of (N,), in nats.
+
+    Raises:
+        ValueError: there are fewer than two, the shapes differ or are not (N, C), or the
+            temperature is not positive.
+    """
+    if len(students) < 2:
+        raise ValueError(f"got {len(students)} student; mutual learning needs at least 2 peers")
+    values = []
+    for k, student in enumerate(students):
+        peers = [peer for other, peer in enumerate(students) if other != k]
+        values.append(torch.stack([kl(student, p, temperature) for p in peers]).mean(0))
+    return tuple(values)
 
 
 def soft_cross_entropy(
@@ -197,7 +247,9 @@ def decoupled(
     return temperature**2 * (alpha * target + beta * others)
 
 
-def logit_matching(student: Tensor, teacher: Tensor, norm: Literal["l2", "l1"] = "l2") -> Tensor:
+def logit_matching(
+    student: Tensor, teacher: Tensor, norm: Literal["l2", "l1"] = "l2", centre: bool = False
+) -> Tensor:
     r"""Regression of the student's logits on the teacher's, without a softmax.
 
     "l2": Ba and Caruana, "Do Deep Nets Really Need to be Deep?", NIPS 2014,
@@ -208,7 +260,8 @@ def logit_matching(student: Tensor, teacher: Tensor, norm: Literal["l2", "l1"] =
 
         l2: 1/2 \sum_c (s_c - t_c)^2        l1: 1/C \sum_c |s_c - t_c|
 
-    Convention: raw logits. They are not centred, so unlike `kl` this sees a constant shift.
+    Convention: raw logits, so unlike `kl` this sees a constant shift. `centre` takes the mean of
+    each row off first: then the l2 value over C is the limit of `kl` as T grows.
 
     Shapes:
         student, teacher: (N, C) logits; gives (N,), in squared logits (l2) or logits (l1).
@@ -218,11 +271,192 @@ def logit_matching(student: Tensor, teacher: Tensor, norm: Literal["l2", "l1"] =
     """
     _check_pair(student, teacher)
     gap = student - teacher.detach()
+    if centre:
+        gap = gap - gap.mean(-1, keepdim=True)
     if norm == "l2":
         return 0.5 * gap.square().sum(-1)
     if norm == "l1":
         return gap.abs().mean(-1)
     raise ValueError(f"unknown norm {norm!r}; choose one of 'l2', 'l1'")
+
+
+def generalised(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    imitation: float = 1.0,
+    temperature: float = 1.0,
+    t_squared: bool = False,
+) -> Tensor:
+    r"""Generalised distillation: a teacher that saw privileged features, and labels.
+
+    Lopez-Paz, Bottou, Schölkopf and Vapnik, "Unifying Distillation and Privileged Information",
+    ICLR 2016, https://arxiv.org/abs/1511.03643.
+
+        (1 - \lambda) CE(y, softmax(s)) + \lambda w CE(softmax(t / T), softmax(s))
+
+    Convention: the student is **not** softened, which tells this from `kl` and its T^2; w is 1 as
+    in the paper, or T^2 with `t_squared`, as in the authors' code. Not 0 where the student is the
+    teacher: these are cross-entropies. A single logit f of a binary classifier is the pair (0, f),
+    which gives the paper's sigmoid. A term of weight 0 is left out; a label of -100 means no label.
+
+    Args:
+        student: see Shapes.
+        teacher: see Shapes.
+        labels: see Shapes.
+        imitation: \lambda, between 0 (labels alone) and 1 (the teacher alone).
+        temperature: T, of the teacher alone.
+        t_squared: whether w is T^2 instead of 1.
+
+    Shapes:
+        student, teacher: (N, C) logits; labels: (N,), integers 0..C-1; gives (N,), in nats.
+
+    Raises:
+        ValueError: the shapes do not fit, the labels are not integers, the imitation is not
+            between 0 and 1, or the temperature is not positive.
+    """
+    _check_pair(student, teacher)
+    _check_labels(student, labels)
+    if not 0 <= imitation <= 1:
+        raise ValueError(f"imitation is {imitation}; expected 0 (labels) to 1 (the teacher)")
+    target = _soften(teacher.detach(), temperature).exp()
+    weight = imitation * (temperature**2 if t_squared else 1.0)
+    if imitation == 0:
+        return cross_entropy(student, labels)
+    if imitation == 1:
+        return weight * soft_cross_entropy(student, target)
+    hard = (1 - imitation) * cross_entropy(student, labels)
+    return hard + weight * soft_cross_entropy(student, target)
+
+
+def unified(
+    student: Tensor,
+    teachers: Sequence[Tensor],
+    classes: Sequence[Tensor],
+    temperature: float = 1.0,
+) -> Tensor:
+    r"""Unified classifier of teachers who know different classes (UHC).
+
+    Vongkulbhisal, Vinayavekhin and Visentini-Scarzanella, "Unifying Heterogeneous Classifiers with
+    Distillation", CVPR 2019, https://arxiv.org/abs/1904.06062.
+
+        \sum_m kl(student among the classes of m, teacher_m)
+
+    Convention: the paper's cross-entropy method: each teacher is compared with the student's
+    probabilities *given* that the class is one of the teacher's. T^2 included, summed over the
+    teachers. Nothing says which of two teachers with separate classes is right about an example:
+    `knowledge.ensemble.amalgamate` has it by the size of their logits.
+
+    Shapes:
+        student: (N, C) logits; teachers: M tensors (N, C_m) of logits; classes: M tensors (C_m,),
+        which of the classes 0..C-1 its columns are; gives (N,), in nats.
+
+    Raises:
+        ValueError: the shapes do not fit, there is no teacher, or the temperature is not positive.
+    """
+    if student.ndim != 2 or not teachers or len(teachers) != len(classes):
+        raise ValueError(
+            f"student has shape {tuple(student.shape)} beside {len(teachers)} teachers and "
+            f"{len(classes)} lists of classes; expected (N, C), a teacher at least, and a list for "
+            "each"
+        )
+    terms = [
+        kl(student[:, columns], teacher, temperature)
+        for teacher, columns in zip(teachers, classes, strict=True)
+    ]
+    return torch.stack(terms).sum(0)
+
+
+def virtual_teacher(labels: Tensor, classes: int, correct: float = 0.9) -> Tensor:
+    r"""A teacher made of nothing but the label (Tf-KD): right, and equally unsure of all others.
+
+    Yuan, Tay, Li, Wang and Feng, "Revisiting Knowledge Distillation via Label Smoothing
+    Regularization", CVPR 2020, https://arxiv.org/abs/1909.11723.
+
+        p_y = correct,   p_c = (1 - correct) / (C - 1) for any other c
+
+    Its logarithm is a teacher's logits, for `kl` at a temperature; as it is, it is the target of
+    `kl_to_probabilities`. The paper takes correct >= 0.9. A label of -100 means no label and has
+    a row of zeros: no teacher.
+
+    Shapes:
+        labels: (N,), integers 0..C-1; gives (N, C) probabilities.
+
+    Raises:
+        ValueError: the labels are not (N,) integers, there are fewer than two classes, or correct
+            is not between 1/C and 1.
+    """
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)}; expected (N,) integers: "
+            "take the argmax of one-hot labels"
+        )
+    if classes < 2 or not 1 / classes <= correct <= 1:
+        raise ValueError(
+            f"correct is {correct} among {classes} classes; expected 2 classes or more, and a "
+            "probability from 1/C, which knows nothing, to 1, which is the label itself"
+        )
+    right = labels.unsqueeze(1) == torch.arange(classes, device=labels.device)
+    unsure = (1 - correct) / (classes - 1)
+    target = torch.where(right, correct, unsure)
+    return torch.where(labels.unsqueeze(1) >= 0, target, 0.0)
+
+
+def smoothed_labels(labels: Tensor, classes: int, smoothing: float = 0.1) -> Tensor:
+    r"""Smoothed labels: some of the probability is spread evenly over all classes.
+
+    Szegedy, Vanhoucke, Ioffe, Shlens and Wojna, "Rethinking the Inception Architecture for Computer
+    Vision", CVPR 2016, https://arxiv.org/abs/1512.00567.
+
+        p_c = (1 - \epsilon) [c = y] + \epsilon / C
+
+    It is `virtual_teacher` with correct = 1 - \epsilon + \epsilon / C.
+
+    Shapes:
+        labels: (N,), integers 0..C-1; gives (N, C) probabilities.
+
+    Raises:
+        ValueError: the labels are not (N,) integers, there are fewer than two classes, or the
+            smoothing is not between 0 and 1.
+    """
+    return virtual_teacher(labels, classes, 1 - smoothing + smoothing / classes)
+
+
+class LabelMeans(NamedTuple):
+    """What a model says of each label on average, and how many examples say so.
+
+    Shapes:
+        means: (C, D), a row of NaN where there is no example; counts: (C,).
+    """
+
+    means: Tensor
+    counts: Tensor
+
+
+def label_means(outputs: Tensor, labels: Tensor, classes: int) -> LabelMeans:
+    r"""Means of the outputs for each label, which is what federated distillation exchanges.
+
+    Jeong, Oh, Kim, Park, Bennis and Kim, "Communication-Efficient On-Device Machine Learning:
+    Federated Distillation and Augmentation under Non-IID Private Data", NeurIPS 2018 workshop,
+    https://arxiv.org/abs/1811.11479.
+
+        mean_c = \sum_i [y_i = c] outputs_i / count_c
+
+    A label without examples has a mean of NaN and a count of 0: a row of zeros would be taken for
+    an answer. Leave its term out. A label of -100 counts for nobody.
+
+    Shapes:
+        outputs: (N, D), logits, probabilities or features; labels: (N,), integers 0..C-1; gives
+        (C, D) and (C,).
+
+    Raises:
+        ValueError: the shapes are not (N, D) and (N,), or the labels are not integers.
+    """
+    _check_labels(outputs, labels)
+    member = labels == torch.arange(classes, device=labels.device).unsqueeze(1)  # (C, N)
+    counts = member.sum(1)
+    total = member.to(outputs.dtype) @ outputs
+    return LabelMeans(total / counts.to(outputs.dtype).unsqueeze(1), counts)
 
 
 def _soften(logits: Tensor, temperature: float) -> Tensor:

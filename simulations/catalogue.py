@@ -10,8 +10,9 @@ from typing import Any
 from simulations.settings import nearest, values
 from simulations.store import Record, line
 
-# Modules of `knowledge` that hold no losses.
-OTHERS = {"outputs", "ensemble", "training", "fidelity", "randomness", "schemes"}
+# Modules of `knowledge` that hold no losses: training, what comes of it, and who teaches whom.
+OTHERS = {"batches", "optimizers", "outputs", "randomness", "stacking", "training", "vectors"}
+OTHERS |= {"ensemble", "fidelity", "learners", "schemes"}
 
 
 def algorithms() -> Iterable[Record]:
@@ -70,6 +71,16 @@ def partitions() -> Iterable[Record]:
     yield from (_entry(name, function) for name, function in PARTITIONS.items())
 
 
+def recipes() -> Iterable[Record]:
+    """Recipes, as the surveys group their terms."""
+    from simulations import cookbook
+
+    for name in cookbook.names():
+        said = cookbook.described(name)
+        about = {"group": said.group, "term": said.term, "claims": "; ".join(said.claims)}
+        yield {"name": name, "summary": said.what, **about}
+
+
 KINDS: dict[str, Callable[[], Iterable[Record]]] = {
     "algorithms": algorithms,
     "methods": methods,
@@ -77,6 +88,7 @@ KINDS: dict[str, Callable[[], Iterable[Record]]] = {
     "models": models,
     "datasets": datasets,
     "partitions": partitions,
+    "recipes": recipes,
 }
 
 
@@ -107,11 +119,16 @@ def _print(kind: str, entries: list[Record]) -> None:
 
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
+    group = ""
     for entry in entries:
+        module, _, name = entry["name"].rpartition(".")
+        if module != group:
+            group = module
+            table.add_row(Text(f"  {module}", style="bold underline"), "")
         about = {k: v for k, v in entry.items() if k not in ("name", "summary", "settings")}
         said = [f"{key.replace('_', ' ')}: {_text(value)}" for key, value in about.items()]
         lines = [entry["summary"], *said] if "summary" in entry else said
-        table.add_row(Text(f"  {entry['name']}", style="bold"), Text("\n".join(lines)))
+        table.add_row(Text(f"  {name}", style="bold"), Text("\n".join(lines)))
     console = Console(highlight=False)
     console.print(Text(kind.upper()), table, Text(""))
 

@@ -15,7 +15,8 @@ from fedkd import algorithms
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("knowledge", "fedkd", "graphkd", "simulations")
-LOSSES = ("knowledge.response", "knowledge.relation", "graphkd.losses")
+MODULES = ("feature", "information", "ranking", "regression", "relation", "response", "sequence")
+LOSSES = (*(f"knowledge.{name}" for name in MODULES), "graphkd.losses")
 # Folders that only one machine has; what stands for any folder, such as /path/to, is fine.
 MACHINE = re.compile(r"(?<![\w.~/-])/(home|Users|root|work|private|venv|tmp/venv)/|\b[A-Z]:\\")
 

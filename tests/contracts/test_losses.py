@@ -1,42 +1,94 @@
 """What every knowledge loss promises, whichever it is: a new one is tested from its first day.
 
-The losses are found by looking into the modules. Their arguments are made by name; a loss that
-takes an argument of a new name fails here until ARGUMENTS says how to make one.
+The losses are found by looking into the modules: a public function whose first argument is the
+student. Arguments are made by name; a loss that takes an argument of a new name fails here until
+ARGUMENTS or NUMBERS says how to make one, one that takes no rows of classes until SHAPES does.
 """
 
+import functools
+import importlib
 import inspect
+import pkgutil
+from pathlib import Path
 
 import pytest
 import torch
+from torch import tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, vmap
 
-from knowledge import relation, response
+import knowledge
+from knowledge import response
+from simulations.catalogue import OTHERS
 
 N, C, K = 5, 3, 3
 
-MODULES = (response, relation)
+MODULES = [
+    importlib.import_module(f"knowledge.{module.name}")
+    for module in pkgutil.iter_modules(knowledge.__path__)
+    if module.name not in OTHERS
+]
+
+# Public functions on students that are no losses, one value per example; see NO_LOSSES below.
+TOOLS = {"student_ranks"}
+NOT_ZERO = "Not 0 where the student is the teacher"  # what a loss of another minimum has to say
 
 
-def logits(generator, dtype):
-    return torch.randn(N, C, generator=generator, dtype=dtype)
+def normal(*shape):
+    return lambda generator, dtype: torch.randn(*shape, generator=generator, dtype=dtype)
+
+
+def whole(*shape, below=C):
+    return lambda generator, dtype: torch.randint(below, shape, generator=generator)
 
 
 def probabilities(generator, dtype):
-    return logits(generator, dtype).softmax(-1)
+    return normal(N, C)(generator, dtype).softmax(-1)
 
 
-def labels(generator, dtype):
-    return torch.randint(C, (N,), generator=generator)
+def tokens_there(generator, dtype):
+    return torch.arange(4) < torch.randint(1, 5, (N, 1), generator=generator)
+
+
+def items(*columns):
+    """Some columns of a random order of the C items, for each query."""
+    return lambda generator, dtype: torch.rand(N, C, generator=generator).argsort(-1)[:, columns]
 
 
 ARGUMENTS = {
-    "student": logits,
-    "student_logits": logits,
-    "teacher": logits,
+    "student": normal(N, C),
+    "student_logits": normal(N, C),
+    "teacher": normal(N, C),
+    "targets": normal(N, C),
     "target_probabilities": probabilities,
-    "labels": labels,
+    "labels": whole(N),
+    "top": items(0, 1),
+    "others": items(2),
+    "tokens": whole(N, 4),
+    "mask": tokens_there,
+    "queue": normal(N + 1, C),
+    "spread": normal(C),
 }
+NUMBERS = {"threshold": 1.5, "scale": 9.0}
+SHAPES = {  # of student and teacher, where these are no (N, C)
+    "attention_transfer": (N, 2, 1, 3),
+    "flow": (N, C, 2),
+    "mmd": (N, 4, C),
+    "neuron_selectivity": (N, C, 2, 3),
+    "sequence_level": (N, 4, C),
+    "word_level": (N, 4, C),
+}
+SHARED = {"queue", "spread"}  # have no row for each example
+LEARNED = {"spread"}  # get a gradient beside the student
+
+
+def unified(student, teacher):
+    """One tensor for two teachers who share a class."""
+    columns = [tensor([0, 1]), tensor([1, 2])]
+    return response.unified(student, [teacher[:, c] for c in columns], columns)
+
+
+FORMS = {response.unified: unified}  # of losses that take more than tensors and numbers
 
 
 def public_functions(module):
@@ -47,20 +99,36 @@ def public_functions(module):
     ]
 
 
-def required(loss):
-    parameters = inspect.signature(loss).parameters.values()
+def required(function):
+    """The names of the arguments that have to be given."""
+    parameters = inspect.signature(FORMS.get(function, function)).parameters.values()
     return [p.name for p in parameters if p.default is inspect.Parameter.empty]
+
+
+def taken(loss):
+    """The names of the tensors that a loss has to be given."""
+    names = [name for name in required(loss) if name not in NUMBERS]
+    unknown = [name for name in names if name not in ARGUMENTS]
+    if unknown:
+        pytest.fail(
+            f"{loss.__module__}.{loss.__name__} takes {unknown}, which this contract cannot make: "
+            f"add a maker to ARGUMENTS or NUMBERS in {__file__} (it knows {sorted(ARGUMENTS)})"
+        )
+    return names
+
+
+def on_tensors(loss):
+    """The loss, given its numbers."""
+    numbers = {name: NUMBERS[name] for name in required(loss) if name in NUMBERS}
+    form = FORMS.get(loss, loss)
+    return lambda *tensors: form(**dict(zip(taken(loss), tensors, strict=True)), **numbers)
 
 
 def arguments(loss, *, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
-    unknown = [name for name in required(loss) if name not in ARGUMENTS]
-    if unknown:
-        pytest.fail(
-            f"{loss.__module__}.{loss.__name__} takes {unknown}, which this contract cannot make: "
-            f"add a maker to ARGUMENTS in {__file__} (it knows {sorted(ARGUMENTS)})"
-        )
-    return [ARGUMENTS[name](generator, dtype) for name in required(loss)]
+    shape = SHAPES.get(loss.__name__)
+    networks = {"student": normal(*shape), "teacher": normal(*shape)} if shape else {}
+    return [(ARGUMENTS | networks)[name](generator, dtype) for name in taken(loss)]
 
 
 def stacked(loss):
@@ -68,21 +136,29 @@ def stacked(loss):
     return [torch.stack(tensors) for tensors in zip(*problems, strict=True)]
 
 
-def total(loss):
-    return lambda *tensors: loss(*tensors).sum()
+def total(call):
+    return lambda *tensors: call(*tensors).sum()
 
 
-LOSSES = [loss for module in MODULES for loss in public_functions(module)]
+def is_loss(function):
+    return required(function)[0] in ("student", "student_logits") and function.__name__ not in TOOLS
+
+
+FUNCTIONS = [function for module in MODULES for function in public_functions(module)]
+LOSSES = [function for function in FUNCTIONS if is_loss(function)]
+NO_LOSSES = [function for function in FUNCTIONS if not is_loss(function)]
 with_teacher = pytest.mark.parametrize(
     "loss", [loss for loss in LOSSES if "teacher" in required(loss)], ids=lambda f: f.__name__
 )
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
+every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 
 
 def test_the_losses_are_found():
     names = {loss.__name__ for loss in LOSSES}
-    assert {"kl", "decoupled", "cross_entropy", "distance", "angle"} <= names
+    assert {"kl", "decoupled", "cross_entropy", "distance", "angle", "hint", "listmle"} <= names
     assert not any(name.startswith("_") for name in names)
+    assert {f.__name__ for f in NO_LOSSES} >= TOOLS
 
 
 def test_an_argument_of_a_new_name_fails_and_says_what_to_add():
@@ -96,7 +172,7 @@ def test_an_argument_of_a_new_name_fails_and_says_what_to_add():
 @every_loss
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_one_value_per_example_in_the_dtype_of_the_student(loss, dtype):
-    value = loss(*arguments(loss, dtype=dtype))
+    value = on_tensors(loss)(*arguments(loss, dtype=dtype))
     assert value.shape == (N,)
     assert value.dtype == dtype
 
@@ -105,38 +181,38 @@ def test_one_value_per_example_in_the_dtype_of_the_student(loss, dtype):
 def test_gradients_are_right_to_second_order(loss):
     student, *others = arguments(loss)
     student.requires_grad_()
-    assert gradcheck(lambda s: loss(s, *others), (student,))
-    assert gradgradcheck(lambda s: loss(s, *others), (student,))
+    assert gradcheck(lambda s: on_tensors(loss)(s, *others), (student,))
+    assert gradgradcheck(lambda s: on_tensors(loss)(s, *others), (student,))
 
 
 @every_loss
 def test_only_the_student_gets_a_gradient(loss):
-    student, *others = (
-        t.requires_grad_(t.is_floating_point()) for t in arguments(loss, dtype=torch.float64)
-    )
+    student, *others = (t.requires_grad_(t.is_floating_point()) for t in arguments(loss))
+    names = [n for n, t in zip(taken(loss)[1:], others, strict=True) if t.requires_grad]
     teachers = [t for t in others if t.requires_grad]
-    value = loss(student, *others).sum()
-    to_student, *to_teachers = torch.autograd.grad(value, (student, *teachers), allow_unused=True)
+    value = on_tensors(loss)(student, *others).sum()
+    to_student, *to_others = torch.autograd.grad(value, (student, *teachers), allow_unused=True)
     assert to_student.abs().sum() > 0
-    assert all(gradient is None for gradient in to_teachers)
+    for name, gradient in zip(names, to_others, strict=True):
+        assert (gradient is None) == (name not in LEARNED), name
 
 
 @every_loss
 def test_vmap_is_a_loop_over_problems(loss):
-    tensors = stacked(loss)
-    looped = torch.stack([loss(*one) for one in zip(*tensors, strict=True)])
-    torch.testing.assert_close(vmap(loss)(*tensors), looped, rtol=1e-12, atol=1e-12)
+    tensors, call = stacked(loss), on_tensors(loss)
+    looped = torch.stack([call(*one) for one in zip(*tensors, strict=True)])
+    torch.testing.assert_close(vmap(call)(*tensors), looped, rtol=1e-12, atol=1e-12)
 
 
 @every_loss
 def test_vmap_of_the_gradient_is_a_loop_over_problems(loss):
-    tensors = stacked(loss)
-    gradient = grad(total(loss))
+    tensors, call = stacked(loss), on_tensors(loss)
+    gradient = grad(total(call))
     looped = torch.stack([gradient(*one) for one in zip(*tensors, strict=True)])
     torch.testing.assert_close(vmap(gradient)(*tensors), looped, rtol=1e-12, atol=1e-12)
 
     tensors[0].requires_grad_()  # and the other way round: the gradient of vmap
-    (outside,) = torch.autograd.grad(vmap(loss)(*tensors).sum(), tensors[:1])
+    (outside,) = torch.autograd.grad(vmap(call)(*tensors).sum(), tensors[:1])
     torch.testing.assert_close(outside, looped, rtol=1e-12, atol=1e-12)
 
 
@@ -145,17 +221,19 @@ def test_vmap_with_one_teacher_for_all_students(loss):
     students, *others = stacked(loss)
     shared = [t[0] for t in others]
     in_dims = (0, *(None for _ in shared))
-    looped = torch.stack([grad(total(loss))(student, *shared) for student in students])
-    together = vmap(grad(total(loss)), in_dims)(students, *shared)
+    gradient = grad(total(on_tensors(loss)))
+    looped = torch.stack([gradient(student, *shared) for student in students])
+    together = vmap(gradient, in_dims)(students, *shared)
     torch.testing.assert_close(together, looped, rtol=1e-12, atol=1e-12)
 
 
 @every_loss
 def test_permuting_the_examples_permutes_the_values(loss):
-    tensors = arguments(loss)
+    tensors, call = dict(zip(taken(loss), arguments(loss), strict=True)), on_tensors(loss)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
-    moved = loss(*(t[order] for t in tensors))
-    torch.testing.assert_close(moved, loss(*tensors)[order], rtol=1e-12, atol=1e-12)
+    moved = [t if name in SHARED else t[order] for name, t in tensors.items()]
+    value = call(*tensors.values())
+    torch.testing.assert_close(call(*moved), value[order], rtol=1e-12, atol=1e-12)
 
 
 @every_loss
@@ -163,7 +241,7 @@ def test_inputs_are_left_as_they_are(loss):
     tensors = arguments(loss)
     before = [t.clone() for t in tensors]
     tensors[0].requires_grad_()
-    loss(*tensors).sum().backward()
+    on_tensors(loss)(*tensors).sum().backward()
     assert all(torch.equal(t, b) for t, b in zip(tensors, before, strict=True))
 
 
@@ -172,35 +250,55 @@ def test_huge_logits_give_finite_values_and_gradients_in_float32(loss):
     student, *others = arguments(loss, dtype=torch.float32)
     student = (200 * student.sign()).requires_grad_()
     others = [200 * t.sign() if (t < 0).any() else t for t in others]  # logits, not probabilities
-    value = loss(student, *others)
+    value = on_tensors(loss)(student, *others)
     (gradient,) = torch.autograd.grad(value.sum(), student)
     assert value.isfinite().all()
     assert gradient.isfinite().all()
 
 
 @with_teacher
-def test_no_loss_at_the_teacher_and_none_below_it(loss):
+def test_no_loss_at_the_teacher_unless_the_docstring_says_so(loss):
     student, teacher, *others = arguments(loss)
-    assert (loss(student, teacher, *others) > 0).all()
-    torch.testing.assert_close(
-        loss(teacher.clone(), teacher, *others), torch.zeros(N).double(), rtol=0, atol=1e-12
-    )
+    at_teacher = on_tensors(loss)(teacher.clone(), teacher, *others)
+    if NOT_ZERO in " ".join(inspect.getdoc(loss).split()):
+        assert at_teacher.abs().max() > 1e-3
+    else:
+        assert (on_tensors(loss)(student, teacher, *others) > 0).all()
+        torch.testing.assert_close(at_teacher, torch.zeros(N).double(), rtol=0, atol=1e-12)
 
 
 @every_loss
 def test_examples_that_do_not_match_are_an_error_that_names_the_shapes(loss):
     student, *others = arguments(loss)
-    last = others[-1][:-1]
-    with pytest.raises(ValueError, match=r"shape \(5, 3\).*\(4,( 3)?\)") as mismatch:
-        loss(student, *others[:-1], last)
-    assert "(N, " in str(mismatch.value)  # what was expected instead
-    with pytest.raises(ValueError, match=r"shape \(1, 5, 3\)"):
-        loss(student[None], *others)
+    for place, name in enumerate(taken(loss)[1:]):
+        if name not in SHARED:
+            short = [t[:-1] if i == place else t for i, t in enumerate(others)]
+            with pytest.raises(ValueError, match=r"shapes? .*\(5, .*\(4,") as mismatch:
+                on_tensors(loss)(student, *short)
+            assert "(N, " in str(mismatch.value)  # what was expected instead
+    with pytest.raises(ValueError, match=r"shape \(1, 5, "):
+        on_tensors(loss)(student[None], *others)
 
 
 @every_loss
-def test_the_docstring_has_paper_convention_shapes_and_errors(loss):
-    text = inspect.getdoc(loss)
+def test_the_docstring_says_which_convention_was_chosen(loss):
+    assert "Convention" in inspect.getdoc(loss)
+
+
+@every_function
+def test_the_docstring_has_paper_shapes_and_errors(function):
+    text = inspect.getdoc(function)
     assert "https://" in text
-    for heading in ("Convention", "Shapes:", "Raises:"):
-        assert heading in text, f"{loss.__name__} lacks {heading!r}"
+    for heading in ("Shapes:", "Raises:"):
+        assert heading in text, f"{function.__name__} lacks {heading!r}"
+
+
+@functools.cache
+def page_of(module):
+    name = module.rpartition(".")[2]
+    return (Path(__file__).parents[1] / f"knowledge/test_{name}.py").read_text()
+
+
+@every_function
+def test_every_function_has_tests_of_its_own(function):
+    assert f"{function.__name__}(" in page_of(function.__module__)

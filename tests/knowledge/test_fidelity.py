@@ -1,11 +1,21 @@
 import math
 
 import pytest
+import scipy.spatial.distance
+import scipy.stats
 import sklearn.metrics
 import torch
 from torch import tensor
 
-from knowledge.fidelity import accuracy, agreement, calibration_error
+from knowledge.fidelity import (
+    accuracy,
+    agreement,
+    calibration_error,
+    distance_correlation,
+    linear_cka,
+    paired_comparison,
+    t_quantile,
+)
 
 LOGITS = tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 5.0], [4.0, 0.0, 1.0]])
 PREDICTED = tensor([0, 1, 2, 0])
@@ -114,6 +124,149 @@ class TestCalibrationError:
     def test_bins_are_at_least_one(self):
         with pytest.raises(ValueError, match="bins is 0; it has to be at least 1"):
             calibration_error(LOGITS, PREDICTED, bins=0)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+REPRESENTATIONS = pytest.mark.parametrize("alike", [linear_cka, distance_correlation])
+
+
+class TestRepresentations:
+    student, teacher = normal(30, 4), normal(30, 6, seed=1)
+
+    def test_linear_cka_by_hand(self):
+        # Centred columns (1, -1, 0, 0) and (1, 0, -1, 0): inner product 1, squared lengths 2.
+        x, y = tensor([[4.0], [2], [3], [3]]), tensor([[1.0], [0], [-1], [0]])
+        assert linear_cka(x, y) == pytest.approx(1 / 4)
+        assert type(linear_cka(x, y)) is float
+
+    def test_distance_correlation_by_hand(self):
+        # Two points: distances (0, a), centred to -a/2 on the diagonal and a/2 beside it.
+        assert distance_correlation(tensor([[0.0], [3.0]]), tensor([[7.0], [5.0]])) == 1.0
+
+    def test_cka_is_that_of_centred_gram_matrices(self):
+        def centred(rows):
+            h = torch.eye(30).double() - 1 / 30
+            return h @ (rows @ rows.T) @ h
+
+        k, l = centred(self.student), centred(self.teacher)  # noqa: E741
+        expected = (k * l).sum() / (k.norm() * l.norm())
+        assert linear_cka(self.student, self.teacher) == pytest.approx(expected.item())
+
+    def test_cka_of_single_columns_is_their_squared_correlation(self):
+        x, y = self.student[:, :1], self.student[:, :1] + normal(30, 1, seed=2)
+        r = scipy.stats.pearsonr(x.squeeze(), y.squeeze()).statistic
+        assert linear_cka(x, y) == pytest.approx(r**2)
+
+    def test_distance_correlation_is_the_loop(self):
+        def centred(rows):
+            d = scipy.spatial.distance.cdist(rows.numpy(), rows.numpy())
+            n = range(len(d))
+            total = d.mean()
+            return [[d[i][j] - d[i].mean() - d[:, j].mean() + total for j in n] for i in n]
+
+        a, b = centred(self.student), centred(self.teacher)
+        pairs = [(i, j) for i in range(30) for j in range(30)]
+        shared = sum(a[i][j] * b[i][j] for i, j in pairs)
+        own = sum(a[i][j] ** 2 for i, j in pairs) * sum(b[i][j] ** 2 for i, j in pairs)
+        expected = math.sqrt(shared / math.sqrt(own))
+        assert distance_correlation(self.student, self.teacher) == pytest.approx(expected)
+
+    @REPRESENTATIONS
+    def test_rotation_scale_and_shift_change_nothing(self, alike):
+        rotation = torch.linalg.qr(normal(4, 4, seed=3))[0]
+        moved = 3 * self.student @ rotation + 50
+        assert alike(moved, self.student) == pytest.approx(1)
+        assert alike(moved, self.teacher) == pytest.approx(alike(self.student, self.teacher))
+
+    @REPRESENTATIONS
+    def test_it_is_symmetric_and_the_order_of_the_examples_does_not_matter(self, alike):
+        value = alike(self.student, self.teacher)
+        order = torch.randperm(30, generator=torch.Generator().manual_seed(4))
+        assert alike(self.teacher, self.student) == pytest.approx(value)
+        assert alike(self.student[order], self.teacher[order]) == pytest.approx(value)
+        assert alike(self.student[order], self.student) < 0.7
+
+    @REPRESENTATIONS
+    def test_independent_representations_are_the_less_alike_the_more_examples(self, alike):
+        few, many = (alike(normal(n, 3), normal(n, 3, seed=1)) for n in (10, 500))
+        assert many < few / 2
+
+    def test_a_dependence_that_is_not_linear_is_seen_by_distances_alone(self):
+        x = torch.linspace(-1, 1, 201, dtype=torch.float64).unsqueeze(1)
+        assert linear_cka(x, x.square()) < 1e-12
+        assert distance_correlation(x, x.square()) > 0.4
+
+    @REPRESENTATIONS
+    def test_a_collapsed_representation_is_alike_to_none(self, alike):
+        assert alike(torch.ones(30, 4), self.teacher) == 0.0
+
+    @REPRESENTATIONS
+    def test_other_examples_are_an_error(self, alike):
+        with pytest.raises(ValueError, match=r"\(30, 4\).*\(29, 6\).*same examples"):
+            alike(self.student, self.teacher[:-1])
+        with pytest.raises(ValueError, match="N = 1 "):
+            alike(self.student[:1], self.teacher[:1])
+
+
+class TestPairedComparison:
+    def test_by_hand(self):
+        # Differences 10, 12, 8: mean 10, deviation 2; 4.3027 x 2 / sqrt(3) = 4.968.
+        found = paired_comparison([72.0, 75.0, 70.0], [62.0, 63.0, 62.0])
+        assert found.mean == 10.0
+        assert (found.low, found.high) == pytest.approx((5.032, 14.968), abs=1e-3)
+        assert (found.wins, found.n) == (3, 3)
+
+    @pytest.mark.parametrize("n", [2, 3, 10, 31])
+    def test_it_is_scipys_paired_t_test(self, n):
+        first, second = normal(n).tolist(), normal(n, seed=1).tolist()
+        found = paired_comparison(first, second)
+        theirs = scipy.stats.ttest_rel(first, second).confidence_interval(0.95)
+        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+        assert found.wins == sum(a > b for a, b in zip(first, second, strict=True))
+
+    def test_the_interval_covers_the_truth_in_95_of_100_cases(self):
+        gaps = normal(2000, 5) + 1
+        found = [paired_comparison(row, [0.0] * 5) for row in gaps.tolist()]
+        covered = sum(one.low <= 1 <= one.high for one in found) / 2000
+        assert covered == pytest.approx(0.95, abs=0.02)
+
+    def test_a_tie_is_no_win(self):
+        assert paired_comparison([1.0, 2.0], [1.0, 1.0]).wins == 1
+
+    def test_one_pair_has_no_interval(self):
+        found = paired_comparison([0.8], [0.7])
+        assert found.mean == pytest.approx(0.1)
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="got 2 and 3 numbers; .*leave out the seeds"):
+            paired_comparison([1, 2], [1, 2, 3])
+        with pytest.raises(ValueError, match="got 0 and 0"):
+            paired_comparison([], [])
+        with pytest.raises(ValueError, match="1 of 2 differences are not finite.*diverge"):
+            paired_comparison([1.0, math.nan], [1.0, 1.0])
+
+
+class TestQuantile:
+    @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 10, 29, 99, 1000])
+    @pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
+    def test_it_is_scipys(self, freedom, level):
+        theirs = scipy.stats.t.ppf((1 + level) / 2, freedom)
+        assert t_quantile(freedom, level) == pytest.approx(theirs, rel=1e-12)
+
+    def test_by_hand(self):
+        assert t_quantile(1, 0.5) == pytest.approx(1)  # Cauchy: a quarter lies beyond 1
+        assert t_quantile(2) == pytest.approx(0.95 * math.sqrt(2 / (1 - 0.95**2)))
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="got 0 degrees of freedom at level 0.95"):
+            t_quantile(0)
+        with pytest.raises(ValueError, match="at level 95; .*such as 0.95"):
+            t_quantile(3, 95)
 
 
 class TestErrors:

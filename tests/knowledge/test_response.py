@@ -12,15 +12,22 @@ from torch import tensor
 from knowledge.response import (
     cross_entropy,
     decoupled,
+    generalised,
     jensen_shannon,
     kl,
     kl_to_probabilities,
+    label_means,
     logit_matching,
+    mutual,
     reverse_kl,
+    smoothed_labels,
     soft_cross_entropy,
+    symmetric_kl,
+    unified,
+    virtual_teacher,
 )
 
-DIVERGENCES = [kl, reverse_kl, jensen_shannon]
+DIVERGENCES = [kl, reverse_kl, jensen_shannon, symmetric_kl]
 LOG3 = math.log(3.0)
 
 
@@ -55,6 +62,11 @@ class TestByHand:
         to_student = 0.5 * math.log(4 / 5) + 0.5 * math.log(4 / 3)
         to_teacher = 0.75 * math.log(6 / 5) + 0.25 * math.log(2 / 3)
         close(jensen_shannon(self.student, self.teacher).item(), (to_student + to_teacher) / 2)
+
+    def test_symmetric_kl_goes_both_ways(self):
+        # (3/4 - 1/2) log (3/4 : 1/2) + (1/4 - 1/2) log (1/4 : 1/2)
+        expected = 0.25 * math.log(1.5) - 0.25 * math.log(0.5)
+        close(symmetric_kl(self.student, self.teacher).item(), expected)
 
     def test_soft_cross_entropy(self):
         target = tensor([[0.25, 0.75]], dtype=torch.float64)
@@ -146,6 +158,24 @@ class TestTemperature:
         (gradient,) = torch.autograd.grad(kl(student, self.teacher.float(), 1e3).sum(), student)
         limit = (centred(self.student) - centred(self.teacher)) / 4
         close(gradient.double(), limit, tolerance=3e-3)
+
+    def test_centred_logit_matching_is_the_limit(self):
+        limit = logit_matching(self.student, self.teacher, centre=True) / 4
+        close(kl(self.student, self.teacher, 1e4), limit, tolerance=1e-3)
+
+    def test_in_float32_the_value_loses_digits_as_t_grows(self):
+        student, teacher = normal(500, 10), normal(500, 10, seed=1)
+
+        def error(temperature):
+            exact = kl(student, teacher, temperature).mean()
+            each = kl(student.float(), teacher.float(), temperature) - kl(
+                student, teacher, temperature
+            )
+            return (each.square().mean().sqrt() / exact).item()
+
+        at_20, at_100, at_1000 = (error(temperature) for temperature in (20, 100, 1000))
+        assert at_20 < 1e-3 < 1e-2 < at_1000
+        assert 3 * at_20 < at_100 < at_1000 / 3
 
     @pytest.mark.parametrize("loss", DIVERGENCES)
     def test_scaling_logits_and_temperature_scales_by_t_squared(self, loss):
@@ -319,6 +349,273 @@ class TestLogitMatching:
         shifted = logit_matching(self.student + 1, self.student)
         close(shifted, torch.full((4,), 1.5).double())
 
+    @pytest.mark.parametrize("norm", ["l2", "l1"])
+    def test_centred_a_shift_does_not_matter(self, norm):
+        shifts = torch.arange(4.0).unsqueeze(1)
+        plain = logit_matching(self.student, self.teacher, norm, centre=True)
+        close(logit_matching(self.student + shifts, self.teacher - 3, norm, centre=True), plain)
+
+    def test_centred_by_hand(self):
+        student, teacher = tensor([[1.0, 2.0, 6.0]]), tensor([[0.0, 0.0, 0.0]])
+        assert logit_matching(student, teacher, centre=True).item() == (4 + 1 + 9) / 2
+        assert logit_matching(student, teacher, "l1", centre=True).item() == (2 + 1 + 3) / 3
+
     def test_an_unknown_norm_lists_the_known_ones(self):
         with pytest.raises(ValueError, match="unknown norm 'l3'; choose one of 'l2', 'l1'"):
             logit_matching(self.student, self.teacher, norm="l3")
+
+
+class TestFiniteOrExactZero:
+    """Where torch's own functions give nan or infinity."""
+
+    def test_log_of_softmax_is_infinite_and_log_softmax_is_not(self):
+        logits = tensor([[200.0, -200.0]])
+        assert logits.softmax(-1).log().isinf().any()
+        assert kl(logits, -logits).item() == 400
+
+    def test_a_target_of_minus_infinity_is_nan_for_torch_and_a_zero_is_safe_here(self):
+        student, target = tensor([[0.5, 0.2, 0.1]]), tensor([[0.5, 0.5, 0.0]])
+        trap = F.kl_div(
+            student.log_softmax(-1), target.log(), reduction="batchmean", log_target=True
+        )
+        assert trap.isnan()
+        value = kl_to_probabilities(student, target)
+        safe = F.kl_div(student.log_softmax(-1), target, reduction="batchmean")
+        close(value, safe.reshape(1), tolerance=1e-6)
+
+    def test_adding_epsilon_to_a_target_would_not_be_zero_at_equality(self):
+        """As FedGKT's code does: C epsilon too much, since the target sums to 1 + C epsilon."""
+        logits = normal(4, 10)
+        target = logits.softmax(-1)
+        close(kl_to_probabilities(logits, target), torch.zeros(4).double())
+        offset = F.kl_div(logits.log_softmax(-1), target + 1e-7, reduction="batchmean")
+        assert offset.item() == pytest.approx(10 * 1e-7, rel=1e-3)
+
+    def test_raw_logits_as_a_target_go_unnoticed_in_torch(self):
+        """Which is why targets are checked where they arrive: the loss may even be negative."""
+        student, teacher = normal(20, 10), 5 * normal(20, 10, seed=1)
+        assert F.cross_entropy(student, teacher, reduction="none").min() < 0
+        assert (kl(student, teacher) >= 0).all()
+
+
+class TestMutual:
+    peers = tuple(normal(5, 3, seed=seed) for seed in range(3))
+
+    def test_by_hand(self):
+        one, other = tensor([[0.0, 0.0]]).double(), tensor([[LOG3, 0.0]], dtype=torch.float64)
+        to_one = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+        to_other = 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
+        close(torch.cat(mutual([one, other])), tensor([to_one, to_other], dtype=torch.float64))
+
+    @pytest.mark.parametrize("temperature", [1.0, 3.0])
+    def test_it_is_the_loop_over_peers(self, temperature):
+        for k, value in enumerate(mutual(self.peers, temperature)):
+            total = sum(kl(self.peers[k], self.peers[j], temperature) for j in range(3) if j != k)
+            close(value, total / 2)
+
+    def test_a_student_moves_none_of_its_peers(self):
+        peers = [peer.clone().requires_grad_() for peer in self.peers]
+        gradients = torch.autograd.grad(mutual(peers)[0].sum(), peers, allow_unused=True)
+        assert gradients[0].abs().sum() > 0
+        assert gradients[1:] == (None, None)
+
+    def test_peers_who_agree_have_nothing_to_learn(self):
+        for value in mutual([self.peers[0]] * 4):
+            close(value, torch.zeros(5).double())
+
+    def test_vmap_is_a_loop(self):
+        stacks = [normal(4, 5, 3, seed=seed) for seed in range(3)]
+        together = torch.func.vmap(lambda *peers: mutual(peers))(*stacks)
+        for n in range(4):
+            looped = mutual([stack[n] for stack in stacks])
+            close(torch.stack([value[n] for value in together]), torch.stack(looped))
+
+    def test_alone_there_is_nobody_to_learn_from(self):
+        with pytest.raises(ValueError, match="got 1 student; .*at least 2"):
+            mutual(self.peers[:1])
+
+
+class TestGeneralised:
+    student, teacher = 2 * normal(6, 2), 2 * normal(6, 2, seed=1)
+    labels = tensor([0, 1, 1, 0, 1, 0])
+
+    @pytest.mark.parametrize("imitation", [0.0, 0.3, 1.0])
+    @pytest.mark.parametrize("temperature", [1.0, 5.0])
+    def test_for_two_classes_it_is_the_sigmoid_of_the_paper(self, imitation, temperature):
+        f, t = normal(6), normal(6, seed=1)
+        pairs = [torch.stack([torch.zeros(6), x], dim=1) for x in (f, t)]
+        value = generalised(*pairs, self.labels, imitation, temperature)
+        hard = F.binary_cross_entropy_with_logits(f, self.labels.double(), reduction="none")
+        target = (t / temperature).sigmoid()
+        soft = F.binary_cross_entropy_with_logits(f, target, reduction="none")
+        close(value, (1 - imitation) * hard + imitation * soft)
+
+    def test_by_hand(self):
+        # Student (1/2, 1/2), so that any target costs log 2.
+        value = generalised(torch.zeros(1, 2), tensor([[LOG3, 0.0]]), tensor([0]), 0.25)
+        close(value.item(), math.log(2), 1e-6)
+        value = generalised(tensor([[LOG3, 0.0]]), tensor([[LOG3, 0.0]]), tensor([1]), 0.5)
+        soft = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
+        close(value.item(), (math.log(4) + soft) / 2, 1e-6)
+
+    def test_the_student_is_not_softened(self):
+        value = generalised(self.student, self.teacher, self.labels, 1.0, 5.0)
+        close(value, soft_cross_entropy(self.student, (self.teacher / 5).softmax(-1)))
+        softened = soft_cross_entropy(self.student, (self.teacher / 5).softmax(-1), 5.0)
+        assert (value - softened).abs().max() > 0.1
+
+    def test_the_code_of_the_authors_has_t_squared_too(self):
+        plain, scaled = (
+            generalised(self.student, self.teacher, self.labels, 1.0, 5.0, t_squared=flag)
+            for flag in (False, True)
+        )
+        close(scaled, 25 * plain)
+        hard = cross_entropy(self.student, self.labels)
+        mixed = generalised(self.student, self.teacher, self.labels, 0.5, 5.0, t_squared=True)
+        close(mixed, (hard + scaled) / 2)
+
+    def test_without_imitation_it_is_ordinary_training_bit_for_bit(self):
+        broken = torch.full_like(self.teacher, math.nan)
+        value = generalised(self.student, broken, self.labels, 0.0)
+        assert torch.equal(value, cross_entropy(self.student, self.labels))
+
+    def test_without_labels_there_are_none_to_be_seen(self):
+        nobody = torch.full((6,), -100)
+        value = generalised(self.student, self.teacher, nobody, 1.0)
+        assert torch.equal(value, generalised(self.student, self.teacher, self.labels, 1.0))
+
+    @pytest.mark.parametrize("imitation", [-0.1, 1.1, math.nan])
+    def test_imitation_is_a_share(self, imitation):
+        with pytest.raises(ValueError, match=rf"imitation is {imitation}; expected 0 .*1"):
+            generalised(self.student, self.teacher, self.labels, imitation)
+
+
+class TestUnified:
+    student = normal(6, 5)
+    classes = (tensor([0, 1, 2]), tensor([4, 2, 3]))
+    teachers = (normal(6, 3, seed=1), normal(6, 3, seed=2))
+
+    def test_by_hand(self):
+        # Of classes 0 and 1 the student gives 1/2 each, whatever it thinks of class 2.
+        value = unified(tensor([[1.0, 1.0, 9.0]]), [tensor([[LOG3, 0.0]])], [tensor([0, 1])])
+        close(value.item(), 0.75 * math.log(1.5) + 0.25 * math.log(0.5), 1e-6)
+
+    @pytest.mark.parametrize("temperature", [1.0, 3.0])
+    def test_it_is_the_loop_over_conditional_probabilities(self, temperature):
+        p = (self.student / temperature).softmax(-1)
+        total = torch.zeros(6).double()
+        for teacher, known in zip(self.teachers, self.classes, strict=True):
+            q = (teacher / temperature).softmax(-1)
+            given = p[:, known] / p[:, known].sum(-1, keepdim=True)
+            total += temperature**2 * (q * (q.log() - given.log())).sum(-1)
+        close(unified(self.student, self.teachers, self.classes, temperature), total)
+
+    def test_a_teacher_who_knows_all_is_plain_distillation(self):
+        teacher = normal(6, 5, seed=3)
+        close(unified(self.student, [teacher], [torch.arange(5)]), kl(self.student, teacher))
+
+    def test_nothing_is_said_between_separate_classes(self):
+        blocks = [self.student[:, :2] + 3, self.student[:, 2:] - 7]
+        value = unified(self.student, blocks, [torch.arange(2), torch.arange(2, 5)])
+        close(value, torch.zeros(6).double())
+
+    def test_no_teacher_gets_a_gradient(self):
+        student, *teachers = (t.clone().requires_grad_() for t in (self.student, *self.teachers))
+        unified(student, teachers, self.classes).sum().backward()
+        assert student.grad.abs().sum() > 0
+        assert [t.grad for t in teachers] == [None, None]
+
+    def test_a_list_of_classes_for_each_teacher(self):
+        with pytest.raises(ValueError, match="2 teachers and 1 lists.*a list for each"):
+            unified(self.student, self.teachers, self.classes[:1])
+
+
+class TestTargetsOfLabels:
+    labels = tensor([2, 0, -100])
+
+    def test_virtual_teacher_by_hand(self):
+        close(
+            virtual_teacher(self.labels, 4, correct=0.7),
+            tensor([[0.1, 0.1, 0.7, 0.1], [0.7, 0.1, 0.1, 0.1], [0.0] * 4]),
+            tolerance=1e-6,
+        )
+
+    def test_smoothed_labels_are_those_of_torch(self):
+        target = smoothed_labels(self.labels[:2], 4, 0.2)
+        close(target, tensor([[0.05, 0.05, 0.85, 0.05], [0.85, 0.05, 0.05, 0.05]]), 1e-6)
+        logits = normal(2, 4).float()
+        theirs = F.cross_entropy(logits, self.labels[:2], label_smoothing=0.2, reduction="none")
+        close(soft_cross_entropy(logits, target), theirs, tolerance=1e-6)
+
+    def test_without_a_label_there_is_no_teacher(self):
+        student = normal(3, 4).float()
+        value = kl_to_probabilities(student, virtual_teacher(self.labels, 4))
+        assert value[2].item() == 0
+
+    def test_sure_it_is_the_label_itself(self):
+        one_hot = F.one_hot(self.labels[:2], 4).float()
+        assert torch.equal(virtual_teacher(self.labels[:2], 4, correct=1.0), one_hot)
+        assert torch.equal(smoothed_labels(self.labels[:2], 4, smoothing=0.0), one_hot)
+
+    def test_vmap_is_a_loop(self):
+        several = tensor([[0, 1], [2, -100], [1, 1]])
+        together = torch.func.vmap(lambda y: virtual_teacher(y, 3))(several)
+        close(together, torch.stack([virtual_teacher(y, 3) for y in several]))
+
+    @pytest.mark.parametrize(("classes", "correct"), [(1, 1.0), (4, 0.2), (4, 1.1)])
+    def test_it_is_right_more_often_than_by_chance(self, classes, correct):
+        with pytest.raises(ValueError, match=rf"correct is {correct} among {classes} classes"):
+            virtual_teacher(self.labels, classes, correct)
+
+    def test_probabilities_are_no_labels(self):
+        with pytest.raises(
+            ValueError, match=r"labels are torch.float32 .*expected \(N,\) integers"
+        ):
+            virtual_teacher(torch.ones(3), 4)
+
+
+class TestLabelMeans:
+    outputs = tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [9.0, 9.0]])
+
+    def test_by_hand(self):
+        means, counts = label_means(self.outputs, tensor([2, 0, 2, -100]), 4)
+        assert counts.tolist() == [1, 0, 2, 0]
+        assert means[[0, 2]].tolist() == [[3.0, 4.0], [3.0, 4.0]]
+
+    def test_a_label_that_is_missing_is_flagged_and_no_target_of_zeros(self):
+        means, counts = label_means(self.outputs, tensor([0, 0, 0, 0]), 3)
+        assert means[1:].isnan().all()
+        assert counts.tolist() == [4, 0, 0]
+
+    def test_it_is_the_loop(self):
+        outputs, labels = normal(50, 3), torch.arange(50) ** 2 % 7
+        means, counts = label_means(outputs, labels, 7)
+        for label in range(7):
+            mine = outputs[labels == label]
+            assert counts[label] == len(mine)
+            if len(mine):
+                close(means[label], mine.mean(0))
+        assert (counts == 0).any()
+
+    def test_the_order_of_the_examples_does_not_matter(self):
+        labels, order = tensor([2, 0, 2, 1]), tensor([3, 1, 0, 2])
+        close(
+            label_means(self.outputs[order], labels[order], 3).means,
+            label_means(self.outputs, labels, 3).means,
+        )
+
+    def test_weighted_with_the_counts_the_means_of_clients_are_those_of_all(self):
+        """The unweighted mean of the clients' means is another number."""
+        outputs, labels = normal(30, 3), torch.arange(30) % 3
+        one, other = (
+            label_means(outputs[part], labels[part], 3) for part in (slice(4), slice(4, 30))
+        )
+        whole = label_means(outputs, labels, 3).means
+        weights = torch.stack([one.counts, other.counts]).unsqueeze(-1)
+        both = torch.stack([one.means, other.means])
+        close((weights * both).sum(0) / weights.sum(0), whole)
+        assert (both.mean(0) - whole).abs().max() > 0.01
+
+    def test_labels_have_to_fit(self):
+        with pytest.raises(ValueError, match=r"\(4, 2\) and labels \(3,\)"):
+            label_means(self.outputs, tensor([0, 1, 2]), 3)
