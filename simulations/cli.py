@@ -78,6 +78,43 @@ def run(
 
 
 @app.command()
+def recipe(
+    name: Annotated[str | None, typer.Argument(help="`kdsim list recipes`")] = None,
+    every: Annotated[bool, typer.Option("--all", help="every recipe there is")] = False,
+    seeds: Annotated[
+        int | None, typer.Option(help="seeds 0 to N-1 [default: as the recipe's file says]")
+    ] = None,
+    out: Out = None,
+    data_root: DataRoot = None,
+    workers: Workers = None,
+    json: Json = False,
+) -> int:
+    """A term of the surveys, measured: what it claims, its controls, and what came out."""
+    from simulations import cookbook
+    from simulations.session import Options, execute, users_input
+
+    with users_input():
+        names = cookbook.chosen(name, every)
+        document = cookbook.joined(names, seeds)
+    options = Options(out, data_root, workers, json)
+    return execute(document, "kdsim recipe", "recipes" if every else names[0], options)
+
+
+@app.command()
+def survey(
+    runs: Annotated[list[Path], typer.Argument(help="folders of runs of recipes")],
+    out: Annotated[Path, typer.Option(help="the page, Markdown")] = Path("survey.md"),
+) -> int:
+    """The page of the surveys: a row for each term, with what was measured and a verdict."""
+    from simulations import survey_page
+    from simulations.session import users_input
+
+    with users_input():
+        print(survey_page.write(runs, out))
+    return 0
+
+
+@app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(help="of a run, or of several")],
     data_root: DataRoot = None,
@@ -98,7 +135,7 @@ def resume(
 def list_(
     what: Annotated[
         str | None,
-        typer.Argument(help="algorithms, methods, losses, models, datasets or partitions"),
+        typer.Argument(help="algorithms, methods, losses, models, datasets, partitions, recipes"),
     ] = None,
     json: Json = False,
 ) -> int:

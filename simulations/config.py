@@ -164,7 +164,30 @@ class GraphExperiment:
         return type(self.method).__name__.lower()
 
 
-Experiment = FedExperiment | GraphExperiment
+@dataclass(frozen=True)
+class SurveyExperiment:
+    """One seed of a recipe of the surveys.
+
+    Attributes:
+        recipe: with its settings.
+        seed: of every random choice.
+    """
+
+    recipe: Any
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The recipe's name on the command line, which is that of its file."""
+        return type(self.recipe).__module__.rpartition(".")[2]
+
+    @property
+    def data(self) -> str:
+        """The data that the recipe needs."""
+        return str(self.recipe.data)
+
+
+Experiment = FedExperiment | GraphExperiment | SurveyExperiment
 
 
 class Kind(NamedTuple):
@@ -186,6 +209,7 @@ class Kind(NamedTuple):
 KINDS = {
     "fed": Kind(FedExperiment, "algorithm", "fedkd.algorithms"),
     "graph": Kind(GraphExperiment, "method", "graphkd.methods"),
+    "survey": Kind(SurveyExperiment, "recipe", "simulations.recipes"),
 }
 
 

@@ -12,6 +12,9 @@ distill = { epochs = 5 }
 [resources]                             # of one run; no part of what determines its numbers
 cpus = 1
 gpus = 0.0
+
+[about]                                 # for people; see `simulations.claims`
+term = "federated distillation"
 """
 
 import itertools
@@ -153,7 +156,7 @@ def expand(document: Document, source: str) -> list[Experiment]:
     Raises:
         ValueError: an unknown key, name or value; the message names it, and the nearest known one.
     """
-    tables = [*KINDS, *(kind.key for kind in KINDS.values()), "resources"]
+    tables = [*KINDS, *(kind.key for kind in KINDS.values()), "resources", "about"]
     for name in document:
         if name not in tables:
             raise ValueError(
@@ -161,7 +164,8 @@ def expand(document: Document, source: str) -> list[Experiment]:
                 f"there are {', '.join(f'[{table}]' for table in tables)}"
             )
     if not set(document) & set(KINDS):
-        raise ValueError(f"{source}: neither [fed] nor [graph] is there; one of them has to be")
+        kinds = ", ".join(f"[{kind}]" for kind in KINDS)
+        raise ValueError(f"{source}: none of {kinds} is there; one of them has to be")
     found = [e for kind in KINDS if kind in document for e in _expand(document, kind, source)]
     return list(dict.fromkeys(found))
 
@@ -256,7 +260,8 @@ def _check_keys(given: Iterable[str], known: Iterable[str], table: str, source: 
 
 def _places(document: Document, key: str) -> list[str]:
     """The full keys that a key of `--set` stands for."""
-    if "." in key and key.partition(".")[0] in [*KINDS, "resources", "algorithm", "method"]:
+    tables = [*KINDS, *(kind.key for kind in KINDS.values()), "resources"]
+    if "." in key and key.partition(".")[0] in tables:
         return [key]
     known = {kind: leaves(KINDS[kind].experiment) | {"seeds": SEEDS} for kind in KINDS}
     places = [f"{kind}.{key}" for kind in KINDS if kind in document and key in known[kind]]

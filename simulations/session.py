@@ -178,9 +178,13 @@ def _line(job: Job, record: Record) -> str:
     if record["record"] == "failed":
         said = f"{who}: FAILED, {record['error']}"
         return said + (f" (see {record['traceback']})" if record["traceback"] else "")
-    accuracy = record["metrics"].get("accuracy")
-    shown = "accuracy undefined" if accuracy is None else f"accuracy {100 * accuracy:.1f} %"
-    return f"{who}: {shown}, {record['seconds']:.1f} s"
+    name, value = "accuracy", record["metrics"].get("accuracy")
+    if "accuracy" not in record["metrics"] and record["metrics"]:  # a recipe measures its own
+        name, value = next(iter(record["metrics"].items()))
+    shown = "undefined" if value is None else f"{value:.3g}"
+    if name.startswith("accuracy") and value is not None:
+        shown = f"{100 * value:.1f} %"
+    return f"{who}: {name} {shown}, {record['seconds']:.1f} s"
 
 
 def _finish(out: Path, folders: Sequence[Path], options: Options) -> None:
@@ -195,6 +199,7 @@ def _finish(out: Path, folders: Sequence[Path], options: Options) -> None:
                 print(store.line(summary), flush=True)
     else:
         print_tables(runs)
+        print_verdicts(runs)
     from simulations.report import write_report
 
     ERRORS.print(f"report: {write_report(complete, out)}")
@@ -215,6 +220,17 @@ def print_tables(runs: Sequence[store.Run]) -> None:
             table.add_row(*(row[place] for place in kept))
         console.print(table)
     console.print("Mean ± sample standard deviation over seeds, at the end of each run.")
+
+
+def print_verdicts(runs: Sequence[store.Run]) -> None:
+    """What the runs of recipes say of what their files claim."""
+    from simulations import cookbook, survey_page
+
+    names = {run.experiment.get("recipe") for run in runs}
+    for name in (name for name in cookbook.names() if name in names):
+        found = survey_page.measured(cookbook.document(name), runs)
+        for line in survey_page.findings_of(name, found) if found else []:
+            print(line)
 
 
 def _fits(column: Any) -> bool:

@@ -63,7 +63,7 @@ def test_a_shared_setting_goes_to_those_that_have_it():
         ("[fed]\nalgorithm='local'\n[algorithm.fedmd]\n", "[algorithm.fedmd] is for none of"),
         ("[fed]\nrounds=3", "[fed] needs algorithm ="),
         ("[fedd]\n", "unknown table [fedd]; did you mean 'fed'?"),
-        ("[resources]\ncpus=1", "neither [fed] nor [graph]"),
+        ("[resources]\ncpus=1", "none of [fed], [graph], [survey]"),
         ("[fed]\nalgorithm='fedmd'\nrounds='ten'", "rounds is 'ten': input should be a valid int"),
         ("[fed]\nalgorithm='fedmd'\nrounds=true", "rounds is True"),
         ("[fed]\nalgorithm='fedmd'\nrounds=0", "rounds must be at least 1, got 0"),
