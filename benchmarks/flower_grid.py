@@ -16,16 +16,20 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import ray
 import torch
 
+from benchmarks.engines import load
 from benchmarks.harness import compare, machine
 from fedkd.algorithms.fedmd import FedMD
 from fedkd.algorithms.local import Local
 from fedkd.core import Algorithm
-from fedkd.data import datasets, federate
+from fedkd.data import federate
 from fedkd.engines.batched import batched
+from fedkd.engines.ray import RayEngine, Share
+from fedkd.federation import Engine
 from knowledge.randomness import generator
 from knowledge.training import Training
 
@@ -38,17 +42,39 @@ with warnings.catch_warnings():  # flwr imports typer, which imports names that 
     from fedkd.flower import DistillationStrategy, EngineGrid, Party, client_app, unpack
 
 ROOT = Path(__file__).resolve().parents[1]
-PRIVATE, PUBLIC = 32, 160  # one local step and five of distillation, each of 32 examples
 PATIENCE = 600.0  # seconds for a round
-ALGORITHMS: dict[str, Algorithm] = {
-    "fedmd": FedMD(local=Training(), distill=Training()),
-    "local": Local(local=Training(epochs=0)),
+
+
+class Workload(NamedTuple):
+    """A federation; each of its steps, local or of distillation, is of 32 examples."""
+
+    title: str
+    algorithm: Algorithm
+    data: str = "digits"
+    model: str = "mlp-32"
+    pool: int = 1200  # examples, of which each client has some at random
+    private: int = 32  # examples of a client
+    public: int = 160
+
+
+FEDMD = FedMD(local=Training(), distill=Training())
+WORKLOADS = {
+    "local": Workload(
+        "Local with no epochs, MLP 64-32-10: parameters are kept, and nothing else is done",
+        Local(local=Training(epochs=0)),
+    ),
+    "fedmd": Workload("FedMD on digits, MLP 64-32-10", FEDMD),
+    "cnn": Workload(
+        "FedMD on Fashion-MNIST, CNN of 104k parameters",
+        FEDMD,
+        "fashion-mnist",
+        "cnn-48-112",
+        pool=1000,
+        private=50,
+        public=96,
+    ),
 }
-TITLES = {
-    "nothing": "an app that returns an empty message",
-    "local": "Local with no epochs, MLP 64-32-10: parameters are kept, and nothing else is done",
-    "fedmd": f"FedMD on digits, MLP 64-32-10, {PRIVATE} examples each, {PUBLIC} public ones",
-}
+NOTHING = "an app that returns an empty message"
 
 empty = ClientApp()
 
@@ -59,23 +85,22 @@ def nothing(message: Message, context: Context) -> Message:
 
 
 @functools.lru_cache(maxsize=1)
-def federation(clients: int) -> federate.Federation:
-    data = datasets.load("digits")
-    chosen = federate.pools(data, 1200, PUBLIC, 0, 0, seed=0)
+def federation(name: str, clients: int) -> federate.Federation:
+    work = WORKLOADS[name]
+    data = load(work.data)
+    chosen = federate.pools(data, work.pool, work.public, 0, 0, seed=0)
     draw = generator(0, "parts")
-    parts = [torch.randperm(1200, generator=draw)[:PRIVATE] for _ in range(clients)]
-    return federate.federate(data, chosen, parts, ["mlp-32"], seed=0)
+    parts = [torch.randperm(work.pool, generator=draw)[: work.private] for _ in range(clients)]
+    return federate.federate(data, chosen, parts, [work.model], seed=0)
 
 
 def party(name: str, context: Context) -> Party:
-    fed = federation(int(context.node_config["num-partitions"]))
+    fed = federation(name, int(context.node_config["num-partitions"]))
     client = fed.clients[int(context.node_config["partition-id"])]
-    return Party(ALGORITHMS[name], fed.task, client)
+    return Party(WORKLOADS[name].algorithm, fed.task, client)
 
 
-apps = {name: client_app(functools.partial(party, name)) for name in ALGORITHMS} | {
-    "nothing": empty
-}
+apps = {name: client_app(functools.partial(party, name)) for name in WORKLOADS} | {"nothing": empty}
 
 
 class Rounds:
@@ -83,9 +108,9 @@ class Rounds:
 
     def __init__(self, name: str, grid: Grid, clients: int) -> None:
         self.grid, self.arrays = grid, ArrayRecord()
-        task = federation(clients).task
+        task, algorithm = federation(name, clients).task, WORKLOADS[name].algorithm
         self.strategy = DistillationStrategy(
-            ALGORITHMS[name], task, clients, patience=PATIENCE, weigh=False
+            algorithm, task, clients, patience=PATIENCE, weigh=False
         )
 
     def __call__(self) -> None:
@@ -94,6 +119,14 @@ class Rounds:
         record = self.strategy.records[-1]
         assert not record.failed, record.failed
         assert not record.rejected, record.rejected
+
+
+def title(name: str) -> str:
+    """A workload in words."""
+    if name not in WORKLOADS:
+        return NOTHING
+    work = WORKLOADS[name]
+    return f"{work.title}, {work.private} examples each, {work.public} public ones"
 
 
 def silence(grid: Grid, clients: int) -> Callable[[], None]:
@@ -115,17 +148,16 @@ def gather(grid: Grid, clients: int) -> None:
         time.sleep(0.1)
 
 
-def measure(name: str, clients: int, repeats: int, chunk: int, grid: Grid) -> None:
+def measure(name: str, clients: int, repeats: int, engine: Engine, grid: Grid) -> None:
     """Compare both grids, as the main function of a ServerApp on Flower's."""
-    gather(grid, clients)
     gc.freeze()  # both sides are driven from this process; see docs/flower.md
-    ours = EngineGrid(apps[name], clients, batched(chunk))
+    ours = EngineGrid(apps[name], clients, engine)
     if name == "nothing":
         slow, fast = silence(grid, clients), silence(ours, clients)
     else:
         slow, fast = Rounds(name, grid, clients), Rounds(name, ours, clients)
     ratio = compare(slow, fast, repeats)
-    print(f"\n{TITLES[name]}, {clients} clients, a round")
+    print(f"\n{title(name)}, {clients} clients, a round")
     print("  Flower's Ray backend / EngineGrid ", ratio, flush=True)
     if isinstance(slow, Rounds) and isinstance(fast, Rounds):
         assert not ours.fallbacks, ours.fallbacks
@@ -134,7 +166,7 @@ def measure(name: str, clients: int, repeats: int, chunk: int, grid: Grid) -> No
         print(f"  what the servers know afterwards differs by {far:.1g} at the most", flush=True)
 
 
-def inside(name: str, clients: int, repeats: int, chunk: int, threads: int) -> None:
+def inside(name: str, clients: int, repeats: int, chunk: int, threads: int, workers: int) -> None:
     """Start Flower's simulation, and measure from within its ServerApp."""
     import logging
 
@@ -146,7 +178,15 @@ def inside(name: str, clients: int, repeats: int, chunk: int, threads: int) -> N
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        measure(name, clients, repeats, chunk, grid)
+        gather(grid, clients)
+        if not workers:
+            measure(name, clients, repeats, batched(chunk), grid)
+            return
+        while not ray.is_initialized():  # by the backend, whose Ray our actors join
+            time.sleep(0.1)
+        free = Share(cpus=0)  # the cores are Flower's actors', which are idle while ours work
+        with RayEngine(workers, chunk=chunk, share=free) as engine:
+            measure(name, clients, repeats, engine, grid)
 
     backend: dict[str, Any] = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     run_simulation(server, apps[name], clients, backend_config=backend)
@@ -163,14 +203,15 @@ def bounded(name: str, given: argparse.Namespace) -> bool:
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "PYTHONWARNINGS": "ignore",
     }
-    call = f"inside({name!r}, {given.clients}, {given.repeats}, {given.chunk}, {given.threads})"
+    numbers = given.clients, given.repeats, given.chunk, given.threads, given.workers
+    call = f"inside({name!r}, *{numbers})"
     code = f"from benchmarks.flower_grid import inside; {call}"  # actors cannot import __main__
     command = [sys.executable, "-c", code]
     process = subprocess.Popen(command, env=os.environ | quiet, start_new_session=True)
     try:
         return process.wait(given.timeout) == 0
     except subprocess.TimeoutExpired:
-        print(f"\n{TITLES[name]}: not done within {given.timeout:g} s; given up", flush=True)
+        print(f"\n{title(name)}: not done within {given.timeout:g} s; given up", flush=True)
         return False
     finally:
         if process.poll() is None:
@@ -181,17 +222,20 @@ def bounded(name: str, given: argparse.Namespace) -> bool:
 def main() -> None:
     """Time the workloads and print the ratios; exit with 1 if one of them was not done."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("workloads", nargs="*", default=list(TITLES), help=", ".join(TITLES))
+    parser.add_argument("workloads", nargs="*", default=[*apps], help=", ".join(apps))
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--chunk", type=int, default=100, help="clients that are run as one")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="Ray actors under EngineGrid; 0: batched, none"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--timeout", type=float, default=1200.0, help="seconds for each workload")
     given = parser.parse_args()
-    if unknown := set(given.workloads) - set(TITLES):
-        parser.error(f"unknown workload {min(unknown)}; choose from {', '.join(TITLES)}")
+    if unknown := set(given.workloads) - set(apps):
+        parser.error(f"unknown workload {min(unknown)}; choose from {', '.join(apps)}")
     torch.set_num_threads(given.threads)
-    print(f"{machine()}, chunks of {given.chunk}", flush=True)
+    print(f"{machine()}, chunks of {given.chunk}, {given.workers} workers", flush=True)
     start = time.monotonic()
     done = [bounded(name, given) for name in given.workloads]
     print(f"\n{time.monotonic() - start:.0f} s in all")
