@@ -17,10 +17,12 @@ from fedkd.data import datasets
 from fedkd.data.datasets import default_root
 from fedkd.models import build
 from knowledge.batches import Examples
+from knowledge.feature import Regressor
 from knowledge.learners import Learner
 from knowledge.outputs import Outputs
 from knowledge.randomness import generator
 from knowledge.schemes import UNLABELLED
+from knowledge.stacking import Params
 from simulations.settings import nearest
 
 
@@ -124,6 +126,27 @@ def learner(name: str, shape: Sequence[int], classes: int, seed: int, *purpose: 
     return Learner(model.predict, model.init(generator(seed, "init", *purpose)))
 
 
+def regressing(one: Learner, layer: int, widths: tuple[int, int], seed: int) -> Learner:
+    """The learner, which shows a hidden layer in another width as well, as its last.
+
+    Args:
+        one: who; the map learns with it, and changes nothing that it says.
+        layer: which of its hidden layers.
+        widths: of that layer, and what they become.
+        seed: of the map's initial weights.
+    """
+    regressor = Regressor(*widths, generator(seed, "init", "regressor"))
+    extra = {f"regressor.{k}": v.detach() for k, v in regressor.named_parameters()}
+
+    def predict(params: Params, x: Any) -> Outputs:
+        outputs = one.predict(params, x)
+        own = {k.removeprefix("regressor."): v for k, v in params.items() if k in extra}
+        mapped = torch.func.functional_call(regressor, own, (outputs.hidden[layer],))
+        return Outputs(outputs.logits, (*outputs.hidden, mapped))
+
+    return Learner(predict, {**one.params, **extra})
+
+
 def parameters(one: Learner) -> int:
     """How many numbers a learner has."""
     return sum(value.numel() for value in one.params.values())
@@ -146,6 +169,21 @@ def unlabelled(x: Any) -> Examples:
     return Examples(x, torch.full((count,), UNLABELLED), torch.arange(count))
 
 
+def moved(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
+    """Each image moved by up to so many pixels down or up, and right or left; dark comes in.
+
+    Shapes:
+        images: (N, channels, height, width); gives the same.
+    """
+    count, _, height, width = images.shape
+    framed = torch.nn.functional.pad(images, (reach,) * 4)
+    down, right = torch.randint(2 * reach + 1, (2, count), generator=generator)
+    rows = down[:, None] + torch.arange(height)
+    columns = right[:, None] + torch.arange(width)
+    which = torch.arange(count)[:, None, None]
+    return framed.movedim(1, -1)[which, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
 def accuracy(one: Learner | Callable[[Any], Outputs], x: Any, y: Tensor) -> float:
     """The share of examples whose label has the largest logit."""
     return float((one(x).logits.argmax(-1) == y).double().mean())
@@ -153,7 +191,7 @@ def accuracy(one: Learner | Callable[[Any], Outputs], x: Any, y: Tensor) -> floa
 
 @functools.cache
 def small_mnist(root: Path | None = None) -> datasets.Dataset:
-    """MNIST as large as the digits of UCI: the middle 20 x 20 pixels, which the digit fills, as 8 x 8.
+    """MNIST as large as the digits of UCI: its middle 20 x 20 pixels, where digits are, at 8 x 8.
 
     Shapes: x (N, 1, 8, 8), means over areas.
     """
