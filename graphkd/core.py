@@ -6,13 +6,13 @@ A `Method` (`graphkd.recipe`) says who teaches whom and how; `graphkd.distill` r
 `Epoch`s, and at last a `Result`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphkd.graph import HIDDEN, Graph
 
@@ -171,6 +171,13 @@ class Epoch:
     best: bool
 
 
+class Trained(NamedTuple):
+    """A network with the chosen weights, and what makes the graph that it runs on of a view."""
+
+    network: nn.Module
+    encode: Callable[[View], Graph]
+
+
 @dataclass(frozen=True)
 class Result:
     """The outcome of a run on the test nodes, from the weights that validation has chosen.
@@ -179,6 +186,8 @@ class Result:
         method, data, protocol, seed: what was run.
         metrics: by name, 0 to 1; see `graphkd.evaluation`.
         epochs: the chosen one of each phase, counted from 0.
+        trained: what was trained: "baseline" (the student alone), and as far as the method has
+            them "teacher" and "student" (taught).
     """
 
     method: str
@@ -187,3 +196,4 @@ class Result:
     seed: int
     metrics: Mapping[str, float]
     epochs: Mapping[str, int]
+    trained: Mapping[str, Trained] = field(default_factory=dict, compare=False, repr=False)

@@ -1,6 +1,6 @@
 """One run: the teacher, the student alone, the student taught; every epoch, then the result."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from typing import NamedTuple
 from torch import nn
 
 from graphkd import evaluation, inputs, methods, networks, settings, tasks
-from graphkd.core import Epoch, Result, Split, View
+from graphkd.core import Epoch, Result, Split, Trained, View
 from graphkd.graph import Graph
 from graphkd.inputs import Encoder
 from graphkd.recipe import Lesson, Method
-from graphkd.teaching import fit_student, fit_teacher, fit_together
+from graphkd.teaching import fit_one_teacher, fit_student, fit_teacher, fit_together
 from graphkd.training import Fit, Fitted, build, predict, seeded
 from graphkd.whole import Graphs
 
@@ -51,18 +51,21 @@ def run(
     yield from distill(method, tasks.split(graph, protocol, seed).to(device), seed=seed)
 
 
-def distill(method: Method, split: Split, *, seed: int) -> Iterator[Epoch | Result]:
+def distill(
+    method: Method, split: Split, *, seed: int, train: Callable[..., Fit] = fit_one_teacher
+) -> Iterator[Epoch | Result]:
     """A method on a graph that is split already: every epoch, and at last the result.
 
     Phases in order: "teacher", if the scheme has one; "baseline", the same student trained on the
     labels alone from the same weights; "student". In the scheme "alone" the baseline is the
-    student; in the scheme "mutual" the teachers learn in the phase of the student.
+    student; in the scheme "mutual" the teachers learn in the phase of the student. A teacher of
+    the phase "teacher" is trained by `train`, which may as well know it from before.
     """
     check(method, split.view("evaluate").graph)
     task = _task(method, split, seed)
     teacher, epochs = None, {}
     if method.scheme == "offline":
-        teacher = yield from fit_teacher(task.method, split, seed=seed)
+        teacher = yield from fit_teacher(task.method, split, seed=seed, train=train)
         epochs["teacher"] = teacher.epoch
     phase = "student" if method.scheme == "alone" else "baseline"
     pupil = alone = yield from _alone(task, phase)
@@ -79,7 +82,13 @@ def distill(method: Method, split: Split, *, seed: int) -> Iterator[Epoch | Resu
         None if teacher is None else evaluation.everywhere(teacher.network, split),
     )
     data = task.view.graph.name
-    yield Result(type(method).__name__.lower(), data, split.protocol, seed, metrics, epochs)
+    name = type(method).__name__.lower()
+    trained = {"baseline": Trained(alone.network, task.encode)}
+    if pupil is not alone:
+        trained["student"] = Trained(pupil.network, task.encode)
+    if teacher is not None:
+        trained["teacher"] = Trained(teacher.network, inputs.get("features")(task.view, seed))
+    yield Result(name, data, split.protocol, seed, metrics, epochs, trained)
 
 
 def check(method: Method, graph: Graph) -> None:

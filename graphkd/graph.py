@@ -54,9 +54,8 @@ class Graph:
 
     @cached_property
     def neighbours(self) -> sparse.Rows:
-        """The ids of the neighbours of each node, row i being N(i); the values are all one."""
-        source, target = self.edge_index
-        return sparse.rows(target, source, torch.ones_like(source), self.num_nodes)
+        """The neighbours of each node, row i being N(i); the values are the edges' numbers."""
+        return _neighbours(self)
 
     @cached_property
     def mean_features(self) -> Tensor:
@@ -109,6 +108,11 @@ class Part:
         return ends[:, (ends >= 0).all(0)]
 
     @cached_property
+    def neighbours(self) -> sparse.Rows:
+        """The neighbours of each node in the part, as `Graph.neighbours`."""
+        return _neighbours(self)
+
+    @cached_property
     def total(self) -> sparse.Matrix:
         """The sum over a node and its neighbours in the part, (N, N)."""
         return sparse.total(self.edge_index, self.num_nodes, self.graph.x.dtype)
@@ -116,3 +120,8 @@ class Part:
     def take(self, places: Tensor) -> "Part":
         """The part of these places in `nodes`."""
         return Part(self.graph, self.nodes[places])
+
+
+def _neighbours(graph: Graph | Part) -> sparse.Rows:
+    source, target = graph.edge_index
+    return sparse.rows(target, source, torch.arange(len(source)).to(source), graph.num_nodes)

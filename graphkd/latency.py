@@ -9,8 +9,9 @@ nothing. Scenarios:
     warm    the same nodes when all of that is there already: only the network runs
     whole   every node of the graph, with all that a network prepares once
 
-Every call asks for other nodes, drawn from a seed. All of it is wall time on the device of the
-graph, after warming up; on a GPU until it has finished.
+Of many graphs the nodes are whole graphs, which are cut out of the others to be fetched. Every call
+asks for other nodes, drawn from a seed. All of it is wall time on the device of the graph, after
+warming up; on a GPU until it has finished.
 """
 
 import statistics
@@ -22,9 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from graphkd import networks
+from graphkd.crowd import Crowd
 from graphkd.graph import Graph
+from graphkd.methods.cpf import Propagation
 from graphkd.names import unknown
 from graphkd.sampling import neighbourhood
+from graphkd.whole import Graphs
 from knowledge.randomness import generator
 
 SCENARIOS = ("cold", "warm", "whole")
@@ -165,6 +169,10 @@ def hops(network: nn.Module) -> int:
         return network.steps
     if isinstance(network, networks.SGC):
         return int(network.layer.K)
+    if isinstance(network, Crowd):
+        return max(map(hops, network.teachers))
+    if isinstance(network, Propagation):
+        return network.rounds + hops(network.network)
     layers: nn.ModuleList = network.layers  # type: ignore[assignment]
     return len(layers)
 
@@ -173,15 +181,21 @@ def _prepare(
     network: nn.Module, graph: Graph, scenario: str, nodes: Tensor
 ) -> Callable[[], object]:
     """What is timed, with everything done before that the scenario does not count."""
-    depth = hops(network)
-    first = torch.arange(len(nodes), device=nodes.device)
     if scenario == "whole":
         return lambda: network(graph)
+    asked = None if isinstance(graph, Graphs) else torch.arange(len(nodes), device=nodes.device)
     if scenario == "cold":
-        return lambda: network(neighbourhood(graph, nodes, depth)[0], first)
-    fetched, _ = neighbourhood(graph, nodes, depth)
-    network(fetched, first)
-    return lambda: network(fetched, first)
+        return lambda: network(_fetch(network, graph, nodes), asked)
+    fetched = _fetch(network, graph, nodes)
+    network(fetched, asked)
+    return lambda: network(fetched, asked)
+
+
+def _fetch(network: nn.Module, graph: Graph, nodes: Tensor) -> Graph:
+    """A graph that starts with these nodes and has all others that the network looks at."""
+    if isinstance(graph, Graphs):
+        return graph.cut(nodes)
+    return neighbourhood(graph, nodes, hops(network))[0]
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:

@@ -49,10 +49,14 @@ class MLP(nn.Module):
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """See the module."""
         h = linear(graph.features, self.layers[0].weight, self.layers[0].bias, nodes)
-        hidden = []
-        for layer in self.layers[1:]:
-            hidden.append(h.relu_())
-            h = layer(dropout(hidden[-1], self.dropout, self.training))
+        return self.onward(h.relu_()) if len(self.layers) > 1 else Outputs(h, ())
+
+    def onward(self, h: Tensor) -> Outputs:
+        """What the network shows from its first hidden state on, (n, H), which has no dropout."""
+        hidden = [h]
+        for layer in self.layers[1:-1]:
+            hidden.append(layer(dropout(hidden[-1], self.dropout, self.training)).relu_())
+        h = self.layers[-1](dropout(hidden[-1], self.dropout, self.training))
         return Outputs(h, tuple(hidden))
 
 

@@ -243,6 +243,11 @@ def _check_nodes(graph: Graph) -> None:
             f"{graph.name} has nodes without features (0 columns); give each some, such as its "
             "degree or codes of random walks (graphkd.walks.deepwalk)"
         )
+    if not graph.x.is_floating_point() or graph.y.is_floating_point():
+        raise ValueError(
+            f"{graph.name} has features of {graph.x.dtype} and labels of {graph.y.dtype}; expected "
+            "floating point and integers: convert them, such as x.float() and y.long()"
+        )
     bad = (~graph.x.isfinite()).any(1).nonzero()[:, 0]
     if len(bad):
         raise ValueError(

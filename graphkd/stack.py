@@ -5,9 +5,10 @@ dropout, its own early stopping, its own Adam. Adam divides by the size of a gra
 is zero but for rounding, rounding can become a step: losses agree to 1e-5 on Cora in float32, and
 to 1e-9 in float64 anywhere.
 
-What is gained is the time that is not arithmetic, and the rows of a graph that no loss depends on:
-most with sparse features, little with dense ones, and on large graphs nothing. They, and networks
-whose layers cannot be stacked, are trained one after the other.
+What is gained is the time that is not arithmetic, and the rows of a graph that no loss depends on;
+the latter in a stack of one as well. With dense features or on large graphs stacking gains little
+or nothing. Large graphs, and networks whose layers cannot be stacked, are trained one after the
+other. docs/performance.md has figures.
 """
 
 import math
@@ -18,11 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from graphkd import training
-from graphkd.blocks import ADJACENCY, Joint, Plan, draw, dropped, forward, join, maps, plan, stack
+from graphkd.blocks import (
+    ADJACENCY,
+    Joint,
+    Plan,
+    draw,
+    dropped,
+    forward,
+    join,
+    plan,
+    stack,
+    unstack,
+)
 from graphkd.core import Epoch, Student, Teacher
 from graphkd.graph import Graph
-from graphkd.training import Fitted, Step, descend, seeded
-from knowledge import fidelity, response
+from graphkd.training import Fitted, Step, descend, hard, score, seeded
 from knowledge.outputs import Outputs
 from knowledge.randomness import generator
 
@@ -70,7 +81,7 @@ def labels(graph: Graph, train: Tensor, weight: float = 1.0) -> Passes:
     """An epoch of one step on the labels of the training nodes, as `training.supervised`."""
 
     def loss(outputs: Outputs) -> Tensor:
-        return weight * response.cross_entropy(outputs.logits, graph.y[train]).mean()
+        return weight * hard(outputs.logits, graph.y[train])
 
     return lambda _: [Pass(train, loss)]
 
@@ -100,7 +111,7 @@ def fit(phase: str, description: Teacher | Student, members: Sequence[Member]) -
     """
     kinds = {type(member.network) for member in members}
     nodes = sum(member.graph.num_nodes for member in members)
-    if len(kinds) > 1 or not kinds <= set(ADJACENCY) or len(members) < 2 or nodes > LARGE:
+    if len(kinds) > 1 or not kinds <= set(ADJACENCY) or nodes > LARGE:
         return (yield from _one_by_one(phase, description, members))
     return (yield from _Stack(phase, description, members).fit())
 
@@ -125,7 +136,7 @@ class _Progress:
     """What early stopping knows of a member."""
 
     def __init__(self) -> None:
-        self.highest, self.stale, self.chosen = -1.0, 0, 0
+        self.highest, self.stale, self.chosen = -math.inf, 0, 0
         self.weights: list[tuple[Tensor, Tensor]] = []
 
 
@@ -173,7 +184,7 @@ class _Stack:
         """One epoch of every active member; gives their mean losses."""
         self.beside.train()
         epochs, drawn = [], []
-        widths = [weight.shape[2] for weight, _ in self.stacked[:-1]] if self.how.dropout else []
+        widths = [bias.shape[1] for _, bias in self.stacked[:-1]] if self.how.dropout else []
         for k in self.active:
             _, graph, _, passes, seed, _ = self.members[k]
             with seeded(seed, self.device, self.role, index):
@@ -227,7 +238,7 @@ class _Stack:
     def _judge(self) -> list[float]:
         _, logits = forward(self.stacked, self.val)
         return [
-            fidelity.accuracy(own, y)
+            score(own, y)
             for own, y in zip(logits.split_with_sizes(self.val.counts), self.y, strict=True)
         ]
 
@@ -268,10 +279,7 @@ class _Stack:
         how = self.how
         return torch.optim.Adam(parameters, how.lr, weight_decay=how.weight_decay, fused=True)
 
-    @torch.no_grad()
     def _finish(self, k: int) -> Fitted:
         network, progress = self.members[k].network, self.progress[k]
-        for own, (weight, bias) in zip(maps(network), progress.weights, strict=True):
-            own[0].copy_(weight.T)
-            own[1].copy_(bias)
+        unstack(network, progress.weights)
         return Fitted(network.eval().requires_grad_(False), progress.chosen)

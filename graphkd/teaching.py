@@ -1,12 +1,12 @@
 """Fitting teachers and students: on labels, on a teacher's outputs by terms, or together."""
 
+from collections.abc import Callable, Sequence
 from collections.abc import Generator as Steps
-from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor, nn
 
-from graphkd import networks, settings
+from graphkd import networks, settings, stack
 from graphkd.core import Epoch, LeakError, Split, Student, Teacher, View
 from graphkd.crowd import Crowd, learn_weights
 from graphkd.graph import Graph, Part
@@ -27,18 +27,27 @@ from graphkd.training import (
 from knowledge.outputs import Outputs
 
 
-def fit_teacher(method: Method, split: Split, *, seed: int) -> Fit:
+def fit_one_teacher(teacher: Teacher, split: Split, *, phase: str = "teacher", seed: int) -> Fit:
+    """Train one network on the labels of the training nodes, on the graph that it may see."""
+    view = split.view("train")
+    network = build(teacher, view.graph, seed, phase)
+    return _on_labels(network, teacher, view, 1.0, teacher.batch, phase, seed)
+
+
+def fit_teacher(
+    method: Method, split: Split, *, seed: int, train: Callable[..., Fit] = fit_one_teacher
+) -> Fit:
     """Train the teacher of a method on the labels of the training nodes, on what it may see.
 
     Of several teachers, each is trained, and then the weights of their mixture are learnt on the
     validation nodes; the epoch is that of the first. Yields epochs and returns it `Fitted`, with
-    frozen weights: `yield from`, or `finish`.
+    frozen weights: `yield from`, or `finish`. `train` takes the place of `fit_one_teacher`.
     """
     several = settings.teachers(method)
     found = []
     for one in several:
         phase = "teacher" if len(several) == 1 else f"teacher {one.network}"
-        found.append((yield from fit_one_teacher(one, split, phase=phase, seed=seed)))
+        found.append((yield from train(one, split, phase=phase, seed=seed)))
     if len(found) == 1:
         return found[0]
     view = split.view("train")
@@ -46,14 +55,6 @@ def fit_teacher(method: Method, split: Split, *, seed: int) -> Fit:
     said = [predict(one.network, graph, val).logits.softmax(-1) for one in found]
     weights = learn_weights(torch.stack(said), graph.y[val])
     return Fitted(Crowd([one.network for one in found], weights), found[0].epoch)
-
-
-def fit_one_teacher(teacher: Teacher, split: Split, *, phase: str = "teacher", seed: int) -> Fit:
-    """Train one network on the labels of the training nodes, on the graph that it may see."""
-    view = split.view("train")
-    network = build(teacher, view.graph, seed, phase)
-    step = supervised(view.graph, view.part("train"), batch=teacher.batch)
-    return fit(phase, network, teacher, view.graph, view.part("val"), step, seed)
 
 
 def fit_student(
@@ -97,13 +98,36 @@ def fit_student(
             "hard_weight is 0 and there are no terms of another weight: the student has nothing "
             "to learn from; raise one of them"
         )
-    if terms:
-        step = _taught_by(targets, terms, view, hard_weight, student.batch)
-    else:
+    if not terms:
         batch = student.batch if len(train) > student.batch else 0
-        step = supervised(graph, train, hard_weight, batch)
+        return _on_labels(network, student, view, hard_weight, batch, phase, seed)
+    step = _taught_by(targets, terms, view, hard_weight, student.batch)
     beside = [term.loss for term in terms if isinstance(term.loss, nn.Module)]
     return fit(phase, network, student, graph, view.part("val"), step, seed, beside)
+
+
+def _on_labels(
+    network: nn.Module,
+    how: Teacher | Student,
+    view: View,
+    weight: float,
+    batch: int,
+    phase: str,
+    seed: int,
+) -> Fit:
+    """Train a network on the labels of the training nodes, all at once or in batches."""
+    graph, train, val = view.graph, view.part("train"), view.part("val")
+    if batch:
+        step = supervised(graph, train, weight, batch)
+        return (yield from fit(phase, network, how, graph, val, step, seed))
+    member = stack.Member(network, graph, val, stack.labels(graph, train, weight), seed)
+    fitting = stack.fit(phase, how, [member])  # works out no more rows than these nodes need
+    while True:
+        try:
+            yield next(fitting)[1]
+        except StopIteration as stop:
+            fitted: Fitted = stop.value[0]
+            return fitted
 
 
 def fit_together(

@@ -21,6 +21,7 @@ from knowledge.randomness import generator
 
 FOLDS = 10
 KEPT = 64  # batches; the validation fold is asked for in every epoch
+KINDS = 256  # different nodes, up to which graphs are also counted as bags of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,24 +47,47 @@ class Graphs(Graph):
         unknown = self.owner.new_full((len(self.owner),), HIDDEN)
         return Graph(self.x, self.edge_index, unknown, self.classes, self.name)
 
+    @cached_property
+    def bags(self) -> tuple[Graph, Tensor] | None:
+        """The different nodes, K alone, and how many of each a graph has, (G, K); if K is small."""
+        x, kind = self.x.unique(dim=0, return_inverse=True)
+        if len(x) > KINDS:
+            return None
+        unknown = self.owner.new_full((len(x),), HIDDEN)
+        nodes = Graph(x, self.edge_index[:, :0], unknown, self.classes, self.name)
+        place, size = self.owner * len(x) + kind, self.num_nodes * len(x)
+        return nodes, torch.bincount(place, minlength=size).view(-1, len(x)).to(x)
+
     def take(self, examples: Tensor) -> "Graphs":  # type: ignore[override]
         """Some of the graphs, in this order; those that are asked for again are kept."""
         return self._kept(tuple(examples.tolist()))
 
     @cached_property
     def _kept(self) -> Callable[[tuple[int, ...]], "Graphs"]:
-        return lru_cache(KEPT)(lambda examples: self._cut(torch.tensor(examples)))
+        return lru_cache(KEPT)(lambda examples: self.cut(torch.tensor(examples)))
 
-    def _cut(self, examples: Tensor) -> "Graphs":
+    def cut(self, examples: Tensor) -> "Graphs":
+        """Some of the graphs, in this order, cut out anew."""
         examples = examples.long().to(self.y.device)
-        size = torch.bincount(self.owner, minlength=self.num_nodes)
-        start = size.cumsum(0) - size
-        count = size[examples]
-        owner = torch.arange(len(examples), device=self.y.device).repeat_interleave(count)
-        within = torch.arange(len(owner), device=self.y.device)
-        within = within - (count.cumsum(0) - count)[owner]
-        part = self.union.subgraph(start[examples][owner] + within)
-        return replace(self, x=part.x, edge_index=part.edge_index, owner=owner, y=self.y[examples])
+        size, (edges, count) = torch.bincount(self.owner, minlength=self.num_nodes), self._edges
+        start, first = (many.cumsum(0) - many for many in (size, count))
+        owner, nodes = _ranges(start[examples], size[examples])
+        graph, kept = _ranges(first[examples], count[examples])
+        moved = size[examples].cumsum(0) - size[examples] - start[examples]  # of the first node
+        return replace(
+            self,
+            x=self.x[nodes],
+            edge_index=edges[:, kept] + moved[graph],
+            owner=owner,
+            y=self.y[examples],
+        )
+
+    @cached_property
+    def _edges(self) -> tuple[Tensor, Tensor]:
+        """The edges (2, E) in the order of the graphs, and how many each of these has, (G,)."""
+        graph = self.owner[self.edge_index[0]]
+        order = graph.argsort(stable=True)
+        return self.edge_index[:, order], torch.bincount(graph, minlength=self.num_nodes)
 
     def subgraph(self, nodes: Tensor) -> "Graphs":
         """Some of the graphs, in this order."""
@@ -75,6 +99,13 @@ class Graphs(Graph):
         return replace(self, **moved)
 
 
+def _ranges(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """All places start[i] .. start[i] + count[i], one range after another, and the i of each."""
+    which = torch.arange(len(count), device=count.device).repeat_interleave(count)
+    first = start - (count.cumsum(0) - count)
+    return which, torch.arange(len(which), device=count.device) + first[which]
+
+
 class Readout(nn.Module):
     r"""A network on nodes, made one on graphs: the embeddings of nodes, added up and classified.
 
@@ -84,7 +115,8 @@ class Readout(nn.Module):
         h_G = 1/n \sum_{i in G} relu(network(x)_i),   logits_G = W_2 relu(W_1 h_G + b_1) + b_2
 
     Convention: sums, which know the size of a graph, over the mean size n of the graphs that the
-    network was made for. With an MLP as network it is a student that sees a bag of nodes.
+    network was made for. With an MLP as network it is a student that sees a bag of nodes; without
+    dropout equal nodes are then asked for once, which on molecules saves nearly all of its work.
 
     Shapes:
         logits (G, C); hidden: h_G, (G, H).
@@ -97,11 +129,18 @@ class Readout(nn.Module):
 
     def forward(self, graphs: Graphs, examples: Tensor | None = None) -> Outputs:
         """See the module."""
-        if examples is not None:
-            graphs = graphs.take(examples)
-        h = self.network(graphs.union).logits.relu() / self.size
-        pooled = h.new_zeros(graphs.num_nodes, h.shape[1]).index_add(0, graphs.owner, h)
+        alone = isinstance(self.network, networks.MLP) and not self.network.dropout
+        if alone and (bags := graphs.bags):
+            nodes, counts = bags
+            pooled = (counts if examples is None else counts[examples]) @ self._states(nodes)
+        else:
+            graphs = graphs if examples is None else graphs.take(examples)
+            h = self._states(graphs.union)
+            pooled = h.new_zeros(graphs.num_nodes, h.shape[1]).index_add(0, graphs.owner, h)
         return Outputs(self.head(pooled), (pooled,))
+
+    def _states(self, nodes: Graph) -> Tensor:
+        return self.network(nodes).logits.relu() / self.size
 
 
 def build(name: str, graphs: Graphs, hidden: int, layers: int, dropout: float) -> nn.Module:
@@ -128,7 +167,9 @@ def folds(graphs: Graphs, seed: int, train: int | None = None) -> Split:
         train: labelled graphs per class (of real targets: in all); by default all.
 
     Raises:
-        ValueError: there are too few graphs, or features that are not finite.
+        ValueError: there are too few graphs, one class, labels that are not 0..C-1, nodes without
+            features or with such that are not finite, or nodes and edges out of their graphs. (A
+            graph without edges or even nodes is an example as any other; its sum is 0.)
     """
     _check(graphs)
     real = graphs.y.is_floating_point()
@@ -155,12 +196,23 @@ def _few(y: Tensor, rest: Tensor, count: int, seed: int, real: bool) -> Tensor:
 
 
 def _check(graphs: Graphs) -> None:
+    _check_places(graphs)
+    if not graphs.x.shape[1] or not graphs.x.is_floating_point():
+        raise ValueError(
+            f"{graphs.name} has nodes with {graphs.x.shape[1]} features of {graphs.x.dtype}; "
+            "expected one or more of float32: give each node some, such as its degree"
+        )
     if not graphs.x.isfinite().all() or not graphs.y.isfinite().all():
         raise ValueError(
             f"{graphs.name} has features or targets that are NaN or infinite; drop or fill them"
         )
     least = FOLDS
     if not graphs.y.is_floating_point() and graphs.num_nodes:
+        if not 0 <= graphs.y.min() <= graphs.y.max() < graphs.classes:
+            raise ValueError(
+                f"{graphs.name} has labels from {int(graphs.y.min())} to {int(graphs.y.max())}; "
+                f"expected 0 to {graphs.classes - 1}: renumber the labels"
+            )
         least = int(torch.bincount(graphs.y, minlength=graphs.classes).min())
         if graphs.classes < 2:
             raise ValueError(f"{graphs.name} has one class; there is nothing to tell apart")
@@ -168,4 +220,29 @@ def _check(graphs: Graphs) -> None:
         raise ValueError(
             f"{graphs.name} has {graphs.num_nodes} graphs, {least} of its rarest class; {FOLDS} "
             f"folds take {FOLDS} or more of each: leave the class out"
+        )
+
+
+def _check_places(graphs: Graphs) -> None:
+    """Every node in one of the graphs, in their order, and every edge within a graph."""
+    owner, edges, count = graphs.owner, graphs.edge_index, graphs.num_nodes
+    if owner.shape != graphs.x.shape[:1] or (owner.diff() < 0).any():
+        raise ValueError(
+            f"{graphs.name} has {len(graphs.x)} nodes and an owner {tuple(owner.shape)} of them; "
+            "expected the graph of each node, in the order of the graphs: sort nodes by graph"
+        )
+    if len(owner) and not 0 <= owner[0] <= owner[-1] < count:
+        raise ValueError(
+            f"{graphs.name} has {count} targets and nodes of graph {int(owner[-1])} (least "
+            f"{int(owner[0])}); expected graphs 0 to {count - 1}, each with a target"
+        )
+    if edges.numel() and not 0 <= edges.min() <= edges.max() < len(owner):
+        raise ValueError(
+            f"{graphs.name} has edges to node {int(edges.max())} (least {int(edges.min())}); "
+            f"expected ids from 0 to {len(owner) - 1}: renumber the nodes"
+        )
+    if (owner[edges[0]] != owner[edges[1]]).any():
+        raise ValueError(
+            f"{graphs.name} has edges from one graph to another; expected them within graphs: "
+            "take such edges away, or make one graph of the two"
         )

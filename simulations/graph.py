@@ -2,13 +2,21 @@
 
 import time
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
 import graphkd
+from graphkd.portrait import portrait
+from graphkd.teaching import fit_one_teacher
+from simulations import teachers
 from simulations.config import GraphExperiment
 
 Record = dict[str, Any]
+
+_load = lru_cache(4)(graphkd.tasks.load)  # a worker runs many experiments on few data sets
 
 
 def prepare(
@@ -25,23 +33,37 @@ def prepare(
         ValueError: it cannot run; the message names the value, what was expected and the way out.
         FileNotFoundError: a data file is missing.
     """
-    graph = graphkd.tasks.load(experiment.data, root, download)
+    graph = _load(experiment.data, root or graphkd.data.default_root(), download)
     graphkd.distill.check(experiment.method, graph)
     cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
     return graphkd.tasks.split(graph, experiment.protocol, experiment.seed, *cut)
 
 
 def run(
-    experiment: GraphExperiment, root: Path | None = None, device: str = "cpu"
+    experiment: GraphExperiment,
+    root: Path | None = None,
+    device: str = "cpu",
+    shared: Path | None = None,
+    kept: Path | None = None,
 ) -> Iterator[Record]:
     """A record of each epoch of teacher, baseline and student, and one of the run.
 
-    Only what is called "seconds" may differ between two runs of the same experiment.
+    Only what is called "seconds" may differ between two runs of the same experiment. With a
+    folder `shared`, a teacher that another run has left there is not trained again. The file `kept`
+    gets what pictures are drawn from (`graphkd.portrait`).
     """
     start = time.perf_counter()
     split = prepare(experiment, root).to(device)
-    for step in graphkd.distill.distill(experiment.method, split, seed=experiment.seed):
-        record = _epoch(step) if isinstance(step, graphkd.Epoch) else _run(experiment, step)
+    train = fit_one_teacher if shared is None else partial(teachers.fit, shared)
+    for step in graphkd.distill.distill(
+        experiment.method, split, seed=experiment.seed, train=train
+    ):
+        if isinstance(step, graphkd.Epoch):
+            record = _epoch(step)
+        else:
+            record = _run(experiment, step)
+            if kept is not None and (found := portrait(split, step.trained, experiment.seed)):
+                save_file(found, kept)
         yield record | {"seconds": time.perf_counter() - start}
 
 

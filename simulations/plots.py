@@ -285,6 +285,7 @@ def with_legend(figure: Figure, axes: Axes, place: str = "outside right upper") 
     """The figure with a legend of what the axes show."""
     handles, names = axes.get_legend_handles_labels()
     columns = 3 if "center" in place else 1
-    wrapped = [textwrap.fill(name, 24 if columns > 1 else 18) for name in names]
+    width = 24 if columns > 1 else 18
+    wrapped = [textwrap.fill(name, width, break_long_words=False) for name in names]
     figure.legend(handles, wrapped, loc=place, ncols=columns, handlelength=3, fontsize=9)
     return figure

@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simulations import plots, plots_system, store
+from simulations import plots, plots_graph, plots_small, plots_system, store
 from simulations.tables import Quantity, Result, Table, results, table, tables
 
 __all__ = ["comma_separated", "markdown", "tables", "write_figures", "write_report", "write_tables"]
@@ -20,6 +20,10 @@ __all__ = ["comma_separated", "markdown", "tables", "write_figures", "write_repo
 LINES = (
     "Line: mean over seeds; band: from the smallest to the largest seed. The legend is in the "
     "order of the last round."
+)
+GROUPS = (
+    "Mean, and sample standard deviation over seeds; below each group, how many test examples a "
+    "run has in it. The first six methods."
 )
 CAPTIONS = {
     "accuracy_per_round": "Accuracy on the global test set after each round, average over "
@@ -39,6 +43,23 @@ CAPTIONS = {
     "its accuracy in the last round on the global test set, in per cent, of the first seed.",
     "students": "Test accuracy of the teacher, of the student with knowledge distillation, and of "
     "the same student trained on labels alone: mean, and sample standard deviation over seeds.",
+    "accuracy_per_class": f"Accuracy on the test examples of each class. {GROUPS}",
+    "accuracy_per_degree": "Accuracy on the test nodes with so many neighbours in the graph of the "
+    f"evaluation; of whole graphs, on those with so many nodes. {GROUPS}",
+    "reliability": "Accuracy against confidence (the largest probability) in 15 bins of it, all "
+    "seeds together; grey: the diagonal, where confidence is honest. ECE: expected calibration "
+    "error, mean over seeds. Bins of a few examples jump. The first six methods.",
+    "accuracy_against_latency": "Test accuracy (mean, sample standard deviation over seeds) "
+    "against the time that one answer takes: cold, so all neighbours that the network looks at are "
+    "fetched within the time; a student's own inputs are there. Median of some calls in each run, "
+    "beside whatever else the machine did then.",
+    "embeddings": "The same test nodes (at most 600) in the last hidden states of each network, by "
+    "their first two principal components; marks are true classes. The first seed of the first "
+    "three methods.",
+    "neighbourhood": "Nodes around a test node (at most 40), and the class that each network says; "
+    "counted are nodes whose labels nobody knew. The first seed of the first three methods.",
+    "small_graphs": "Some graphs of the test fold (of at most 40 nodes): their true class, and the "
+    "one that each network of the first method says, first seed. Marks are labels of nodes.",
     "fidelity": "Agreement (in federations with what most clients say, in graphs with the teacher) "
     "and expected calibration error in 15 bins (0 is best): mean, and sample standard deviation "
     "over seeds.",
@@ -116,7 +137,8 @@ def sections(found: Sequence[Result]) -> list[Section]:
 
 
 def _drawings(group: Sequence[Result], look: Mapping[str, plots.Look]) -> dict[str, plots.Figure]:
-    return plots.drawings(group, look) | plots_system.drawings(group, look)
+    rooms = (plots, plots_system, plots_graph, plots_small)
+    return {name: figure for room in rooms for name, figure in room.drawings(group, look).items()}
 
 
 def write_tables(found: Sequence[Table], folder: Path) -> None:

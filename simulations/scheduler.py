@@ -24,6 +24,7 @@ from simulations.grid import Resources
 Record = dict[str, Any]
 RETRIES = 2  # of a run whose worker process died
 CHECKPOINT = "checkpoint"  # its folder, in that of a run
+TEACHERS = "teachers"  # the folder of graph networks that several runs share, beside theirs
 PATIENCE = 20.0  # seconds; starting Ray and its workers takes about ten
 
 
@@ -63,13 +64,15 @@ def check(
         key = store.line(settings)
         if key not in seen:
             seen.add(key)
-            graph, fed = {"download": download}, {"resources": resources}
-            more = graph if config.kind_of(experiment) == "graph" else fed
-            _module(experiment).prepare(experiment, root, **more)
+            more = {"graph": {"download": download}, "fed": {"resources": resources}}
+            kind = config.kind_of(experiment)
+            _module(experiment).prepare(experiment, root, **more.get(kind, {}))
 
 
 def run(jobs: Sequence[Job], workers: int, patience: float = 0.0) -> Iterator[tuple[Job, Record]]:
     """The records of all jobs as they come; of a run that fails, a record "failed" at last.
+
+    All settings have their first seed before any has its second.
 
     Args:
         jobs: what to run.
@@ -77,7 +80,8 @@ def run(jobs: Sequence[Job], workers: int, patience: float = 0.0) -> Iterator[tu
         patience: for so many seconds runs are started in this process anyway, since Ray takes a
             while to start. Runs that start Ray themselves always are.
     """
-    start, waiting = time.monotonic(), deque(jobs)
+    start = time.monotonic()
+    waiting = deque(sorted(jobs, key=lambda job: job.experiment.seed))
     while waiting:
         nested = any(getattr(job.experiment, "engine", "") == "ray" for job in waiting)
         patient = time.monotonic() - start < patience
@@ -114,9 +118,10 @@ def _execute(job: Job) -> Iterator[Record]:
 
 
 def _records(job: Job, device: str) -> Iterator[Record]:
-    graph = {"device": device}
     fed = {"resources": job.resources, "kept": job.folder / CHECKPOINT}
-    more = graph if config.kind_of(job.experiment) == "graph" else fed
+    graph = {"device": device, "shared": job.folder.parent / TEACHERS}
+    graph["kept"] = job.folder / store.PORTRAIT
+    more = {"graph": graph, "fed": fed}.get(config.kind_of(job.experiment), {})
     records: Iterator[Record] = _module(job.experiment).run(job.experiment, job.root, **more)
     return records
 
@@ -127,7 +132,7 @@ def _gpus(job: Job) -> float:
 
 
 def _module(experiment: Experiment) -> Any:
-    """`simulations.fed` or `simulations.graph`, loaded when first needed: the latter is slow."""
+    """`simulations.fed`, `.graph` or `.survey`, loaded when first needed: `graph` is slow."""
     return importlib.import_module(f"simulations.{config.kind_of(experiment)}")
 
 

@@ -1,6 +1,7 @@
 """Run folders: what was run in `run.json`, what came out in `metrics.jsonl`, one record a line.
 
-A run is complete when its record "run" is there; one that is not is started over.
+A run is complete when its record "run" is there; one that is not is started over. One of graph
+distillation has kept a `portrait.safetensors` too: see `graphkd.portrait`.
 """
 
 import fcntl
@@ -17,10 +18,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
 Record = dict[str, Any]
 
 PACKAGES = ("kdsim", "torch", "torch-geometric", "numpy", "scikit-learn", "ray", "flwr")
 LOCK, EXPERIMENT, METRICS, REPORT = ".lock", "experiment.toml", "metrics.jsonl", "report.html"
+PORTRAIT = "portrait.safetensors"  # what pictures of a graph run are drawn from
 
 
 @dataclass(frozen=True)
@@ -185,6 +191,22 @@ def head(folder: Path) -> Record:
     """What `run.json` says, see `header`."""
     found: Record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     return found
+
+
+def portrait(folder: Path) -> dict[str, np.ndarray] | None:
+    """What pictures of a run are drawn from, by name (`graphkd.portrait`), if it has kept that.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = folder / PORTRAIT
+    try:
+        return load_file(path) if path.is_file() else None
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete it to do without its pictures, or the folder of "
+            "the run to run it again"
+        ) from None
 
 
 def _load(folder: Path) -> Run:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student_t
 
+from simulations import store
 from simulations.config import FedExperiment
 from simulations.settings import flatten, leaves
 
@@ -30,6 +31,7 @@ class Result(NamedTuple):
         settings: the experiment as flat names and values, without seed and machine.
         label: the method, and the settings that tell it from others of the same name.
         topology: name, links and positions of peers without a server.
+        portrait: what pictures of a graph run are drawn from, see `graphkd.portrait`.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class Result(NamedTuple):
     settings: Mapping[str, str]
     label: str
     topology: Mapping[str, Any] | None = None
+    portrait: Mapping[str, np.ndarray] | None = None
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -98,7 +101,7 @@ class Table(NamedTuple):
         ]
 
 
-KINDS = {"fed": "Federated distillation", "graph": "Graph distillation"}
+KINDS = {"fed": "Federated distillation", "graph": "Graph distillation", "survey": "Recipe"}
 _SHARED = (
     Column("agreement", "Agreement (%)", "share"),
     Column("calibration_error", "Calibration error (%)", "share"),
@@ -140,6 +143,7 @@ NOTES = {
     "graph": "Test numbers are those of the epoch chosen on validation nodes; of nodes unseen in "
     "training where the protocol is inductive. Agreement: with the teacher.",
 }
+SHARES = ("accuracy", "agreement", "fidelity", "recall")  # metrics that are shares
 MORE_NOTES = {
     "rounds_to_90": "Rounds to 90% of the best: the first evaluated round with nine tenths of the "
     "run's own best accuracy on the global test set; how fast, not how well.",
@@ -173,13 +177,13 @@ def tables(runs: Iterable[Any]) -> list[Table]:
 def table(group: Sequence[Result]) -> Table:
     """The table of results that can be compared."""
     kind, data, protocol = group[0].group
-    known = GRAPH if kind == "graph" else FED
+    known = {"graph": GRAPH, "survey": ()}.get(kind, FED)
     names = dict.fromkeys(name for result in group for name in result.metrics)
     idle = {n for n in names if n.startswith(("accuracy_baseline_", "accuracy_teacher_"))}
     if "accuracy_ind" not in names:  # then the observed nodes are all there are
         idle |= {"accuracy_tran"}
     told = {column.metric for column in known}
-    more = [Column(name, name.replace("_", " ")) for name in names if name not in told]
+    more = [Column(name, *_titled(name)) for name in names if name not in told]
     labels = list(dict.fromkeys(result.label for result in group))
     columns = {c: [summary(_values(group, n, c)) for n in labels] for c in (*known, *more)}
     shown = {c: cells for c, cells in columns.items() if any(cells) and c.metric not in idle}
@@ -227,9 +231,28 @@ def _finished(run: Any) -> Iterable[Result]:
             seed, rounds = int(record.get("seed", 0)), tuple(curve.values())
             if (reached := rounds_to(0.9, rounds)) is not None:
                 numbers["rounds_to_90"] = reached
-            about = (kind, data, protocol, method, seed, numbers, rounds, settings, method)
-            yield Result(*about, record.get("topology"))
+            arms = _arms(numbers) if kind == "survey" else {method: numbers}
+            for who, own in arms.items():
+                about = (kind, data, protocol, who, seed, own, rounds, settings, who)
+                yield Result(*about, record.get("topology"), store.portrait(run.path))
             curve = {}
+
+
+def _arms(numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The numbers of a recipe by whose they are: `accuracy_teacher` is the teacher's accuracy."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in numbers.items():
+        inside = [n for n in numbers if name.startswith(f"{n}_")]
+        quantity = max(inside, key=len, default=name)
+        arm = name.removeprefix(quantity).strip("_").replace("_", " ") or "taught"
+        found.setdefault(arm, {})[quantity] = value
+    return found
+
+
+def _titled(name: str) -> tuple[str, str]:
+    """The title of a column that has none of its own, and its unit."""
+    share = name.startswith(SHARES)
+    return name.replace("_", " ").capitalize() + (" (%)" if share else ""), "share" * share
 
 
 def _labelled(same: list[Result]) -> Iterable[tuple[str, Result]]:

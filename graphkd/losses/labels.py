@@ -1,13 +1,13 @@
 """Knowledge in the teacher's class probabilities: at a node, and at its neighbours."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from graphkd import sparse
 from graphkd.graph import Graph, Part
 from graphkd.losses.blocks import in_blocks
 from graphkd.losses.embeddings import check_rows
-from graphkd.sparse import Rows
 from knowledge import response
 from knowledge.outputs import Outputs
 
@@ -58,7 +58,8 @@ def low_frequency(
     Raises:
         ValueError: the shapes differ or are not (N, C), or the temperature is not positive.
     """
-    return _neighbours(student, teacher, graph, graph.total.rows, temperature)
+    every = torch.ones_like(graph.neighbours.values, dtype=torch.bool)
+    return _neighbours(student, teacher, graph, every, temperature)
 
 
 def high_frequency(
@@ -134,22 +135,22 @@ def reliable_labels(
             f"kept is {kept.dtype} of shape {tuple(kept.shape)}; expected a truth value for each "
             f"of the {edges.shape[1]} edges of this graph: draw it with reliability.keep"
         )
-    around = sparse.total(edges[:, kept], graph.num_nodes, teacher.logits.dtype).rows
-    return _neighbours(student, teacher, graph, around, temperature)
+    return _neighbours(student, teacher, graph, kept, temperature)
 
 
 def _neighbours(
-    student: Outputs, teacher: Outputs, graph: Graph | Part, around: Rows, temperature: float
+    student: Outputs, teacher: Outputs, graph: Graph | Part, kept: Tensor, temperature: float
 ) -> Tensor:
     # The sum over j of KL(q_j || p_i) is that of the negative entropies of q_j, less the sum of
     # the q_j times log p_i: nothing is as large as the edges times the classes.
     s, t = _logits(student, teacher, graph, temperature)
     log_p, log_q = ((side / temperature).log_softmax(-1) for side in (s, t))
     q = log_q.exp()
-    certainty = (q * log_q).sum(-1, keepdim=True)
-    sums = around.times(torch.cat([q, certainty], 1))
+    said = torch.cat([q, (q * log_q).sum(-1, keepdim=True)], 1)
+    around = replace(graph.neighbours, values=kept[graph.neighbours.values])
+    sums = said + around.times(said)
     value = sums[:, -1] - (sums[:, :-1] * log_p).sum(-1)
-    return temperature**2 * len(t) / max(1, len(around.columns)) * value
+    return temperature**2 * len(t) / max(1, len(t) + int(kept.sum())) * value
 
 
 def _logits(

@@ -9,8 +9,10 @@ ICML 2023, https://arxiv.org/abs/2306.05628.
     power = momentum * power + (1 - momentum) * fit_power(rho, student and teacher agree)
 """
 
+from math import exp, log
+
 import torch
-from scipy.optimize import curve_fit
+from scipy.optimize import minimize_scalar
 from torch import Generator, Tensor
 
 from graphkd.graph import Graph, Part
@@ -94,10 +96,15 @@ def fit_power(unreliable: Tensor, agree: Tensor, bins: int = 50) -> float:
     if not len(share) or share.min() == share.max():
         return 1.0
     share = (share - share.min()) / (share.max() - share.min())
-    fitted, _ = curve_fit(
-        lambda x, a: 1 - x**a, middle.double().numpy(), share.numpy(), p0=1.0, bounds=(1e-3, 1e3)
+    x, y = middle.double().numpy(), share.numpy()
+    # By its logarithm and within bounds: the best power may be very small or very large.
+    fitted = minimize_scalar(
+        lambda power: ((1 - x ** exp(power) - y) ** 2).sum(),
+        bounds=(log(1e-3), log(1e3)),
+        method="bounded",
+        options={"xatol": 1e-9},
     )
-    return float(fitted[0])
+    return float(exp(fitted.x))
 
 
 def _entropy(logits: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class Differences:
             self._known = (graph, *self._taught(teacher.logits.detach(), graph))
         _, edges, times, q, certainty = self._known
         log_p = self._soft(student.logits, edges)
-        value = times * self.temperature**2 * (certainty - (q * log_p).sum(1))
+        value = times * self.temperature**2 * (certainty - (q * log_p).sum(0))
         total = value.new_zeros(graph.num_nodes).index_add(0, edges[1], value)
         return total * (graph.num_nodes / max(1, int(times.sum())))
 
@@ -66,9 +66,11 @@ class Differences:
         edges, times = keys.unique(dim=1, return_counts=True)
         log_q = self._soft(logits, edges)
         q = log_q.exp()
-        return edges, times.to(q), q, (q * log_q).sum(1)
+        return edges, times.to(q), q, (q * log_q).sum(0)
 
     def _soft(self, logits: Tensor, edges: Tensor) -> Tensor:
+        # (C, E): a softmax over so few numbers is 15 times slower where they lie side by side.
         source, target = edges
-        gap = logits.index_select(0, target) - logits.index_select(0, source)
-        return (gap.abs() / self.temperature).log_softmax(1)
+        by_class = logits.T.contiguous()
+        gap = by_class.index_select(1, target) - by_class.index_select(1, source)
+        return (gap.abs() / self.temperature).log_softmax(0)

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from graphkd import losses
+from graphkd import losses, networks
 from graphkd.graph import Graph, Part
 from graphkd.losses import reliability
 from graphkd.recipe import ANY, Lesson, Method, Term
@@ -60,7 +61,7 @@ class _Reliable(torch.nn.Module):
         self.method, self.power, self.calls = method, 1.0, 0
         self.draw = generator(lesson.seed, "kept edges")
         # Parameters of the networks are not this loss's own: no attributes that are modules.
-        self.student: Callable[[], Outputs] = lambda: _calm(lesson.student, lesson.view.graph)
+        self.calm: Callable[[Outputs], Tensor] = partial(_calm, lesson.student, lesson.view.graph)
         self.targets = lesson.targets
         noise = torch.randn(lesson.seen.x.shape, generator=generator(lesson.seed, "noise"))
         noisy = replace(lesson.seen, x=lesson.seen.x + noise.to(lesson.seen.x))
@@ -71,7 +72,7 @@ class _Reliable(torch.nn.Module):
         """One value per node."""
         kept = torch.ones(graph.edge_index.shape[1], dtype=torch.bool, device=student.logits.device)
         if self.calls >= self.method.warmup:
-            self.power = self._moved()
+            self.power = self._moved(student)
             nodes = graph.nodes if isinstance(graph, Part) else slice(None)
             kept = reliability.keep(self.unreliable[nodes], self.power, graph, self.draw)
         self.calls += 1
@@ -79,16 +80,20 @@ class _Reliable(torch.nn.Module):
         assert temperature is not None
         return losses.reliable_labels(student, teacher, graph, kept, temperature)
 
-    def _moved(self) -> float:
-        own = self.student().logits
-        agree = own.argmax(1) == self.targets.logits.argmax(1)
+    def _moved(self, student: Outputs) -> float:
+        agree = self.calm(student).argmax(1) == self.targets.logits.argmax(1)
         fitted = reliability.fit_power(self.unreliable, agree, self.method.bins)
         return self.method.momentum * self.power + (1 - self.method.momentum) * fitted
 
 
-def _calm(network: torch.nn.Module, graph: Graph) -> Outputs:
-    """What a network says without dropout, in the midst of its training."""
+@torch.no_grad()
+def _calm(network: torch.nn.Module, graph: Graph, shown: Outputs) -> Tensor:
+    """What a network says of all nodes without dropout, in the midst of its training."""
     training = network.training
-    outputs = predict(network, graph)
+    network.eval()
+    if isinstance(network, networks.MLP) and len(shown.logits) == graph.num_nodes:
+        outputs = network.onward(shown.hidden[0])  # which is the same with dropout
+    else:
+        outputs = network(graph)
     network.train(training)
-    return outputs
+    return outputs.logits

@@ -23,7 +23,7 @@ PLACES = {
     "flwr": ["fedkd/flower.py", "fedkd/flower/*", "simulations/flower_app/*"],
     "ray": ["fedkd/engines/ray*.py", "simulations/scheduler.py"],
     "torch_geometric": ["graphkd/*", "simulations/federated_graphs.py"],
-    "networkx": ["graphkd/*", "simulations/federated_graphs.py", "simulations/plots.py"]
+    "networkx": ["graphkd/*", "simulations/federated_graphs.py", "simulations/plots*.py"]
     + ["*topolog*"],
     "matplotlib": ["simulations/plots*.py"],
 }

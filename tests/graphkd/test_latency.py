@@ -1,10 +1,16 @@
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 
-from graphkd import data, latency, networks
+from graphkd import data, latency, networks, whole
+from graphkd.crowd import Crowd
 from graphkd.latency import Latency
+from graphkd.methods.cpf import Propagation
 from graphkd.sampling import neighbourhood
 from graphkd.training import predict, seeded
+from tests.graphkd.examples import graphs
 
 GRAPH = data.fake(size=20)
 
@@ -26,6 +32,39 @@ def test_the_neighbourhood_that_is_fetched_is_all_that_a_network_needs(name):
     part, _ = neighbourhood(GRAPH, nodes, latency.hops(network))
     found = predict(network, part, torch.arange(3)).logits
     torch.testing.assert_close(found, predict(network, GRAPH, nodes).logits)
+
+
+def test_students_and_teachers_around_other_networks_get_all_that_they_need():
+    start = F.one_hot(GRAPH.y, 3).float() * (torch.arange(60) % 7 == 0)[:, None]
+    graph = replace(GRAPH, x=torch.cat([GRAPH.x, start], dim=1))  # as `inputs.labelled` has it
+    with seeded(0, torch.device("cpu"), "test"):
+        inner = networks.build("mlp", graph, 8, 2, 0.0)
+        spreading = Propagation(inner, graph.x.shape[1], rounds=2)
+        teachers = [networks.build(name, graph, 8, 2, 0.0) for name in ("sage", "gat")]
+    crowd, nodes = Crowd(teachers, torch.tensor([0.3, 0.7])), torch.tensor([50, 2, 17])
+    for network, depth in ((spreading, 2), (crowd, 2)):
+        assert latency.hops(network) == depth
+        part, _ = neighbourhood(graph, nodes, depth)
+        found = predict(network, part, torch.arange(3)).logits
+        torch.testing.assert_close(found, predict(network, graph, nodes).logits)
+
+
+@pytest.mark.parametrize("scenario", latency.SCENARIOS)
+def test_whole_graphs_are_cut_out_and_asked_for(scenario, monkeypatch):
+    many, seen = graphs(), []
+    network = whole.build("gin", many, 8, 2, 0.0)
+    forward = network.forward
+
+    def watched(asked, examples=None):
+        seen.append(len(asked.owner))
+        return forward(asked, examples)
+
+    monkeypatch.setattr(network, "forward", watched)
+    (found,) = latency.measure({"it": network}, many, scenario, nodes=3, repeats=4).values()
+    assert len(found.seconds) == 4
+    sizes = torch.bincount(many.owner)
+    expected = {len(many.owner)} if scenario == "whole" else range(int(3 * sizes.min()), 25)
+    assert set(seen) <= set(expected)
 
 
 def test_networks_look_as_far_as_they_are_deep():

@@ -74,6 +74,14 @@ def test_the_power_of_a_straight_line_is_1_at_the_middle_of_the_bins():
     assert found == pytest.approx(1, abs=0.01)
 
 
+def test_the_best_power_may_be_at_the_bounds():
+    # Nodes of the smallest rho agree, all others do not: the smaller the power, the better.
+    rho = ((torch.arange(50) + 0.5) / 50).double()
+    assert reliability.fit_power(rho, torch.arange(50) < 1) < 0.3
+    # Only those of the largest rho do not: the larger, the better.
+    assert reliability.fit_power(rho, torch.arange(50) < 49) > 30
+
+
 def test_the_power_is_1_where_there_is_nothing_to_fit():
     rho = torch.tensor([0.0, 0.2, 1.0])
     for agree in (torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import graphkd
-from graphkd import data, methods, splits
+from graphkd import data, methods, networks, splits
 from graphkd.core import View
 from graphkd.crowd import Crowd, learn_weights
 from graphkd.graph import Graph, Part
@@ -15,7 +15,7 @@ from graphkd.inputs import labelled, positions
 from graphkd.methods.cpf import Propagation
 from graphkd.methods.ffg2m import Differences
 from graphkd.methods.gnnsd import discrepancy, lost_discrepancy
-from graphkd.methods.krd import _Reliable
+from graphkd.methods.krd import _calm, _Reliable
 from graphkd.methods.logits import squared_difference
 from graphkd.methods.nosmog import adversarial
 from graphkd.mutual import Peers, together
@@ -109,6 +109,20 @@ def test_krd_keeps_all_edges_in_the_first_epochs_and_moves_its_power_after():
     assert loss.power != 1.0
     assert not torch.allclose(later, everything)
     assert not list(loss.parameters())
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_what_a_student_says_without_dropout_follows_from_what_it_shows_with_it(layers):
+    student = networks.build("mlp", FAKE, 16, layers, dropout=0.5)
+    shown = student.train()(FAKE)
+    assert torch.equal(_calm(student, FAKE, shown), student.eval()(FAKE).logits)
+    some = student.train()(FAKE, torch.arange(9))
+    assert torch.equal(_calm(student, FAKE, some), student.eval()(FAKE).logits)
+    other = networks.build("gcn", FAKE, 16, layers, dropout=0.5)
+    shown = other.train()(FAKE)
+    assert torch.equal(_calm(other, FAKE, shown), other.eval()(FAKE).logits)
+    _calm(student.train(), FAKE, shown)
+    assert student.training
 
 
 def test_differences_have_the_mean_of_the_high_frequencies_with_and_without_a_new_graph():

@@ -153,6 +153,8 @@ def nan_features():
         (changed(edge_index=torch.zeros(2, 0, dtype=torch.long)), "180 nodes and no edges"),
         (changed(edge_index=torch.tensor([[3, 4], [3, 4]])), "no edges"),
         (changed(x=GRAPH.x[:, :0]), "nodes without features"),
+        (changed(x=GRAPH.x.long()), "features of torch.int64 .*convert them"),
+        (changed(y=GRAPH.y.float()), "labels of torch.float32"),
         (changed(x=nan_features()), "NaN or infinite at 1 nodes, first 4"),
         (changed(y=torch.zeros(180, dtype=torch.long), classes=1), "1 class"),
         (changed(y=GRAPH.y + 1), r"labels outside 0\.\.2"),

@@ -42,6 +42,23 @@ def test_the_readout_of_a_graph_does_not_depend_on_the_others_nor_on_the_order_o
     torch.testing.assert_close(network(moved).logits, every.logits, rtol=1e-4, atol=1e-5)
 
 
+def test_equal_nodes_asked_for_once_give_what_all_nodes_give(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randint(2, MANY.x.shape, generator=draw).float()
+    many, same = (dataclasses.replace(MANY, x=x) for _ in range(2))
+    nodes, counts = many.bags
+    assert len(nodes.x) == 4
+    sums = torch.stack([x[MANY.owner == graph].sum(0) for graph in range(30)])
+    assert torch.equal(counts @ nodes.x, sums)
+    monkeypatch.setattr(whole, "KINDS", 3)
+    assert same.bags is None
+    network = whole.build("mlp", many, 8, 3, 0.0)
+    for examples in (None, torch.tensor([5, 3, 5])):
+        found, expected = network(many, examples), network(same, examples)
+        torch.testing.assert_close(found.hidden[0], expected.hidden[0])
+        torch.testing.assert_close(found.logits, expected.logits)
+
+
 def test_a_sum_knows_how_large_a_graph_is():
     network = whole.build("mlp", MANY, 8, 2, 0.0).eval()
     size = torch.bincount(MANY.owner)[0]
@@ -134,16 +151,50 @@ def test_what_does_not_fit_together_is_said():
         tasks.split(MANY, "folds", 0, feature_noise=0.1)
     with pytest.raises(ValueError, match="train is 0 labelled graphs"):
         tasks.split(MANY, "folds", 0, train=0)
-    with pytest.raises(ValueError, match="10 folds take 10 or more"):
-        tasks.split(graphs(12), "folds", 0)
-    with pytest.raises(ValueError, match="has one class"):
-        tasks.split(dataclasses.replace(MANY, classes=1, y=MANY.y * 0), "folds", 0)
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        tasks.split(dataclasses.replace(MANY, x=MANY.x * torch.nan), "folds", 0)
     with pytest.raises(ValueError, match="rings has no inputs"):
         list(graphkd.run(methods.get("glnn")(inputs="propagated"), MANY, "folds"))
     with pytest.raises(ValueError, match="has no classes and no edges of the kind that lsp needs"):
         list(graphkd.run("lsp", graphs(real=True), "folds"))
+
+
+LAST = len(MANY.owner) - 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": MANY.x[:, :0]}, "nodes with 0 features"),
+        ({"x": MANY.x.long()}, "features of torch.int64; expected one or more of float32"),
+        ({"x": MANY.x * torch.nan}, "NaN or infinite"),
+        ({"y": MANY.y * 0, "classes": 1}, "has one class"),
+        ({"y": MANY.y * 0}, "0 of its rarest class; 10 folds take 10 or more"),
+        ({"y": MANY.y - 1}, "labels from -1 to 0; expected 0 to 1"),
+        ({"y": MANY.y[:-1]}, "29 targets and nodes of graph 29"),
+        ({"owner": MANY.owner.flip(0)}, "sort nodes by graph"),
+        ({"owner": MANY.owner[1:]}, "197 nodes and an owner"),
+        ({"edge_index": MANY.edge_index + 1}, "edges to node 197"),
+        ({"edge_index": torch.tensor([[0, LAST], [LAST, 0]])}, "from one graph to another"),
+    ],
+)
+def test_graphs_that_cannot_be_folded_say_why(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tasks.split(dataclasses.replace(MANY, **changes), "folds", 0)
+    with pytest.raises(ValueError, match="12 graphs, 6 of its rarest class"):
+        tasks.split(graphs(12), "folds", 0)
+
+
+def test_graphs_without_edges_or_nodes_are_examples_as_any_other():
+    lone = dataclasses.replace(MANY, edge_index=MANY.edge_index[:, :0])
+    kept = MANY.owner != 3
+    edges = MANY.edge_index[:, kept[MANY.edge_index].all(0)]
+    edges = (kept.cumsum(0) - 1)[edges]
+    empty = dataclasses.replace(MANY, x=MANY.x[kept], owner=MANY.owner[kept], edge_index=edges)
+    network = whole.build("gin", empty, 8, 2, 0.0)
+    assert network(empty).hidden[0][3].tolist() == [0.0] * 8
+    assert network(empty, torch.tensor([3])).hidden[0].tolist() == [[0.0] * 8]
+    for many in (lone, empty):
+        *_, last = graphkd.run(methods.get("glnn")(**QUICK), many, "folds")
+        assert 0 <= last.metrics["accuracy"] <= 1
 
 
 def test_names_and_missing_files(tmp_path):

@@ -41,7 +41,7 @@ def texts(figure):
     found = [*figure.texts]
     for axes in figure.axes:
         found += [axes.xaxis.label, axes.yaxis.label, *axes.texts]
-        for axis in (axes.xaxis, axes.yaxis):
+        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
             low, high = sorted(axis.get_view_interval())
             found += [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
     for legend in figure.legends:

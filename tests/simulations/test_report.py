@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import scipy.stats
+from safetensors.numpy import save_file
 
 from simulations import store
 from simulations.report import comma_separated, facts, html, markdown, sections, write_report
 from simulations.tables import results, rounds_to, tables
+from tests.simulations.test_plots_graph import portrait
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FED = {"kind": "fed", "data": "digits", "protocol": "2 clients, iid, 2 rounds"}
@@ -336,6 +338,23 @@ class TestPage:
         assert names == {f"{start}{name}.png" for name in shown}
         for path in (page.parent / "figures").iterdir():
             assert path.read_bytes().startswith(b"\x89PNG")
+
+    def test_what_a_graph_run_has_kept_is_drawn(self, tmp_path):
+        graph_run(tmp_path, "glnn", 0, 0.8, 0.7)
+        save_file(portrait(), tmp_path / "glnn-0" / store.PORTRAIT)
+        page = write_report([tmp_path])
+        names = {path.stem for path in (page.parent / "figures").iterdir()}
+        shown = ("accuracy_per_class", "accuracy_per_degree", "reliability", "embeddings")
+        shown += ("accuracy_against_latency", "neighbourhood", "students", "fidelity")
+        assert names == {f"graph-digits-knn-transductive-{name}" for name in shown}
+        assert len(Links(page.read_text()).images) == 8
+        assert render(tmp_path) == page.read_text()
+
+    def test_a_damaged_file_is_named(self, tmp_path):
+        graph_run(tmp_path, "glnn", 0, 0.8, 0.7)
+        (tmp_path / "glnn-0" / store.PORTRAIT).write_bytes(b"cut off")
+        with pytest.raises(ValueError, match=r"glnn-0.*safetensors is damaged.*; delete it"):
+            write_report([tmp_path])
 
     def test_an_unfinished_run_is_left_out_and_named(self, page):
         cut = page.parent / "cut"

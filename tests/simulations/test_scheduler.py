@@ -6,8 +6,9 @@ import time
 import pytest
 
 from fedkd import algorithms
+from graphkd import methods
 from simulations import config, scheduler, store
-from simulations.config import FedExperiment
+from simulations.config import FedExperiment, GraphExperiment
 from simulations.grid import Resources
 from simulations.scheduler import Job
 from tests.simulations.conftest import read, timeless
@@ -50,6 +51,23 @@ def test_short_work_does_not_start_ray(tmp_path, monkeypatch):
     monkeypatch.setattr(scheduler, "_on_ray", lambda *_: pytest.fail("Ray was started"))
     records = list(scheduler.run(jobs(tmp_path, 3), workers=2, patience=60.0))
     assert [record["record"] for _, record in records].count("run") == 3
+
+
+def test_all_settings_have_their_first_seed_before_any_has_its_second(tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "attempt", lambda job: [{"record": "run"}])
+    slow, quick = jobs(tmp_path, 3, rounds=2), jobs(tmp_path, 3)
+    order = [job for job, _ in scheduler.run([*slow, *quick], workers=1)]
+    assert order == [job for pair in zip(slow, quick, strict=True) for job in pair]
+
+
+def test_graph_runs_of_a_folder_share_their_teachers(tmp_path):
+    quick = {"epochs": 3, "teacher_epochs": 3}
+    experiments = [GraphExperiment(methods.get(n)(**quick)) for n in ("glnn", "krd")]
+    chosen = [Job(e, tmp_path / config.folder_name(e), None, Resources()) for e in experiments]
+    ends = [record for _, record in scheduler.run(chosen, 1) if record["record"] == "run"]
+    assert len({end["metrics"]["accuracy_teacher"] for end in ends}) == 1
+    assert len(list((tmp_path / scheduler.TEACHERS).iterdir())) == 1
+    assert len(store.load(tmp_path)) == 2
 
 
 @pytest.mark.ray
