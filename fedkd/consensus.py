@@ -5,10 +5,18 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from fedkd.core import Claim, Message, Public, Received, Server, Task
+from fedkd.core import Claim, Message, Public, Received, Server, Task, Upload
 from knowledge.outputs import Outputs
 from knowledge.response import soft_cross_entropy
-from knowledge.training import Params, Predict, Training, fit, logits_of
+from knowledge.training import (
+    Batches,
+    Params,
+    Predict,
+    Training,
+    fit,
+    logits_of,
+    supervised,
+)
 
 
 def check_public_size(public_size: int | None) -> None:
@@ -47,6 +55,15 @@ def student(
 def predictions(predict: Predict, params: Params, public: Public) -> Tensor:
     """A distribution for each public example of the round, (P_r, C)."""
     return logits_of(predict, params, public.x, public.rows).softmax(dim=-1)
+
+
+def trained_and_asked(
+    predict: Predict, params: Params, private: Batches, public: Public, local: Training
+) -> tuple[Params, Upload]:
+    """Train on private examples, then say what the public ones of the round are."""
+    params = fit(predict, params, private, local, supervised)
+    probabilities = predictions(predict, params, public)
+    return params, Upload({"probabilities": probabilities}, private.size)
 
 
 def mean_of(uploads: Iterable[Received], key: str, dtype: torch.dtype) -> Tensor:

@@ -49,13 +49,18 @@ def feature_width(task: Task) -> int:
     return next(iter(widths.values()))
 
 
+def each_once(private: Batches) -> Tensor:
+    """The rows in `private.order`, each where it comes first; -1 for repetitions and padding."""
+    return torch.where(private.first, private.order.flatten(), -1)
+
+
 def label_means(values: Tensor, private: Batches, classes: int) -> tuple[Tensor, Tensor]:
-    """The mean value for each label, each example counting once a step, and which labels there are.
+    """The mean value for each label, each example counting once, and which labels there are.
 
     Shapes:
-        values: (S B, D), of the examples in `private.order`; gives (C, D), (C,) of 0 and 1.
+        values: (S B, D), of the rows `each_once`; gives (C, D), (C,) of 0 and 1.
     """
-    index, mask = private.order.flatten(), private.mask.flatten()
+    index, mask = private.order.flatten(), private.first.to(values.dtype)
     labels = torch.arange(classes, device=mask.device)
     member = (private.y[index].unsqueeze(1) == labels) * mask.unsqueeze(1)  # (S B, C)
     count = member.sum(dim=0)
@@ -64,12 +69,11 @@ def label_means(values: Tensor, private: Batches, classes: int) -> tuple[Tensor,
 
 
 def label_counts(private: Batches, classes: int) -> Tensor:
-    """How many different examples of each label there are, (C,)."""
+    """How many different examples of each label the round goes through, (C,)."""
     index = private.order.flatten()
-    first = torch.arange(len(index), device=index.device) < private.size  # the epochs that follow
     labels = torch.arange(classes, device=index.device)
     member: Tensor = private.y[index].unsqueeze(1) == labels
-    return (member * first.unsqueeze(1)).sum(dim=0).to(private.x.dtype)  # are repetitions
+    return (member * private.first.unsqueeze(1)).sum(dim=0).to(private.x.dtype)
 
 
 def _width(task: Task, group: str) -> int:

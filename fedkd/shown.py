@@ -25,8 +25,8 @@ def own_examples(private: Batches, epochs: int) -> tuple[Tensor, Tensor, Tensor]
         take in the places of these; (M,) 1 for an example and 0 behind them.
     """
     steps = -(-private.steps // epochs) if epochs else 0  # the first epoch lies within these
-    order, mask = private.order[:steps].flatten(), private.mask[:steps].flatten()
-    first = (mask > 0) & (mask.cumsum(dim=0) <= private.size)
+    order = private.order[:steps].flatten()
+    first = private.first[: len(order)]
     nobody = len(private.y)
     rows = torch.where(first, order, nobody).sort().values
     return rows, order, (rows < nobody).to(private.mask.dtype)

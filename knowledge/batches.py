@@ -48,6 +48,15 @@ class Batches(NamedTuple):
         """S, the number of mini-batches over all epochs."""
         return self.order.shape[0]
 
+    @property
+    def first(self) -> Tensor:
+        """(S B,) bool, whether an entry of the order is the first for its example.
+
+        Those are the examples of the first epoch; what comes behind are padding and repetitions.
+        """
+        mask = self.mask.flatten()
+        return (mask > 0) & (mask.cumsum(dim=0) <= self.size)
+
     def padded(self, steps: int) -> "Batches":
         """The same batches followed by all-padding ones, `steps` in total."""
         missing = (steps - self.steps, self.order.shape[1])
@@ -61,13 +70,16 @@ def draw(examples: Examples, training: Training, generator: torch.Generator) -> 
     """Cut examples into shuffled mini-batches, anew for each epoch; the last one is padded.
 
     No example is dropped: a client with a single example trains on it in every epoch. The padding
-    repeats examples of the client's own, so that nobody's else are ever touched.
+    repeats examples of the client's own, so that nobody's else are ever touched. Where steps are
+    counted, the last epoch ends when there are enough; nobody trains on no examples.
     """
     count, width = len(examples), training.batch_size
-    steps = -(-count // width)
-    places = torch.arange(steps * width)
+    once = -(-count // width)
+    steps = training.epochs * once if training.steps is None else training.steps * min(count, 1)
+    epochs = -(-steps // max(once, 1))
+    places = torch.arange(once * width)
     rows = examples.rows.cpu()
-    index = torch.zeros(training.epochs, steps * width, dtype=torch.long)
+    index = torch.zeros(epochs, once * width, dtype=torch.long)
     for epoch in index:
         order = torch.randperm(count, generator=generator)
         epoch[:] = rows[order[places % max(count, 1)]]
@@ -76,8 +88,8 @@ def draw(examples: Examples, training: Training, generator: torch.Generator) -> 
     return Batches(
         x=examples.x,
         y=examples.y,
-        order=index.reshape(-1, width).to(device),
-        mask=mask.repeat(training.epochs).reshape(-1, width).to(device),
+        order=index.reshape(-1, width)[:steps].to(device),
+        mask=mask.repeat(epochs).reshape(-1, width)[:steps].to(device),
         size=torch.tensor(float(count), dtype=examples.x.dtype, device=device),
     )
 

@@ -19,6 +19,9 @@ OPTIMIZERS = ("sgd", "momentum", "adam")
 class Training:
     """How a model is fitted: the optimiser, and how often the data passes by.
 
+    With `steps`, so many mini-batches are taken whatever `epochs` says: from one shuffle after
+    another until there are enough, so that every client does the same work.
+
     The optimiser's state starts afresh at each call of `fit`: a client keeps its parameters from
     round to round, not its momentum.
     """
@@ -28,6 +31,7 @@ class Training:
     weight_decay: float = 0.0
     epochs: int = 1
     batch_size: int = 32
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -43,6 +47,21 @@ class Training:
             raise ValueError(
                 f"epochs must be >= 0 and batch_size >= 1, got {self.epochs} and {self.batch_size}"
             )
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be >= 1, or None to count epochs, got {self.steps}")
+
+    def passes(self, purpose: str) -> int:
+        """How many epochs, for what cannot do with a part of one.
+
+        Raises:
+            ValueError: steps are counted instead.
+        """
+        if self.steps is not None:
+            raise ValueError(
+                f"{purpose} takes whole epochs, and steps is {self.steps}; leave out steps, and "
+                "set epochs"
+            )
+        return self.epochs
 
 
 class Product(NamedTuple):

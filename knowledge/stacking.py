@@ -22,7 +22,7 @@ from knowledge.outputs import Outputs
 Params = dict[str, Tensor]
 Predict = Callable[[Params, Tensor], Outputs]
 Loss = Callable[..., Tensor]
-AT_ONCE = 2000  # examples of all models together, where each predicts its own: they stay in cache
+AT_ONCE = 2000  # examples of a few models together, where each predicts its own
 
 
 @dataclass(frozen=True)
@@ -139,15 +139,40 @@ def _gradients(
 def logits_of(predict: Predict, params: Params, x: Tensor, wanted: Tensor, at_once: int) -> Tensor:
     """The logits of K models for some rows of x.
 
+    Where models have rows of their own, a few models predict all of theirs, and then the next few:
+    so their weights stay in the cache. What they share, all of them predict at once.
+
     Shapes:
-        x: (1 or K, N, ...); wanted: (1 or K, M) rows of it; gives (K, M, C).
+        x: (1 or K, N, ...); wanted: (1 or K, M) rows of it, or -1 for none, of which the logits are
+            zero; gives (K, M, C).
     """
     count = len(next(iter(params.values())))
     shared = len(x) == 1 and len(wanted) == 1
-    size = at_once if shared else max(1, min(at_once, AT_ONCE // count))
+    few = count if shared else max(1, AT_ONCE // max(1, min(at_once, wanted.shape[1])))
     stack = stack_of(predict)
-    parts = torch.split(wanted, size, dim=1)
-    return torch.cat([stack(params, _taken(x, part)).logits for part in parts], dim=1)
+    found = []
+    for first in range(0, count, few):
+        mine, table, part = tree_map(
+            lambda v: v if len(v) == 1 else v[first : first + few],  # noqa: B023
+            (params, x, wanted),
+        )
+        found.append(_logits_of_few(stack, mine, table, part, at_once))
+    return torch.cat(found)
+
+
+def _logits_of_few(
+    stack: Predict, params: Params, x: Tensor, wanted: Tensor, at_once: int
+) -> Tensor:
+    """The same without the last columns of `wanted` where nobody wants a row."""
+    known = wanted >= 0
+    columns = known.any(dim=0).nonzero()
+    width = 1 + int(columns.max()) if len(columns) else min(1, wanted.shape[1])
+    parts = torch.split(wanted[:, :width].clamp(min=0), at_once, dim=1)
+    logits = torch.cat([stack(params, _taken(x, part)).logits for part in parts], dim=1)
+    if known.all():
+        return logits
+    logits = logits.masked_fill(~known[:, :width].unsqueeze(-1), 0)
+    return torch.nn.functional.pad(logits, (0, 0, 0, wanted.shape[1] - width))
 
 
 def _without_idle_steps(batches: Batches) -> tuple[Batches, Tensor]:

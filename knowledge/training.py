@@ -68,7 +68,8 @@ def logits_of(
     """The logits for some rows of x, without gradient, a few hundred at a time to save memory.
 
     Shapes:
-        x: (N, ...); wanted: (M,) rows of it; gives (M, C).
+        x: (N, ...); wanted: (M,) rows of it, or -1 for none, of which the logits are zero; gives
+            (M, C).
     """
     found: Tensor = _Logits.apply(predict, at_once, params, x, wanted)  # type: ignore[no-untyped-call]
     return found
@@ -131,8 +132,12 @@ class _Logits(torch.autograd.Function):
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
         predict, at_once, params, x, wanted = inputs
-        parts = torch.split(wanted, at_once)
-        return torch.cat([predict(params, rows(x, part)).logits for part in parts])
+        known = wanted >= 0
+        parts = torch.split(wanted[known], at_once)
+        found = torch.cat([predict(params, rows(x, part)).logits for part in parts])
+        logits = found.new_zeros(len(wanted), *found.shape[1:])
+        logits[known] = found
+        return logits
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

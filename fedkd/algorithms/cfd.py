@@ -8,11 +8,18 @@ import torch
 from fedkd.algorithms.fedavg import of_group
 from fedkd.channel import Stage
 from fedkd.compression import CONSENSUS, argmax, deflate, delta, simplex
-from fedkd.consensus import mean_of, predictions, predictions_claim, soft, student
+from fedkd.consensus import (
+    mean_of,
+    predictions,
+    predictions_claim,
+    soft,
+    student,
+    trained_and_asked,
+)
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
 from knowledge.batches import Examples, draw
 from knowledge.randomness import generator as stream
-from knowledge.training import Batches, Params, Predict, Training, fit, supervised
+from knowledge.training import Batches, Params, Predict, Training, fit
 
 MODEL = "model"
 
@@ -98,9 +105,7 @@ class CFD(Algorithm):
         """Distil, train, predict."""
         assert public is not None
         params = self.deploy(predict, params, received, public)
-        params = fit(predict, params, private, self.local, supervised)
-        probabilities = predictions(predict, params, public)
-        return params, Upload({"probabilities": probabilities}, private.size)
+        return trained_and_asked(predict, params, private, public, self.local)
 
     def deploy(
         self, predict: Predict, params: Params, received: Message, public: Public | None

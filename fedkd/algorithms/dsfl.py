@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -10,13 +11,13 @@ from fedkd.consensus import (
     check_public_size,
     consensus_message,
     mean_of,
-    predictions,
     predictions_claim,
     student,
+    trained_and_asked,
 )
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
 from knowledge import ensemble
-from knowledge.training import Batches, Params, Predict, Training, fit, supervised
+from knowledge.training import Batches, Params, Predict, Training
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ class DSFL(Algorithm):
     Up: 4 C P_r bytes. Down: 4 C P_r, and 4 P_r of row numbers when a round asks about a part only.
 
     Conventions: the temperature divides probabilities, not logits; below 1/C or so it sharpens.
+    That is the paper's ERA; with `aggregation = "sa"`, its simple aggregation, the mean stays as it
+    is.
     The consensus is digested at the start of the next round; the model in use is the one that has
     just digested the newest, as in the paper. The server keeps no model of its own.
     """
 
     distill: Training = Training(learning_rate=0.5, epochs=3)
     public_size: int | None = None
+    aggregation: Literal["era", "sa"] = "era"
     temperature: float = 0.1
 
     properties = Properties(
@@ -54,6 +58,8 @@ class DSFL(Algorithm):
         check_public_size(self.public_size)
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature must be > 0 and finite, got {self.temperature}")
+        if self.aggregation not in ("era", "sa"):
+            raise ValueError(f"aggregation must be era or sa, got {self.aggregation!r}")
 
     @property
     def public_training(self) -> Training:
@@ -80,9 +86,7 @@ class DSFL(Algorithm):
         """Distil the consensus, train, predict."""
         assert public is not None
         params = self.deploy(predict, params, received, public)
-        params = fit(predict, params, private, self.local, supervised)
-        probabilities = predictions(predict, params, public)
-        return params, Upload({"probabilities": probabilities}, private.size)
+        return trained_and_asked(predict, params, private, public, self.local)
 
     def deploy(
         self, predict: Predict, params: Params, received: Message, public: Public | None
@@ -99,6 +103,7 @@ class DSFL(Algorithm):
     ) -> Server:
         """Sharpen the mean."""
         assert public is not None
-        average = mean_of(uploads, "probabilities", torch.float64)
-        sharp = ensemble.entropy_reduced(average.unsqueeze(0), self.temperature)
-        return consensus_message(sharp.to(public.x.dtype), public)
+        consensus = mean_of(uploads, "probabilities", torch.float64)
+        if self.aggregation == "era":
+            consensus = ensemble.entropy_reduced(consensus.unsqueeze(0), self.temperature)
+        return consensus_message(consensus.to(public.x.dtype), public)

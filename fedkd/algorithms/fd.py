@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
-from fedkd.features import label_means
+from fedkd.features import each_once, label_means
 from knowledge.outputs import Outputs
 from knowledge.response import cross_entropy, soft_cross_entropy
 from knowledge.training import Batches, Params, Predict, fit, logits_of
@@ -71,7 +71,7 @@ class FD(Algorithm):
             return hard + self.gamma * soft_cross_entropy(outputs.logits, received["means"][y])
 
         params = fit(predict, params, private, self.local, loss, received)
-        logits = logits_of(predict, params, private.x, private.order.flatten())
+        logits = logits_of(predict, params, private.x, each_once(private))
         means, held = label_means(logits.softmax(dim=-1), private, logits.shape[-1])
         return params, Upload({"means": means}, private.size, rows=held)
 

@@ -59,6 +59,7 @@ class FedDF(FedAvg):
         if self.patience < 0:
             raise ValueError(f"patience must be >= 0 passes, 0 for never, got {self.patience}")
         if self.patience:
+            self.distill.passes("patience")
             selecting = self.properties._replace(validation="labelled")
             object.__setattr__(self, "properties", selecting)
 

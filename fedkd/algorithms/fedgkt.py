@@ -69,6 +69,7 @@ class FedGKT(Algorithm):
     )
 
     def __post_init__(self) -> None:
+        self.local.passes("fedgkt")
         if self.server_width < 1 or not self.loss_weight >= 0 or not self.temperature > 0:
             given = f"{self.server_width}, {self.loss_weight} and {self.temperature}"
             wanted = "server_width must be >= 1, loss_weight >= 0, temperature > 0"

@@ -62,7 +62,7 @@ class FedMD(Algorithm):
         check_public_size(self.public_size)
         if self.exchange not in ("probabilities", "logits"):
             raise ValueError(f"exchange must be probabilities or logits, got {self.exchange!r}")
-        if self.pretrain < 0 or (self.pretrain and not self.distill.epochs):
+        if self.pretrain < 0 or (self.pretrain and not self.distill.passes("pretrain")):
             raise ValueError(
                 f"pretrain must be >= 0, and distill.epochs >= 1 with it, got {self.pretrain} and "
                 f"{self.distill.epochs}"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
-from fedkd.features import feature_width, features, head_names, label_means
+from fedkd.features import each_once, feature_width, features, head_names, label_means
 from knowledge.outputs import Outputs
 from knowledge.response import cross_entropy
 from knowledge.training import Batches, Params, Predict, fit, logits_of
@@ -79,7 +79,7 @@ class FedProto(Algorithm):
             return hard + self.strength * _known(target) * gap
 
         params = fit(predict, params, private, self.local, loss, received)
-        values = logits_of(features(predict), params, private.x, private.order.flatten())
+        values = logits_of(features(predict), params, private.x, each_once(private))
         _, bias = head_names(params)
         means, held = label_means(values, private, len(params[bias]))
         return params, Upload({"prototypes": means}, private.size, rows=held)

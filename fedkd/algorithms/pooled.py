@@ -38,6 +38,9 @@ class Pooled(FedAvg):
         server_learns="everything: each example of the client, and its label",
     )
 
+    def __post_init__(self) -> None:
+        self.local.passes("pooled")
+
     def init(self, task: Task, generator: torch.Generator) -> Server:
         """One set of initial parameters for each group, and what the server draws shuffles from."""
         seed = torch.randint(2**31, (1,), generator=generator)
@@ -51,11 +54,10 @@ class Pooled(FedAvg):
         private: Batches,
         public: Public | None,
     ) -> tuple[Params, Upload]:
-        """Send the examples: those of the first epoch, which come before all repetitions."""
+        """Send the examples, each once."""
         index = private.order.flatten()
-        first = torch.arange(len(index), device=index.device) < private.size
         examples = {"x": private.x[index], "y": private.y[index].to(private.x.dtype)}
-        return received, Upload(examples, private.size, rows=first.to(private.x.dtype))
+        return received, Upload(examples, private.size, rows=private.first.to(private.x.dtype))
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """As many examples as there are."""

@@ -1,4 +1,4 @@
-"""Labelled images: `digits` ships with scikit-learn, the MNIST family is read from its idx files.
+"""Labelled images: `digits` ships with scikit-learn, all others are read from files.
 
 Nothing is ever downloaded. Where files are missing the error says which, where they are looked
 for, and how to get them.
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedkd.data.cifar import cifar10_jpeg
 from fedkd.data.speech import spoken_digits
 
 
@@ -27,6 +28,7 @@ class Dataset(NamedTuple):
         x: (N, channels, height, width) float32; y: (N,) int64.
         official: how many of the last rows are the official test set; 0 where there is none.
         domains: (N,) int64, where each example is from, such as its speaker; None if not known.
+        foreign: how many of the first rows are of another data set, and can be public alone.
     """
 
     x: Tensor
@@ -34,6 +36,7 @@ class Dataset(NamedTuple):
     num_classes: int
     official: int = 0
     domains: Tensor | None = None
+    foreign: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -52,10 +55,11 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
-    """The data set of a name.
+    """The data set of a name, or of two with a plus between them, see `beside`.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`; or, as in `fashion-mnist+mnist`, that of private and test examples
+            and that of public ones.
         root: the folder of data sets, by default `default_root()`; `digits` needs none.
 
     Raises:
@@ -63,11 +67,34 @@ def load(name: str, root: Path | None = None) -> Dataset:
         ValueError: a file is damaged.
         FileNotFoundError: a file is missing; the message says how to get it.
     """
+    first, plus, second = name.partition("+")
+    if plus:
+        return beside(load(first, root), load(second, root), name)
     if name not in _LOADERS:
         close = get_close_matches(name, _LOADERS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown data set {name!r}; {hint}choose one of {', '.join(_LOADERS)}")
     return _LOADERS[name](Path(root or default_root()).expanduser())
+
+
+def beside(data: Dataset, other: Dataset, name: str) -> Dataset:
+    """A data set whose public examples are those of another one: related, but of other classes.
+
+    The first C labels are its own, those of the other follow. Of the other there are the examples
+    outside its official test set, as the first rows.
+
+    Raises:
+        ValueError: examples of different shapes.
+    """
+    if data.shape != other.shape:
+        raise ValueError(
+            f"{name}: examples of shape {data.shape} beside others of shape {other.shape}; "
+            "take two data sets of one shape, such as mnist and fashion-mnist"
+        )
+    foreign = len(other.x) - other.official
+    x = torch.cat([other.x[:foreign], data.x])
+    y = torch.cat([other.y[:foreign] + data.num_classes, data.y])
+    return Dataset(x, y, data.num_classes + other.num_classes, data.official, foreign=foreign)
 
 
 @functools.lru_cache(maxsize=1)
@@ -104,6 +131,13 @@ def _fsdd(root: Path) -> Dataset:
     return Dataset(x, y, 10, test, speaker)
 
 
+@functools.lru_cache(maxsize=1)
+def _cifar(root: Path) -> Dataset:
+    """50,000 training and 10,000 test photographs of 32 x 32 pixels; the test set comes last."""
+    x, y, test = cifar10_jpeg(root)
+    return Dataset(x, y, 10, test)
+
+
 def _read(path: Path, dims: int, folder: str) -> np.ndarray:
     """The array in an idx file of bytes, packed or not."""
     try:
@@ -134,4 +168,5 @@ _LOADERS: dict[str, Callable[[Path], Dataset]] = {
     "mnist": functools.partial(_idx, "MNIST"),
     "fsdd": _fsdd,
     "fashion-mnist": functools.partial(_idx, "FashionMNIST"),
+    "cifar10-jpeg": _cifar,
 }

@@ -69,13 +69,17 @@ def pools(
         order = _held_first(data, order, private, absent, seed)
     kept = torch.arange(inside, len(data.x))
     kept = kept[torch.randperm(len(kept), generator=generator(seed, "test"))]
-    wanted = private + public + validation + (0 if data.official else max(test, 1))
-    if min(private, public, validation, test) < 0 or private == 0 or wanted > inside:
+    elsewhere = public if data.foreign else 0
+    wanted = private + public - elsewhere + validation + (0 if data.official else max(test, 1))
+    there = inside - data.foreign
+    if min(private, public, validation, test) < 0 or private == 0 or wanted > there:
         raise ValueError(
             f"{private} private, {public} public, {validation} validation and {test} test examples "
-            f"were asked for, and the data set has {inside}; every number must be >= 0, private "
+            f"were asked for, and the data set has {there}; every number must be >= 0, private "
             ">= 1, and some examples must be left to test on"
         )
+    if data.foreign:
+        order = _foreign_public(order, data.foreign, private, public)
     first, second, third, rest = order.tensor_split(
         [private, private + public, private + public + validation]
     )
@@ -85,8 +89,22 @@ def pools(
     return Pools(first, second, third, remaining[: test or None])
 
 
+def _foreign_public(order: Tensor, foreign: int, private: int, public: int) -> Tensor:
+    """The order with examples of the other data set in the places of the public ones."""
+    if public > foreign:
+        raise ValueError(
+            f"{public} public examples were asked for, and the other data set has {foreign}"
+        )
+    own, other = order[order >= foreign], order[order < foreign]
+    return torch.cat([own[:private], other[:public], own[private:]])
+
+
 def _held_first(data: Dataset, order: Tensor, private: int, absent: int, seed: int) -> Tensor:
     """The order with enough examples of labels that are not absent in front."""
+    if data.foreign:
+        raise ValueError(
+            "absent classes are for one data set; of two, clients hold no label of the second"
+        )
     if not 0 < absent < data.num_classes:
         raise ValueError(
             f"{absent} absent classes: the data set has {data.num_classes}, and clients must hold "

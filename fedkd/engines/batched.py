@@ -1,11 +1,12 @@
 """Clients of one architecture stacked, and updated together under `torch.func.vmap`."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from fedkd.core import Client, Task
 from knowledge.training import Batches, Predict
@@ -14,6 +15,8 @@ CACHED = 10e6  # bytes of parameters of a chunk: more are no faster, as they lea
 FEWEST = 10  # clients of a chunk where the chunk's limit allows it: fewer do not pay
 COPIES = 6  # of a client's parameters in a step: old, new, gradient, optimiser, temporaries
 AT_ONCE = 500  # examples that a client predicts at once, see knowledge.training.logits_of
+
+Call = tuple[Any, ...]  # what a client's function is given: its parameters, then its inputs
 
 
 class BatchedEngine:
@@ -54,7 +57,7 @@ class BatchedEngine:
     ) -> list[Any]:
         """`function(predict, params, *inputs)` for each client."""
         results: list[Any] = [None] * len(clients)
-        calls = [_call(c, given) for c, given in zip(clients, inputs, strict=True)]
+        calls = [(dict(c.params), *given) for c, given in zip(clients, inputs, strict=True)]
         for positions in _alike(clients, calls):
             first = positions[0]
             predict = task.models[clients[first].group].predict
@@ -70,7 +73,7 @@ class BatchedEngine:
         """Raise ValueError if the budget has no room for one client and its examples."""
         self._room(client, example[:1].nbytes)
 
-    def _run(self, function: Callable[..., Any], predict: Predict, calls: list[Any]) -> list[Any]:
+    def _run(self, function: Callable[..., Any], predict: Predict, calls: list[Call]) -> list[Any]:
         try:
             return _stacked(function, predict, calls)
         except torch.OutOfMemoryError:
@@ -81,9 +84,9 @@ class BatchedEngine:
         first = self._run(function, predict, calls[:half])
         return first + self._run(function, predict, calls[half:])
 
-    def _size(self, client: Client, call: "_Call") -> int:
+    def _size(self, client: Client, call: Call) -> int:
         """How many clients like this one are stacked."""
-        example = sum(leaf.x[:1].nbytes for leaf in call.leaves if isinstance(leaf, Batches))
+        example = sum(batches.x[:1].nbytes for batches in _batches(call))
         parameters = sum(value.nbytes for value in client.params.values())
         cached = max(FEWEST, int(CACHED / max(parameters, 1)))
         return min(self._chunk, cached, self._room(client, example))
@@ -107,101 +110,120 @@ def batched(chunk: int = 500, budget: float | None = None) -> BatchedEngine:
     return BatchedEngine(chunk, budget)
 
 
-class _Call(NamedTuple):
-    """The arguments of one client, (params, inputs), as a flat list with batches in one piece."""
-
-    leaves: list[Any]
-    spec: TreeSpec
-
-    @property
-    def steps(self) -> list[int]:
-        return [leaf.steps for leaf in self.leaves if isinstance(leaf, Batches)]
+def _batches(value: Any) -> Iterator[Batches]:
+    """All batches among the inputs of a client."""
+    if isinstance(value, Batches):
+        yield value
+    elif isinstance(value, dict | tuple | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _batches(part)
 
 
-def _call(client: Client, given: tuple[Any, ...]) -> _Call:
-    pieces = tree_flatten((dict(client.params), given), is_leaf=lambda v: isinstance(v, Batches))
-    return _Call(*pieces)
-
-
-def _alike(clients: Sequence[Client], calls: Sequence[_Call]) -> Iterable[list[int]]:
+def _alike(clients: Sequence[Client], calls: Sequence[Call]) -> Iterable[list[int]]:
     """Positions of clients that can be stacked: all is the same but the numbers in tensors.
 
     Those with many steps come first, so that a chunk holds clients of much the same length, and
     those that are done first are at its end.
     """
     kinds: dict[Any, list[int]] = {}
-    for position, (client, call) in enumerate(zip(clients, calls, strict=True)):
-        kind = client.group, call.spec, *map(_kind, call.leaves)
+    known: dict[int, Any] = {}  # id of an input, which many clients may share -> its kind
+    for position, (client, (params, *given)) in enumerate(zip(clients, calls, strict=True)):
+        for value in given:
+            if id(value) not in known:
+                known[id(value)] = _kind(value)
+        kind = client.group, _kind(params), *(known[id(value)] for value in given)
         kinds.setdefault(kind, []).append(position)
+    steps = [[batches.steps for batches in _batches(call)] for call in calls]
     for positions in kinds.values():
-        positions.sort(key=lambda position: calls[position].steps, reverse=True)
+        positions.sort(key=steps.__getitem__, reverse=True)
     return kinds.values()
 
 
-def _kind(leaf: Any) -> Any:
+def _kind(value: Any) -> Any:
     """What must agree: everything but numbers in tensors, and the steps of batches."""
-    if isinstance(leaf, Tensor):
-        return tuple(leaf.shape), leaf.dtype
-    if isinstance(leaf, Batches):
-        tables = tree_leaves((leaf.x, leaf.y, leaf.size))
-        return *map(_kind, tables), leaf.order.shape[1:], leaf.mask.dtype
-    return leaf
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype
+    if isinstance(value, Batches):
+        tables = value.x, value.y, value.size
+        return Batches, _kind(tables), value.order.shape[1:], value.mask.dtype
+    if isinstance(value, dict):
+        return dict, tuple(value), *map(_kind, value.values())
+    if isinstance(value, tuple | list):
+        return type(value), *map(_kind, value)
+    return value
 
 
-def _stacked(function: Callable[..., Any], predict: Predict, calls: list[_Call]) -> list[Any]:
+def _stacked(function: Callable[..., Any], predict: Predict, calls: list[Call]) -> list[Any]:
     """One vmapped call in place of many."""
-    tree: list[Any] = []  # like the leaves of one call, with places in `columns` for tensors
-    columns: list[tuple[Any, ...]] = []
-    for leaf in zip(*(call.leaves for call in calls), strict=True):
-        each = [tree_flatten(value) for value in _as_long(leaf)]
-        places = [len(columns) + i for i in range(len(each[0][0]))]
-        columns += zip(*(values for values, _ in each), strict=True)
-        tree.append((places, each[0][1]))
-    own = [_differs(column) for column in columns]
-    own[0] = True  # at least the first parameter is stacked, so that vmap has an axis
-    values = [_stack(c) if mine else c[0] for c, mine in zip(columns, own, strict=True)]
-    varying = [value for value, mine in zip(values, own, strict=True) if mine]
+    pairs = [_joined(column) for column in zip(*calls, strict=True)]
+    (params, dims), *_ = pairs
+    if dims is None or not any(dim == 0 for dim in dims.values()):
+        first = next(iter(params))  # is stacked in any case, so that vmap has an axis
+        stacked = params[first].expand(len(calls), *params[first].shape)
+        pairs[0] = params | {first: stacked}, dict.fromkeys(params) | {first: 0}
     shape: list[TreeSpec] = []
     kept: list[list[bool]] = []
 
-    def one(*mine: Tensor) -> tuple[Tensor, ...]:
-        given = iter(mine)
-        flat = [next(given) if o else v for v, o in zip(values, own, strict=True)]
-        leaves = [tree_unflatten([flat[i] for i in places], spec) for places, spec in tree]
-        params, inputs = tree_unflatten(leaves, calls[0].spec)
-        results, result_spec = tree_flatten(function(predict, params, *inputs))
+    def one(*call: Any) -> tuple[Tensor, ...]:
+        results, result_spec = tree_flatten(function(predict, *call))
         shape.append(result_spec)
         kept.append([isinstance(result, Tensor) for result in results])
         return tuple(result for result in results if isinstance(result, Tensor))
 
-    outputs = torch.func.vmap(one)(*varying)
-    return [_unstack(outputs, kept[0], shape[0], position) for position in range(len(calls))]
+    values, places = zip(*pairs, strict=True)
+    tensors = iter(torch.func.vmap(one, in_dims=places)(*values))
+    together = tree_unflatten([next(tensors) if k else None for k in kept[0]], shape[0])
+    return _apart(together, len(calls))
 
 
-def _as_long(column: Sequence[Any]) -> Sequence[Any]:
-    """Batches with as many steps as the longest; all else as it is."""
-    if not isinstance(column[0], Batches):
-        return column
-    longest = max(batches.steps for batches in column)
-    return [b if b.steps == longest else b.padded(longest) for b in column]
+def _joined(column: Sequence[Any]) -> tuple[Any, Any]:
+    """One argument of many clients as one, and where its axis of clients is, as vmap wants it.
+
+    What is the very same for all has no such axis. Batches get as many steps as the longest.
+    """
+    first = column[0]
+    if all(value is first for value in column):
+        return first, None
+    if isinstance(first, Tensor):
+        return _stack(column), 0
+    if isinstance(first, Batches):
+        x, y, order, mask, size = zip(*column, strict=True)
+        (x, y, size), dims = _joined(list(zip(x, y, size, strict=True)))
+        order, mask = (pad_sequence(table, batch_first=True) for table in (order, mask))
+        return Batches(x, y, order, mask, size), Batches(dims[0], dims[1], 0, 0, dims[2])
+    if isinstance(first, dict):
+        pairs = {key: _joined([value[key] for value in column]) for key in first}
+        return {k: v for k, (v, _) in pairs.items()}, {k: dim for k, (_, dim) in pairs.items()}
+    if isinstance(first, tuple | list):
+        parts, dims = zip(*(_joined(part) for part in zip(*column, strict=True)), strict=True)
+        return _like(first, parts), _like(first, dims)
+    return first, None
+
+
+def _apart(value: Any, count: int) -> list[Any]:
+    """The inverse: what is stacked, as a list with a member for each client."""
+    if isinstance(value, Tensor):
+        return list(value.unbind())
+    if isinstance(value, dict):
+        rows = zip(*(_apart(part, count) for part in value.values()), strict=True)
+        return [dict(zip(value, row, strict=True)) for row in rows] or [{} for _ in range(count)]
+    if isinstance(value, tuple | list):
+        rows = zip(*(_apart(part, count) for part in value), strict=True)
+        return [_like(value, row) for row in rows] or [value] * count
+    return [value] * count
+
+
+def _like(value: Any, parts: Iterable[Any]) -> Any:
+    """A tuple, named tuple or list of the same type with other parts."""
+    return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
 
 
 def _stack(column: Sequence[Tensor]) -> Tensor:
     """The tensors as one; without a copy where they are the rows of one, as after a round."""
     first = column[0]
-    place, size = first.storage_offset(), first.numel()
+    memory, place, size = first.untyped_storage().data_ptr(), first.storage_offset(), first.numel()
     for row, value in enumerate(column):
-        same = value.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        if not (same and value.is_contiguous() and value.storage_offset() == place + row * size):
+        same = value.storage_offset() == place + row * size and value.is_contiguous()
+        if not (same and value.untyped_storage().data_ptr() == memory):
             return torch.stack(list(column))
     return first.as_strided((len(column), *first.shape), (size, *first.stride()))
-
-
-def _unstack(outputs: Sequence[Tensor], kept: Sequence[bool], spec: TreeSpec, position: int) -> Any:
-    tensors = iter(outputs)
-    return tree_unflatten([next(tensors)[position] if k else None for k in kept], spec)
-
-
-def _differs(column: tuple[Any, ...]) -> bool:
-    first = column[0]
-    return isinstance(first, Tensor) and any(value is not first for value in column)

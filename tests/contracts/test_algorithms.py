@@ -371,6 +371,25 @@ def test_no_local_epochs_is_no_training_and_no_crash(name, tiny):
     assert run(algorithm, federation)[-1].rejected == {}
 
 
+WHOLE = {"fedgkt", "pooled"}  # a client shows each of its examples once a round
+
+
+@pytest.mark.parametrize("name", sorted(set(algorithms.names()) - WHOLE))
+def test_an_epoch_of_one_batch_is_one_step_whatever_epochs_says(name, tiny):
+    federation = tiny(sizes=(3, 4, 2))
+    epoch = run(small(name), federation)[-1]
+    step = Training("momentum", 0.05, epochs=9, batch_size=4, steps=1)
+    counted = run(small(name, local=step), federation)[-1]
+    assert equal(params_of(counted), params_of(epoch))
+    assert equal(counted.server, epoch.server)
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE))
+def test_steps_are_refused_where_all_examples_are_shown(name):
+    with pytest.raises(ValueError, match=f"{name} takes whole epochs, and steps is 3"):
+        small(name, local=Training(steps=3))
+
+
 @every_algorithm
 def test_classes_that_nobody_holds_are_no_trouble(name, tiny):
     federation = tiny(classes=5, held=2)

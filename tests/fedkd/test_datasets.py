@@ -169,3 +169,21 @@ def test_the_real_files(name, pixel_mean):
         assert test.tolist() == [1000] * 10
     assert (data.x.min(), data.x.max()) == (0.0, 1.0)
     assert data.x[:60_000].mean().item() == pytest.approx(pixel_mean, abs=1e-4)
+
+
+def test_two_data_sets_beside_each_other(tmp_path):
+    for folder in ("MNIST", "FashionMNIST"):
+        write(tmp_path / folder / "raw", True)
+    both = load("fashion-mnist+mnist", tmp_path)
+    first, second = load("fashion-mnist", tmp_path), load("mnist", tmp_path)
+    assert (both.num_classes, both.official, both.foreign) == (20, TEST, TRAIN)
+    assert torch.equal(both.x, torch.cat([second.x[:TRAIN], first.x]))  # no test image of MNIST
+    assert both.y.tolist() == [*(second.y[:TRAIN] + 10).tolist(), *first.y.tolist()]
+
+
+def test_of_two_data_sets_each_has_to_exist_and_shapes_have_to_fit(tmp_path):
+    write(tmp_path / "MNIST" / "raw", True)
+    with pytest.raises(ValueError, match=r"mnist\+digits: examples of shape \(1, 28, 28\) beside"):
+        load("mnist+digits", tmp_path)
+    with pytest.raises(ValueError, match="unknown data set 'mnits'; did you mean 'mnist'"):
+        load("digits+mnits", tmp_path)

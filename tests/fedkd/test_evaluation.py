@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fedkd.core import Client, Model, Task
+from fedkd.engines.sequential import sequential
 from fedkd.evaluation import evaluate
 from knowledge import fidelity
 from knowledge.outputs import Outputs
@@ -113,6 +114,22 @@ def test_a_model_that_has_diverged_is_right_about_nothing():
 def test_an_empty_test_set_is_an_error():
     with pytest.raises(ValueError, match="no test examples"):
         score([saying(*LABELS)], LABELS, [[1, 1, 1]], torch.arange(0))
+
+
+def test_clients_who_share_a_model_are_asked_once_and_scored_each():
+    shared, own = saying(0, 1, 1, 1, 0, 0), saying(0, 0, 1, 1, 2, 2)
+    tables = [shared, own, shared, shared.expand(6, 3), shared.clone()]
+    asked = []
+
+    def noting(function, task, clients, inputs):
+        asked.append([client.id for client in clients])
+        return sequential(function, task, clients, inputs)
+
+    counts = [[3, 1, 0], [1, 1, 1], [0, 0, 9], [0, 4, 0], [2, 2, 2]]
+    scores = score(tables, LABELS, counts, engine=noting)
+    assert asked == [[0, 1, 4]]  # a copy is another model
+    assert scores.accuracy.tolist() == pytest.approx([1 / 2, 1, 1 / 2, 1 / 2, 1 / 2])
+    assert scores.accuracy_local.tolist() == pytest.approx([5 / 8, 1, 0, 1, 1 / 2])
 
 
 def test_many_examples_are_scored_a_few_at_a_time():

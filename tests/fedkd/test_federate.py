@@ -76,6 +76,32 @@ def test_more_test_examples_than_official_ones_are_an_error():
         pools(dataset(60, 20), 10, 10, 10, 21, 0)
 
 
+@given(st.integers(1, 20), st.integers(0, 25), st.integers(0, 9), st.integers(0, 9))
+def test_public_examples_of_another_data_set_are_all_that_is_taken_of_it(
+    private, public, validation, seed
+):
+    for official in (0, 9):
+        data = dataset(60 + official, official)._replace(foreign=25)
+        found = rows(pools(data, private, public, validation, 0, seed))
+        left = official or 35 - private - validation
+        assert [len(part) for part in found] == [private, public, validation, left]
+        assert set(found[1]) <= set(range(25))
+        assert len(set(found[1])) == public
+        own = found[0] + found[2] + found[3]
+        assert min(own) >= 25
+        assert len(set(own)) == len(own)
+
+
+def test_more_than_the_other_data_set_has_or_its_absent_classes_are_an_error():
+    data = dataset(60)._replace(foreign=25)
+    with pytest.raises(ValueError, match="26 public examples .* the other data set has 25"):
+        pools(data, 5, 26, 0, 0, 0)
+    with pytest.raises(ValueError, match="were asked for, and the data set has 35"):
+        pools(data, 30, 25, 5, 1, 0)
+    with pytest.raises(ValueError, match="absent classes are for one data set"):
+        pools(data, 5, 5, 0, 0, 0, absent=1)
+
+
 def test_everything_may_be_used():
     assert [len(part) for part in rows(pools(dataset(60, 20), 40, 0, 0, 20, 0))] == [40, 0, 0, 20]
     assert [len(part) for part in rows(pools(dataset(60), 40, 10, 5, 5, 0))] == [40, 10, 5, 5]

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._pytree import tree_map
 
+from knowledge import stacking
 from knowledge.optimizers import adam, momentum, rule, sgd
 from knowledge.outputs import Outputs
 from knowledge.response import cross_entropy
@@ -319,7 +320,38 @@ def test_logits_of_many_rows_take_few_at_a_time():
     assert sizes == [500, 500, 200]
 
 
+def test_a_row_that_is_none_has_logits_of_zero():
+    params, _ = network()
+    x = examples(0).x
+    places = torch.tensor([4, -1, 0, -1])
+    result = logits_of(predict, params, x, places)
+    alone = logits_of(predict, params, x, torch.tensor([4, 0]))
+    torch.testing.assert_close(result[[0, 2]], alone, rtol=1e-12, atol=1e-12)
+    assert not result[[1, 3]].any()
+    assert not logits_of(predict, params, x, torch.tensor([-1, -1])).any()
+
+
 # Stacks
+
+
+@pytest.mark.parametrize("few", [1, 2, 12, 2000])
+@pytest.mark.parametrize("own", ["x", "rows"])
+def test_a_stack_predicts_what_each_of_its_models_wants(monkeypatch, few, own):
+    monkeypatch.setattr(stacking, "AT_ONCE", few)
+    params = {k: torch.stack([v, 2 * v, -v, v + 1]) for k, v in network()[0].items()}
+    wanted = torch.tensor([[3, 5, 5, 1, 0], [-1, 2, 3, -1, -1], [-1] * 5, [7, -1, -1, -1, -1]])
+    x = torch.stack([examples(0, seed=seed).x for seed in range(4)])
+    x = x if own == "x" else x[0]
+
+    def one(params, x, wanted):
+        return logits_of(predict, params, x, wanted, at_once=4)
+
+    dims = (0, 0 if own == "x" else None, 0)
+    together = torch.func.vmap(one, in_dims=dims)(params, x, wanted)
+    for place, rows in enumerate(wanted):
+        mine = {k: v[place] for k, v in params.items()}
+        alone = one(mine, x[place] if own == "x" else x, rows)
+        torch.testing.assert_close(together[place], alone, rtol=1e-12, atol=1e-12)
 
 
 def test_a_loss_may_look_at_what_only_one_client_has():

@@ -49,6 +49,13 @@ def test_it_sharpens_below_and_flattens_above():
     assert entropies[1] < mine < entropies[3]
 
 
+def test_simple_aggregation_is_the_mean_and_knows_no_temperature():
+    found = consensus([0.9, 0.1], [0.3, 0.7], aggregation="sa", temperature=0.01)
+    torch.testing.assert_close(found, torch.tensor([0.6, 0.4]))
+    with pytest.raises(ValueError, match="aggregation must be era or sa, got 'mean'"):
+        DSFL(aggregation="mean")
+
+
 def test_each_client_counts_once_whatever_it_weighs():
     algorithm, task = DSFL(), Task({}, 2, PUBLIC)
     public = public_of(algorithm, task, 0, 1)

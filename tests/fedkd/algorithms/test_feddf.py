@@ -105,6 +105,11 @@ def test_it_needs_validation_examples_and_says_so(tiny):
         FedDF(patience=-1)
 
 
+def test_patience_counts_passes_and_no_steps():
+    with pytest.raises(ValueError, match="patience takes whole epochs, and steps is 5"):
+        FedDF(distill=Training(steps=5), patience=2)
+
+
 def test_labels_of_the_test_set_change_nothing(tiny):
     # The task holds no test examples at all; what it holds to select on is another pool.
     federation = tiny(sizes=(5, 6, 4))

@@ -150,6 +150,8 @@ def test_settings_that_cannot_be_are_errors():
         FedMD(pretrain=-1)
     with pytest.raises(ValueError, match="distill.epochs >= 1 with it, got 2 and 0"):
         FedMD(distill=Training(epochs=0), pretrain=2)
+    with pytest.raises(ValueError, match="pretrain takes whole epochs, and steps is 5"):
+        FedMD(distill=Training(steps=5), pretrain=2)
 
 
 @pytest.mark.parametrize("settings", [{"exchange": "logits"}, {"pretrain": 2}, {"public_size": 4}])

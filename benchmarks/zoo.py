@@ -1,0 +1,107 @@
+"""The federated tables of docs/results.md, from the folder that digits-zoo.toml was run into.
+
+    kdsim run simulations/experiments/digits-zoo.toml --out runs/zoo
+    python -m benchmarks.zoo runs/zoo --page docs/results.md
+
+Without `--page` the rows are printed; with it they take the place of those on the page. Rows of
+which the folder has fewer than two seeds stay as they are.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from simulations import store
+from simulations.tables import results, summary
+
+Metrics = dict[int, dict[str, float]]  # of a method, by seed
+Runs = dict[tuple[str, str], Metrics]  # by alpha and method
+
+
+def read(folder: Path) -> Runs:
+    """The metrics of all finished runs."""
+    found: Runs = defaultdict(dict)
+    for result in results(store.load(folder)):
+        alpha = f"{float(result.settings['alpha']):g}"
+        found[alpha, result.method][result.seed] = dict(result.metrics)
+    return {key: runs for key, runs in found.items() if len(runs) > 1}
+
+
+def row(runs: Runs, alpha: str, method: str) -> str:
+    """A line of the table of an alpha."""
+    mine, local = runs[alpha, method], runs.get((alpha, "local"), {})
+    cells = [f"`{method}`", str(len(mine))]
+    for metric in ("accuracy", "accuracy_local"):
+        found = summary(100 * run[metric] for run in mine.values())
+        assert found is not None
+        both = mine.keys() & local.keys() if method != "local" else ()
+        gaps = [100 * (mine[seed][metric] - local[seed][metric]) for seed in both]
+        cells.append(f"{found.mean:.1f} +- {found.std:.1f}")
+        cells.append(f"{sum(gaps) / len(gaps):+.1f}" if gaps else "")
+    for metric in ("bytes_up", "bytes_down"):
+        cells.append(size(mean([run[metric] for run in mine.values()])))
+    cells.append(f"{mean([run['rounds_to_90'] for run in mine.values()]):.0f}")
+    return f"| {' | '.join(cells)} |"
+
+
+def pair(runs: Runs, alpha: str) -> str:
+    """CFD against FedMD: bytes as ratios from least to largest, accuracy as paired differences."""
+    cfd, fedmd = runs[alpha, "cfd"], runs[alpha, "fedmd"]
+    seeds = sorted(cfd.keys() & fedmd.keys())
+    cells = [alpha, str(len(seeds))]
+    cells += [size(mean([group[s]["bytes_up"] for s in seeds])) for group in (fedmd, cfd)]
+    for metric, mark in (("bytes_up", "**"), ("bytes_down", "")):
+        ratios = [fedmd[s][metric] / cfd[s][metric] for s in seeds]
+        cells.append(f"{mark}{min(ratios):.0f} to {max(ratios):.0f}{mark}")
+    for metric in ("accuracy", "accuracy_local"):
+        gaps = [100 * (cfd[s][metric] - fedmd[s][metric]) for s in seeds]
+        cells.append(f"{mean(gaps):+.1f} ({min(gaps):+.1f} to {max(gaps):+.1f})")
+    return f"| {' | '.join(cells)} |"
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    return sum(values) / len(values)
+
+
+def size(count: float) -> str:
+    """A number of bytes in words."""
+    if count >= 1e6:
+        return f"{count / 1e6:.1f} MB"
+    digits = 1 if count < 1e5 else 0
+    return f"{count / 1e3:.{digits}f} kB" if count else "0 B"
+
+
+def rewritten(text: str, runs: Runs) -> str:
+    """The page with the rows that the runs give."""
+    lines, alpha, pairs = [], "", False
+    for line in text.splitlines():
+        if line.startswith("#"):
+            alpha = line.removeprefix("### Dirichlet ") if "### Dirichlet" in line else ""
+            pairs = line == "### CFD against FedMD"
+        first = line.split("|")[1].strip().strip("`") if line.startswith("| ") else ""
+        if (alpha, first) in runs:
+            line = row(runs, alpha, first)
+        elif pairs and (first, "cfd") in runs and (first, "fedmd") in runs:
+            line = pair(runs, first)
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print the rows, or put them on the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--page", type=Path)
+    given = parser.parse_args()
+    runs = read(given.folder)
+    if given.page:
+        given.page.write_text(rewritten(given.page.read_text(encoding="utf-8"), runs), "utf-8")
+        return
+    for alpha, method in runs:
+        print(f"Dirichlet {alpha}: {row(runs, alpha, method)}")
+
+
+if __name__ == "__main__":
+    main()
