@@ -9,8 +9,9 @@
     controls = ["accuracy - accuracy_labels > 0"]
     why = "..."                         # of the verdict, where it needs words
 
-The first claim is the effect; a claim is over the mean over seeds, `in 0.9` over that share of the
-seeds as well, each of them. Differences and ratios are paired by seed. A control that is not passed
+The first claim is the effect. `>=` and `<=` are of the mean over seeds, `>` and `<` of its whole
+95% interval: beyond doubt. `in 0.9`: that share of the seeds, each of them, has the effect in the
+claimed direction. Differences and ratios are paired by seed. A control that is not passed
 says that the effect is there and is not owed to what the term promises.
 """
 
@@ -38,7 +39,8 @@ class Claim(NamedTuple):
     Attributes:
         metric, sign, other: what is measured: a number, a difference (-) or a ratio (/).
         order: "more" or "less".
-        bound: of the mean.
+        strict: whether the whole interval is meant.
+        bound: of the mean, or of the interval.
         share: of the seeds that have to differ in that direction at all; 0 for any.
         text: as it was written.
     """
@@ -47,6 +49,7 @@ class Claim(NamedTuple):
     sign: str
     other: str
     order: Literal["more", "less"]
+    strict: bool
     bound: float
     share: float
     text: str
@@ -70,6 +73,11 @@ class Claim(NamedTuple):
     def better(self, value: float, bound: float) -> bool:
         """Whether a value is on the claimed side of a bound, or on it."""
         return value >= bound if self.order == "more" else value <= bound
+
+    def least(self, mean: Quantity) -> float:
+        """What has to be beyond the bound: the mean, or the worse end of its interval."""
+        end = mean.low if self.order == "more" else mean.high
+        return mean.mean if end is None or not self.strict else end
 
     def wins(self, values: Sequence[float]) -> int:
         """The seeds in which there is an effect in the claimed direction, however small."""
@@ -142,8 +150,8 @@ def read(text: str) -> Claim:
     part = found.groupdict(default="")
     order: Literal["more", "less"] = "more" if part["order"].startswith(">") else "less"
     return Claim(
-        part["metric"], part["sign"], part["other"], order, float(part["bound"]),
-        float(part["share"] or 0), text,
+        part["metric"], part["sign"], part["other"], order, "=" not in part["order"],
+        float(part["bound"]), float(part["share"] or 0), text,
     )  # fmt: skip
 
 
@@ -153,8 +161,8 @@ def findings(texts: Sequence[str], runs: BySeed) -> list[Finding]:
     for claim in map(read, texts):
         values = claim.values(runs)
         mean, wins = summary(values), claim.wins(values)
-        enough = wins >= claim.share * len(values)
-        holds = mean is not None and claim.better(mean.mean, claim.bound) and enough
+        enough = mean is not None and wins >= claim.share * len(values)
+        holds = enough and claim.better(claim.least(mean), claim.bound)
         found.append(Finding(claim, mean, wins, holds))
     return found
 

@@ -22,7 +22,8 @@ with the command that stands there.
 
 **Effect**: what the first claim measures, mean over n seeds with a 95% t-interval, paired by seed
 where it is a difference or a ratio; "wins": seeds in which it has the claimed direction. Accuracies
-are shares: 0.05 is five points.
+are shares: 0.05 is five points. In a claim `>=` and `<=` are of the mean, `>` and `<` of the whole
+interval; `in 0.9` is of the seeds.
 
 **Verdict**: *works*: every claim and every control holds. *Less than claimed*: the effect is there,
 and smaller. *No gain here*: the interval includes no effect. *Worse*: it excludes it on the other

@@ -19,9 +19,10 @@ def word(claim, runs, *controls):
 
 def test_a_claim_is_read():
     found = claims.read("accuracy - accuracy_baseline >= 0.03 in 0.9")
-    assert found[:6] == ("accuracy", "-", "accuracy_baseline", "more", 0.03, 0.9)
-    assert claims.read("rmse / rmse_0 <= 0.95")[:6] == ("rmse", "/", "rmse_0", "less", 0.95, 0.0)
-    assert claims.read("recall > 0.85")[:6] == ("recall", "", "", "more", 0.85, 0.0)
+    assert found[:7] == ("accuracy", "-", "accuracy_baseline", "more", False, 0.03, 0.9)
+    ratio = claims.read("rmse / rmse_0 <= 0.95")
+    assert ratio[:7] == ("rmse", "/", "rmse_0", "less", False, 0.95, 0.0)
+    assert claims.read("recall > 0.85")[:7] == ("recall", "", "", "more", True, 0.85, 0.0)
 
 
 @pytest.mark.parametrize("text", ["", "accuracy", "accuracy > ", "a + b > 1", "a - b >= 1 of 3"])
@@ -35,6 +36,14 @@ def test_values_are_paired_by_seed_and_seeds_without_one_left_out():
     assert claims.read("a - b > 0").values(runs) == [2.0, 2.0]
     assert claims.read("a / b > 1").values(runs) == [3.0, 2.0]
     assert claims.read("a > 1").values(runs) == [3.0, 5.0, 4.0]
+
+
+def test_a_strict_claim_is_of_the_whole_interval():
+    runs = by_seed(a=[0.3, -0.1, 0.2], b=[0.0, 0.0, 0.0])  # mean 0.13, t-interval -0.38 to 0.65
+    assert claims.findings(["a - b >= 0"], runs)[0].holds
+    assert not claims.findings(["a - b > 0"], runs)[0].holds
+    assert not claims.findings(["b - a < 0"], runs)[0].holds
+    assert claims.findings(["a - b > 0"], by_seed(a=[0.3], b=[0.0]))[0].holds  # no interval
 
 
 def test_verdicts():
