@@ -384,10 +384,10 @@ def test_an_epoch_of_one_batch_is_one_step_whatever_epochs_says(name, tiny):
     assert equal(counted.server, epoch.server)
 
 
-@pytest.mark.parametrize("name", sorted(WHOLE))
-def test_steps_are_refused_where_all_examples_are_shown(name):
-    with pytest.raises(ValueError, match=f"{name} takes whole epochs, and steps is 3"):
-        small(name, local=Training(steps=3))
+@pytest.mark.parametrize("showing", sorted(WHOLE))
+def test_steps_are_refused_where_all_examples_are_shown(showing):
+    with pytest.raises(ValueError, match=f"{showing} takes whole epochs, and steps is 3"):
+        small(showing, local=Training(steps=3))
 
 
 @every_algorithm
