@@ -243,7 +243,7 @@ def _arms(numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for name, value in numbers.items():
         inside = [n for n in numbers if name.startswith(f"{n}_")]
-        quantity = max(inside, key=len, default=name)
+        quantity = min(inside, key=len, default=name)
         arm = name.removeprefix(quantity).strip("_").replace("_", " ") or "taught"
         found.setdefault(arm, {})[quantity] = value
     return found

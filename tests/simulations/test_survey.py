@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulations import claims, cookbook, recipes, survey_page, workbench
+from simulations import claims, cookbook, recipes, survey_page, tables, workbench
 from simulations.claims import About
 from simulations.recipes import compression
 
@@ -148,6 +148,16 @@ def test_a_recipe_from_the_command_to_the_page(kdsim, monkeypatch, tmp_path):
     assert "| knowledge compression | `kdsim recipe compression` | 2 | +0.095" in text
     assert "wins 2/2" in text
     assert "| accuracy baseline | 0.805 | 0.00707 | 2 |" in text
+
+
+def test_a_table_of_a_recipe_has_a_row_for_each_arm():
+    numbers = {"accuracy": 0.9, "accuracy_baseline": 0.8, "accuracy_baseline_shifted": 0.7}
+    found = tables._arms(numbers | {"parameters_ratio": 70.0})
+    assert found == {
+        "taught": {"accuracy": 0.9, "parameters_ratio": 70.0},
+        "baseline": {"accuracy": 0.8},
+        "baseline shifted": {"accuracy": 0.7},
+    }
 
 
 def test_the_page_needs_runs_of_recipes(kdsim, tmp_path):
