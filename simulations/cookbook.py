@@ -1,6 +1,7 @@
 """The recipes' experiment files: which there are, and several of them as one experiment."""
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def document(name: str) -> grid.Document:
     return grid.read(FOLDER / f"{name}.toml")
 
 
+@cache
 def described(name: str) -> About:
     """What a recipe is about, and what it claims."""
     found = about(document(name), f"{name}.toml")

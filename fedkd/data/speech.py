@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedkd.data.archive import located, members
+
 SIDE = 16  # bands and frames of a spectrogram
 WINDOW, HOP, RATE = 256, 64, 8000
 ARCHIVE = "fsdd_recordings.tar.xz"
@@ -33,23 +35,14 @@ def spoken_digits(root: Path) -> tuple[Tensor, Tensor, Tensor, int]:
         FileNotFoundError: there is no archive.
         ValueError: it is damaged.
     """
-    path = root / "fsdd" / ARCHIVE
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"fsdd: no {ARCHIVE} in {path.parent}; pack the folder `recordings` of "
-            "github.com/Jakobovski/free-spoken-digit-dataset into it, or name the folder above "
-            "fsdd with --data-root or KDSIM_DATA; `digits` needs no files"
-        )
+    source = "github.com/Jakobovski/free-spoken-digit-dataset"
+    path = located(root, "fsdd", ARCHIVE, "the folder `recordings`", source)
     found = []
     try:
-        with tarfile.open(path, "r:xz") as archive:
-            for member in archive:
-                if member.name.endswith(".wav"):
-                    digit, speaker, take = Path(member.name).stem.split("_")
-                    file = archive.extractfile(member)
-                    assert file is not None
-                    picture = spectrogram(_samples(file.read()))
-                    found.append((int(take) < 5, speaker, int(digit), int(take), picture))
+        for name, content in members(path, ".wav"):
+            digit, speaker, take = name.stem.split("_")
+            picture = spectrogram(_samples(content))
+            found.append((int(take) < 5, speaker, int(digit), int(take), picture))
     except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError, wave.Error) as reason:
         raise ValueError(f"{path} is damaged ({reason}); fetch it again") from reason
     found.sort(key=lambda one: one[:4])

@@ -18,7 +18,7 @@ from knowledge.response import kl
 from knowledge.schemes import UNLABELLED, Stage, Term, alone, labels, run
 from knowledge.training import Params, Predict, Training
 from simulations.recipes import Metrics
-from simulations.workbench import accuracy, labelled, learner, split
+from simulations.workbench import accuracy, classifiers, labelled, learner, split
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,7 @@ class Adversarial:
         few, rest, test = split(len(data.y), (self.labels, self.train - self.labels), seed)
         every = torch.cat([few, rest])
         known = labelled(data.x, data.y, every)
-        start = {
-            "teacher": learner(self.teacher, data.shape, data.num_classes, seed, "teacher"),
-            "student": learner(self.student, data.shape, data.num_classes, seed, "student"),
-        }
+        start = classifiers(data, {"teacher": self.teacher, "student": self.student}, seed)
         taught = run(alone("teacher", known, self.teaching), start, generator(seed, "teach"))
         teacher, student = taught["teacher"], start["student"]
         judge = build(self.judge, (data.num_classes,), 1)

@@ -11,7 +11,7 @@ from knowledge.randomness import generator
 from knowledge.schemes import alone, multi_step, run, soft
 from knowledge.training import Training
 from simulations.recipes import Metrics
-from simulations.workbench import accuracy, labelled, learner, split
+from simulations.workbench import accuracy, classifiers, labelled, split
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,7 @@ class BornAgain:
         examples = labelled(data.x, data.y, known)
         x, y = data.x[test], data.y[test]
         names = [f"generation{i}" for i in range(self.generations + 1)]
-        start = {
-            name: learner(self.model, data.shape, data.num_classes, seed, name) for name in names
-        }
+        start = classifiers(data, dict.fromkeys(names, self.model), seed)
         g = generator(seed, "learn")
         independent = run(
             [stage for name in names for stage in alone(name, examples, self.training)], start, g

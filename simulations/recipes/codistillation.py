@@ -16,7 +16,7 @@ from knowledge.randomness import generator
 from knowledge.schemes import Stage, Term, alone, pooled, run
 from knowledge.training import Training
 from simulations.recipes import Metrics
-from simulations.workbench import accuracy, labelled, learner, split, unlabelled
+from simulations.workbench import accuracy, classifiers, labelled, split, unlabelled
 
 Pool = Callable[[Tensor], Tensor]  # (M, B, C) probabilities -> (B, C)
 
@@ -55,10 +55,7 @@ class Codistillation:
         private, shared, test = split(len(data.y), (self.private, self.shared), seed)
         parts = skewed(data.y, private, len(self.peers), self.skew, seed)
         own = {f"peer{i}": labelled(data.x, data.y, rows) for i, rows in enumerate(parts)}
-        start = {
-            name: learner(model, data.shape, data.num_classes, seed, name)
-            for name, model in zip(own, self.peers, strict=True)
-        }
+        start = classifiers(data, dict(zip(own, self.peers, strict=True)), seed)
         inputs = unlabelled(data.x[shared])
         x, y = data.x[test], data.y[test]
         metrics = {}

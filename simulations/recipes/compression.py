@@ -1,7 +1,7 @@
 """Compression: a small student learns from what a large teacher says of unlabelled inputs."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from knowledge.randomness import generator
 from knowledge.schemes import alone, offline, run, soft
 from knowledge.training import Training
 from simulations.recipes import Metrics
-from simulations.workbench import accuracy, labelled, learner, parameters, split, unlabelled
+from simulations.workbench import accuracy, classifiers, labelled, parameters, split, unlabelled
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,11 @@ class Compression:
         """Test accuracy of each student, ratio of parameters, and milliseconds for 500 digits."""
         few, rest, test = split(len(data.y), (self.labels, self.train - self.labels), seed)
         known, every = (labelled(data.x, data.y, rows) for rows in (few, torch.cat([few, rest])))
-        start = {
-            "teacher": learner(self.teacher, data.shape, data.num_classes, seed, "teacher"),
-            "student": learner(self.student, data.shape, data.num_classes, seed, "student"),
-        }
+        start = classifiers(data, {"teacher": self.teacher, "student": self.student}, seed)
         taught = run(alone("teacher", every, self.teaching), start, generator(seed, "teach"))
         follow, steps = soft(self.temperature), self.learning
         # As many steps for each student: the few labelled examples pass by more often.
-        often = Training(
-            steps.optimizer,
-            steps.learning_rate,
-            steps.weight_decay,
-            steps.epochs * len(every) // len(known),
-            steps.batch_size,
-        )
+        often = replace(steps, epochs=steps.epochs * len(every) // len(known))
         arms = {
             "": offline("student", ["teacher"], follow, unlabelled(every.x), steps),
             "_baseline": alone("student", known, often),

@@ -12,7 +12,7 @@ from knowledge.randomness import generator
 from knowledge.schemes import Scheme, alone, offline, run, soft
 from knowledge.training import Training
 from simulations.recipes import Metrics
-from simulations.workbench import labelled, learner, split
+from simulations.workbench import classifiers, labelled, split
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,7 @@ class DarkKnowledge:
         """Recall of the hidden digit and accuracy over all digits, on the test half."""
         every, aside, test = split(len(data.y), (self.train, self.aside), seed)
         shown = labelled(data.x, data.y, every[data.y[every] != self.hidden])
-        start = {
-            "teacher": learner(self.teacher, data.shape, data.num_classes, seed, "teacher"),
-            "student": learner(self.student, data.shape, data.num_classes, seed, "student"),
-        }
+        start = classifiers(data, {"teacher": self.teacher, "student": self.student}, seed)
         lesson = alone("teacher", labelled(data.x, data.y, every), self.teaching)
         taught = run(lesson, start, generator(seed, "teach"))
         teacher, y = taught["teacher"], data.y[test]

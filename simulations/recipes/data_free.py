@@ -14,7 +14,7 @@ from knowledge.randomness import generator
 from knowledge.schemes import alone, data_free, offline, run, soft
 from knowledge.training import Params, Training
 from simulations.recipes import Metrics
-from simulations.workbench import accuracy, labelled, learner, split, unlabelled
+from simulations.workbench import accuracy, classifiers, labelled, split, unlabelled
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,7 @@ class DataFree:
         """Test accuracy of each student, and of the teacher."""
         train, test = split(len(data.y), (self.train,), seed)
         known = labelled(data.x, data.y, train)
-        start = {
-            "teacher": learner(self.teacher, data.shape, data.num_classes, seed, "teacher"),
-            "student": learner(self.student, data.shape, data.num_classes, seed, "student"),
-        }
+        start = classifiers(data, {"teacher": self.teacher, "student": self.student}, seed)
         taught = run(alone("teacher", known, self.teaching), start, generator(seed, "teach"))
         teacher = taught["teacher"]
         pixels = build(self.inventor, (self.latent,), data.x[0].numel())

@@ -15,7 +15,7 @@ from knowledge.randomness import generator
 from knowledge.schemes import alone, offline, run
 from knowledge.training import Training
 from simulations.recipes import Metrics
-from simulations.workbench import labelled, learner, split, unlabelled
+from simulations.workbench import classifiers, labelled, learner, split, unlabelled
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Enhancement:
         """Test accuracy over all ten digits."""
         private, transfer, test = split(len(data.y), (self.teaching_examples, self.transfer), seed)
         halves = (torch.arange(5), torch.arange(5, 10))
-        learners = {"student": learner(self.student, data.shape, data.num_classes, seed, "student")}
+        learners = classifiers(data, {"student": self.student}, seed)
         for i, half in enumerate(halves):
             name = f"teacher{i}"
             mine = private[torch.isin(data.y[private], half)]

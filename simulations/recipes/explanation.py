@@ -16,7 +16,7 @@ from knowledge.schemes import Stage, Term, alone, run
 from knowledge.training import Training
 from simulations.recipes import Metrics
 from simulations.recipes.dark_knowledge import recall, shifted
-from simulations.workbench import labelled, learner, split
+from simulations.workbench import classifiers, labelled, split
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,7 @@ class Explanation:
     def measure(self, data: Dataset, seed: int) -> Metrics:
         """Recall of the hidden digit for each kind of answers; accuracy and fidelity of trees."""
         every, aside, test = split(len(data.y), (self.train, self.aside), seed)
-        start = {
-            "teacher": learner(self.teacher, data.shape, data.num_classes, seed, "teacher"),
-            "student": learner(self.student, data.shape, data.num_classes, seed, "student"),
-        }
+        start = classifiers(data, {"teacher": self.teacher, "student": self.student}, seed)
         lesson = alone("teacher", labelled(data.x, data.y, every), self.teaching)
         teacher = run(lesson, start, generator(seed, "teach"))["teacher"]
         x, y = data.x[test], data.y[test]

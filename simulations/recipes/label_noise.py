@@ -13,7 +13,7 @@ from knowledge.randomness import generator
 from knowledge.schemes import Stage, Term, alone, offline, run, soft
 from knowledge.training import Training
 from simulations.recipes import Metrics
-from simulations.workbench import accuracy, labelled, learner, split
+from simulations.workbench import accuracy, classifiers, labelled, split
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,7 @@ class LabelNoise:
         y = data.y.clone()
         y[rest] = flipped(y[rest], self.wrong, data.num_classes, generator(seed, "wrong"))
         known, every = (labelled(data.x, y, rows) for rows in (few, torch.cat([few, rest])))
-        start = {
-            name: learner(self.model, data.shape, data.num_classes, seed, name)
-            for name in ("teacher", "student")
-        }
+        start = classifiers(data, {"teacher": self.model, "student": self.model}, seed)
         taught = run(alone("teacher", known, self.teaching), start, generator(seed, "teach"))
 
         def mixed(hard: float) -> list[Stage]:

@@ -8,7 +8,7 @@ from knowledge.randomness import generator
 from knowledge.schemes import alone, multi_step, run, soft
 from knowledge.training import Training
 from simulations.recipes import Metrics
-from simulations.workbench import accuracy, labelled, learner, parameters, split
+from simulations.workbench import accuracy, classifiers, labelled, parameters, split
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,8 @@ class MultiStep:
         known, test, _ = split(len(data.y), (self.train, self.test), seed)
         examples = labelled(data.x, data.y, known)
         x, y = data.x[test], data.y[test]
-        start = {
-            role: learner(model, data.shape, data.num_classes, seed, role)
-            for role, model in {
-                "teacher": self.teacher,
-                "assistant": self.assistant,
-                "student": self.student,
-            }.items()
-        }
+        models = {"teacher": self.teacher, "assistant": self.assistant, "student": self.student}
+        start = classifiers(data, models, seed)
         untaught = {
             role: run(alone(role, examples, self.training), start, generator(seed, "learn"))[role]
             for role in start

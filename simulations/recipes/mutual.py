@@ -11,7 +11,7 @@ from knowledge.randomness import generator
 from knowledge.schemes import alone, online, run, soft
 from knowledge.training import Training
 from simulations.recipes import Metrics
-from simulations.workbench import accuracy, labelled, learner, split
+from simulations.workbench import accuracy, classifiers, labelled, split
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,7 @@ class Mutual:
         examples = labelled(data.x, data.y, known)
         x, y = data.x[test], data.y[test]
         names = [f"peer{i}" for i in range(len(self.peers))]
-        start = {
-            name: learner(model, data.shape, data.num_classes, seed, name)
-            for name, model in zip(names, self.peers, strict=True)
-        }
+        start = classifiers(data, dict(zip(names, self.peers, strict=True)), seed)
         arms = {
             "": online(names, soft(), examples, self.training),
             "_baseline": [
