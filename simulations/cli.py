@@ -152,13 +152,19 @@ def list_(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="folders of runs")],
     out: Annotated[Path | None, typer.Option(help="where the page goes")] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC", help="only each method's best setting by, say, accuracy_validation"
+        ),
+    ] = None,
 ) -> int:
     """One self-contained page about runs, with tables as Markdown and CSV, and figures."""
     from simulations.report import write_report
     from simulations.session import users_input
 
     with users_input():
-        print(write_report(runs, out))
+        print(write_report(runs, out, select))
     return 0
 
 

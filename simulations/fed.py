@@ -29,7 +29,7 @@ from simulations.course import Course, course, saved
 from simulations.grid import Resources
 
 Record = dict[str, Any]
-METRICS = ("accuracy", "accuracy_local", "agreement", "calibration_error")
+METRICS = ("accuracy", "accuracy_local", "agreement", "calibration_error", "accuracy_validation")
 
 ENGINES: dict[str, Callable[[int, float | None], Engine]] = {
     "sequential": lambda chunk, budget: sequential,
@@ -125,7 +125,7 @@ def _rounds(
         if kept and every and current.index % every == 0 and current.index < experiment.rounds:
             checkpoint.save(kept, saved(current), total, identity)  # the record is on disk by now
     assert current is not None
-    metrics = {name: scores[name] for name in METRICS}
+    metrics = {name: scores[name] for name in METRICS if name in scores}
     metrics |= {"bytes_up": total.bytes_up, "bytes_down": total.bytes_down} | way.metrics(record)
     yield {
         "record": "run",
@@ -222,6 +222,12 @@ def _scores(way: Course, federation: Federation, current: Round, engine: Engine)
     own = federation.kind_counts, engine, federation.kinds
     scores = evaluate(federation.task, clients, federation.test, *own)
     spread = scores.accuracy
+    chosen_on = {}
+    if len(federation.validation):  # what settings may be chosen on, test examples being spared
+        held_out = evaluate(
+            federation.task, clients, federation.validation, federation.label_counts, engine
+        )
+        chosen_on = {"accuracy_validation": _number(held_out.accuracy.mean())}
     return {
         "accuracy": _number(spread.mean()),
         "accuracy_std": _number(spread.std()) if len(spread) > 1 else None,
@@ -230,6 +236,7 @@ def _scores(way: Course, federation: Federation, current: Round, engine: Engine)
         "accuracy_local": _number(scores.accuracy_local.mean()),
         "agreement": _number(scores.agreement.mean()),
         "calibration_error": _number(scores.calibration_error.mean()),
+        **chosen_on,
         "clients": {
             "accuracy": _list(scores.accuracy),
             "accuracy_local": _list(scores.accuracy_local),

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from simulations import plots, plots_graph, plots_small, plots_system, store
-from simulations.tables import Quantity, Result, Table, results, table, tables
+from simulations.selection import Choice, choices
+from simulations.tables import Quantity, Result, Table, labelled, results, table, tables
 
 __all__ = ["comma_separated", "markdown", "tables", "write_figures", "write_report", "write_tables"]
 
@@ -97,18 +98,22 @@ class Section(NamedTuple):
     figures: Mapping[str, plots.Figure]
 
 
-def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
+def write_report(
+    run_dirs: Sequence[Path], out: Path | None = None, select: str | None = None
+) -> Path:
     """Write report.html, and beside it tables.md, tables.csv and figures/*.png.
 
     Args:
         run_dirs: run folders, or folders of run folders.
         out: the page, or the folder for it; by default the run folder, or what holds them all.
+        select: a metric, such as accuracy_validation; of each method's settings only the one that
+            is best by it is reported (`simulations.selection`).
 
     Returns:
         The page's path.
 
     Raises:
-        ValueError: a folder is missing, or holds no finished run.
+        ValueError: a folder is missing, or holds no finished run; nothing to select by.
     """
     folders = [Path(folder) for folder in run_dirs]
     runs = [run for folder in folders for run in _load(folder)]
@@ -121,9 +126,12 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
         )
     page = Path(out) if out else Path(os.path.commonpath([f.resolve() for f in folders]))
     page = page if page.suffix == ".html" else page / "report.html"
+    chosen = choices(found, select) if select else []
+    if chosen:
+        found = labelled(result for choice in chosen for result in choice.results)
     page.parent.mkdir(parents=True, exist_ok=True)
     parts = sections(found)
-    page.write_text(html(parts, facts(runs, found)), encoding="utf-8")
+    page.write_text(html(parts, facts(runs, found), selection(chosen, select)), encoding="utf-8")
     write_tables([part.table for part in parts], page.parent)
     write_figures(parts, page.parent / "figures")
     return page
@@ -201,16 +209,36 @@ def facts(runs: Sequence[Any], found: Sequence[Result]) -> dict[str, list[str]]:
     return {name: list(dict.fromkeys(values)) for name, values in said.items()}
 
 
-def html(parts: Sequence[Section], head: Mapping[str, Sequence[str]]) -> str:
-    """The page."""
+def html(
+    parts: Sequence[Section], head: Mapping[str, Sequence[str]], chosen: Iterable[str] = ()
+) -> str:
+    """The page; `chosen` are lines about how settings were."""
     body = ["<h1>kdsim report</h1>", "<dl>"]
     body += [f"<dt>{escape(k)}</dt><dd>{escape('; '.join(v))}</dd>" for k, v in head.items()]
     body += ["</dl>", *(line for part in parts for line in _section(part))]
-    body += ["<h2>Settings</h2>", *(line for part in parts for line in _settings(part))]
+    body += [*chosen, "<h2>Settings</h2>", *(line for part in parts for line in _settings(part))]
     start = '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
     start += '<meta name="viewport" content="width=device-width, initial-scale=1">'
     start += f"<title>kdsim report</title><style>{CSS}</style></head>\n<body>\n"
     return start + "\n".join(body) + "\n</body>\n</html>\n"
+
+
+def selection(chosen: Sequence[Choice], metric: str | None) -> Iterable[str]:
+    """Every setting that was tried, with what it was chosen by; nothing where none was chosen."""
+    if not chosen:
+        return
+    yield "<h2>Selected settings</h2>"
+    yield (
+        f'<p class="note">Above is, of each method, the setting with the best mean {metric} over '
+        "the seeds that all of its settings have; here are all of them.</p>"
+    )
+    yield '<div class="scroll"><table><thead>'
+    yield _row(("Setting", "Protocol", f"Mean {metric}", "Reported"), "th") + "</thead><tbody>"
+    for choice in chosen:
+        for label, score in choice.scores.items():
+            mark = "yes" if label == choice.chosen else ""
+            yield _row((label, choice.results[0].protocol, f"{score:.3f}", mark), "td")
+    yield "</tbody></table></div>"
 
 
 def _section(part: Section) -> Iterable[str]:

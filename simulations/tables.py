@@ -111,6 +111,7 @@ FED = (
     Column("accuracy", "the same, minus local (points)", "share", minus="local"),
     Column("accuracy_local", "Accuracy, own distribution (%)", "share"),
     Column("accuracy_local", "the same, minus local (points)", "share", minus="local"),
+    Column("accuracy_validation", "Accuracy, validation (%)", "share"),
     *_SHARED,
     Column("rounds_to_90", "Rounds to 90% of the best", "rounds"),
     Column("bytes_up", "Sent up", "bytes"),
@@ -161,7 +162,12 @@ def results(runs: Iterable[Any]) -> list[Result]:
     for run in runs:
         for result in _finished(run):
             found[(*result.group, result.method, *result.settings.items(), result.seed)] = result
-    ordered = sorted(found.values(), key=lambda r: (r.group, r.method != "local", r.method, r.seed))
+    return labelled(found.values())
+
+
+def labelled(found: Iterable[Result]) -> list[Result]:
+    """The results in the order of a report, `local` first; labels tell settings apart."""
+    ordered = sorted(found, key=lambda r: (r.group, r.method != "local", r.method, r.seed))
     return [
         result._replace(label=label)
         for _, same in groupby(ordered, key=lambda r: (r.group, r.method))

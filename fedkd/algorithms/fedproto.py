@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -34,10 +35,12 @@ class FedProto(Algorithm):
     the paper's formula weighs by examples and divides by the number of clients as well. Prototypes
     are taken with the trained model. A label without a prototype has a row of zeros; it attracts
     nothing and is never the answer; one that nobody of the newest cohort holds keeps its own. The
-    nearest prototype is found among all, not among the client's own labels as in the code.
+    nearest prototype is found among all, not among the client's own labels as in the code. With
+    `answer` "head" a client answers with its own last layer, which the code prints as well.
     """
 
     strength: float = 1.0
+    answer: Literal["prototypes", "head"] = "prototypes"
 
     properties = Properties(
         public="none",
@@ -51,6 +54,8 @@ class FedProto(Algorithm):
     def __post_init__(self) -> None:
         if not self.strength >= 0:
             raise ValueError(f"strength must be >= 0, got {self.strength}")
+        if self.answer not in ("prototypes", "head"):
+            raise ValueError(f"answer must be prototypes or head, got {self.answer!r}")
 
     def check(self, task: Task) -> None:
         """All models have features of one width."""
@@ -88,7 +93,7 @@ class FedProto(Algorithm):
         self, predict: Predict, params: Params, received: Message, public: Public | None
     ) -> Params:
         """The nearest prototype: -|h - P|^2 = 2 h P - |P|^2 - |h|^2 is linear, but for the last."""
-        if not received:
+        if self.answer == "head" or not received:
             return params
         prototypes = received["prototypes"]
         weight, bias = head_names(params)

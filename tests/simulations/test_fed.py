@@ -5,6 +5,7 @@ import pytest
 
 from fedkd import algorithms
 from fedkd.data.partition import PARTITIONS
+from fedkd.federation import simulate
 from simulations import fed
 from simulations.config import FedExperiment
 from simulations.store import finite
@@ -60,6 +61,23 @@ def test_rounds_between_evaluations_have_no_scores_and_the_last_always_has():
     dense = list(fed.run(experiment()))
     assert ["accuracy" in record for record in sparse[:-1]] == [False, True, True]
     assert sparse[-1]["metrics"] == dense[-1]["metrics"]
+
+
+def test_validation_examples_are_scored_beside_the_test_set_which_stays_as_it_was():
+    given = experiment("local", validation=50)
+    *_, last, end = fed.run(given)
+    federation = fed.prepare(given)
+    *_, current = simulate(given.algorithm, federation.task, federation.clients, rounds=3)
+    x, y = (part[federation.validation.rows] for part in federation.validation[:2])
+    right = [
+        (federation.task.models[c.group].predict(c.params, x).logits.argmax(1) == y).double().mean()
+        for c in current.clients
+    ]
+    assert end["metrics"]["accuracy_validation"] == last["accuracy_validation"]
+    assert last["accuracy_validation"] == pytest.approx(float(sum(right) / 3))
+    assert len(federation.validation.rows) == 50
+    assert not set(federation.validation.rows.tolist()) & set(federation.test.rows.tolist())
+    assert last["accuracy_validation"] != last["accuracy"]
 
 
 def test_a_share_of_the_clients_takes_part():

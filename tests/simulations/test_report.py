@@ -40,7 +40,9 @@ def write_run(folder, header, method, seed, metrics, curve=(), settings=None, ve
     (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
 
 
-def fed_run(folder, method, seed, accuracy, each=1000, rejected=None, header=FED, **more):
+def fed_run(
+    folder, method, seed, accuracy, each=1000, rejected=None, header=FED, metrics=None, **more
+):
     curve = [
         {
             "record": "round",
@@ -64,7 +66,7 @@ def fed_run(folder, method, seed, accuracy, each=1000, rejected=None, header=FED
         "calibration_error": 0.125,
         "bytes_up": 2 * each,
         "bytes_down": 2 * each,
-    }
+    } | (metrics or {})
     write_run(
         folder / f"{method}-{seed}".replace("/", ""), header, method, seed, metrics, curve, **more
     )

@@ -89,6 +89,15 @@ def test_in_use_the_nearest_prototype_wins_and_an_unknown_label_never():
     assert FedProto().deploy(look_up, client.params, {}, None) == client.params
 
 
+def test_a_client_may_answer_with_its_own_head():
+    client = party(0, [[1.0, 1.0]], [0], head=1.0)
+    known = {"prototypes": torch.tensor([[5.0, 5.0], [1.0, 2.0], [3.0, 3.0]])}
+    own = FedProto(answer="head").deploy(look_up, client.params, known, None)
+    assert own == client.params
+    with pytest.raises(ValueError, match=r"answer must be prototypes or head, got 'both'"):
+        FedProto(answer="both")
+
+
 def test_a_label_that_nobody_of_the_cohort_holds_keeps_its_prototype():
     task, clients = federation(*two(), party(2, [[7.0, 7.0]], [2]))
     cohorts = iter([[0, 1, 2], [0, 1]])
