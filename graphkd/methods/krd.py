@@ -30,6 +30,8 @@ class KRD(Method):
     follows, with `momentum`, how often student and teacher agree at nodes of this rho; see
     `losses.reliability`. For the first `warmup` epochs all edges are kept.
 
+    Unreliability and agreement are of the nodes on which the teacher may teach, no others.
+
     Convention: as in the authors' code all nodes at once, 500 epochs at most, the temperature
     without its square, and a mean over the kept pairs and the nodes themselves, not over nodes.
     """
@@ -62,11 +64,12 @@ class _Reliable(torch.nn.Module):
         self.draw = generator(lesson.seed, "kept edges")
         # Parameters of the networks are not this loss's own: no attributes that are modules.
         self.calm: Callable[[Outputs], Tensor] = partial(_calm, lesson.student, lesson.view.graph)
-        self.targets = lesson.targets
+        self.targets, self.soft = lesson.targets, lesson.view.part("soft")
         noise = torch.randn(lesson.seen.x.shape, generator=generator(lesson.seed, "noise"))
         noisy = replace(lesson.seen, x=lesson.seen.x + noise.to(lesson.seen.x))
-        shaken = predict(lesson.teacher, noisy).logits
-        self.unreliable = reliability.unreliability(self.targets.logits, shaken)
+        calm, shaken = self.targets.logits, predict(lesson.teacher, noisy).logits
+        rho = reliability.unreliability(calm[self.soft], shaken[self.soft])
+        self.unreliable = rho.new_zeros(len(calm)).index_copy(0, self.soft.to(rho.device), rho)
 
     def forward(self, student: Outputs, teacher: Outputs, graph: Graph | Part) -> Tensor:
         """One value per node."""
@@ -81,8 +84,8 @@ class _Reliable(torch.nn.Module):
         return losses.reliable_labels(student, teacher, graph, kept, temperature)
 
     def _moved(self, student: Outputs) -> float:
-        agree = self.calm(student).argmax(1) == self.targets.logits.argmax(1)
-        fitted = reliability.fit_power(self.unreliable, agree, self.method.bins)
+        agree = (self.calm(student).argmax(1) == self.targets.logits.argmax(1))[self.soft]
+        fitted = reliability.fit_power(self.unreliable[self.soft], agree, self.method.bins)
         return self.method.momentum * self.power + (1 - self.method.momentum) * fitted
 
 

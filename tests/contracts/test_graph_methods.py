@@ -5,15 +5,20 @@ import inspect
 import re
 
 import pytest
+import torch
+from torch import nn
 
 import graphkd
 from graphkd import data, methods
 from graphkd.core import Epoch
+from graphkd.teaching import fit_one_teacher
+from knowledge.outputs import Outputs
 from tests.graphkd.examples import graphs
 
 FAKE = data.fake(size=55)
 QUICK = {"epochs": 3, "hidden": 8, "teacher_epochs": 3, "teacher_hidden": 8}
 EMBEDDED = {"gcrd", "gnnsd", "gsp", "lsp", "nosmog", "rkd"}  # compare hidden states
+OFFLINE = [name for name in methods.names() if methods.get(name).scheme == "offline"]
 every_method = pytest.mark.parametrize("name", methods.names())
 
 
@@ -50,12 +55,49 @@ def test_a_method_teaches_every_kind_of_student_or_says_what_is_missing(name):
             assert 0 <= last.metrics["accuracy"] <= 1
 
 
-@pytest.mark.parametrize("name", [n for n in methods.names() if methods.get(n).scheme == "offline"])
+@pytest.mark.parametrize("name", OFFLINE)
 def test_a_method_with_a_teacher_reports_it_and_the_student_alone(name):
     *_, last = graphkd.run(methods.get(name)(epochs=3), FAKE)
     metrics = last.metrics
     assert {"accuracy_teacher", "agreement"} <= set(metrics)
     assert metrics["accuracy_teacher"] > 0.8
+
+
+class Slander(nn.Module):
+    """A network that says something else of some nodes, and shows something else."""
+
+    def __init__(self, network, nodes):
+        super().__init__()
+        self.network, self.nodes = network, nodes
+
+    def forward(self, graph, nodes=None):
+        """See the class."""
+        outputs = self.network(graph, nodes)
+        asked = torch.arange(graph.num_nodes) if nodes is None else nodes
+        wrong = torch.isin(asked, self.nodes).unsqueeze(1)
+        false = (torch.where(wrong, 3 - 2 * shown, shown) for shown in outputs.hidden)
+        return Outputs(torch.where(wrong, -5 * outputs.logits, outputs.logits), tuple(false))
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_what_a_teacher_says_of_withheld_nodes_teaches_nobody(name):
+    split = graphkd.splits.withheld(FAKE, 0)
+    at_once = {"krd": {"warmup": 0, "momentum": 0.0}}  # else it takes longer to show
+    settings = QUICK | at_once.get(name, {})
+
+    def slandered(nodes):
+        def train(*given, **more):
+            fitted = yield from fit_one_teacher(*given, **more)
+            return fitted._replace(network=Slander(fitted.network, nodes))
+
+        method = methods.get(name)(**settings)
+        *_, last = graphkd.distill.distill(method, split, seed=0, train=train)
+        return last.trained["student"].network.state_dict()
+
+    honest, other = slandered(torch.tensor([], dtype=torch.long)), slandered(split.parts["ind"])
+    assert all(torch.equal(honest[key], other[key]) for key in honest)
+    heard = slandered(torch.cat([split.parts["tran"], split.parts["train"]]))
+    assert any(not torch.equal(honest[key], heard[key]) for key in honest)
 
 
 @every_method
