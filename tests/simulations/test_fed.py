@@ -68,15 +68,16 @@ def test_validation_examples_are_scored_beside_the_test_set_which_stays_as_it_wa
     *_, last, end = fed.run(given)
     federation = fed.prepare(given)
     *_, current = simulate(given.algorithm, federation.task, federation.clients, rounds=3)
-    x, y = (part[federation.validation.rows] for part in federation.validation[:2])
+    held_out = federation.validation
+    x, y = held_out.x[held_out.rows], held_out.y[held_out.rows]
     right = [
         (federation.task.models[c.group].predict(c.params, x).logits.argmax(1) == y).double().mean()
         for c in current.clients
     ]
     assert end["metrics"]["accuracy_validation"] == last["accuracy_validation"]
     assert last["accuracy_validation"] == pytest.approx(float(sum(right) / 3))
-    assert len(federation.validation.rows) == 50
-    assert not set(federation.validation.rows.tolist()) & set(federation.test.rows.tolist())
+    assert len(held_out.rows) == 50
+    assert not set(held_out.rows.tolist()) & set(federation.test.rows.tolist())
     assert last["accuracy_validation"] != last["accuracy"]
 
 
