@@ -265,8 +265,11 @@ def _labelled(same: list[Result]) -> Iterable[tuple[str, Result]]:
     """Results of one method; where their settings differ, the label says in what."""
     keys = sorted({key for result in same for key in result.settings})
     differ = [key for key in keys if len({result.settings.get(key) for result in same}) > 1]
+    last = [key.rpartition(".")[2] for key in differ]
+    names = [key if last.count(end) > 1 else end for key, end in zip(differ, last, strict=True)]
     for result in same:
-        said = [f"{k.split('.')[-1]}={result.settings[k]}" for k in differ if k in result.settings]
+        told = zip(names, map(result.settings.get, differ), strict=True)
+        said = [f"{name}={value}" for name, value in told if value is not None]
         yield f"{result.method} ({', '.join(said)})" if said else result.method, result
 
 

@@ -99,3 +99,11 @@ def test_the_report_has_the_chosen_setting_alone_and_tells_of_all(tmp_path, caps
     assert "<td>0.650</td><td></td>" in page
     assert main(["report", str(tmp_path), "--select", "accuracy_vaildation"]) == 2
     assert "no run has accuracy_vaildation" in capsys.readouterr().err
+
+
+def test_settings_of_the_same_name_are_told_apart(tmp_path):
+    for local, distill in ((0.1, 0.1), (0.1, 0.2), (0.2, 0.1)):
+        given = {"local": {"learning_rate": local}, "distill": {"learning_rate": distill}}
+        fed_run(tmp_path / f"{local}-{distill}", "feddf", 0, 0.5, settings=given)
+    labels = {result.label for result in results(store.load(tmp_path))}
+    assert "feddf (distill.learning_rate=0.2, local.learning_rate=0.1)" in labels
