@@ -58,23 +58,47 @@ def load(name: str, root: Path | None = None) -> Dataset:
     """The data set of a name, or of two with a plus between them, see `beside`.
 
     Args:
-        name: one of `names()`; or, as in `fashion-mnist+mnist`, that of private and test examples
-            and that of public ones.
+        name: one of `names()`, with `mnist:5-9` for some of its labels alone; or, as in
+            `fashion-mnist+mnist`, that of private and test examples and that of public ones.
         root: the folder of data sets, by default `default_root()`; `digits` needs none.
 
     Raises:
         ValueError: there is no such data set; the message names the nearest and lists all.
+        ValueError: labels that the data set does not have.
         ValueError: a file is damaged.
         FileNotFoundError: a file is missing; the message says how to get it.
     """
     first, plus, second = name.partition("+")
     if plus:
         return beside(load(first, root), load(second, root), name)
+    whole, colon, labels = name.partition(":")
+    if colon:
+        return of_labels(load(whole, root), labels, name)
     if name not in _LOADERS:
         close = get_close_matches(name, _LOADERS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown data set {name!r}; {hint}choose one of {', '.join(_LOADERS)}")
     return _LOADERS[name](Path(root or default_root()).expanduser())
+
+
+def of_labels(data: Dataset, labels: str, name: str) -> Dataset:
+    """The examples of some labels, as in `5-9`, which are numbered from 0.
+
+    Raises:
+        ValueError: no two numbers with a minus between them, or labels that there are not.
+    """
+    first, _, last = labels.partition("-")
+    numbers = first.isdecimal() and last.isdecimal()
+    if not numbers or not int(first) < int(last) < data.num_classes:
+        raise ValueError(
+            f"{name}: labels must be FIRST-LAST, at least two of 0 to {data.num_classes - 1}, such "
+            f"as 0-{data.num_classes // 2}, got {labels!r}"
+        )
+    kept = (data.y >= int(first)) & (data.y <= int(last))
+    official = int(kept[len(kept) - data.official :].sum())
+    domains = None if data.domains is None else data.domains[kept]
+    classes = int(last) - int(first) + 1
+    return Dataset(data.x[kept], data.y[kept] - int(first), classes, official, domains)
 
 
 def beside(data: Dataset, other: Dataset, name: str) -> Dataset:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedkd.data import datasets
-from fedkd.data.datasets import default_root, load, names
+from fedkd.data.datasets import Dataset, default_root, load, names, of_labels
 
 TRAIN, TEST = 7, 4
 
@@ -169,6 +169,32 @@ def test_the_real_files(name, pixel_mean):
         assert test.tolist() == [1000] * 10
     assert (data.x.min(), data.x.max()) == (0.0, 1.0)
     assert data.x[:60_000].mean().item() == pytest.approx(pixel_mean, abs=1e-4)
+
+
+def test_some_labels_of_a_data_set_alone():
+    whole, some = load("digits"), load("digits:5-9")
+    assert torch.equal(some.x, whole.x[whole.y >= 5])
+    assert torch.equal(some.y, whole.y[whole.y >= 5] - 5)
+    assert some.num_classes == 5
+    both = load("digits:5-9+digits:0-4")  # related, but of other classes
+    assert (both.num_classes, both.foreign) == (10, int((whole.y < 5).sum()))
+    assert torch.equal(both.y[both.foreign :], some.y)
+    assert torch.equal(both.y[: both.foreign], 5 + whole.y[whole.y < 5])
+
+
+def test_some_labels_keep_what_is_official_and_where_examples_are_from():
+    x, y = torch.arange(6.0).reshape(6, 1, 1, 1), torch.tensor([0, 1, 2, 0, 1, 2])
+    domains = torch.tensor([7, 8, 9, 7, 8, 9])
+    some = of_labels(Dataset(x, y, 3, official=2, domains=domains), "0-1", "some")
+    assert some.y.tolist() == [0, 1, 0, 1]
+    assert some.official == 1  # of the last two rows, that of label 1
+    assert some.domains.tolist() == [7, 8, 7, 8]
+
+
+@pytest.mark.parametrize("labels", ["", "5", "a-b", "3-3", "5-4", "0-10", "-1-4"])
+def test_labels_that_are_not_there_are_refused(labels):
+    with pytest.raises(ValueError, match=r"labels must be FIRST-LAST, at least two of 0 to 9"):
+        load(f"digits:{labels}")
 
 
 def test_two_data_sets_beside_each_other(tmp_path):
