@@ -22,11 +22,15 @@ class Party:
         self.loader = DataLoader(TensorDataset(x, y), batch_size=batch_size, shuffle=True)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
 
-    def train(self) -> None:
-        """One local epoch."""
+    def train(self, told: Tensor | None = None) -> None:
+        """One local epoch, with the others' mean prediction of each label as a second teacher."""
         for x, y in self.loader:
             self.optimizer.zero_grad()
-            F.cross_entropy(self.model(x), y).backward()
+            logits = self.model(x)
+            loss = F.cross_entropy(logits, y)
+            if told is not None:
+                loss = loss + F.cross_entropy(logits, told[y])
+            loss.backward()
             self.optimizer.step()
 
     def digest(self, x: Tensor, consensus: Tensor, batch_size: int) -> None:
@@ -37,14 +41,14 @@ class Party:
             self.optimizer.step()
 
     @torch.no_grad()
-    def label_means(self, num_classes: int) -> Tensor:
-        """Mean prediction for each label."""
+    def label_means(self, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Mean prediction for each label, and which labels there are."""
         total, count = torch.zeros(num_classes, num_classes), torch.zeros(num_classes)
         for x, y in self.loader:
             for label, scores in zip(y, self.model(x).softmax(dim=1), strict=True):
                 total[label] += scores
                 count[label] += 1
-        return total / count.clamp(min=1).unsqueeze(1)
+        return total / count.clamp(min=1).unsqueeze(1), (count > 0).float()
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
@@ -52,13 +56,19 @@ class Party:
         return self.model(x).softmax(dim=1)
 
 
-def fd_round(parties: list[Party], num_classes: int) -> Tensor:
-    """Train, and average the label means."""
-    means = []
-    for party in parties:
-        party.train()
-        means.append(party.label_means(num_classes))
-    return torch.stack(means).mean(dim=0)
+def fd_round(parties: list[Party], num_classes: int, told: list[Tensor] | None) -> list[Tensor]:
+    """Train, and tell each party the mean of the others' label means; none in the first round."""
+    means, held = [], []
+    for number, party in enumerate(parties):
+        party.train(None if told is None else told[number])
+        mine, known = party.label_means(num_classes)
+        means.append(mine)
+        held.append(known)
+    total, count = sum(means), sum(held)
+    return [
+        (total - mine) / (count - known).clamp(min=1).unsqueeze(1)
+        for mine, known in zip(means, held, strict=True)
+    ]
 
 
 def fedmd_round(parties: list[Party], x: Tensor, consensus: Tensor, batch_size: int) -> Tensor:
