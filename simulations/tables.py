@@ -130,6 +130,10 @@ GRAPH = (
     Column("accuracy_ind", "Student, unseen nodes (%)", "share"),
     Column("accuracy_prod", "Student, both mixed (%)", "share"),
     Column("accuracy_prod", "Gain, both mixed (points)", "share", minus="baseline"),
+    Column("r2", "Student, R² (%)", "share"),
+    Column("r2_baseline", "Student without KD, R² (%)", "share"),
+    Column("r2", "Gain, R² (points)", "share", minus="baseline"),
+    Column("r2_teacher", "Teacher, R² (%)", "share"),
     *_SHARED,
 )
 SPREAD = (
@@ -144,7 +148,7 @@ NOTES = {
     "graph": "Test numbers are those of the epoch chosen on validation nodes; of nodes unseen in "
     "training where the protocol is inductive. Agreement: with the teacher.",
 }
-SHARES = ("accuracy", "agreement", "fidelity", "recall")  # metrics that are shares
+SHARES = ("accuracy", "agreement", "fidelity", "recall", "r2")  # metrics that are shares
 MORE_NOTES = {
     "rounds_to_90": "Rounds to 90% of the best: the first evaluated round with nine tenths of the "
     "run's own best accuracy on the global test set; how fast, not how well.",
@@ -185,7 +189,8 @@ def table(group: Sequence[Result]) -> Table:
     kind, data, protocol = group[0].group
     known = {"graph": GRAPH, "survey": ()}.get(kind, FED)
     names = dict.fromkeys(name for result in group for name in result.metrics)
-    idle = {n for n in names if n.startswith(("accuracy_baseline_", "accuracy_teacher_"))}
+    theirs = ("accuracy_baseline_", "accuracy_teacher_", "r2_baseline_", "r2_teacher_")
+    idle = {n for n in names if n.startswith(theirs)}
     if "accuracy_ind" not in names:  # then the observed nodes are all there are
         idle |= {"accuracy_tran"}
     told = {column.metric for column in known}
@@ -284,7 +289,8 @@ def _values(group: Sequence[Result], label: str, column: Column) -> Iterable[flo
 
 def _reference(group: Sequence[Result], result: Result, column: Column) -> float | None:
     if column.minus == "baseline":
-        return result.metrics.get(column.metric.replace("accuracy", "accuracy_baseline"))
+        quantity, _, nodes = column.metric.partition("_")
+        return result.metrics.get(f"{quantity}_baseline{nodes and '_'}{nodes}")
     if result.method == column.minus:
         return None
     same = [r for r in group if r.method == column.minus and r.seed == result.seed]

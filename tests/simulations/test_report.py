@@ -377,3 +377,16 @@ class TestPage:
     def test_no_such_folder(self, tmp_path):
         with pytest.raises(ValueError, match="nowhere is no folder; give a run folder"):
             write_report([tmp_path / "nowhere"])
+
+
+def test_real_targets_have_their_gain_over_the_student_alone(tmp_path):
+    header = GRAPH | {"data": "rings", "protocol": "folds"}
+    for seed, (alone, taught) in enumerate([(0.80, 0.85), (0.70, 0.85)]):
+        metrics = {"r2": taught, "r2_baseline": alone, "r2_teacher": 0.9, "r2_baseline_tran": 0.1}
+        write_run(tmp_path / f"logits-{seed}", header, "logits", seed, metrics)
+    (table,) = tables(store.load(tmp_path))
+    row = cells(table, "logits")
+    assert row["Student, R² (%)"] == "85.0 ± 0.0"
+    assert row["Gain, R² (points)"].startswith("+10.0 (")
+    assert row["Teacher, R² (%)"] == "90.0 ± 0.0"
+    assert not any("tran" in title for title in table.header)
