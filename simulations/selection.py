@@ -31,8 +31,8 @@ def choices(found: Sequence[Result], metric: str) -> list[Choice]:
     """For each method, data and protocol, the setting with the best mean of a metric.
 
     Settings of a method are compared where all else of the experiment is the same: what is dealt
-    out to whom, for how many rounds. A setting whose metric is missing in one of the seeds, as
-    that of a model which has diverged, is never chosen while another is there.
+    out to whom, for how many rounds. A seed without the metric, as that of a model which has
+    diverged, counts as -1, which is below any share of right answers.
 
     Raises:
         ValueError: no run has the metric, or settings of a method have no seed in common.
