@@ -29,7 +29,8 @@ from simulations.course import Course, course, saved
 from simulations.grid import Resources
 
 Record = dict[str, Any]
-METRICS = ("accuracy", "accuracy_local", "agreement", "calibration_error", "accuracy_validation")
+METRICS = ("accuracy", "accuracy_local", "agreement", "calibration_error")
+VALIDATION = "accuracy_validation"  # where there are such examples
 
 ENGINES: dict[str, Callable[[int, float | None], Engine]] = {
     "sequential": lambda chunk, budget: sequential,
@@ -125,7 +126,8 @@ def _rounds(
         if kept and every and current.index % every == 0 and current.index < experiment.rounds:
             checkpoint.save(kept, saved(current), total, identity)  # the record is on disk by now
     assert current is not None
-    metrics = {name: scores[name] for name in METRICS if name in scores}
+    names = (*METRICS, VALIDATION) if len(federation.validation) else METRICS
+    metrics = {name: scores[name] for name in names}
     metrics |= {"bytes_up": total.bytes_up, "bytes_down": total.bytes_down} | way.metrics(record)
     yield {
         "record": "run",
@@ -227,7 +229,7 @@ def _scores(way: Course, federation: Federation, current: Round, engine: Engine)
         held_out = evaluate(
             federation.task, clients, federation.validation, federation.label_counts, engine
         )
-        chosen_on = {"accuracy_validation": _number(held_out.accuracy.mean())}
+        chosen_on = {VALIDATION: _number(held_out.accuracy.mean())}
     return {
         "accuracy": _number(spread.mean()),
         "accuracy_std": _number(spread.std()) if len(spread) > 1 else None,

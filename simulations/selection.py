@@ -14,7 +14,7 @@ class Choice(NamedTuple):
     """A method's settings, with the mean metric of each over the seeds that all of them have.
 
     Attributes:
-        chosen: the place of the best in `scores`; of equal ones, the first in the order of names.
+        chosen: the label of the best; of equal ones, the first in the order of labels.
         scores: from the label of a setting to its mean.
         results: the runs of the chosen one, all seeds.
     """
