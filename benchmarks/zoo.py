@@ -9,8 +9,8 @@ folder has fewer than two seeds stay as they are.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from simulations import store
 from simulations.selection import choices
@@ -44,10 +44,10 @@ def row(runs: Runs, alpha: str, method: str) -> str:
         both = mine.keys() & local.keys() if method != "local" else ()
         gaps = [100 * (mine[seed][metric] - local[seed][metric]) for seed in both]
         cells.append(f"{found.mean:.1f} +- {found.std:.1f}")
-        cells.append(f"{sum(gaps) / len(gaps):+.1f}" if gaps else "")
+        cells.append(f"{fmean(gaps):+.1f}" if gaps else "")
     for metric in ("bytes_up", "bytes_down"):
-        cells.append(size(mean([run[metric] for run in mine.values()])))
-    cells.append(f"{mean([run['rounds_to_90'] for run in mine.values()]):.0f}")
+        cells.append(size(fmean(run[metric] for run in mine.values())))
+    cells.append(f"{fmean(run['rounds_to_90'] for run in mine.values()):.0f}")
     return f"| {' | '.join(cells)} |"
 
 
@@ -56,19 +56,14 @@ def pair(runs: Runs, alpha: str) -> str:
     cfd, fedmd = runs[alpha, "cfd"], runs[alpha, "fedmd"]
     seeds = sorted(cfd.keys() & fedmd.keys())
     cells = [alpha, str(len(seeds))]
-    cells += [size(mean([group[s]["bytes_up"] for s in seeds])) for group in (fedmd, cfd)]
+    cells += [size(fmean(group[s]["bytes_up"] for s in seeds)) for group in (fedmd, cfd)]
     for metric, mark in (("bytes_up", "**"), ("bytes_down", "")):
         ratios = [fedmd[s][metric] / cfd[s][metric] for s in seeds]
         cells.append(f"{mark}{min(ratios):.0f} to {max(ratios):.0f}{mark}")
     for metric in ("accuracy", "accuracy_local"):
         gaps = [100 * (cfd[s][metric] - fedmd[s][metric]) for s in seeds]
-        cells.append(f"{mean(gaps):+.1f} ({min(gaps):+.1f} to {max(gaps):+.1f})")
+        cells.append(f"{fmean(gaps):+.1f} ({min(gaps):+.1f} to {max(gaps):+.1f})")
     return f"| {' | '.join(cells)} |"
-
-
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean."""
-    return sum(values) / len(values)
 
 
 def size(count: float) -> str:
