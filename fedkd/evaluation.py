@@ -74,6 +74,45 @@ def evaluate(
     )
 
 
+def training_accuracy(task: Task, clients: Sequence[Client], engine: Engine = sequential) -> Tensor:
+    """(K,) balanced accuracy of each client on its own private examples.
+
+    The mean, over the C_k labels that it holds, of the share that is right: whoever says one label
+    for everything reaches 1 / C_k at the most, however uneven its labels are.
+    """
+    inputs = [(client.private.x, client.private.rows) for client in clients]
+    answers = engine(_answers, task, clients, inputs)
+    return torch.stack(
+        [
+            _balanced(said, client.private.y[client.private.rows])
+            for (said, _), client in zip(answers, clients, strict=True)
+        ]
+    )
+
+
+def collapsed(
+    task: Task, before: Sequence[Client], after: Sequence[Client], engine: Engine = sequential
+) -> dict[int, float]:
+    """Who forgot its own training data by what it took in: client number -> what is left.
+
+    Those whose balanced accuracy on their own private examples was above chance before and is not
+    any more. Chance is 1 / C_k, what one answer for everything reaches; a half for one label.
+    """
+    was = training_accuracy(task, before, engine).tolist()
+    left = training_accuracy(task, after, engine).tolist()
+    found = {}
+    for client, high, low in zip(after, was, left, strict=True):
+        labels = len(client.private.y[client.private.rows].unique())
+        if low <= 1 / max(labels, 2) < high:
+            found[client.id] = low
+    return found
+
+
+def _balanced(said: Tensor, y: Tensor) -> Tensor:
+    right = (said == y).double()
+    return torch.stack([right[y == label].mean() for label in y.unique()]).mean()
+
+
 def _answers(predict: Predict, params: Params, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Each example's label, and how sure the model is of it: (N,), (N,).
 

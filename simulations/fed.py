@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedkd import checkpoint
 from fedkd.channel import Ledger
+from fedkd.core import Algorithm
 from fedkd.data import datasets
 from fedkd.data.federate import Federation, federate, pools
 from fedkd.data.partition import partition
@@ -19,7 +20,7 @@ from fedkd.engines.auto import AutoEngine
 from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
 from fedkd.engines.tolerant import tolerant
-from fedkd.evaluation import evaluate
+from fedkd.evaluation import collapsed, evaluate
 from fedkd.faults import corrupt
 from fedkd.federation import Engine, Round, check_federation, deployed
 from fedkd.shelf import Shelf
@@ -29,7 +30,14 @@ from simulations.course import Course, course, saved
 from simulations.grid import Resources
 
 Record = dict[str, Any]
-METRICS = ("accuracy", "accuracy_local", "agreement", "calibration_error")
+METRICS = (
+    "accuracy",
+    "accuracy_median",
+    "accuracy_min",
+    "accuracy_local",
+    "agreement",
+    "calibration_error",
+)
 VALIDATION = "accuracy_validation"  # where there are such examples
 
 ENGINES: dict[str, Callable[[int, float | None], Engine]] = {
@@ -99,6 +107,7 @@ def run(
             said = [*notes, *shelf.notes]
             notes.clear()
             shelf.notes.clear()
+            said += record.get("notes", [])
             yield record | ({"notes": said} if said else {})
 
 
@@ -139,6 +148,7 @@ def _rounds(
         "metrics": metrics,
         **way.drawn(),
         "state": checkpoint.digest(saved(current)),
+        **({"notes": [_collapse(scores)]} if "collapsed" in scores else {}),
         "seconds": time.perf_counter() - start,
     }
 
@@ -224,6 +234,9 @@ def _scores(way: Course, federation: Federation, current: Round, engine: Engine)
     own = federation.kind_counts, engine, federation.kinds
     scores = evaluate(federation.task, clients, federation.test, *own)
     spread = scores.accuracy
+    forgot = {}
+    if _digests(way.algorithm):
+        forgot = collapsed(federation.task, current.clients, clients, engine)
     chosen_on = {}
     if len(federation.validation):  # what settings may be chosen on, test examples being spared
         held_out = evaluate(
@@ -232,6 +245,7 @@ def _scores(way: Course, federation: Federation, current: Round, engine: Engine)
         chosen_on = {VALIDATION: _number(held_out.accuracy.mean())}
     return {
         "accuracy": _number(spread.mean()),
+        "accuracy_median": _number(spread.quantile(0.5)),
         "accuracy_std": _number(spread.std()) if len(spread) > 1 else None,
         "accuracy_min": _number(spread.min()),
         "accuracy_max": _number(spread.max()),
@@ -244,7 +258,25 @@ def _scores(way: Course, federation: Federation, current: Round, engine: Engine)
             "accuracy_local": _list(scores.accuracy_local),
             "group": [client.group for client in clients],
         },
+        **({"collapsed": {str(client): left for client, left in forgot.items()}} if forgot else {}),
     }
+
+
+def _digests(algorithm: Algorithm) -> bool:
+    """Whether clients fit the models that they use to public examples."""
+    averaged = algorithm.properties.architectures == "shared within a group"
+    return algorithm.public_training is not None and not averaged
+
+
+def _collapse(scores: Record) -> str:
+    """Who collapsed in the last digest, and the way out, in a line."""
+    who = ", ".join(
+        f"client {client} ({100 * left:.0f} %)" for client, left in scores["collapsed"].items()
+    )
+    return (
+        f"at chance on the own training data after the last digest: {who}; a smaller "
+        "distill.learning_rate, or fewer distill.epochs, may keep what was learnt"
+    )
 
 
 def _round(current: Round, total: Ledger, ledger: Ledger, scores: Record) -> Record:

@@ -140,6 +140,8 @@ def _with_progress(jobs: Sequence[Job], options: Options, done: int) -> Iterator
         for job, record in scheduler.run(jobs, workers, patience):
             _show(job, record, options)
             progress.update(bar, description=_status(job, record))
+            for note in record.get("notes", ()):
+                progress.console.print(f"{_who(job)}: {note}")
             if record["record"] in ("run", "failed"):
                 progress.console.print(_line(job, record))
                 progress.advance(bar)
@@ -172,9 +174,13 @@ def _status(job: Job, record: Record) -> str:
     return f"{job.experiment.name} seed {job.experiment.seed} {record['record']} {place}"
 
 
+def _who(job: Job) -> str:
+    return f"{job.experiment.name} on {job.experiment.data}, seed {job.experiment.seed}"
+
+
 def _line(job: Job, record: Record) -> str:
     """What is said of a finished run."""
-    who = f"{job.experiment.name} on {job.experiment.data}, seed {job.experiment.seed}"
+    who = _who(job)
     if record["record"] == "failed":
         said = f"{who}: FAILED, {record['error']}"
         return said + (f" (see {record['traceback']})" if record["traceback"] else "")

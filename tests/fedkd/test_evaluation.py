@@ -5,7 +5,7 @@ import torch
 
 from fedkd.core import Client, Model, Task
 from fedkd.engines.sequential import sequential
-from fedkd.evaluation import evaluate
+from fedkd.evaluation import collapsed, evaluate, training_accuracy
 from knowledge import fidelity
 from knowledge.outputs import Outputs
 from knowledge.training import Examples
@@ -137,3 +137,34 @@ def test_many_examples_are_scored_a_few_at_a_time():
     right = saying(*labels)
     right[700:] = saying(*[(label + 1) % 3 for label in labels])[700:]
     assert score([right], labels, [[1, 1, 1]]).accuracy.item() == pytest.approx(700 / 1201)
+
+
+def holders(tables, labels, rows):
+    """A task, and clients that hold the rows of one data set and answer by their tables."""
+    x, y = torch.arange(float(len(labels))).unsqueeze(1), torch.tensor(labels)
+    clients = [
+        Client(i, "g", {"table": table}, Examples(x, y, torch.tensor(own)))
+        for i, (table, own) in enumerate(zip(tables, rows, strict=True))
+    ]
+    return Task({"g": Model(lambda generator: {}, look_up)}, 3), clients
+
+
+def test_training_accuracy_by_hand():
+    # Client 0 holds label 0 three times and label 1 once, and says 0 to all: (3/3 + 0/1) / 2.
+    # Client 1 holds labels 1, 2, 2 and is right on 1 and on one of two: (1 + 1/2) / 2.
+    tables = [saying(0, 0, 0, 0, 0, 0, 0), saying(0, 0, 0, 0, 1, 2, 0)]
+    task, clients = holders(tables, [0, 0, 0, 1, 1, 2, 2], [[0, 1, 2, 3], [4, 5, 6]])
+    assert training_accuracy(task, clients).tolist() == pytest.approx([1 / 2, 3 / 4])
+
+
+def test_who_collapsed_by_hand():
+    # Labels 0 0 0 1 2. One answer for everything is chance, be it right three times of five;
+    # who was at chance before has lost nothing; a label of three kept beside another is above it.
+    labels, own = [0, 0, 0, 1, 2], [0, 1, 2, 3, 4]
+    good, constant = saying(*labels), saying(0, 0, 0, 0, 0)
+    half = saying(0, 0, 0, 1, 0)
+    rows = [own, own, own, [0, 1], [0, 1]]
+    task, before = holders([good, constant, good, good, good], labels, rows)
+    _, after = holders([constant, constant, half, good, saying(1, 2, 0, 0, 0)], labels, rows)
+    assert collapsed(task, before, after) == pytest.approx({0: 1 / 3, 4: 0.0})
+    assert collapsed(task, before, before) == {}

@@ -6,6 +6,7 @@ import pytest
 from fedkd import algorithms
 from fedkd.data.partition import PARTITIONS
 from fedkd.federation import simulate
+from knowledge.training import Training
 from simulations import fed
 from simulations.config import FedExperiment
 from simulations.store import finite
@@ -29,15 +30,32 @@ def test_every_algorithm_runs_to_a_record_of_the_run(name):
     last = rounds[-1]
     assert end["metrics"] == {
         key: last[key]
-        for key in ("accuracy", "accuracy_local", "agreement", "calibration_error")
-        + ("bytes_up", "bytes_down")
+        for key in ("accuracy", "accuracy_median", "accuracy_min", "accuracy_local")
+        + ("agreement", "calibration_error", "bytes_up", "bytes_down")
     }
     assert last["accuracy"] == pytest.approx(statistics.fmean(last["clients"]["accuracy"]))
     assert last["accuracy_std"] == pytest.approx(statistics.stdev(last["clients"]["accuracy"]))
     assert last["accuracy_min"] == min(last["clients"]["accuracy"])
+    assert last["accuracy_median"] == statistics.median(last["clients"]["accuracy"])
     assert last["clients"]["group"] == ["mlp-8", "mlp-9-8", "mlp-8"]
     assert (end["method"], end["data"], end["seed"]) == (name, "digits", 0)
     assert end["protocol"] == "3 clients, dirichlet 0.3, 3 rounds"
+
+
+def demo_dsfl(seed, **distill):
+    local = Training(learning_rate=0.1, epochs=2, batch_size=8)
+    algorithm = algorithms.get("dsfl")(local=local, distill=Training(**distill))
+    return FedExperiment(algorithm, eval_every=5, seed=seed)
+
+
+def test_a_digest_that_wipes_a_client_out_is_named():
+    # Seed 2 with steps that are too large: client 1 ends with one answer for everything.
+    *rounds, end = fed.run(demo_dsfl(2, learning_rate=0.5, epochs=2, batch_size=32))
+    assert set(rounds[-1]["collapsed"]) == {"1"}
+    assert rounds[-1]["clients"]["accuracy"][1] < 0.2 < rounds[-1]["accuracy_median"]
+    (note,) = end["notes"]
+    assert "client 1 " in note
+    assert "distill.learning_rate" in note
 
 
 def test_bytes_add_up_over_rounds():
