@@ -49,7 +49,7 @@ class CFD(Algorithm):
     the paper's active selection. The model in use is the one that has digested the newest q.
     """
 
-    distill: Training = Training(learning_rate=0.5, epochs=3)
+    distill: Training = Training(learning_rate=0.05, epochs=3)
     server: Training = Training("adam", learning_rate=1e-3, epochs=30)
     bits_up: int = 1
     bits_down: int = 8

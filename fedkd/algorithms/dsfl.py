@@ -40,7 +40,7 @@ class DSFL(Algorithm):
     just digested the newest, as in the paper. The server keeps no model of its own.
     """
 
-    distill: Training = Training(learning_rate=0.5, epochs=3)
+    distill: Training = Training(learning_rate=0.2, epochs=3)
     public_size: int | None = None
     aggregation: Literal["era", "sa"] = "era"
     temperature: float = 0.1

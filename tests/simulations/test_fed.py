@@ -1,13 +1,15 @@
 import dataclasses
 import statistics
+from pathlib import Path
 
 import pytest
 
+import simulations
 from fedkd import algorithms
 from fedkd.data.partition import PARTITIONS
 from fedkd.federation import simulate
 from knowledge.training import Training
-from simulations import fed
+from simulations import fed, grid
 from simulations.config import FedExperiment
 from simulations.store import finite
 
@@ -56,6 +58,16 @@ def test_a_digest_that_wipes_a_client_out_is_named():
     (note,) = end["notes"]
     assert "client 1 " in note
     assert "distill.learning_rate" in note
+
+
+@pytest.mark.parametrize("seed", [2, 4])
+def test_no_client_of_the_demo_is_wiped_out(seed):
+    path = Path(simulations.__file__).parent / "experiments" / "demo.toml"
+    experiments = grid.expand(grid.read(path), path.name)
+    (chosen,) = (e for e in experiments if e.name == "dsfl" and e.seed == seed)
+    *rounds, end = fed.run(dataclasses.replace(chosen, eval_every=chosen.rounds))
+    assert end["metrics"]["accuracy_min"] > 0.5
+    assert "collapsed" not in rounds[-1]
 
 
 def test_bytes_add_up_over_rounds():
