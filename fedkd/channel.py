@@ -13,6 +13,7 @@ from fedkd.core import ANY, Algorithm, Claim, Message, Upload
 
 # A label vector written down in float32 misses a sum of one by about 1e-7 a class.
 ROUNDING = 1e-4
+WEIGHT = "weight"  # what a ledger calls the weights of uploads
 
 
 def _same(message: Message) -> Message:
@@ -42,8 +43,9 @@ Stage = Transform | Callable[[Message], Transform]
 class Ledger:
     """Bytes that crossed the network, by direction and message key.
 
-    Only tensors are weighed, in the form in which they are sent. What a transport adds (names,
-    shapes, a client's weight, the list of its labels) is framing, and not counted here.
+    Tensors are weighed in the form in which they are sent; "weight" is the number that each client
+    sends beside them where the server uses it, 8 bytes. What a transport adds (names, shapes, the
+    list of a client's labels) is framing, and not counted here.
     """
 
     up: Counter[str] = field(default_factory=Counter)
@@ -68,6 +70,20 @@ def weigh(message: Message) -> Counter[str]:
     return Counter({key: value.nbytes for key, value in message.items()})
 
 
+def weigh_broadcast(algorithm: Algorithm, sent: Message) -> Counter[str]:
+    """Bytes of a broadcast; none where a party tells itself."""
+    return weigh(sent) if algorithm.central else Counter()
+
+
+def weigh_upload(algorithm: Algorithm, client: int, sent: Upload) -> Counter[str]:
+    """Bytes of a client's upload, as often as it is sent, with the weight where that is used."""
+    size = weigh(sent.payload)
+    if "weight" in algorithm.properties.beyond_training:
+        size[WEIGHT] += 8
+    copies = algorithm.copies(client)
+    return Counter({key: copies * value for key, value in size.items()})
+
+
 @dataclass(frozen=True)
 class Channel:
     """The way up and the way down: ordered transforms, and a border that checks every upload.
@@ -82,10 +98,21 @@ class Channel:
     max_weight: float = 1e7
 
     def carrying(self, algorithm: Algorithm) -> "Channel":
-        """The channel, ended by the algorithm's own coding of messages where it has one."""
+        """The channel, ended by the algorithm's own coding of messages where it has one.
+
+        Raises:
+            ValueError: there is no server, and uploads would be coded by what their sender was
+                told, which nobody else knows.
+        """
+        up, down = (*self.uplink, *algorithm.uplink), (*self.downlink, *algorithm.downlink)
+        if not algorithm.central and not all(isinstance(stage, Transform) for stage in up):
+            raise ValueError(
+                "uploads are coded by what their sender was told, which without a server its "
+                "neighbours do not know; take another compression or algorithm, or the topology "
+                "server"
+            )
         if not (algorithm.uplink or algorithm.downlink):
             return self
-        up, down = (*self.uplink, *algorithm.uplink), (*self.downlink, *algorithm.downlink)
         return replace(self, uplink=up, downlink=down)
 
     def answering(self, told: Message) -> "Channel":

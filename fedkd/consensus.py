@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 
-import torch
 from torch import Tensor
 
 from fedkd.core import Claim, Message, Public, Received, Server, Task, Upload
@@ -63,17 +62,17 @@ def trained_and_asked(
     """Train on private examples, then say what the public ones of the round are."""
     params = fit(predict, params, private, local, supervised)
     probabilities = predictions(predict, params, public)
-    return params, Upload({"probabilities": probabilities}, private.size)
+    return params, Upload({"probabilities": probabilities})
 
 
-def mean_of(uploads: Iterable[Received], key: str, dtype: torch.dtype) -> Tensor:
-    """The mean of a payload tensor over the clients, each counting once; a running float64 sum."""
+def mean_of(uploads: Iterable[Received], key: str) -> Tensor:
+    """The mean of a payload tensor over the clients, each counting once, in float64."""
     total, count = None, 0
     for upload in uploads:
         value = upload.payload[key].double()
         total, count = value if total is None else total + value, count + 1
     assert total is not None
-    return (total / count).to(dtype)
+    return total / count
 
 
 def consensus_message(consensus: Tensor, public: Public) -> Server:

@@ -23,6 +23,15 @@ Message = dict[str, Tensor]
 Server = dict[str, Tensor]
 
 
+def as_sent(numbers: Tensor) -> Tensor:
+    """Numbers in the type in which they cross the network: torch's default floating type.
+
+    The type of the inputs decides nothing: they may be bytes, or numbers of a tokenizer. What is
+    computed from parameters has their type, what is counted is whole.
+    """
+    return numbers.to(torch.get_default_dtype())
+
+
 class Model(NamedTuple):
     """An architecture, without parameters: how to draw them and how to predict with them."""
 
@@ -46,7 +55,7 @@ class Public(NamedTuple):
     Shapes:
         x: (P, ...) all public examples.
         rows: (P_r,) those that this round asks about.
-        order, mask: (S, B) mini-batches over 0 .. P_r - 1, shared by all clients.
+        order, mask: (S, B) mini-batches over 0 .. P_r - 1, shared by all clients; see `Batches`.
         labels: (P,) of all public examples, or None where they have none.
     """
 
@@ -64,7 +73,7 @@ class Public(NamedTuple):
     def lesson(self, targets: Tensor, rows: Tensor | None = None) -> Batches:
         """Mini-batches with targets (P_r, ...) for the public examples `rows` (default: all)."""
         x = self.x if rows is None else self.x[rows.long()]
-        size = torch.tensor(float(len(targets)), dtype=self.x.dtype)
+        size = torch.tensor(len(targets), device=self.order.device)
         return Batches(x, targets, self.order, self.mask, size)
 
 
@@ -73,13 +82,14 @@ class Upload(NamedTuple):
 
     Shapes:
         payload: the message; under each key one tensor.
-        weight: (), how much it should count, in examples; >= 0.
+        weight: (), how much it should count, in examples; >= 0. Where the server counts each client
+            once it is one, and nobody is told how many examples there are.
         rows: (C,) of 0 and 1, or None. Where given, only these rows of each payload tensor cross
             the network (the labels that the client holds); the server sees zeros elsewhere.
     """
 
     payload: Message
-    weight: Tensor
+    weight: Tensor = torch.tensor(1)
     rows: Tensor | None = None
 
 
@@ -144,9 +154,15 @@ class Properties(NamedTuple):
         up, down: what crosses the network, in words.
         architectures: of the clients' own models: "any"; "one feature width" where features are
             compared; "shared within a group" where all parameters go up and are averaged.
-        sum_suffices: whether the server needs no more than a sum over clients of what it reads, so
-            that secure aggregation applies; not to a coding of its own (`uplink`) that is no sum.
+        summand: where the server needs no more than a sum over clients, so that secure aggregation
+            applies, what is summed: each client's "payload", or its "weighted payload", weight x
+            payload, beside the weight (where rows are named, these are summed too). "none" where
+            it needs each upload. What is summed is what the server reads; not so the messages of a
+            coding of the algorithm's own (`uplink`).
         server_learns: what an honest but curious server gets to know of each client.
+        beyond_training: what of an upload is a function of private examples otherwise than by
+            trained parameters: keys of the payload, "rows", "weight" (those of `Upload`). Training
+            with differential privacy covers all the rest of an upload, and nothing of this.
         validation: the examples beside the public ones that the server needs, to select on.
     """
 
@@ -154,8 +170,9 @@ class Properties(NamedTuple):
     up: str
     down: str
     architectures: Literal["any", "one feature width", "shared within a group"]
-    sum_suffices: bool
+    summand: Literal["none", "payload", "weighted payload"]
     server_learns: str
+    beyond_training: tuple[str, ...] = ()
     validation: Literal["none", "labelled"] = "none"
 
 
@@ -178,6 +195,15 @@ class Algorithm(ABC):
     def public_training(self) -> Training | None:
         """How models are fitted to public examples; None where there are none to fit to."""
         return None
+
+    @property
+    def central(self) -> bool:
+        """Whether there is a server; where not, a broadcast is what a party tells itself alone."""
+        return True
+
+    def copies(self, client: int) -> int:
+        """How many times an upload of a client crosses the network: once, to the server."""
+        return 1
 
     @property
     def asks(self) -> int | None:

@@ -73,7 +73,7 @@ def label_counts(private: Batches, classes: int) -> Tensor:
     index = private.order.flatten()
     labels = torch.arange(classes, device=index.device)
     member: Tensor = private.y[index].unsqueeze(1) == labels
-    return (member * private.first.unsqueeze(1)).sum(dim=0).to(private.x.dtype)
+    return (member * private.first.unsqueeze(1)).sum(dim=0)
 
 
 def _width(task: Task, group: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fedkd.channel import Channel, Ledger, weigh
+from fedkd.channel import Channel, Ledger, weigh_broadcast, weigh_upload
 from fedkd.core import (
     Algorithm,
     Client,
@@ -227,7 +227,7 @@ def open_round(
             sent = channel.send_down(message, generator(seed, "down", index, len(encoded)))
             encoded[identity] = message, sent  # the message is kept, so that its ids stay taken
         opening.sent[client] = encoded[identity][1]
-        opening.ledger.down.update(weigh(opening.sent[client]))
+        opening.ledger.down.update(weigh_broadcast(algorithm, opening.sent[client]))
     return opening
 
 
@@ -263,7 +263,7 @@ def close_round(
     def received() -> Iterator[Received]:
         for client, upload in sent:
             group = groups[client]
-            ledger.up.update(weigh(upload.payload))
+            ledger.up.update(weigh_upload(algorithm, client, upload))
             try:
                 read = channel.answering(told[client]).read_up(upload, claims[group])
             except ValueError as reason:

@@ -12,6 +12,7 @@ features that can be compared.
 
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fedkd.core import Model
 from fedkd.networks import cnn, initialiser, lenet, mlp, mobile, resnet8, with_features
 from knowledge.outputs import Outputs
-from knowledge.training import Params
+from knowledge.training import Network, Params
 
 __all__ = ["build", "cnn", "from_module", "lenet", "mlp", "mobile", "names", "resnet8"]
 
@@ -30,6 +31,8 @@ FEW = {"lenet": 0, "resnet8": 1}  # how many numbers a name may have; any where 
 
 def build(name: str, shape: Sequence[int], num_classes: int) -> Model:
     """The model of a name, for inputs of a shape: `build("mlp-128-64", (1, 8, 8), 10)`.
+
+    Inputs may be of any type; they are read in that of the parameters.
 
     Raises:
         ValueError: the name is none of a model; the message lists them.
@@ -48,12 +51,11 @@ def build(name: str, shape: Sequence[int], num_classes: int) -> Model:
     if at:
         return with_features(build(body, shape, int(width)), int(width), num_classes)
     sizes = tuple(int(n) for n in numbers)
-    if family == "resnet8":
-        return resnet8(shape, num_classes, *sizes)
-    if family == "lenet":
-        return lenet(shape, num_classes)
+    few: dict[str, Callable[..., Model]] = {"lenet": lenet, "resnet8": resnet8}
+    if family in few:
+        return _of_any_inputs(few[family](shape, num_classes, *sizes))
     make = {"mlp": mlp, "cnn": cnn, "mobile": mobile}[family]
-    return make(shape, num_classes, sizes) if sizes else make(shape, num_classes)
+    return _of_any_inputs(make(shape, num_classes, sizes) if sizes else make(shape, num_classes))
 
 
 def names() -> tuple[str, ...]:
@@ -88,6 +90,21 @@ def from_module(build: Callable[[], nn.Module]) -> Model:
         return result if isinstance(result, Outputs) else Outputs(result)
 
     return Model(initialiser(shapes), predict)
+
+
+def _of_any_inputs(model: Model) -> Model:
+    """The model, which reads its inputs in the type of its parameters."""
+    network = model.predict
+    assert isinstance(network, Network)
+
+    def reading(form: Callable[..., Any]) -> Callable[..., Any]:
+        def read(params: Params, x: Tensor, *more: Any) -> Any:
+            return form(params, x.to(next(iter(params.values())).dtype), *more)
+
+        return read
+
+    backward = network.backward and reading(network.backward)
+    return Model(model.init, Network(reading(network.one), reading(network.stack), backward))
 
 
 def _is_size(number: str) -> bool:

@@ -9,14 +9,13 @@ servers are one and the same, and the run is the one with a server.
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fedkd.channel import Channel, Ledger, Stage, weigh
+from fedkd.channel import Channel, Stage
 from fedkd.core import (
     Algorithm,
     Claim,
@@ -39,7 +38,7 @@ class Gossip(Algorithm):
     It is an algorithm itself, so that rounds, engines and checkpoints take it as they take any: its
     server is all local servers in one, under keys `PEER/KEY`. A peer that is not in a round's
     cohort sends nothing, but hears; who hears nobody keeps what it knows. Up: the upload, once over
-    each link. Down: nothing.
+    each link. Down: nothing; a peer's broadcast is what it tells itself, and is not weighed.
 
     Attributes:
         algorithm: what peers do.
@@ -58,6 +57,15 @@ class Gossip(Algorithm):
     def public_training(self) -> Training | None:
         """That of the algorithm."""
         return self.algorithm.public_training
+
+    @property
+    def central(self) -> bool:
+        """There is no server."""
+        return False
+
+    def copies(self, client: int) -> int:
+        """An upload goes to each of those who hear the peer, but itself."""
+        return sum(client in hears for peer, hears in self.neighbourhoods.items() if peer != client)
 
     @property
     def asks(self) -> int | None:
@@ -129,21 +137,19 @@ def gossip(algorithm: Algorithm, neighbourhoods: Mapping[int, frozenset[int]]) -
         neighbourhoods: peer -> whom it hears, itself included (`Topology.neighbourhoods`).
 
     Raises:
-        ValueError: a peer does not hear itself.
+        ValueError: a peer does not hear itself; or the algorithm selects on examples that only a
+            server has. (Codings that neighbours cannot read are refused by `Channel.carrying`.)
     """
+    if algorithm.properties.validation != "none":
+        raise ValueError(
+            f"{type(algorithm).__name__} with these settings selects on labelled examples of the "
+            "server, and among peers there is none; change the settings, or take the topology "
+            "server"
+        )
     for peer, hears in neighbourhoods.items():
         if peer not in hears:
             raise ValueError(f"peer {peer} must hear itself, its neighbourhood is {sorted(hears)}")
     return Gossip(algorithm.local, algorithm, neighbourhoods)
-
-
-def traffic(current: Round, degree: Mapping[int, int]) -> Ledger:
-    """Bytes over all links in a round: each upload once for each neighbour, and nothing down."""
-    total: Counter[str] = Counter()
-    for peer, upload in current.sent.items():
-        for key, size in weigh(upload.payload).items():
-            total[key] += size * degree[peer]
-    return Ledger(up=total)
 
 
 def consensus_distance(

@@ -22,14 +22,14 @@ def own_examples(private: Batches, epochs: int) -> tuple[Tensor, Tensor, Tensor]
 
     Shapes:
         gives (M,) rows of `private.x`, ascending, and behind them rows of nobody; (M,) own rows to
-        take in the places of these; (M,) 1 for an example and 0 behind them.
+        take in the places of these; (M,) bool, whether it is an example.
     """
     steps = -(-private.steps // epochs) if epochs else 0  # the first epoch lies within these
     order = private.order[:steps].flatten()
     first = private.first[: len(order)]
     nobody = len(private.y)
     rows = torch.where(first, order, nobody).sort().values
-    return rows, order, (rows < nobody).to(private.mask.dtype)
+    return rows, order, rows < nobody
 
 
 def with_teacher(private: Batches, examples: Tensor, said: Tensor) -> Batches:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedkd.channel import Channel, weigh
+from fedkd.channel import Channel, weigh_broadcast, weigh_upload
 from fedkd.clock import Arrival, Clock, Device, closing, seconds
 from fedkd.core import Algorithm, Client, Message, Public, Task, Upload
 from fedkd.engines.sequential import sequential
@@ -118,8 +118,8 @@ def simulate_timed(
         for client, given in zip(there, inputs, strict=True):
             if client.id in sent:
                 told, upload = opening.sent[client.id], sent[client.id]
-                sizes = weigh(told).total(), weigh(upload.payload).total()
-                time = seconds(speed[client.id], sum(sizes), steps_of(algorithm, *given))
+                size = weigh_broadcast(algorithm, told) + weigh_upload(algorithm, client.id, upload)
+                time = seconds(speed[client.id], size.total(), steps_of(algorithm, *given))
                 arrival = Arrival(now + time, index)
                 pending[client.id] = Pending(arrival, params[client.id], upload, told)
         now = closing(clock, [one.arrival for one in pending.values()], now, index)
@@ -135,7 +135,7 @@ def simulate_timed(
             algorithm, task, server, groups, channel, answered, sorted(counting.items()), public
         )
         for number in late:  # too late to count, but sent all the same
-            ledger.up.update(weigh(arrived[number].upload.payload))
+            ledger.up.update(weigh_upload(algorithm, number, arrived[number].upload))
         yield Moment(
             index,
             server,

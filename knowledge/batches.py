@@ -33,8 +33,8 @@ class Batches(NamedTuple):
     Shapes:
         x: (N, ...) features and y: (N, ...) targets: labels, or one row of probabilities each,
             or a tuple of such tables.
-        order: (S, B) rows of x and y; mask: (S, B) 1 for an example, 0 for padding.
-        size: () how many different examples there are.
+        order: (S, B) rows of x and y; mask: (S, B) bool, whether it is an example or padding.
+        size: () how many different examples there are, a whole number.
     """
 
     x: Tensor
@@ -54,8 +54,8 @@ class Batches(NamedTuple):
 
         Those are the examples of the first epoch; what comes behind are padding and repetitions.
         """
-        mask = self.mask.flatten()
-        return (mask > 0) & (mask.cumsum(dim=0) <= self.size)
+        mask = self.mask.flatten().bool()
+        return mask & (mask.cumsum(dim=0) <= self.size)
 
     def padded(self, steps: int) -> "Batches":
         """The same batches followed by all-padding ones, `steps` in total."""
@@ -83,14 +83,14 @@ def draw(examples: Examples, training: Training, generator: torch.Generator) -> 
     for epoch in index:
         order = torch.randperm(count, generator=generator)
         epoch[:] = rows[order[places % max(count, 1)]]
-    mask = (places < count).to(examples.x.dtype)
+    mask = places < count
     device = examples.x.device  # draws are made on the CPU, the same for any device
     return Batches(
         x=examples.x,
         y=examples.y,
         order=index.reshape(-1, width)[:steps].to(device),
         mask=mask.repeat(epochs).reshape(-1, width)[:steps].to(device),
-        size=torch.tensor(float(count), dtype=examples.x.dtype, device=device),
+        size=torch.tensor(count, device=device),
     )
 
 

@@ -83,7 +83,8 @@ def fit(lesson: Lesson, params: Params, batches: Batches, context: tuple[Any, ..
         )
     sorted_steps = steps[longest_first].tolist()
     values = [value.clone(memory_format=torch.contiguous_format) for value in params.values()]
-    weight = batches.mask / batches.mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    mask = batches.mask.to(values[0].dtype)
+    weight = mask / mask.sum(dim=-1, keepdim=True).clamp(min=1)
     optimiser = rule(lesson.training)
     state = optimiser.init(values)
     active = 0

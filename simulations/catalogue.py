@@ -134,7 +134,9 @@ def _print(kind: str, entries: list[Record]) -> None:
 
 
 def _text(value: Any) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "nothing"
+    return str(value)
 
 
 def _entry(name: str, documented: Any) -> Record:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from fedkd import compression
-from fedkd.channel import Channel, Ledger, Transform
+from fedkd.channel import Channel, weigh_upload
 from fedkd.clock import Clock
 from fedkd.core import Algorithm
 from fedkd.data.federate import Federation
 from fedkd.federation import Engine, Round, simulate
-from fedkd.peers import consensus_distance, gossip, traffic
+from fedkd.peers import consensus_distance, gossip
 from fedkd.sampling import everyone, uniform
 from fedkd.shelf import Shelf
 from fedkd.timed import Moment, check_clock, pack, simulate_timed, unpack
@@ -61,12 +61,6 @@ class Course:
             moment = None if after is None else unpack(after)
             yield from simulate_timed(self.algorithm, *parties, e.clock, after=moment, **more)
 
-    def ledger(self, current: Round) -> Ledger:
-        """Bytes of a round: up and down, or over all links between peers."""
-        if self.topology is None:
-            return current.ledger
-        return traffic(current, self.topology.degree)
-
     def said(self, federation: Federation, current: Round) -> Record:
         """What a round's record says beside scores and bytes."""
         record: Record = {"checksum": checksum(current)}
@@ -81,7 +75,7 @@ class Course:
             record |= {
                 "consensus_distance": None if math.isnan(apart) else apart,
                 "bytes_per_link": {
-                    str(peer): sum(v.nbytes for v in upload.payload.values())
+                    str(peer): weigh_upload(self.experiment.algorithm, peer, upload).total()
                     for peer, upload in current.sent.items()
                 },
             }
@@ -116,13 +110,6 @@ def course(experiment: FedExperiment, federation: Federation) -> Course:
     check_clock(e.algorithm, federation.task, e.clock)
     if e.topology == "server":
         return Course(e, e.algorithm, channel)
-    stages = channel.carrying(e.algorithm).uplink
-    if not all(isinstance(stage, Transform) for stage in stages):
-        raise ValueError(
-            f"topology {e.topology}: uploads are coded as differences to what their sender was "
-            "told, which its neighbours do not know; take another compression or algorithm, or "
-            "the topology server"
-        )
     from fedkd.topology import build  # networkx takes a while to import
 
     numbers = [client.id for client in federation.clients]
@@ -134,7 +121,9 @@ def course(experiment: FedExperiment, federation: Federation) -> Course:
         rewiring=e.rewiring,
         radius=e.radius,
     )
-    return Course(e, gossip(e.algorithm, topology.neighbourhoods), channel, topology)
+    among = gossip(e.algorithm, topology.neighbourhoods)
+    channel.carrying(among)  # refuses what peers could not read
+    return Course(e, among, channel, topology)
 
 
 def saved(current: Round) -> Round:

@@ -126,7 +126,7 @@ def _rounds(
     before, total = found or (None, Ledger())
     record, scores, current = {}, {}, before
     for current in way.rounds(federation, engine, before, shelf):
-        ledger = way.ledger(current)
+        ledger = current.ledger
         total += ledger
         due = current.index % experiment.eval_every == 0 or current.index == experiment.rounds
         scores = _scores(way, federation, current, engine) if due else {}

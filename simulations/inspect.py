@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fedkd import checkpoint
-from fedkd.channel import weigh
+from fedkd.channel import weigh_broadcast, weigh_upload
 from fedkd.core import Message
 from fedkd.data.federate import Federation
 from fedkd.federation import Round
@@ -94,24 +94,25 @@ def _payloads(
 
 def _said(way: Course, current: Round, client: int, verified: bool) -> Record:
     """The round, the sums of bytes, and what became of the upload."""
-    sent = client in current.sent
+    upload = current.sent.get(client)
+    counts = "weight" in way.algorithm.properties.beyond_training
     record: Record = {
         "record": "inspect",
         "round": current.index,
         "client": client,
-        "bytes_down": weigh(current.told.get(client, {})).total(),
-        "bytes_up": weigh(current.sent[client].payload).total() if sent else 0,
-        "weight": float(current.sent[client].weight) if sent else None,
+        "bytes_down": weigh_broadcast(way.algorithm, current.told.get(client, {})).total(),
+        "bytes_up": weigh_upload(way.algorithm, client, upload).total() if upload else 0,
+        "weight": float(upload.weight) if upload and counts else None,
         "checksum": checksum(current) if verified else None,
     }
     if way.topology is not None:
         hears = sorted(way.topology.neighbourhoods[client] - {client})
-        record |= {"sent_to": hears, "bytes_down": 0, "bytes_up": record["bytes_up"] * len(hears)}
+        record["sent_to"] = hears
     if client in current.rejected:
         record["rejected"] = current.rejected[client]
     if client in current.failed:
         record["failed"] = current.failed[client]
-    if not sent and client not in current.failed:
+    if upload is None and client not in current.failed:
         record["pending"] = "its upload was still on its way"
     if client in getattr(current, "late", ()):
         record["late"] = "too late to count"

@@ -36,12 +36,11 @@ def get(name: str) -> type[Algorithm]:
 
 def table() -> str:
     """What each algorithm declares, as a table in Markdown, one row for each."""
-    heads = ["name", "public data", "client models", "up", "down", "a sum suffices"]
-    rows = [[*heads, "the server learns"]]
-    rows.append(["---"] * len(rows[0]))
+    heads = ["name", "public data", "client models", "up", "down", "summand", "the server learns"]
+    rows = [[*heads, "beyond training"], ["---"] * (len(heads) + 1)]
     for name in names():
         p = get(name).properties
-        suffices = "yes" if p.sum_suffices else "no"
-        said = [p.public, p.architectures, p.up, p.down, suffices, p.server_learns]
+        beyond = ", ".join(f"`{part}`" for part in p.beyond_training) or "nothing"
+        said = [p.public, p.architectures, p.up, p.down, p.summand, p.server_learns, beyond]
         rows.append([f"`{name}`", *said])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

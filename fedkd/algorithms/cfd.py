@@ -16,7 +16,18 @@ from fedkd.consensus import (
     student,
     trained_and_asked,
 )
-from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
+from fedkd.core import (
+    Algorithm,
+    Claim,
+    Message,
+    Properties,
+    Public,
+    Received,
+    Server,
+    Task,
+    Upload,
+    as_sent,
+)
 from knowledge.batches import Examples, draw
 from knowledge.randomness import generator as stream
 from knowledge.training import Batches, Params, Predict, Training, fit
@@ -59,7 +70,7 @@ class CFD(Algorithm):
         up="predictions for public examples, in a few bits",
         down="the server model's predictions for them, in a few bits",
         architectures="any",
-        sum_suffices=True,
+        summand="payload",
         server_learns="the client's quantised predictions for public examples",
     )
 
@@ -122,7 +133,7 @@ class CFD(Algorithm):
     ) -> Server:
         """Distil the mean of the votes into the server's model, and let that speak."""
         assert public is not None
-        votes = mean_of(uploads, "probabilities", public.x.dtype)
+        votes = as_sent(mean_of(uploads, "probabilities"))
         shuffles = stream(int(server["seed"]), "shuffle", int(server["round"]))
         lesson = draw(Examples(public.x, votes, public.rows), self.server, shuffles)
         predict = task.models[largest(task)].predict

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from fedkd.consensus import (
     check_public_size,
     consensus_message,
@@ -15,7 +13,18 @@ from fedkd.consensus import (
     student,
     trained_and_asked,
 )
-from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
+from fedkd.core import (
+    Algorithm,
+    Claim,
+    Message,
+    Properties,
+    Public,
+    Received,
+    Server,
+    Task,
+    Upload,
+    as_sent,
+)
 from knowledge import ensemble
 from knowledge.training import Batches, Params, Predict, Training
 
@@ -50,7 +59,7 @@ class DSFL(Algorithm):
         up="predictions for the round's public examples",
         down="the sharpened mean prediction for each of them",
         architectures="any",
-        sum_suffices=True,
+        summand="payload",
         server_learns="the client's predictions for public examples",
     )
 
@@ -103,7 +112,7 @@ class DSFL(Algorithm):
     ) -> Server:
         """Sharpen the mean."""
         assert public is not None
-        consensus = mean_of(uploads, "probabilities", torch.float64)
+        consensus = mean_of(uploads, "probabilities")
         if self.aggregation == "era":
             consensus = ensemble.entropy_reduced(consensus.unsqueeze(0), self.temperature)
-        return consensus_message(consensus.to(public.x.dtype), public)
+        return consensus_message(as_sent(consensus), public)

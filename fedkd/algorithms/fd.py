@@ -38,8 +38,9 @@ class FD(Algorithm):
         up="the mean prediction for each label held",
         down="the mean of the others' mean predictions for each label",
         architectures="any",
-        sum_suffices=False,  # a sum gives the mean, but leaving a client out takes its own row
+        summand="none",  # a sum gives the mean, but leaving a client out takes its own row
         server_learns="which labels the client holds, and its mean prediction for each",
+        beyond_training=("means", "rows"),
     )
 
     def broadcast(self, server: Server, client: int, group: str) -> Message:
@@ -73,7 +74,7 @@ class FD(Algorithm):
         params = fit(predict, params, private, self.local, loss, received)
         logits = logits_of(predict, params, private.x, each_once(private))
         means, held = label_means(logits.softmax(dim=-1), private, logits.shape[-1])
-        return params, Upload({"means": means}, private.size, rows=held)
+        return params, Upload({"means": means}, rows=held)
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """A distribution for each label."""

@@ -18,7 +18,7 @@ class FedAvg(Algorithm):
     https://arxiv.org/abs/1602.05629
 
     Client: w_k <- argmin sum CE(y, f(x; w)) from w. Server: w <- sum_k n_k w_k / sum_k n_k.
-    Up and down: all parameters, 4 W bytes each way in float32.
+    Up and down: all parameters, 4 W bytes each way in float32; up, n_k as well.
 
     Convention: clients of different architectures cannot be averaged; each group has an average of
     its own, and a group of which nobody took part keeps what it has.
@@ -29,8 +29,9 @@ class FedAvg(Algorithm):
         up="all parameters",
         down="all parameters of the group's average",
         architectures="shared within a group",
-        sum_suffices=True,
+        summand="weighted payload",
         server_learns="the client's parameters and the number of its examples",
+        beyond_training=("weight",),
     )
 
     def init(self, task: Task, generator: torch.Generator) -> Server:

@@ -33,7 +33,7 @@ class FedDF(FedAvg):
     Clients: as in FedAvg. Server: teacher z(x) = mean_k z_k(x), the mean of the logits of all
     uploaded models, whatever their architecture; for each architecture, from the average of its
     clients, minimise KL(softmax(z) || softmax(f)) on unlabelled public examples.
-    Up and down: all parameters, 4 W bytes each way in float32.
+    Up and down: all parameters, 4 W bytes each way in float32; up, n_k as well.
 
     Conventions: temperature 1 and no T^2. The mean is over logits as in the paper's AvgLogits: the
     server computes them from parameters that it has already averaged, so nothing is gained by
@@ -51,8 +51,9 @@ class FedDF(FedAvg):
         up="all parameters",
         down="all parameters of the group's distilled model",
         architectures="shared within a group",
-        sum_suffices=False,
+        summand="none",
         server_learns="the client's parameters and the number of its examples",
+        beyond_training=("weight",),
     )
 
     def __post_init__(self) -> None:
@@ -106,19 +107,20 @@ class _Crowd:
 
     def __init__(self, task: Task, public: Public) -> None:
         self._task, self._public, self._count = task, public, 0
-        self._sum = torch.zeros((), dtype=torch.float64)
+        self._sum, self._kind = torch.zeros((), dtype=torch.float64), torch.float64
 
     def hearing(self, uploads: Iterable[Received]) -> Iterable[Received]:
         """The same uploads, each heard as it passes."""
         for upload in uploads:
             predict, public = self._task.models[upload.group].predict, self._public
             logits = logits_of(predict, upload.payload, public.x, public.rows)
-            self._sum, self._count = self._sum.to(logits.device) + logits, self._count + 1
+            self._sum, self._kind = self._sum.to(logits.device) + logits, logits.dtype
+            self._count += 1
             yield upload
 
     def mean(self) -> Tensor:
         """The teacher, (P_r, C) logits."""
-        return (self._sum / self._count).to(self._public.x.dtype)
+        return (self._sum / self._count).to(self._kind)
 
 
 def _towards(outputs: Outputs, y: Tensor) -> Tensor:

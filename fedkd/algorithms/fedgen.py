@@ -8,7 +8,18 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from fedkd.algorithms.fedavg import FedAvg, average_by_group, of_group
-from fedkd.core import Claim, Message, Model, Properties, Public, Received, Server, Task, Upload
+from fedkd.core import (
+    Claim,
+    Message,
+    Model,
+    Properties,
+    Public,
+    Received,
+    Server,
+    Task,
+    Upload,
+    as_sent,
+)
 from fedkd.features import feature_width, head_names, label_counts
 from fedkd.generator import lessons, maker, seeds, teaching
 from knowledge.outputs import Outputs
@@ -31,7 +42,7 @@ class FedGen(FedAvg):
     Server: averages parameters by group, and trains G on
         mean_{e, l ~ p} sum_k n_kl / n_l CE(l, g_k(G(e, l))) + diversity exp(-mean_ij d_ij),
         d_ij = mean (e_i - e_j)^2 mean |G_i - G_j|.
-    Up: all parameters, 4 W bytes, and label counts, 4 C. Down: 4 W, features 4 C M D, and p.
+    Up: all parameters, 4 W bytes, label counts, 4 C, and n_k. Down: 4 W, features 4 C M D, and p.
 
     Conventions: the server sends M = `samples` features for each label, drawn anew in each round,
     in place of G; clients need no generator. q is of the averaged head that came with them, and
@@ -55,8 +66,9 @@ class FedGen(FedAvg):
         up="all parameters, and how many examples of each label there are",
         down="all parameters of the group's average, and generated features",
         architectures="shared within a group",
-        sum_suffices=False,
+        summand="none",
         server_learns="the client's parameters and its number of examples of each label",
+        beyond_training=("label_counts", "weight"),
     )
 
     def __post_init__(self) -> None:
@@ -115,7 +127,7 @@ class FedGen(FedAvg):
 
         extra = on_generated if made else None
         trained = fit(predict, start, private, self.local, loss, made, penalty=extra)
-        counts = label_counts(private, len(start[bias]))
+        counts = as_sent(label_counts(private, len(start[bias])))
         return trained, Upload(trained | {"label_counts": counts}, private.size)
 
     def deploy(

@@ -17,6 +17,7 @@ from fedkd.core import (
     Server,
     Task,
     Upload,
+    as_sent,
 )
 from fedkd.shown import (
     SHOWN,
@@ -64,8 +65,9 @@ class FedGKT(Algorithm):
         up="features, logits and label of every private example",
         down="the server's logits for each of them",
         architectures="any",
-        sum_suffices=False,
+        summand="none",
         server_learns="features, label and the client's logits of every private example",
+        beyond_training=("features", "logits", "labels", "rows"),
     )
 
     def __post_init__(self) -> None:
@@ -113,10 +115,10 @@ class FedGKT(Algorithm):
         examples, spare, held = own_examples(private, self.local.epochs)
         lesson = with_teacher(private, examples, received["logits"]) if received else private
         params = fit(predict, params, lesson, self.local, loss)
-        shown = torch.where(held > 0, examples, spare)
+        shown = torch.where(held, examples, spare)
         hidden, logits = features_and_logits(predict, params, private.x, shown)
         payload = dict(zip(SHOWN, (hidden, logits, private.y[shown].int()), strict=True))
-        return params, Upload(payload, private.size, rows=held)
+        return params, Upload(payload, rows=as_sent(held))
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """Of as many examples as the client has: vectors, logits, labels."""

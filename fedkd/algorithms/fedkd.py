@@ -43,7 +43,7 @@ class FedKD(Algorithm):
     sum_{i <= K} s_i^2 >= T sum_i s_i^2, where T goes from `energy_start` to `energy_end` in
     `ramp` rounds. Server: mentee + the mean update by number of examples.
     Up: 4 K (O + I) bytes for a matrix (O, I), 4 O I where that is less, and 4 W for vectors; one
-    triplet at least. Down: the mentee, 4 W bytes, and T.
+    triplet at least; and the number of examples. Down: the mentee, 4 W bytes, and T.
 
     Conventions: in each KL the peer is a constant, summed over the classes; so is the divisor,
     which is taken for each example, and is FLOOR at least. V starts each round as the identity, and
@@ -63,8 +63,9 @@ class FedKD(Algorithm):
         up="the largest singular triplets of the shared model's update",
         down="the shared model's parameters",
         architectures="any",
-        sum_suffices=True,
+        summand="weighted payload",
         server_learns="most of the shared model's update, and the number of the client's examples",
+        beyond_training=("weight",),
     )
 
     def __post_init__(self) -> None:
@@ -107,7 +108,7 @@ class FedKD(Algorithm):
         both = pair(predict, shared_predict(self.mentee, private.x))
         start = joined(params, mentee)
         shown = both(start, private.x[:1]).hidden
-        start["map"] = torch.eye(shown[1].shape[-1], shown[2].shape[-1], dtype=private.x.dtype)
+        start["map"] = torch.eye(shown[1].shape[-1], shown[2].shape[-1], dtype=shown[1].dtype)
         trained = fit(_mapped(both), start, private, self.local, _mutual)
         after = part(trained, SHARED)
         update = {key: after[key] - before for key, before in mentee.items()}

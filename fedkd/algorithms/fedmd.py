@@ -15,7 +15,18 @@ from fedkd.consensus import (
     predictions_claim,
     soft,
 )
-from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
+from fedkd.core import (
+    Algorithm,
+    Claim,
+    Message,
+    Properties,
+    Public,
+    Received,
+    Server,
+    Task,
+    Upload,
+    as_sent,
+)
 from knowledge.outputs import Outputs
 from knowledge.training import Batches, Params, Predict, Training, fit, logits_of, supervised
 
@@ -54,7 +65,7 @@ class FedMD(Algorithm):
         up="predictions for the round's public examples",
         down="the mean prediction for each of them",
         architectures="any",
-        sum_suffices=True,
+        summand="payload",
         server_learns="the client's predictions for public examples",
     )
 
@@ -107,7 +118,7 @@ class FedMD(Algorithm):
         params = fit(predict, params, private, self.local, supervised)
         logits = logits_of(predict, params, public.x, public.rows)
         said = logits if self.exchange == "logits" else logits.softmax(dim=-1)
-        return params, Upload({self.exchange: said}, private.size)
+        return params, Upload({self.exchange: said})
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """A distribution (or logits) for each public example of the round."""
@@ -120,7 +131,7 @@ class FedMD(Algorithm):
         """Each client counts once."""
         assert public is not None
         heard: list[int] = []
-        consensus = mean_of(_noted(uploads, heard), self.exchange, public.x.dtype)
+        consensus = as_sent(mean_of(_noted(uploads, heard), self.exchange))
         if not self.pretrain:
             return consensus_message(consensus, public)
         known = server[MET].tolist() if MET in server else []

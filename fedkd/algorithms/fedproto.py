@@ -47,8 +47,9 @@ class FedProto(Algorithm):
         up="the mean features for each label held",
         down="the mean of these for each label",
         architectures="one feature width",
-        sum_suffices=True,
+        summand="payload",
         server_learns="which labels the client holds, and its mean features for each",
+        beyond_training=("prototypes", "rows"),
     )
 
     def __post_init__(self) -> None:
@@ -87,7 +88,7 @@ class FedProto(Algorithm):
         values = logits_of(features(predict), params, private.x, each_once(private))
         _, bias = head_names(params)
         means, held = label_means(values, private, len(params[bias]))
-        return params, Upload({"prototypes": means}, private.size, rows=held)
+        return params, Upload({"prototypes": means}, rows=held)
 
     def deploy(
         self, predict: Predict, params: Params, received: Message, public: Public | None

@@ -22,7 +22,7 @@ class FedProx(FedAvg):
 
     Client: w_k <- argmin mean CE(y, f(x; w)) + mu/2 ||w - w_server||^2 from w_server, with the mean
     over a mini-batch. Server: w <- sum_k n_k w_k / sum_k n_k.
-    Up and down: all parameters, 4 W bytes each way in float32.
+    Up and down: all parameters, 4 W bytes each way in float32; up, n_k as well.
 
     Conventions: the average is by number of examples, as in FedAvg; the paper draws clients by it
     instead, and counts each once. All clients do the same number of epochs.

@@ -44,8 +44,9 @@ class FedTGP(FedProto):
         up="the mean features for each label held",
         down="a trained prototype for each label",
         architectures="one feature width",
-        sum_suffices=False,
+        summand="none",
         server_learns="which labels the client holds, and its mean features for each",
+        beyond_training=("prototypes", "rows"),
     )
 
     def __post_init__(self) -> None:

@@ -34,7 +34,8 @@ class FML(Algorithm):
         a CE(y, f(x)) + (1 - a) KL(g || f)  for the own model, a = `own_weight`,
         b CE(y, g(x)) + (1 - b) KL(f || g)  for the meme, b = `meme_weight`.
     Server: the mean of the memes by number of examples.
-    Up and down: the meme's parameters, 4 W bytes each way in float32; the own model never leaves.
+    Up and down: the meme's parameters, 4 W bytes each way in float32; up, the number of examples
+    as well. The own model never leaves.
 
     Conventions: in each KL the peer is a constant, summed over the classes, at temperature 1. The
     model in use is the client's own. The meme's architecture is one of `fedkd.models`.
@@ -49,9 +50,10 @@ class FML(Algorithm):
         up="the shared model's parameters",
         down="the mean of the shared model's parameters",
         architectures="any",
-        sum_suffices=True,
+        summand="weighted payload",
         server_learns="the parameters of the shared model as the client trained it, and the number "
         "of its examples",
+        beyond_training=("weight",),
     )
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ class Local(Algorithm):
         up="nothing",
         down="nothing",
         architectures="any",
-        sum_suffices=True,
+        summand="payload",
         server_learns="who takes part",
     )
 
@@ -35,4 +35,4 @@ class Local(Algorithm):
         public: Public | None,
     ) -> tuple[Params, Upload]:
         """Train, and send nothing."""
-        return fit(predict, params, private, self.local, supervised), Upload({}, private.size)
+        return fit(predict, params, private, self.local, supervised), Upload({})

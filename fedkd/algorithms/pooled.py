@@ -7,7 +7,18 @@ import torch
 from torch import Tensor
 
 from fedkd.algorithms.fedavg import FedAvg, of_group
-from fedkd.core import ANY, Claim, Message, Properties, Public, Received, Server, Task, Upload
+from fedkd.core import (
+    ANY,
+    Claim,
+    Message,
+    Properties,
+    Public,
+    Received,
+    Server,
+    Task,
+    Upload,
+    as_sent,
+)
 from knowledge.randomness import generator as stream
 from knowledge.training import Batches, Examples, Params, Predict, draw, fit, supervised
 
@@ -34,8 +45,9 @@ class Pooled(FedAvg):
         up="all examples and their labels",
         down="all parameters of a model trained on everybody's examples",
         architectures="any",
-        sum_suffices=False,
+        summand="none",
         server_learns="everything: each example of the client, and its label",
+        beyond_training=("x", "y", "rows"),
     )
 
     def __post_init__(self) -> None:
@@ -56,8 +68,8 @@ class Pooled(FedAvg):
     ) -> tuple[Params, Upload]:
         """Send the examples, each once."""
         index = private.order.flatten()
-        examples = {"x": private.x[index], "y": private.y[index].to(private.x.dtype)}
-        return received, Upload(examples, private.size, rows=private.first.to(private.x.dtype))
+        examples = {"x": as_sent(private.x[index]), "y": as_sent(private.y[index])}
+        return received, Upload(examples, rows=as_sent(private.first))
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """As many examples as there are."""

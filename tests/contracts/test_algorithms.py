@@ -18,13 +18,15 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fedkd import algorithms
-from fedkd.channel import Channel, Transform
+from fedkd.channel import Channel, Transform, weigh
 from fedkd.core import Failure, Received, Upload
+from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
+from fedkd.evaluation import evaluate
 from fedkd.federation import deployed, private_of, public_of, simulate
 from fedkd.sampling import available, everyone, uniform
 from knowledge.randomness import generator as stream
-from knowledge.training import Training
+from knowledge.training import Examples, Training
 
 every_algorithm = pytest.mark.parametrize("name", algorithms.names())
 PREDICTIONS = [n for n in algorithms.names() if "prediction" in algorithms.get(n).properties.up]
@@ -177,27 +179,109 @@ def test_predictions_are_what_most_algorithms_exchange():
     assert all(algorithms.get(n).properties.architectures == "any" for n in PREDICTIONS)
 
 
+def received(algorithm, federation, weights):
+    """What the server reads of the clients' first uploads, with other weights."""
+    server = algorithm.init(federation.task, stream(0))
+    for client, weight in zip(federation.clients, weights, strict=True):
+        _, upload = update(algorithm, federation, client, server)
+        yield Received(client.id, client.group, upload.payload, weight, upload.rows)
+
+
+def update(algorithm, federation, client, server):
+    """A client's half of a round."""
+    predict = federation.task.models[client.group].predict
+    told = algorithm.broadcast(server, client.id, client.group)
+    private = private_of(algorithm, client, 0, 1)
+    public = public_of(algorithm, federation.task, 0, 1)
+    return algorithm.client_update(predict, client.params, told, private, public)
+
+
 @every_algorithm
-def test_a_sum_of_uploads_suffices_if_and_only_if_declared(name, tiny, double):
-    # Three clients with different examples of the same labels. When each sends the mean of what the
-    # three would have sent, all sums over clients stay what they are.
-    federation, group = tiny(["mlp-8"], sizes=(10, 10, 10)), "mlp-8"
-    algorithm, task = small(name), federation.task
-    server, public = algorithm.init(task, stream(0)), public_of(algorithm, task, 0, 1)
-    uploads = []
-    for client in federation.clients:
-        received = algorithm.broadcast(server, client.id, group)
-        private = private_of(algorithm, client, 0, 1)
-        predict = task.models[group].predict
-        _, upload = algorithm.client_update(predict, client.params, received, private, public)
-        uploads.append(Received(client.id, group, upload.payload, 10.0, upload.rows))
-    keys = uploads[0].payload
-    blend = {key: sum(upload.payload[key] for upload in uploads) / 3 for key in keys}
-    blended = [upload._replace(payload=blend) for upload in uploads]
+def test_the_server_needs_the_sum_that_is_declared_and_no_other(name, tiny, double):
+    # Three clients with different examples of the same labels, who count for 1, 2 and 5. When each
+    # sends the mean of what the three would have sent, all sums of payloads stay what they are;
+    # when it sends their weighted mean, all sums of weight x payload do.
+    federation, algorithm = tiny(["mlp-8"], sizes=(10, 10, 10)), small(name)
+    task, public = federation.task, public_of(algorithm, federation.task, 0, 1)
+    uploads = list(received(algorithm, federation, (1.0, 2.0, 5.0)))
+    server = algorithm.init(task, stream(0))
     apart = tree_leaves(algorithm.server_update(task, server, uploads, public))
-    together = tree_leaves(algorithm.server_update(task, server, blended, public))
-    same = [torch.allclose(a, b, 1e-12, 1e-12) for a, b in zip(apart, together, strict=True)]
-    assert all(same) == algorithm.properties.sum_suffices
+    suffice = set()
+    for summand, shares in (("payload", (1, 1, 1)), ("weighted payload", (1, 2, 5))):
+        blend = {
+            key: sum(s * u.payload[key] for s, u in zip(shares, uploads, strict=True)) / sum(shares)
+            for key in uploads[0].payload
+        }
+        blended = [upload._replace(payload=blend) for upload in uploads]
+        together = tree_leaves(algorithm.server_update(task, server, blended, public))
+        if all(torch.allclose(a, b, 1e-12, 1e-12) for a, b in zip(apart, together, strict=True)):
+            suffice.add(summand)
+    declared = {algorithm.properties.summand} - {"none"}
+    if algorithm.properties.up == "nothing":
+        assert declared < suffice  # of nothing, any sum
+    else:
+        assert suffice == declared
+
+
+@every_algorithm
+def test_a_weight_is_sent_and_weighed_where_the_server_uses_it(name, tiny, double):
+    federation, algorithm = tiny(["mlp-8"], sizes=(9, 4, 6)), small(name)
+    task, public = federation.task, public_of(algorithm, federation.task, 0, 1)
+    server = algorithm.init(task, stream(0))
+    one, other = (
+        algorithm.server_update(task, server, received(algorithm, federation, weights), public)
+        for weights in ((1.0, 1.0, 1.0), (1.0, 2.0, 5.0))
+    )
+    used = not equal(one, other)
+    assert used == ("weight" in algorithm.properties.beyond_training)
+    (current,) = run(algorithm, federation, rounds=1)
+    sent = [int(upload.weight) for upload in current.sent.values()]
+    assert sent == ([9, 4, 6] if used else [1, 1, 1])
+    tensors = sum(sum(weigh(upload.payload).values()) for upload in current.sent.values())
+    assert current.ledger.bytes_up == tensors + 3 * 8 * used
+
+
+def neighbours(client, classes):
+    """The client with one record exchanged, with other labels, with one record less."""
+    x, y, rows = client.private.x.clone(), client.private.y.clone(), client.private.rows
+    x[rows[0]] = 1 - x[rows[0]]
+    yield Examples(x, y, rows)
+    lacking = sorted(set(range(classes)) - set(y[rows].tolist()))
+    y = client.private.y.clone()
+    y[rows[0]] = lacking[0]
+    yield Examples(client.private.x, y, rows)
+    yield Examples(client.private.x, client.private.y, rows[1:])
+
+
+def parts_that_differ(one, other):
+    """Keys of the payload, "rows", "weight": whatever is not the same in two uploads."""
+    before, after = ({**u.payload, "rows": u.rows, "weight": u.weight} for u in (one, other))
+    assert before.keys() == after.keys()
+    return {key for key in before if not equal(before[key], after[key])}
+
+
+@every_algorithm
+def test_private_examples_reach_an_upload_by_training_or_as_declared(name, tiny, monkeypatch):
+    # Training is replaced by something that moves parameters and sees no data: what of an upload
+    # still depends on private examples is what is declared, all of it and no more.
+    federation, algorithm = tiny(sizes=(7, 3, 5), held=4), small(name)
+    start = algorithm.init(federation.task, stream(0))
+    later = run(algorithm, federation, rounds=1)[0].server  # it has something to say
+    monkeypatch.setattr("knowledge.training._fit_one", untaught)
+    found = set()
+    for client in federation.clients[:2]:
+        *others, fewer = neighbours(client, federation.task.num_classes)
+        for server, changed in ((start, [*others, fewer]), (later, others)):
+            _, expected = update(algorithm, federation, client, server)
+            for private in changed:
+                other = replace(client, private=private)
+                _, upload = update(algorithm, federation, other, server)
+                found |= parts_that_differ(upload, expected)
+    assert found == set(algorithm.properties.beyond_training)
+
+
+def untaught(lesson, params, batches, context):
+    return tuple(0.99 * value.detach() for value in params.values())
 
 
 @every_algorithm
@@ -423,6 +507,74 @@ def test_a_run_that_goes_on_from_a_round_is_as_if_it_had_never_stopped(name, tin
     for one, other in zip(resumed, rest, strict=True):
         assert equal([one.server, params_of(one)], [other.server, params_of(other)])
         assert (one.cohort, one.ledger) == (other.cohort, other.ledger)
+
+
+# The type of the inputs
+
+OTHERWISE = {  # settings that take another way
+    "dsfl": {"public_size": 5},
+    "feddf": {"patience": 1},
+    "fedmd": {"exchange": "logits", "pretrain": 1},
+}
+
+
+def typed(federation, kind):
+    """The federation on whole numbers from 0 to 3, in a type; one architecture is a user's own."""
+    task, clients = federation.task, federation.clients
+    whole = [(3 * x).round().to(kind) for x in (clients[0].private.x, task.public)]
+    people = [replace(c, private=replace(c.private, x=whole[0])) for c in clients]
+    own = task.models["mlp-8"]
+
+    def predict(params, x):
+        return own.predict(params, x.to(params["layer0.weight"].dtype))
+
+    return federation._replace(
+        clients=people,
+        test=replace(federation.test, x=whole[0]),
+        task=replace(
+            task,
+            models=task.models | {"mlp-8": own._replace(predict=predict)},
+            public=whole[1],
+            labels=torch.arange(len(whole[1])) % task.num_classes,
+            validation=replace(federation.test, x=whole[0]),
+        ),
+    )
+
+
+def outcome(algorithm, federation, engine):
+    """All numbers that come of a run."""
+    *_, last = run(algorithm, federation, engine=engine)
+    assert last.rejected == last.failed == {}
+    models = deployed(algorithm, federation.task, last, engine=engine)
+    scores = evaluate(federation.task, models, federation.test, federation.label_counts, engine)
+    own = [dict(client.params) for client in (*last.clients, *models)]
+    return last.server, last.told, last.sent, own, scores
+
+
+@every_algorithm
+def test_the_type_of_the_inputs_decides_nothing(name, tiny):
+    # A network that takes numbers of any type sees the same ones, so all that follows is the same.
+    given = tiny(["mlp-8", "cnn-4-8"], sizes=(6, 1, 3))
+    for settings in ({}, *([OTHERWISE[name]] if name in OTHERWISE else [])):
+        algorithm = small(name, **settings)
+        for engine, more in ((sequential, []), (batched(50), [torch.uint8, torch.float64])):
+            expected = outcome(algorithm, typed(given, torch.float32), engine)
+            for kind in (torch.int64, *more):
+                found = outcome(algorithm, typed(given, kind), engine)
+                assert types(found) == types(expected), kind
+                assert equal(found, expected), kind
+
+
+@every_algorithm
+def test_models_of_many_digits_keep_them_whatever_the_inputs(name, tiny, double):
+    given = tiny(["mlp-8", "cnn-4-8"], sizes=(6, 1, 3))
+    expected = outcome(small(name), typed(given, torch.float64), batched(50))
+    assert not {torch.float32, torch.float16} & set(types(expected))
+    assert equal(outcome(small(name), typed(given, torch.float32), batched(50)), expected)
+
+
+def types(tree):
+    return [leaf.dtype for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 # Uploads that are not what they claim to be

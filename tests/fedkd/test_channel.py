@@ -76,7 +76,9 @@ def test_bytes_of_predictions(name, settings, up, down, tiny):
 @pytest.mark.parametrize("name", ["fedavg", "feddf"])
 def test_bytes_of_parameters(name, tiny):
     for ledger in ledgers(tiny(sizes=SIZES), make(name)):
-        assert ledger.bytes_up == ledger.bytes_down == 4 * ALL_WEIGHTS
+        assert ledger.bytes_down == 4 * ALL_WEIGHTS
+        assert ledger.bytes_up == 4 * ALL_WEIGHTS + 5 * 8  # and a number of examples each
+        assert ledger.up["weight"] == 5 * 8
         assert ledger.up["head.weight"] == 4 * 8 * 5
 
 
@@ -96,9 +98,9 @@ def test_rejected_uploads_have_cost_their_bytes(tiny):
     federation = tiny(sizes=SIZES)
     strict = Channel(max_weight=6.0)  # clients 0 and 2 speak for more examples
     task, clients = federation.task, federation.clients
-    (current,) = simulate(make("fedmd"), task, clients, rounds=1, channel=strict)
+    (current,) = simulate(make("fedavg"), task, clients, rounds=1, channel=strict)
     assert sorted(current.rejected) == [0, 2]
-    assert current.ledger.bytes_up == 5 * 4 * C * P
+    assert current.ledger.bytes_up == 4 * ALL_WEIGHTS + 5 * 8
 
 
 def test_ledgers_add_up():
@@ -115,7 +117,9 @@ def test_half_precision_halves_the_bytes_of_numbers(name, tiny):
     algorithm = make(name, **settings)
     halved = ledgers(federation, algorithm, channel=Channel((float16(),), (float16(),)))[-1]
     full = ledgers(federation, algorithm)[-1]
-    assert 2 * halved.bytes_up == full.bytes_up > 0
+    weights = full.up["weight"]  # a number of examples is sent as it is
+    assert weights == halved.up["weight"] == (5 * 8 if name in ("fedavg", "feddf") else 0)
+    assert 2 * (halved.bytes_up - weights) == full.bytes_up - weights > 0
     rows = full.down["rows"]
     assert rows == halved.down["rows"] == (5 * 4 * 4 if settings else 0)
     assert 2 * (halved.bytes_down - rows) == full.bytes_down - rows > 0

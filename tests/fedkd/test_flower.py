@@ -241,7 +241,8 @@ def test_the_ledger_is_what_flower_serialises_but_for_a_small_frame(name, tiny, 
         assert record.wire_down == sum(map(own_count, requests))
         assert record.wire_up == sum(map(own_count, replies))
         assert record.ledger.bytes_down == sum(tensor_bytes(record) for _, record in down)
-        assert record.ledger.bytes_up == sum(tensor_bytes(record) for _, record in up)
+        weights = 8 * len(up) * ("weight" in algorithm.properties.beyond_training)
+        assert record.ledger.bytes_up == sum(tensor_bytes(record) for _, record in up) + weights
         for message, tensors in down + up:
             frame = own_count(message) - tensor_bytes(tensors) - said
             others = 1 if "rows" in message.content else 0

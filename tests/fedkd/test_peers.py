@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from fedkd import algorithms
-from fedkd.channel import Channel
-from fedkd.compression import float16
+from fedkd.channel import Channel, Transform
+from fedkd.compression import channel, float16
 from fedkd.core import Algorithm, Claim, Client, Model, Properties, Task, Upload
 from fedkd.engines.batched import batched
 from fedkd.federation import deployed, simulate
-from fedkd.peers import Gossip, consensus_distance, gossip, traffic
+from fedkd.peers import Gossip, consensus_distance, gossip
 from fedkd.sampling import uniform
 from fedkd.topology import build
 from knowledge.training import Examples, Training
@@ -25,6 +25,10 @@ def topology(name, count=5, **more):
     return build(name, range(count), torch.Generator().manual_seed(0), **more)
 
 
+def all_plain(stages):
+    return all(isinstance(stage, Transform) for stage in stages)
+
+
 def run(algorithm, federation, rounds=3, **more):
     return list(simulate(algorithm, federation.task, federation.clients, rounds=rounds, **more))
 
@@ -33,14 +37,14 @@ def run(algorithm, federation, rounds=3, **more):
 class Averaging(Algorithm):
     """Clients hold a number; they send it, and take over the mean of what is heard."""
 
-    properties = Properties("none", "it", "the mean", "any", True, "it")
+    properties = Properties("none", "it", "the mean", "any", "payload", "it")
 
     def broadcast(self, server, client, group):
         return server
 
     def client_update(self, predict, params, received, private, public):
         value = received.get("mean", params["value"])
-        return {"value": value}, Upload({"value": value}, private.size)
+        return {"value": value}, Upload({"value": value})
 
     def claims(self, task, group):
         return {"value": Claim((1,))}
@@ -83,7 +87,11 @@ def test_on_a_ring_disagreement_shrinks_by_the_second_eigenvalue(count, double):
     assert factors == pytest.approx([1 - ring.spectral_gap] * 4)
 
 
-@pytest.mark.parametrize("name", algorithms.names())
+# Neighbours cannot read what is coded by what its sender was told.
+ANSWERING = {n for n in algorithms.names() if not all_plain(algorithms.get(n)().uplink)}
+
+
+@pytest.mark.parametrize("name", sorted(set(algorithms.names()) - ANSWERING))
 def test_a_complete_topology_is_the_run_with_a_server(name, tiny, double):
     federation, kind = tiny(), algorithms.get(name)
     algorithm = replace(kind(), local=SHORT)
@@ -135,13 +143,53 @@ def test_who_is_not_there_sends_nothing_and_hears(tiny):
 
 def test_bytes_cross_every_link_once_in_each_direction_and_nothing_goes_down(tiny):
     federation, algorithm = tiny(), algorithms.get("fedmd")(local=SHORT)
-    (current,) = run(algorithm, federation, rounds=1)
     for name, links in [("ring", 5), ("complete", 10)]:
-        found = traffic(current, topology(name).degree)
-        assert found.up == {"probabilities": 2 * links * 11 * 5 * 4}  # P = 11, C = 5, float32
-        assert found.bytes_down == 0
-    (half,) = run(algorithm, federation, rounds=1, channel=Channel((float16(),)))
-    assert traffic(half, topology("ring").degree).bytes_up == 2 * 5 * 11 * 5 * 2
+        peers = gossip(algorithm, topology(name).neighbourhoods)
+        for current in run(peers, federation, rounds=2):
+            found = current.ledger
+            assert found.up == {"probabilities": 2 * links * 11 * 5 * 4}  # P = 11, C = 5, float32
+            assert found.down == {}
+        assert current.told[0]  # it told itself a consensus, which crossed no link
+    halves = Channel((float16(),), (float16(),))
+    half, _ = run(gossip(algorithm, topology("ring").neighbourhoods), federation, 2, channel=halves)
+    assert half.ledger.bytes_up == 2 * 5 * 11 * 5 * 2
+
+
+def test_who_is_heard_by_more_costs_more(tiny):
+    # On a path 0 - 1 - 2, where FedAvg sends parameters and a number of examples.
+    hears = {0: frozenset({0, 1}), 1: frozenset({0, 1, 2}), 2: frozenset({1, 2})}
+    federation = tiny(["mlp-3"], sizes=(2, 2, 2), classes=2, held=2)
+    algorithm = gossip(algorithms.get("fedavg")(local=SHORT), hears)
+    each = 4 * (36 * 3 + 3 + 3 * 2 + 2) + 8
+    (middle,) = run(algorithm, federation, rounds=1, sample=lambda clients, generator: [1])
+    assert middle.ledger.bytes_up == 2 * each
+    (end,) = run(algorithm, federation, rounds=1, sample=lambda clients, generator: [2])
+    assert end.ledger.bytes_up == each
+
+
+@pytest.mark.parametrize("name", sorted(ANSWERING))
+def test_codings_that_neighbours_cannot_read_are_refused(name, tiny):
+    federation, algorithm = tiny(), algorithms.get(name)(local=SHORT)
+    peers = gossip(algorithm, topology("ring").neighbourhoods)
+    with pytest.raises(ValueError, match="which without a server its neighbours do not know; take"):
+        run(peers, federation, rounds=1)
+
+
+def test_a_channel_that_neighbours_cannot_read_is_refused(tiny):
+    federation, algorithm = tiny(), algorithms.get("fedmd")(local=SHORT)
+    peers, differences = gossip(algorithm, topology("ring").neighbourhoods), channel("root8-delta")
+    with pytest.raises(ValueError, match="neighbours do not know"):
+        run(peers, federation, rounds=1, channel=differences)
+    assert run(algorithm, federation, rounds=2, channel=differences)[-1].rejected == {}
+    with pytest.raises(ValueError, match="neighbours do not know"):
+        deployed(peers, federation.task, run(peers, federation, 1)[0], channel=differences)
+
+
+def test_what_only_a_server_has_is_not_there_among_peers():
+    patient = algorithms.get("feddf")(patience=2)
+    with pytest.raises(ValueError, match="FedDF with these settings selects on labelled examples"):
+        gossip(patient, topology("ring").neighbourhoods)
+    gossip(algorithms.get("feddf")(), topology("ring").neighbourhoods)
 
 
 def test_disagreement_by_hand(double):

@@ -241,11 +241,15 @@ def test_list_says_what_an_algorithm_reveals(kdsim):
     assert status == 0
     found = {record["name"]: record for record in read(out)}
     assert found["fedmd"]["public"] == "unlabelled"
-    assert found["fedavg"]["sum_suffices"] is True
+    assert found["fedavg"]["summand"] == "weighted payload"
+    assert found["fd"]["beyond_training"] == ["means", "rows"]
     assert "labels" in found["fd"]["server_learns"]
     assert found["dsfl"]["settings"]["temperature"] == 0.1
     _, out, _ = kdsim("list", "algorithms")
-    assert "server learns: which labels the client holds" in " ".join(out.split())
+    words = " ".join(out.split())
+    assert "server learns: which labels the client holds" in words
+    assert "beyond training: means, rows" in words
+    assert "beyond training: nothing" in words
 
 
 def test_list_shows_everything(kdsim):
