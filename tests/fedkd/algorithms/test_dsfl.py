@@ -1,11 +1,17 @@
 """DS-FL: what its aggregation must not be taken for. A round is in `test_federation.py`."""
 
+import math
+
 import pytest
 import torch
 
+from fedkd.algorithms.cfd import CFD
 from fedkd.algorithms.dsfl import DSFL
-from fedkd.core import Received, Task
-from fedkd.federation import public_of
+from fedkd.algorithms.fedmd import FedMD
+from fedkd.core import Client, Received, Task
+from fedkd.federation import private_of, public_of
+from knowledge.outputs import Outputs
+from knowledge.training import Examples, Training
 
 pytestmark = pytest.mark.usefixtures("double")
 PUBLIC = torch.zeros(1, 1, dtype=torch.float64)
@@ -54,6 +60,32 @@ def test_simple_aggregation_is_the_mean_and_knows_no_temperature():
     torch.testing.assert_close(found, torch.tensor([0.6, 0.4]))
     with pytest.raises(ValueError, match="aggregation must be era or sa, got 'mean'"):
         DSFL(aggregation="mean")
+
+
+@pytest.mark.parametrize("kind", [DSFL, FedMD, CFD])
+def test_a_client_digests_then_trains_then_predicts(kind):
+    # All examples have the logits (z, -z), from z = 0. A step of 4 towards (3/4, 1/4) is one of
+    # 4 (3/4 - 1/2): z = 1. Then one of 1 towards label 0 is one of 1 - s(2), s the logistic
+    # function: z = 2 - s(2) = 1.1192. Without the digest z were 1/2, with the digest last
+    # 1/2 + 4 (3/4 - s(1)) = 0.5757, with both steps from the start 3/2.
+    one = torch.zeros(1, 1)
+    client = Client(0, "g", {"z": torch.zeros(1)}, Examples(one, one[0].long(), torch.tensor([0])))
+    algorithm = kind(Training(learning_rate=0.5), Training(learning_rate=2.0))  # z stands twice
+    public = public_of(algorithm, Task({}, 2, one), 0, 2)
+    private = private_of(algorithm, client, 0, 2)
+    told = {"consensus": torch.tensor([[0.75, 0.25]])}
+    params, upload = algorithm.client_update(opposite, client.params, told, private, public)
+    z = 2 - 1 / (1 + math.exp(-2))
+    assert params["z"].item() == pytest.approx(z, rel=1e-12)
+    said = 1 / (1 + math.exp(-2 * z))
+    assert upload.payload["probabilities"][0].tolist() == pytest.approx([said, 1 - said])
+    untold, _ = algorithm.client_update(opposite, client.params, {}, private, public)
+    assert untold["z"].item() == pytest.approx(1 / 2)
+
+
+def opposite(params, x):
+    z = params["z"].expand(len(x))
+    return Outputs(torch.stack([z, -z], dim=-1))
 
 
 def test_each_client_counts_once_whatever_it_weighs():

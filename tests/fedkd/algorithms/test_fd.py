@@ -3,7 +3,10 @@
 import torch
 
 from fedkd.algorithms.fd import FD
-from fedkd.core import Received, Task
+from fedkd.core import Client, Received, Task
+from fedkd.federation import private_of
+from knowledge.outputs import Outputs
+from knowledge.training import Examples, Training
 
 
 def upload(client, generator, held):
@@ -36,6 +39,24 @@ def test_a_label_that_nobody_else_holds_leaves_exactly_nothing():
     told = FD().broadcast(server, 0, "any")["means"]
     assert not told[[0, 2, 3]].any()
     assert told[1].sum().item() > 0.99
+
+
+def test_two_epochs_count_each_example_once(double):
+    # Label 0 is that of (0.8, 0.1, 0.1) and (0.6, 0.2, 0.2): a mean of (0.7, 0.15, 0.15). Batches
+    # of two make three examples four places, which come twice; repetitions and padding say nothing.
+    rows = torch.tensor([[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0.1, 0.5, 0.4]])
+    x, y = torch.arange(3.0).unsqueeze(1), torch.tensor([0, 0, 1])
+    client = Client(0, "any", {"table": rows.log()}, Examples(x, y, torch.arange(3)))
+    algorithm = FD(Training(learning_rate=1e-300, epochs=2, batch_size=2))
+    private = private_of(algorithm, client, 0, 1)
+    _, upload = algorithm.client_update(look_up, client.params, {}, private, None)
+    expected = torch.tensor([[0.7, 0.15, 0.15], [0.1, 0.5, 0.4], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(upload.payload["means"], expected)
+    assert upload.rows.tolist() == [1, 1, 0]
+
+
+def look_up(params, x):
+    return Outputs(params["table"][x[:, 0].long()])
 
 
 def test_a_broadcast_looks_at_one_client_however_many_there_are():

@@ -49,6 +49,18 @@ def test_a_round_by_hand():
     assert current.ledger.bytes_down == 0  # there were none to send yet
 
 
+def test_two_epochs_count_each_example_once():
+    # Label 0: the mean of (1, 0) and (3, 0). Batches of two make three examples four places, which
+    # come twice; repetitions and padding are no zeros among the features.
+    algorithm = FedProto(Training(learning_rate=1e-300, epochs=2, batch_size=2))
+    client = party(0, [[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]], [0, 0, 1])
+    private = private_of(algorithm, client, 0, 1)
+    _, upload = algorithm.client_update(look_up, client.params, {}, private, None)
+    expected = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+    torch.testing.assert_close(upload.payload["prototypes"], expected)
+    assert upload.rows.tolist() == [1, 1, 0]
+
+
 def test_a_step_by_hand():
     # With a head of zeros, the label's loss does not reach the features. The prototype's does:
     # mean_d (h - P)^2 over two features has gradient h - P, so half a step goes half the way.
