@@ -6,13 +6,17 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test test-all lint format bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
 	$(BIN)/kdsim demo
 
+# A later -m in PYTEST_ARGS takes the place of this one.
 test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(READY)
