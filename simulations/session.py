@@ -80,7 +80,7 @@ def execute(document: grid.Document, source: str, name: str, options: Options) -
         with users_input():
             experiments = grid.expand(document, source)
             resources = grid.resources(document, source)
-            _check_share(resources)
+            _check_share(experiments, resources)
             scheduler.check(experiments, options.root, options.download, resources)
             out = options.out or Path("runs") / f"{name}-{config.digest_all(experiments)[:8]}"
             store.check(out, map(config.digest, experiments))
@@ -95,8 +95,12 @@ def execute(document: grid.Document, source: str, name: str, options: Options) -
     return 1 if failed else 0
 
 
-def _check_share(resources: grid.Resources) -> None:
-    if resources.gpus:
+def _check_share(experiments: Sequence[config.Experiment], resources: grid.Resources) -> None:
+    """Raise ValueError for a share of a GPU that this machine lacks; a cluster looks for itself."""
+    here = [
+        e for e in experiments if getattr(e, "engine", "") != "ray" or not resources.ray_address
+    ]
+    if resources.gpus and here:
         import torch
 
         if resources.gpus > torch.cuda.device_count():

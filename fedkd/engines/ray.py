@@ -1,8 +1,9 @@
 """Clients resident in Ray actors: a client stays with its actor, and only messages cross.
 
 What an actor hands back of a client is what the function returned, less the client's parameters:
-those stay in the actor, with a copy in Ray's object store from which they are restored when the
-actor dies. Large tensors that many calls share (the data, public examples) are sent once.
+those stay in the actor, with a copy in the object store of this process's own machine, from which
+they are restored when the actor or its machine dies. Large tensors that many calls share (the data,
+public examples) are sent once.
 """
 
 import itertools
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from fedkd.core import Client, Failure, Task
 from fedkd.engines.parcel import Parcel, array, pack, tensor, unpack
-from fedkd.engines.ray_actor import Source, Stays, actor
+from fedkd.engines.ray_actor import Source, Stays, restored
 from fedkd.engines.ray_cluster import Share, check, connect, ray
+from fedkd.engines.ray_workers import Worker, Workers
+from fedkd.engines.tolerant import EngineError
 
 __all__ = ["RayEngine", "Resident", "Share", "check"]
 
@@ -40,7 +43,7 @@ class Resident(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
             raise KeyError(name)
-        return tensor(ray.get(self.members.copy)[name][self.place])
+        return tensor(restored(self.members.copy)[name][self.place])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -54,7 +57,7 @@ class _Call(NamedTuple):
     people: list[tuple[int, str]]  # client number, group
     parcel: Parcel  # of (sources, inputs), a list of each
     share: Share
-    worker: int
+    place: int
 
     def each(self) -> list["_Call"]:
         """The same for each client alone."""
@@ -66,7 +69,7 @@ class _Call(NamedTuple):
 
 
 class _Started(NamedTuple):
-    actor: Any
+    worker: Worker
     token: int
     crossing: Any
     staying: Any
@@ -94,6 +97,7 @@ class RayEngine:
         shares: Mapping[str, Share] | None = None,
         address: str | None = None,
         deadline: float | None = None,
+        patience: float = 60.0,
     ) -> None:
         """Connect to Ray, or start one on this machine's loopback.
 
@@ -105,21 +109,25 @@ class RayEngine:
                 own.
             address: of a cluster that runs already; by default whatever Ray this process is
                 connected to, or else a new one that ends with this engine.
-            deadline: seconds that a chunk may take; by default any.
+            deadline: seconds that a chunk may take once its worker is ready; by default any.
+            patience: seconds to wait for the next worker to find room and to be ready; those that
+                do not come in time are done without.
 
         Raises:
-            ValueError: numbers out of range, an address that does not answer, or more cores or
-                GPUs than there are.
+            ValueError: numbers out of range, an address that does not answer, or shares for which
+                the machines have no room.
         """
-        if workers < 1 or chunk < 1 or (deadline is not None and deadline <= 0):
+        limits = [patience] if deadline is None else [patience, deadline]
+        if min(workers, chunk) < 1 or min(limits) <= 0:
             raise ValueError(
-                f"workers and chunk must be at least 1 and the deadline positive, got {workers}, "
-                f"{chunk} and {deadline}"
+                "workers and chunk must be at least 1, the deadline and the patience positive, got "
+                f"{workers}, {chunk}, {deadline} and {patience}"
             )
         self._workers, self._chunk, self._deadline = workers, chunk, deadline
+        self._patience = patience
         self._share, self._shares = share, dict(shares or {})
         self._own = connect(address, workers, {share, *self._shares.values()})
-        self._pools: dict[Share, list[Any]] = {}
+        self._pools: dict[Share, Workers] = {}
         self._load: dict[Share, list[int]] = {}
         self._homes: dict[int, tuple[int, Share, int]] = {}  # client -> chunk, share, worker
         self._chunks, self._tokens = itertools.count(), itertools.count()
@@ -137,8 +145,8 @@ class RayEngine:
 
     def close(self) -> None:
         """End the actors, and Ray itself if this engine started it."""
-        for worker in itertools.chain.from_iterable(self._pools.values()):
-            ray.kill(worker)
+        for pool in self._pools.values():
+            pool.close()
         self._pools.clear()
         if self._own:
             ray.shutdown()
@@ -203,13 +211,14 @@ class RayEngine:
 
     def _start(self, call: _Call) -> _Started:
         assert self._task is not None
-        pool = self._pools.setdefault(call.share, [])
-        while len(pool) < self._workers:
-            pool.append(actor(call.share))
-        worker, token = pool[call.worker], next(self._tokens)
-        crossing, staying = worker.run.remote(
+        if call.share not in self._pools:
+            pool = self._pools[call.share] = Workers(self._workers, call.share, self._patience)
+            self.notes += pool.notes
+        worker, token = self._pools[call.share].places[call.place], next(self._tokens)
+        crossing, staying = worker.actor.run.remote(
             call.function, [self._task[1]], call.people, call.parcel, token
         )
+        worker.calls.append(crossing)
         return _Started(worker, token, crossing, staying)
 
     def _finish(self, call: _Call, started: _Started) -> list[Any]:
@@ -217,21 +226,34 @@ class RayEngine:
         reason = "its worker died again and again"
         for _ in range(LIVES):
             try:
-                answers = unpack(ray.get(started.crossing, timeout=self._deadline))
-                return self._at_home(answers, started)
+                return self._at_home(unpack(self._collect(started)), started)
             except ray.exceptions.GetTimeoutError:
                 reason = f"no result within {self._deadline:g} s"
-                self._replace(call, started.actor)
+                self._replace(call, started.worker)
                 break
-            except ray.exceptions.RayActorError:
-                self._replace(call, started.actor)
+            except ray.exceptions.RayTaskError as error:
+                raise (error.cause if isinstance(error, EngineError) else error) from None
+            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError):
+                self._replace(call, started.worker)
                 started = self._start(call)
         if len(call.people) == 1:
             return [Failure(reason)]
         return [r for alone in call.each() for r in self._finish(alone, self._start(alone))]
 
+    def _collect(self, started: _Started) -> Any:
+        """What crosses of a call, within the deadlines of those that its worker does before it."""
+        calls = started.worker.calls
+        ahead = calls.index(started.crossing)
+        limit = self._deadline and self._deadline * (1 + ahead)
+        try:
+            return ray.get(started.crossing, timeout=limit)
+        finally:
+            calls.remove(started.crossing)
+
     def _at_home(self, answers: list[Any], started: _Started) -> list[Any]:
         """The answers with parameters in the places of those that stay in the actor."""
+        # This brings the copy here, where it is on another machine; it is there by now.
+        ray.wait([started.staying], timeout=self._patience)
         members = _Set(started.token, started.staying)
         weakref.finalize(members, self._unused.append, started.token)
 
@@ -244,17 +266,17 @@ class RayEngine:
         """Let actors forget the parameters, and this process the tensors, that nobody holds."""
         self._sent = {k: sent for k, sent in self._sent.items() if sent[0]() is not None}
         unused, self._unused[:] = list(self._unused), []
-        for worker in itertools.chain.from_iterable(self._pools.values()) if unused else ():
-            worker.forget.remote(unused)
+        for worker in {worker for pool in self._pools.values() for worker in pool.places}:
+            worker.calls.clear()
+            if unused:
+                worker.actor.forget.remote(unused)
 
-    def _replace(self, call: _Call, dead: Any) -> None:
-        """A fresh worker in the place of one that is dead or hangs; once for each."""
+    def _replace(self, call: _Call, lost: Worker) -> None:
+        """Another worker in the place of one that is dead or hangs; once for each."""
         pool = self._pools[call.share]
-        if pool[call.worker] is dead:
-            ray.kill(dead)
-            pool[call.worker] = actor(call.share)
-            self.restarts += 1
-            self.notes.append(f"worker {call.worker} was replaced, and its clients restored")
+        pool.notes.clear()
+        self.restarts += pool.replace(lost)
+        self.notes += pool.notes
 
     def _once(self, value: Tensor) -> Any:
         """A large tensor in the object store, once for as long as it lives."""

@@ -9,8 +9,8 @@ from torch import Tensor
 from fedkd.core import Client, Task
 from fedkd.engines.batched import batched
 from fedkd.engines.parcel import Parcel, array, pack, tensor, unpack
-from fedkd.engines.ray_cluster import Share, ray
-from fedkd.engines.tolerant import tolerant
+from fedkd.engines.ray_cluster import Share, node_name, ray
+from fedkd.engines.tolerant import EngineError, tolerant
 
 
 class Source(NamedTuple):
@@ -32,9 +32,10 @@ class Stays:
 class _Worker:
     """An actor: the clients of some chunks, and the tensors that they share."""
 
-    def __init__(self, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, share: Share) -> None:
+        torch.set_num_threads(max(1, int(share.cpus)))
+        cuda = share.gpus > 0 and torch.cuda.is_available()  # a share without does not hide GPUs
+        self._device = torch.device("cuda" if cuda else "cpu")
         self._live: dict[int, list[Any]] = {}
         self._fetched: dict[str, Any] = {}
 
@@ -66,6 +67,10 @@ class _Worker:
         )
         return pack(crossing), copy
 
+    def ready(self) -> str:
+        """The node that the worker is on, once it has started."""
+        return node_name(ray.get_runtime_context().get_node_id())
+
     def forget(self, tokens: list[int]) -> None:
         """Drop parameters that nobody asks for any more."""
         for token in tokens:
@@ -76,7 +81,7 @@ class _Worker:
             return source
         if source.token in self._live:
             return self._live[source.token][source.place]
-        copy = ray.get(source.copy)
+        copy = restored(source.copy)
         return {k: tensor(v[source.place]).to(self._device) for k, v in copy.items()}
 
     def _fetch(self, reference: Any) -> Any:
@@ -86,6 +91,22 @@ class _Worker:
             known = value if isinstance(value, dict) else tensor(value).to(self._device)
             self._fetched[reference.hex()] = known
         return self._fetched[reference.hex()]
+
+
+def restored(copy: Any) -> dict[str, Any]:
+    """The parameters of a chunk of clients from their copy in the object store.
+
+    Raises:
+        EngineError: it went with the machines that had it.
+    """
+    try:
+        found: dict[str, Any] = ray.get(copy)
+    except ray.exceptions.ObjectLostError:
+        raise EngineError(
+            "parameters of clients were lost with the machines that held them and their copies; "
+            "resume from the newest checkpoint"
+        ) from None
+    return found
 
 
 def _parted(result: Any, params: Mapping[str, Tensor], place: int) -> tuple[Any, Any]:
@@ -100,5 +121,4 @@ def _parted(result: Any, params: Mapping[str, Tensor], place: int) -> tuple[Any,
 
 def actor(share: Share) -> Any:
     """A new actor with its share of a machine, which is also its number of threads."""
-    options = {"num_cpus": share.cpus, "num_gpus": share.gpus}
-    return _Worker.options(**options).remote(max(1, int(share.cpus)))
+    return _Worker.options(num_cpus=share.cpus, num_gpus=share.gpus).remote(share)

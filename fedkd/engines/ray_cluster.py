@@ -1,62 +1,93 @@
 """A Ray to run actors on: an existing cluster, or one of our own on this machine's loopback."""
 
+import math
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads its switches on import
+# Ray reads its switches on import, and in the processes that it starts.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it binds 0.0.0.0
 
 import ray  # noqa: E402
 
 CONNECT = 5.0  # seconds to wait for the address of a cluster
+GRAIN = 1e-4  # Ray counts resources in ten thousandths
 
 
 class Share(NamedTuple):
-    """What an actor takes of a machine; `gpus` may be a fraction."""
+    """What an actor takes of a machine; `gpus` may be a fraction of one."""
 
     cpus: float = 1.0
     gpus: float = 0.0
 
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPU cores and {self.gpus:g} GPUs"
+
+
+class Node(NamedTuple):
+    """A machine of a cluster, and all it has."""
+
+    name: str
+    cpus: float
+    gpus: float
+
+    def __str__(self) -> str:
+        return f"{self.name} has {self.cpus:g} CPU cores and {self.gpus:g} GPUs"
+
+    def places(self, share: Share) -> float:
+        """How many actors of a share it holds as long as it holds no others.
+
+        A fraction of a GPU is of one GPU: three actors of 0.6 do not fit on two.
+        """
+        fractions = 0 < share.gpus < 1
+        on_gpus = (
+            _times(1, share.gpus) * _times(self.gpus, 1)
+            if fractions
+            else _times(self.gpus, share.gpus)
+        )
+        return min(_times(self.cpus, share.cpus), on_gpus)
+
 
 def check(workers: int, shares: Collection[Share], address: str | None) -> None:
-    """Raise ValueError for what could not start: no such cluster, or too small a machine.
+    """Raise ValueError for what could not start: no such cluster, or no room in it.
 
-    The size of a cluster is only known once connected, and checked then.
+    Where this process is connected to no Ray yet, it joins that of the address, to look at it, and
+    leaves it again.
     """
     if ray.is_initialized():
-        return
-    if address is not None:
-        _answers(address)
+        check_room(workers, shares, nodes())
+    elif address is not None:
+        _join(address)
+        try:
+            check_room(workers, shares, nodes())
+        finally:
+            ray.shutdown()
     else:
-        cores, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-        _enough(sum(workers * share.cpus for share in shares), cores, "CPU cores", workers)
-        _enough(sum(workers * share.gpus for share in shares), gpus, "GPUs", workers)
+        here = Node("this machine", os.cpu_count() or 1, torch.cuda.device_count())
+        check_room(workers, shares, [here])
 
 
 def connect(address: str | None, workers: int, shares: set[Share]) -> bool:
-    """Join a cluster or start one; True for one of our own. Raise ValueError if it is too small."""
-    check(workers, shares, address)
+    """Join a cluster or start one; True for one of our own. Raise ValueError if it has no room."""
     own = not ray.is_initialized()
-    cores = sum(workers * share.cpus for share in shares)
     if own and address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+        _join(address)
     elif own:
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # loopback only
+        check(workers, shares, None)
         ray.init(
             address="local",
-            num_cpus=max(1, round(cores)),
+            num_cpus=max(1, math.ceil(sum(workers * share.cpus for share in shares) - GRAIN)),
             include_dashboard=False,
             log_to_driver=False,
             logging_level="error",
         )
-    there = ray.cluster_resources()
     try:
-        _enough(cores, there.get("CPU", 0), "CPU cores", workers)
-        _enough(sum(workers * s.gpus for s in shares), there.get("GPU", 0), "GPUs", workers)
+        check_room(workers, shares, nodes())
     except ValueError:
         if own:
             ray.shutdown()
@@ -64,21 +95,78 @@ def connect(address: str | None, workers: int, shares: set[Share]) -> bool:
     return own
 
 
-def _enough(wanted: float, there: float, what: str, workers: int) -> None:
-    if wanted > there:
-        raise ValueError(
-            f"{workers} workers with their shares need {wanted:g} {what}, and there are "
-            f"{there:g}; take fewer workers, or smaller shares"
+def nodes() -> list[Node]:
+    """The machines of the cluster that this process is connected to, less those that are lost."""
+    return [
+        Node(
+            node_name(node["NodeID"]),
+            node["Resources"].get("CPU", 0),
+            node["Resources"].get("GPU", 0),
         )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
-def _answers(address: str) -> None:
-    """Raise ValueError for a cluster that does not answer; Ray itself would wait for minutes."""
+def node_name(identity: str) -> str:
+    """What to call a node of Ray."""
+    return f"node {identity[:12]}"
+
+
+def check_room(workers: int, shares: Collection[Share], there: Sequence[Node]) -> None:
+    """Raise ValueError for actors that cannot all be held, however they are placed.
+
+    That others hold part of the machines, or that actors of several shares get into each other's
+    way, only shows when they are started.
+
+    Args:
+        workers: actors of each share.
+        shares: what an actor takes; it has to find all of that on one machine.
+        there: the machines.
+    """
+    for what, wanted, have in (
+        ("CPU cores", sum(workers * s.cpus for s in shares), sum(node.cpus for node in there)),
+        ("GPUs", sum(workers * s.gpus for s in shares), sum(node.gpus for node in there)),
+    ):
+        if wanted > have + GRAIN:
+            raise ValueError(
+                f"{workers} workers with their shares need {wanted:g} {what}, and there are "
+                f"{have:g}; take fewer workers, or smaller shares"
+            )
+    for share in shares:
+        if share.gpus > 1 and share.gpus % 1:
+            raise ValueError(f"a share above one GPU has to be whole, got {share.gpus:g}")
+        places = sum(node.places(share) for node in there)
+        if places < workers:
+            raise ValueError(
+                f"{workers} workers of {share} each do not fit: {said(there)}, which is room for "
+                f"{places:g} of them; take fewer workers, or smaller shares"
+            )
+
+
+def said(there: Sequence[Node], most: int = 8) -> str:
+    """The machines in words, the first few of them."""
+    more = [f"and {len(there) - most} more"] if len(there) > most else []
+    return ", ".join([*map(str, there[:most]), *more]) or "there is no machine"
+
+
+def _times(have: float, share: float) -> float:
+    """How many shares there are in what a machine has."""
+    return math.floor((have + GRAIN) / share) if share else math.inf
+
+
+def _join(address: str) -> None:
+    """Connect to a cluster. Raise ValueError where that is impossible.
+
+    Ray itself would wait for minutes where nobody answers.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
+    expected = "expected HOST:PORT of one that `ray start --head` has started"
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT).close()
     except (OSError, ValueError) as reason:
-        raise ValueError(
-            f"no Ray cluster answers at {address!r} ({reason}); expected HOST:PORT of one that "
-            "`ray start --head` has started"
-        ) from None
+        raise ValueError(f"no Ray cluster answers at {address!r} ({reason}); {expected}") from None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (RuntimeError, ConnectionError) as reason:  # other versions of Ray or Python, say
+        raise ValueError(f"cannot join the Ray cluster at {address!r}: {reason}") from reason

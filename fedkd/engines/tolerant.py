@@ -9,6 +9,10 @@ from fedkd.engines.sequential import sequential
 Run = Callable[..., list[Any]]
 
 
+class EngineError(RuntimeError):
+    """The engine itself cannot go on; no client is to blame, and to try each alone is no use."""
+
+
 def tolerant(engine: Run = sequential) -> Run:
     """The engine, but a client whose function raises gives a `Failure`, and the others go on.
 
@@ -23,6 +27,8 @@ def tolerant(engine: Run = sequential) -> Run:
     ) -> list[Any]:
         try:
             return engine(function, task, clients, inputs)
+        except EngineError:
+            raise
         except Exception as reason:
             if len(clients) == 1:
                 return [Failure(f"{type(reason).__name__}: {reason}")]
