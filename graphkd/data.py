@@ -55,9 +55,9 @@ def names() -> list[str]:
     return sorted(["digits-knn", "ogbn-arxiv", "sbm-170k", *_STORED])
 
 
-def default_root() -> Path:
-    """Where data sets are kept unless told otherwise: `$KDSIM_DATA` or `~/.cache/kdsim`."""
-    return Path(os.environ.get("KDSIM_DATA") or Path.home() / ".cache" / "kdsim")
+def data_root(root: str | Path | None = None) -> Path:
+    """Where data sets are kept: as named, else `$KDSIM_DATA`, else `~/.cache/kdsim`; ~ is home."""
+    return Path(root or os.environ.get("KDSIM_DATA") or "~/.cache/kdsim").expanduser()
 
 
 def load(name: str, root: str | Path | None = None, download: bool = False) -> Graph:
@@ -65,8 +65,8 @@ def load(name: str, root: str | Path | None = None, download: bool = False) -> G
 
     Args:
         name: one of `names()`.
-        root: where data sets are kept, laid out as `pyg/Planetoid/Cora/raw/...`; by default
-            `$KDSIM_DATA`, or else `~/.cache/kdsim`. It may be read-only.
+        root: where data sets are kept, see `data_root`, laid out as `pyg/Planetoid/Cora/raw/...`.
+            It may be read-only.
         download: fetch missing raw files with PyG's own loader and keep them in `root`.
 
     Raises:
@@ -78,11 +78,11 @@ def load(name: str, root: str | Path | None = None, download: bool = False) -> G
     if name == "sbm-170k":
         return synthetic.blocks(name=name)
     if name == "ogbn-arxiv":
-        return ogb.arxiv(root or default_root())
+        return ogb.arxiv(data_root(root))
     if name not in _STORED:
         raise unknown("data set", name, names())
     kind, title, files = _STORED[name]
-    raw = Path(root or default_root()) / "pyg" / kind.__name__ / title / "raw"
+    raw = data_root(root) / "pyg" / kind.__name__ / title / "raw"
     missing = [file for file in files if not (raw / file).is_file()]
     if missing and download:
         _download(name, kind, title, raw)

@@ -18,7 +18,7 @@ FILES = ("edge.csv.gz", "node-feat.csv.gz", "node-label.csv.gz")
 SOURCE = "http://snap.stanford.edu/ogb/data/nodeproppred/arxiv.zip"
 
 
-def arxiv(root: str | Path) -> Graph:
+def arxiv(root: Path) -> Graph:
     """The graph from `root`/ogb/ogbn_arxiv/raw/{edge,node-feat,node-label}.csv.gz.
 
     That is where the ogb package puts them if its own root is `root`/ogb. Reading takes some
@@ -28,7 +28,7 @@ def arxiv(root: str | Path) -> Graph:
         FileNotFoundError: a file is missing; the message names all three and where they are from.
         ValueError: the files do not fit together.
     """
-    raw = Path(root) / "ogb" / "ogbn_arxiv" / "raw"
+    raw = root / "ogb" / "ogbn_arxiv" / "raw"
     missing = [file for file in FILES if not (raw / file).is_file()]
     if missing:
         raise FileNotFoundError(

@@ -24,7 +24,7 @@ def load(name: str, root: str | Path | None = None, download: bool = False) -> G
         FileNotFoundError: a raw file is missing, or could not be downloaded.
     """
     if name in tudataset.names():
-        return tudataset.load(name, Path(root or data.default_root()))
+        return tudataset.load(name, data.data_root(root))
     if name not in names():
         raise unknown("data set", name, names())
     return data.load(name, root, download)

@@ -57,8 +57,10 @@ def demo(
     out: Out = None, data_root: DataRoot = None, workers: Workers = None, json: Json = False
 ) -> int:
     """The main job, on data that ships with the dependencies: about a minute on two cores."""
-    cores = len(os.sched_getaffinity(0))
-    return _run(EXPERIMENTS / "demo.toml", [], out, data_root, workers or min(cores, 4), json)
+    from simulations import machine
+
+    workers = workers or min(machine.cores(), 4)
+    return _run(EXPERIMENTS / "demo.toml", [], out, data_root, workers, json)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from simulations import machine as system
 from simulations.store import PACKAGES
 
 OPTIONAL = {
@@ -64,16 +65,17 @@ def machine() -> Iterator[Finding]:
     """Cores, memory and GPUs."""
     import torch
 
-    usable, cores = len(os.sched_getaffinity(0)), os.cpu_count()
+    usable, cores = system.cores(), os.cpu_count()
     yield Finding(
         "cores", f"{usable} usable of {cores}; torch would take {torch.get_num_threads()}"
     )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    memory = system.memory() / GIB
     few = "below 2 GiB: take --workers 1" if memory < 2 else ""
     yield Finding("memory", f"{memory:.1f} GiB", few)
-    shared = shutil.disk_usage("/dev/shm").free / GIB if Path("/dev/shm").is_dir() else 0.0
-    small = "" if shared > 0.3 else "Ray keeps objects there; give it 1 GiB, or take --workers 1"
-    yield Finding("/dev/shm", f"{shared:.1f} GiB free", small)
+    if Path("/dev/shm").is_dir():  # of Linux
+        shared = shutil.disk_usage("/dev/shm").free / GIB
+        little = "Ray keeps objects there; give it 1 GiB, or take --workers 1"
+        yield Finding("/dev/shm", f"{shared:.1f} GiB free", "" if shared > 0.3 else little)
     count = torch.cuda.device_count()
     names = ", ".join(torch.cuda.get_device_name(i) for i in range(count))
     yield Finding("GPUs", names or "none that PyTorch can use; everything runs on the CPU")
@@ -94,7 +96,7 @@ def data(root: Path | None) -> Iterator[Finding]:
     from fedkd.data import datasets as images
     from graphkd import data as graphs
 
-    yield Finding("data root", str(Path(root or images.default_root()).expanduser()))
+    yield Finding("data root", str(images.data_root(root)))
     for names, load in ((images.names(), images.load), (graphs.names(), graphs.load)):
         for name in names:
             try:

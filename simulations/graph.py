@@ -33,7 +33,7 @@ def prepare(
         ValueError: it cannot run; the message names the value, what was expected and the way out.
         FileNotFoundError: a data file is missing.
     """
-    graph = _load(experiment.data, root or graphkd.data.default_root(), download)
+    graph = _load(experiment.data, graphkd.data.data_root(root), download)
     graphkd.distill.check(experiment.method, graph)
     cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
     return graphkd.tasks.split(graph, experiment.protocol, experiment.seed, *cut)

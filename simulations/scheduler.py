@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fedkd import checkpoint
-from simulations import config, store
+from simulations import config, machine, store
 from simulations.config import Experiment
 from simulations.grid import Resources
 
@@ -105,7 +105,7 @@ def attempt(job: Job) -> Iterator[Record]:
 
 def workers_for(resources: Resources, asked: int | None) -> int:
     """How many runs at once: as asked, or as many as the cores hold."""
-    return asked or max(1, len(os.sched_getaffinity(0)) // resources.cpus)
+    return asked or max(1, machine.cores() // resources.cpus)
 
 
 def _execute(job: Job) -> Iterator[Record]:

@@ -4,10 +4,8 @@ A run is complete when its record "run" is there; one that is not is started ove
 distillation has kept a `portrait.safetensors` too: see `graphkd.portrait`.
 """
 
-import fcntl
 import json
 import math
-import os
 import platform
 import shlex
 import sys
@@ -21,6 +19,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+
+from simulations.locks import held
 
 Record = dict[str, Any]
 
@@ -133,18 +133,7 @@ def locked(folder: Path) -> Iterator[None]:
         ValueError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"{folder} is in use by process {file.read().strip() or 'unknown'}; wait until it "
-                "has ended, or name another folder with --out"
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    with held(folder / LOCK):
         yield
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedkd.data import datasets
-from fedkd.data.datasets import default_root
+from fedkd.data.datasets import data_root
 from fedkd.models import build
 from knowledge import fidelity
 from knowledge.batches import Examples
@@ -48,7 +48,7 @@ class Ratings(NamedTuple):
     items: Tensor
 
 
-def load(name: str, root: Path | None = None) -> Any:
+def load(name: str, root: str | Path | None = None) -> Any:
     """The data of a name: images as `fedkd.data.datasets` has them, and what else recipes need.
 
     Several names joined by "+" give a tuple.
@@ -64,7 +64,7 @@ def load(name: str, root: Path | None = None) -> Any:
     if name not in LOADERS:
         known = [*LOADERS, *datasets.names()]
         raise ValueError(f"unknown data {name!r}{nearest(name, known)}; there are {known}")
-    return LOADERS[name](Path(root or default_root()))
+    return LOADERS[name](data_root(root))
 
 
 def _diabetes(root: Path) -> Table:

@@ -44,9 +44,9 @@ class Dataset(NamedTuple):
         return tuple(self.x.shape[1:])
 
 
-def default_root() -> Path:
-    """$KDSIM_DATA, or ~/.cache/kdsim."""
-    return Path(os.environ.get("KDSIM_DATA") or Path.home() / ".cache" / "kdsim")
+def data_root(root: str | Path | None = None) -> Path:
+    """Where data sets are kept: as named, else `$KDSIM_DATA`, else `~/.cache/kdsim`; ~ is home."""
+    return Path(root or os.environ.get("KDSIM_DATA") or "~/.cache/kdsim").expanduser()
 
 
 def names() -> tuple[str, ...]:
@@ -54,13 +54,13 @@ def names() -> tuple[str, ...]:
     return tuple(_LOADERS)
 
 
-def load(name: str, root: Path | None = None) -> Dataset:
+def load(name: str, root: str | Path | None = None) -> Dataset:
     """The data set of a name, or of two with a plus between them, see `beside`.
 
     Args:
         name: one of `names()`, with `mnist:5-9` for some of its labels alone; or, as in
             `fashion-mnist+mnist`, that of private and test examples and that of public ones.
-        root: the folder of data sets, by default `default_root()`; `digits` needs none.
+        root: the folder of data sets, see `data_root`; `digits` needs none.
 
     Raises:
         ValueError: there is no such data set; the message names the nearest and lists all.
@@ -78,7 +78,7 @@ def load(name: str, root: Path | None = None) -> Dataset:
         close = get_close_matches(name, _LOADERS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown data set {name!r}; {hint}choose one of {', '.join(_LOADERS)}")
-    return _LOADERS[name](Path(root or default_root()).expanduser())
+    return _LOADERS[name](data_root(root))
 
 
 def of_labels(data: Dataset, labels: str, name: str) -> Dataset:

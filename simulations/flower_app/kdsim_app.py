@@ -58,7 +58,7 @@ def plan(context: Context) -> Plan:
         score=range(every, rounds + 1, every) if every else (),
         patience=float(config["patience"]),
     )
-    default = datasets.default_root() / "flower" / f"run-{context.run_id}"
+    default = datasets.data_root() / "flower" / f"run-{context.run_id}"
     results = Path(str(config["results"])).expanduser() if config["results"] else default
     return Plan(strategy, rounds, results, float(config["timeout"]))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedkd.data import datasets
-from fedkd.data.datasets import Dataset, default_root, load, names, of_labels
+from fedkd.data.datasets import Dataset, data_root, load, names, of_labels
 
 TRAIN, TEST = 7, 4
 
@@ -80,11 +80,11 @@ def test_idx_files_are_read_as_they_are(name, folder, above, packed, tmp_path):
 def test_the_root_may_come_from_the_environment(tmp_path, monkeypatch):
     write(tmp_path / "MNIST" / "raw", packed=True)
     monkeypatch.setenv("KDSIM_DATA", str(tmp_path))
-    assert default_root() == tmp_path
+    assert data_root() == tmp_path
     assert len(load("mnist").x) == TRAIN + TEST
     monkeypatch.delenv("KDSIM_DATA")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_root() == tmp_path / ".cache" / "kdsim"
+    assert data_root() == tmp_path / ".cache" / "kdsim"
 
 
 @pytest.mark.parametrize(

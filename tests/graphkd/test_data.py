@@ -43,7 +43,7 @@ def test_a_missing_file_is_named_with_its_place_and_the_way_out(name, tmp_path, 
         data.load(name, tmp_path)
     assert str(tmp_path / "pyg") in str(error.value)
     monkeypatch.delenv("KDSIM_DATA", raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     with pytest.raises(FileNotFoundError, match=str(tmp_path / "home" / ".cache" / "kdsim")):
         data.load(name)
 
@@ -66,7 +66,7 @@ def test_nothing_is_downloaded_unless_asked_for(tmp_path, monkeypatch):
 
 @pytest.mark.data
 def test_what_is_downloaded_is_kept_for_the_next_time(tmp_path, monkeypatch):
-    real = data.default_root() / "pyg" / "Planetoid" / "Cora" / "raw"
+    real = data.data_root() / "pyg" / "Planetoid" / "Cora" / "raw"
 
     def download(self):
         Path(self.raw_dir).mkdir(parents=True, exist_ok=True)

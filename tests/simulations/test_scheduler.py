@@ -7,7 +7,7 @@ import pytest
 
 from fedkd import algorithms
 from graphkd import methods
-from simulations import config, scheduler, store
+from simulations import config, machine, scheduler, store
 from simulations.config import FedExperiment, GraphExperiment
 from simulations.grid import Resources
 from simulations.scheduler import Job
@@ -41,7 +41,7 @@ def test_each_setting_is_checked_once(monkeypatch):
 
 
 def test_workers_are_as_many_as_the_cores_hold():
-    cores = len(os.sched_getaffinity(0))
+    cores = machine.cores()
     assert scheduler.workers_for(Resources(), None) == cores
     assert scheduler.workers_for(Resources(cpus=cores + 1), None) == 1
     assert scheduler.workers_for(Resources(), 7) == 7
