@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -168,3 +170,28 @@ def test_more_gpus_than_there_are(cluster):
 
     with pytest.raises(ValueError, match="GPUs, and there are"):
         RayEngine(2, share=Share(1, 64.0))
+
+
+LISTENS = """
+import psutil
+from fedkd.engines.ray import RayEngine
+with RayEngine(1):
+    for process in psutil.Process().children(recursive=True):
+        for place in process.net_connections("inet"):
+            if place.status == psutil.CONN_LISTEN:
+                print(place.laddr.ip)
+"""
+
+
+def test_a_ray_of_our_own_listens_on_loopback_alone():
+    """From a script, without the command's switches."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENS],
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert set(done.stdout.split()) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, done.stdout
+    assert done.stdout, done.stderr
