@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from knowledge.precision import in_float32
 from knowledge.vectors import root, unit
 
 
@@ -36,6 +37,7 @@ class Regressor(nn.Module):
         return F.linear(features.movedim(1, -1), self.weight, self.bias).movedim(-1, 1)
 
 
+@in_float32
 def hint(student: Tensor, teacher: Tensor) -> Tensor:
     r"""FitNets' hint: a regression of the teacher's features on the student's.
 
@@ -57,6 +59,7 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
     return 0.5 * (student - teacher.detach()).flatten(1).square().sum(-1)
 
 
+@in_float32
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Cosine distance: the direction of the teacher's features, whatever their length.
 
@@ -98,6 +101,7 @@ def attention_map(features: Tensor, power: float = 2.0) -> Tensor:
     return features.abs().pow(power).sum(1).flatten(1)
 
 
+@in_float32
 def attention_transfer(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tensor:
     r"""Attention transfer (AT): the student looks where the teacher looks.
 
@@ -121,6 +125,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, power: float = 2.0) -> 
     return root(gap.square().sum(-1))
 
 
+@in_float32
 def mmd(
     student: Tensor,
     teacher: Tensor,
@@ -169,6 +174,7 @@ def mmd(
     return within - 2 * mean(student, teacher)
 
 
+@in_float32
 def neuron_selectivity(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Neuron selectivity transfer (NST): channels that fire at the same places, in any order.
 
@@ -218,6 +224,7 @@ def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
     return a @ b.mT / a.shape[2]
 
 
+@in_float32
 def flow(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Flow of the solution procedure (FSP): the steps between layers, not the layers.
 
@@ -244,6 +251,7 @@ def flow(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher.detach()).square().sum((1, 2))
 
 
+@in_float32
 def factor_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Factor transfer (FT): the direction of the factors that a teacher was boiled down to.
 
@@ -266,6 +274,7 @@ def factor_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     return (unit(student.flatten(1)) - unit(teacher.detach().flatten(1))).abs().sum(-1)
 
 
+@in_float32
 def activation_boundary(student: Tensor, teacher: Tensor, margin: float = 1.0) -> Tensor:
     r"""Activation boundaries (AB): which neurons fire, not how strongly.
 

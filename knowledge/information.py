@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from knowledge.feature import Regressor
+from knowledge.precision import in_float32
 from knowledge.vectors import check_rows, unit
 
 
@@ -35,6 +36,7 @@ class Bound(NamedTuple):
     cap: float
 
 
+@in_float32
 def infonce(scores: Tensor) -> Tensor:
     r"""InfoNCE: which of the batch's teacher rows is the one of this student row?
 
@@ -145,6 +147,7 @@ def smile_bound(scores: Tensor, clip: float = 5.0) -> Tensor:
     return joint.mean() - _log_mean_exp(apart.clamp(-clip, clip))
 
 
+@in_float32
 def contrastive(student: Tensor, teacher: Tensor, temperature: float = 0.07) -> Tensor:
     r"""Contrastive representation distillation (CRD) with the batch as negatives.
 
@@ -170,6 +173,7 @@ def contrastive(student: Tensor, teacher: Tensor, temperature: float = 0.07) -> 
     return infonce(unit(student) @ unit(teacher.detach()).mT / temperature)
 
 
+@in_float32
 def variational(student: Tensor, teacher: Tensor, spread: Tensor) -> Tensor:
     r"""Variational information distillation (VID): the teacher is to be foreseen from it.
 

@@ -11,7 +11,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from knowledge.logarithms import times_log
+from knowledge.precision import in_float32
 
+
+@in_float32
 def ranking_distillation(
     student: Tensor,
     top: Tensor,
@@ -56,7 +60,7 @@ def ranking_distillation(
     if ranks is not None:
         _check_items(student, ranks, "ranks")
         weight = weight * (discrepancy * (ranks.to(student.dtype) - place)).tanh().clamp(min=0)
-    return -(weight * F.logsigmoid(student.gather(1, top))).sum(-1)
+    return -times_log(weight, F.logsigmoid(student.gather(1, top))).sum(-1)
 
 
 def student_ranks(student: Tensor, top: Tensor) -> Tensor:
@@ -81,6 +85,7 @@ def student_ranks(student: Tensor, top: Tensor) -> Tensor:
     return (scores.unsqueeze(1) > scores.gather(1, top).unsqueeze(2)).sum(-1)
 
 
+@in_float32
 def relaxed_ranking(student: Tensor, top: Tensor, others: Tensor) -> Tensor:
     r"""Relaxed ranking distillation (RRD): the teacher's first items in order, all others below.
 
@@ -105,6 +110,7 @@ def relaxed_ranking(student: Tensor, top: Tensor, others: Tensor) -> Tensor:
     return plackett_luce(student.gather(1, top), student.gather(1, others))
 
 
+@in_float32
 def plackett_luce(scores: Tensor, rest: Tensor | None = None) -> Tensor:
     r"""Minus the log-likelihood that items are drawn in this order, by their scores.
 
@@ -132,10 +138,12 @@ def plackett_luce(scores: Tensor, rest: Tensor | None = None) -> Tensor:
     finite = torch.where(drawn, scores, low)
     still = finite.flip(-1).logcumsumexp(-1).flip(-1)
     if rest is not None and rest.shape[-1]:
-        still = torch.logaddexp(still, rest.logsumexp(-1, keepdim=True))
+        others = torch.where(rest > -math.inf, rest, low)
+        still = torch.logaddexp(still, others.logsumexp(-1, keepdim=True))
     return torch.where(drawn, still - finite, 0).sum(-1)
 
 
+@in_float32
 def listwise_softmax(
     student: Tensor, teacher: Tensor, mask: Tensor | None = None, temperature: float = 1.0
 ) -> Tensor:
@@ -163,9 +171,10 @@ def listwise_softmax(
     low = torch.finfo(student.dtype).min / 2
     q = torch.where(items, teacher.detach() / temperature, low).softmax(-1)
     log_p = torch.where(items, student / temperature, low).log_softmax(-1)
-    return -torch.where(items, q * log_p, 0).sum(-1)
+    return -torch.where(items, times_log(q, log_p), 0).sum(-1)
 
 
+@in_float32
 def listmle(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""ListMLE: the likelihood of the teacher's order under the student's scores.
 
@@ -189,6 +198,7 @@ def listmle(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Ten
     return plackett_luce(torch.where(items, student, -math.inf).gather(1, order))
 
 
+@in_float32
 def margin_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Margin-MSE: by how much one item beats another.
 

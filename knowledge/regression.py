@@ -15,7 +15,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from knowledge.precision import in_float32
 
+
+@in_float32
 def teacher_bounded(
     student: Tensor, teacher: Tensor, targets: Tensor, margin: float = 0.0, weight: float = 0.5
 ) -> Tensor:
@@ -52,6 +55,7 @@ def teacher_bounded(
     return hard + weight * torch.where(own + margin > theirs, own, 0)
 
 
+@in_float32
 def attentive_imitation(
     student: Tensor,
     teacher: Tensor,
@@ -115,6 +119,7 @@ def error_range(teacher: Tensor, targets: Tensor) -> Tensor:
     return error.max() - error.min()
 
 
+@in_float32
 def outlier_rejecting(
     student: Tensor,
     teacher: Tensor,

@@ -20,11 +20,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from knowledge.precision import in_float32
 from knowledge.ranking import plackett_luce
 from knowledge.response import kl_to_probabilities
 from knowledge.vectors import check_rows, root, squared_distances, unit
 
 
+@in_float32
 def distance(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Distance-wise relational distillation (RKD-D): keep the teacher's pairwise distances.
 
@@ -53,6 +55,7 @@ def distance(student: Tensor, teacher: Tensor) -> Tensor:
     return _huber(gap).sum(-1) / (student.shape[0] - 1)
 
 
+@in_float32
 def angle(student: Tensor, teacher: Tensor, block: int | None = None) -> Tensor:
     r"""Angle-wise relational distillation (RKD-A): keep the angles that the rows form.
 
@@ -95,6 +98,7 @@ def angle(student: Tensor, teacher: Tensor, block: int | None = None) -> Tensor:
     return value
 
 
+@in_float32
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Similarity-preserving distillation (SP): rows alike for the teacher stay alike.
 
@@ -120,6 +124,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     return gap.square().mean(-1)
 
 
+@in_float32
 def correlation_congruence(
     student: Tensor, teacher: Tensor, gamma: float = 0.4, order: int | None = 2
 ) -> Tensor:
@@ -162,6 +167,7 @@ def correlation_congruence(
     return (kernel(teacher.detach()) - kernel(student)).square().mean(-1)
 
 
+@in_float32
 def probabilistic_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Probabilistic knowledge transfer (PKT): who is whose neighbour, as probabilities.
 
@@ -195,6 +201,7 @@ def probabilistic_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.where(itself, 0, log_q.exp() * (log_q - log_p)).sum(-1)
 
 
+@in_float32
 def darkrank(
     student: Tensor,
     teacher: Tensor,
@@ -237,6 +244,7 @@ def darkrank(
     return plackett_luce(similarity.gather(1, nearest))
 
 
+@in_float32
 def similarity_distribution(
     student: Tensor,
     teacher: Tensor,

@@ -4,6 +4,13 @@ Every loss gives one value per example, in nats where it is a divergence; the ca
 Divergences between two networks take logits on both sides and carry T^2, so that their gradient
 keeps its size when the temperature changes. Losses towards an ensemble take the target as
 probabilities and carry no T^2. The teacher's side never receives a gradient.
+
+A logit of -inf rules a class out, and 0 log 0 = 0: in KL(teacher || student), what the teacher
+rules out has no part, and what the student alone rules out makes it infinite. Gradients are finite
+where the value is. A row of nothing but -inf is no distribution and gives NaN.
+
+Logits of 16 bits are worked with in float32. Even so a divergence of near equals may be below 0 by
+rounding, by some 1e-7 T^2; it is not clamped, which would take the gradient from these examples.
 """
 
 import math
@@ -14,7 +21,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from knowledge.logarithms import divergence, log_mean, times_log
+from knowledge.precision import in_float32
 
+
+@in_float32
 def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     r"""The classic distillation loss: KL divergence of the softened student from the teacher.
 
@@ -38,9 +49,10 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """
     _check_pair(student, teacher)
     log_p, log_q = _soften(student, temperature), _soften(teacher.detach(), temperature)
-    return temperature**2 * _divergence(log_q, log_p)
+    return temperature**2 * divergence(log_q, log_p)
 
 
+@in_float32
 def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     r"""KL divergence the other way round: the student seeks one mode of the teacher.
 
@@ -59,9 +71,10 @@ def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
     """
     _check_pair(student, teacher)
     log_p, log_q = _soften(student, temperature), _soften(teacher.detach(), temperature)
-    return temperature**2 * _divergence(log_p, log_q)
+    return temperature**2 * divergence(log_p, log_q)
 
 
+@in_float32
 def jensen_shannon(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Jensen-Shannon divergence: the symmetric, bounded relative of KL.
 
@@ -83,10 +96,11 @@ def jensen_shannon(student: Tensor, teacher: Tensor, temperature: float = 1.0) -
     """
     _check_pair(student, teacher)
     log_p, log_q = _soften(student, temperature), _soften(teacher.detach(), temperature)
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
-    return temperature**2 * 0.5 * (_divergence(log_p, log_m) + _divergence(log_q, log_m))
+    log_m = log_mean(log_p, log_q)
+    return temperature**2 * 0.5 * (divergence(log_p, log_m) + divergence(log_q, log_m))
 
 
+@in_float32
 def symmetric_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Jeffreys' divergence: KL both ways.
 
@@ -108,6 +122,7 @@ def symmetric_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> 
     return kl(student, teacher, temperature) + reverse_kl(student, teacher, temperature)
 
 
+@in_float32
 def mutual(students: Sequence[Tensor], temperature: float = 1.0) -> tuple[Tensor, ...]:
     r"""Deep mutual learning (DML): every student learns from all of its peers.
 
@@ -135,6 +150,7 @@ def mutual(students: Sequence[Tensor], temperature: float = 1.0) -> tuple[Tensor
     return tuple(values)
 
 
+@in_float32
 def soft_cross_entropy(
     student_logits: Tensor, target_probabilities: Tensor, temperature: float = 1.0
 ) -> Tensor:
@@ -158,9 +174,10 @@ def soft_cross_entropy(
     """
     _check_pair(student_logits, target_probabilities)
     log_p = _soften(student_logits, temperature)
-    return (target_probabilities.detach() * -log_p).sum(-1)
+    return times_log(target_probabilities.detach(), -log_p).sum(-1)
 
 
+@in_float32
 def kl_to_probabilities(
     student: Tensor, target_probabilities: Tensor, temperature: float = 1.0
 ) -> Tensor:
@@ -186,6 +203,7 @@ def kl_to_probabilities(
     return soft_cross_entropy(student, target, temperature) + negative_entropy
 
 
+@in_float32
 def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
     r"""Cross-entropy towards hard labels: the loss of ordinary training.
 
@@ -206,6 +224,7 @@ def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(student_logits, labels.long(), reduction="none")
 
 
+@in_float32
 def decoupled(
     student: Tensor,
     teacher: Tensor,
@@ -227,7 +246,8 @@ def decoupled(
     kl = TCKD + (1 - q_y) NCKD: plain distillation mutes NCKD where the teacher is sure.
 
     Convention: direction KL(teacher || student), logits in, T^2 on both terms. The label's class
-    is taken out exactly, where the authors' code subtracts 1000 from its logit.
+    is taken out exactly, where the authors' code subtracts 1000 from its logit. A teacher that
+    rules out all others has an NCKD of 0. A term of weight 0 is left out.
 
     Shapes:
         student, teacher: (N, C) logits with C >= 2; labels: (N,), integers 0..C-1; gives (N,),
@@ -243,10 +263,12 @@ def decoupled(
         raise ValueError("decoupled got 1 class; it needs C >= 2: use kl for a single output")
     is_label_p, rest_p = _split(student, labels, temperature)
     is_label_q, rest_q = _split(teacher.detach(), labels, temperature)
-    target, others = _divergence(is_label_q, is_label_p), _divergence(rest_q, rest_p)
-    return temperature**2 * (alpha * target + beta * others)
+    target, others = divergence(is_label_q, is_label_p), divergence(rest_q, rest_p)
+    terms = [weight * term for weight, term in ((alpha, target), (beta, others)) if weight]
+    return temperature**2 * sum(terms, torch.zeros_like(target))
 
 
+@in_float32
 def logit_matching(
     student: Tensor, teacher: Tensor, norm: Literal["l2", "l1"] = "l2", centre: bool = False
 ) -> Tensor:
@@ -280,6 +302,7 @@ def logit_matching(
     raise ValueError(f"unknown norm {norm!r}; choose one of 'l2', 'l1'")
 
 
+@in_float32
 def generalised(
     student: Tensor,
     teacher: Tensor,
@@ -329,6 +352,7 @@ def generalised(
     return hard + weight * soft_cross_entropy(student, target)
 
 
+@in_float32
 def unified(
     student: Tensor,
     teachers: Sequence[Tensor],
@@ -466,20 +490,21 @@ def _soften(logits: Tensor, temperature: float) -> Tensor:
     return (logits / temperature).log_softmax(-1)
 
 
-def _divergence(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """KL(a || b) of finite log-probabilities, (N, C) -> (N,)."""
-    return (log_a.exp() * (log_a - log_b)).sum(-1)
-
-
 def _split(logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of [the label, any other], (N, 2), and among the others, (N, C - 1)."""
+    """Log-probabilities of [the label, any other], (N, 2), and among the others, (N, C - 1).
+
+    The latter are -inf where all others are ruled out.
+    """
     label = labels.long().unsqueeze(1)  # (N, 1)
     others = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = others + (others >= label)  # (N, C - 1): every class but the label's
     log_p = _soften(logits, temperature)
     log_others = log_p.gather(1, others)
-    any_other = log_others.logsumexp(1, keepdim=True)
-    return torch.cat([log_p.gather(1, label), any_other], dim=1), log_others - any_other
+    none = (log_others == -math.inf).all(1, keepdim=True)
+    some = torch.where(none, 0, log_others)
+    any_other = some.logsumexp(1, keepdim=True)
+    is_label = torch.cat([log_p.gather(1, label), torch.where(none, -math.inf, any_other)], dim=1)
+    return is_label, torch.where(none, -math.inf, some - any_other)
 
 
 def _check_pair(student: Tensor, target: Tensor) -> None:

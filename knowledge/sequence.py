@@ -8,9 +8,11 @@ language model is the caller's.
 
 from torch import Tensor
 
+from knowledge.precision import in_float32
 from knowledge.response import kl
 
 
+@in_float32
 def word_level(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Word-level distillation: at each place, the teacher's distribution over the next token.
 
@@ -43,6 +45,7 @@ def word_level(student: Tensor, teacher: Tensor, mask: Tensor, temperature: floa
     return _per_token(kl(flat[0], flat[1], temperature).reshape(tokens.shape), tokens)
 
 
+@in_float32
 def sequence_level(student: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     r"""Sequence-level distillation: the likelihood of a sequence that the teacher wrote.
 

@@ -12,7 +12,7 @@ from simulations.store import Record, line
 
 # Modules of `knowledge` that hold no losses: training, what comes of it, and who teaches whom.
 OTHERS = {"batches", "optimizers", "outputs", "randomness", "stacking", "training", "vectors"}
-OTHERS |= {"ensemble", "fidelity", "learners", "schemes"}
+OTHERS |= {"ensemble", "fidelity", "learners", "logarithms", "precision", "schemes"}
 
 
 def algorithms() -> Iterable[Record]:

@@ -9,9 +9,12 @@ from graphkd.graph import Graph, Part
 from graphkd.losses.blocks import in_blocks
 from graphkd.losses.embeddings import check_rows
 from knowledge import response
+from knowledge.logarithms import negative_entropy, times_log
 from knowledge.outputs import Outputs
+from knowledge.precision import in_float32
 
 
+@in_float32
 def soft_labels(
     student: Outputs, teacher: Outputs, graph: Graph | Part, temperature: float = 1.0
 ) -> Tensor:
@@ -35,6 +38,7 @@ def soft_labels(
     return response.kl(*_logits(student, teacher, graph, temperature), temperature)
 
 
+@in_float32
 def low_frequency(
     student: Outputs, teacher: Outputs, graph: Graph | Part, temperature: float = 1.0
 ) -> Tensor:
@@ -62,6 +66,7 @@ def low_frequency(
     return _neighbours(student, teacher, graph, every, temperature)
 
 
+@in_float32
 def high_frequency(
     student: Outputs, teacher: Outputs, graph: Graph | Part, temperature: float = 1.0
 ) -> Tensor:
@@ -75,7 +80,7 @@ def high_frequency(
 
     Convention: the mean over the nodes is the paper's
     mean over the E edges; T^2 included, which the authors' code leaves out (T from 1.0 to 1.5
-    there). A node without neighbours gives 0.
+    there). A node without neighbours gives 0. Logits of -inf have no differences: they give NaN.
 
     Time grows as E C; memory as E + N C, beside one block of edges.
 
@@ -98,6 +103,7 @@ def high_frequency(
     return s.new_zeros(len(s)).index_add(0, target, per_edge)
 
 
+@in_float32
 def reliable_labels(
     student: Outputs,
     teacher: Outputs,
@@ -145,11 +151,10 @@ def _neighbours(
     # the q_j times log p_i: nothing is as large as the edges times the classes.
     s, t = _logits(student, teacher, graph, temperature)
     log_p, log_q = ((side / temperature).log_softmax(-1) for side in (s, t))
-    q = log_q.exp()
-    said = torch.cat([q, (q * log_q).sum(-1, keepdim=True)], 1)
+    said = torch.cat([log_q.exp(), negative_entropy(log_q).unsqueeze(-1)], 1)
     around = replace(graph.neighbours, values=kept[graph.neighbours.values])
     sums = said + around.times(said)
-    value = sums[:, -1] - (sums[:, :-1] * log_p).sum(-1)
+    value = sums[:, -1] - times_log(sums[:, :-1], log_p).sum(-1)
     return temperature**2 * len(t) / max(1, len(t) + int(kept.sum())) * value
 
 

@@ -12,8 +12,10 @@ from graphkd.losses.embeddings import embeddings
 from graphkd.losses.kernels import KERNELS, check_kernel
 from graphkd.sparse import Matrix
 from knowledge.outputs import Outputs
+from knowledge.precision import in_float32
 
 
+@in_float32
 def local_structure(
     student: Outputs,
     teacher: Outputs,

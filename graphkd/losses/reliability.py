@@ -16,8 +16,11 @@ from scipy.optimize import minimize_scalar
 from torch import Generator, Tensor
 
 from graphkd.graph import Graph, Part
+from knowledge.logarithms import negative_entropy
+from knowledge.precision import in_float32
 
 
+@in_float32
 def unreliability(logits: Tensor, noisy: Tensor) -> Tensor:
     r"""How much noise on its features changes the entropy of a node's label, at most 1.
 
@@ -108,5 +111,4 @@ def fit_power(unreliable: Tensor, agree: Tensor, bins: int = 50) -> float:
 
 
 def _entropy(logits: Tensor) -> Tensor:
-    log_p = logits.log_softmax(-1)
-    return -(log_p.exp() * log_p).sum(-1)
+    return -negative_entropy(logits.log_softmax(-1))

@@ -8,17 +8,21 @@ ARGUMENTS or NUMBERS says how to make one, one that takes no rows of classes unt
 import functools
 import importlib
 import inspect
+import itertools
+import math
 import pkgutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import entr, rel_entr, softmax
 from torch import tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, vmap
 
 import knowledge
-from knowledge import response
+from knowledge import ranking, response, sequence
 from simulations.catalogue import OTHERS
 
 N, C, K = 5, 3, 3
@@ -254,6 +258,168 @@ def test_huge_logits_give_finite_values_and_gradients_in_float32(loss):
     (gradient,) = torch.autograd.grad(value.sum(), student)
     assert value.isfinite().all()
     assert gradient.isfinite().all()
+
+
+HALF = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+
+
+@every_loss
+@HALF
+def test_of_16_bits_the_value_is_that_in_float32_rounded(loss, dtype):
+    given = [t.to(dtype) if t.is_floating_point() else t for t in arguments(loss)]
+    wide = [t.float() if t.is_floating_point() else t for t in given]
+    given[0].requires_grad_()
+    value = on_tensors(loss)(*given)
+    assert value.dtype == dtype
+    assert torch.equal(value, on_tensors(loss)(*wide).to(dtype))
+    (gradient,) = torch.autograd.grad(value.sum(), given[0])
+    assert gradient.dtype == dtype
+    assert gradient.isfinite().all()
+
+
+def kl(p, q):
+    return rel_entr(q, p).sum(1)
+
+
+def decoupled(p, q, y):
+    """TCKD + 8 NCKD; a teacher of one class alone has no NCKD."""
+    label = np.eye(C)[y]
+    split = [np.stack([(r * label).sum(1), (r * (1 - label)).sum(1)], 1) for r in (p, q)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rest = [r * (1 - label) / mass[:, 1:] for r, mass in zip((p, q), split, strict=True)]
+    rest[1] = np.nan_to_num(rest[1], nan=0)
+    rest[0] = np.nan_to_num(rest[0], nan=0)
+    return kl(*split) + 8 * kl(*rest)
+
+
+def given(columns, p, q):
+    """KL of both, given that it is one of these classes; NaN where one side says it is none."""
+    with np.errstate(invalid="ignore"):
+        return kl(*(r[:, columns] / r[:, columns].sum(1, keepdims=True) for r in (p, q)))
+
+
+def probability(p, y):
+    with np.errstate(divide="ignore"):
+        return -np.log(p[np.arange(len(y)), y])
+
+
+def of_one_token(loss, *others):
+    """A loss on sequences as one on their only token."""
+    return loss(*(t[:, None] for t in others), torch.ones(len(others[0]), 1))
+
+
+# Each divergence of logits s and t (with labels y), and what it is of probabilities p and q.
+DIVERGENCES = {
+    response.kl: (response.kl, kl),
+    response.reverse_kl: (response.reverse_kl, lambda p, q: kl(q, p)),
+    response.jensen_shannon: (
+        response.jensen_shannon,
+        lambda p, q: (kl((p + q) / 2, p) + kl((p + q) / 2, q)) / 2,
+    ),
+    response.symmetric_kl: (response.symmetric_kl, lambda p, q: kl(p, q) + kl(q, p)),
+    response.mutual: (lambda s, t: response.mutual([s, t])[0], kl),
+    response.soft_cross_entropy: (
+        lambda s, t: response.soft_cross_entropy(s, t.softmax(-1)),
+        lambda p, q: kl(p, q) + entr(q).sum(1),
+    ),
+    response.kl_to_probabilities: (
+        lambda s, t: response.kl_to_probabilities(s, t.softmax(-1)),
+        kl,
+    ),
+    response.cross_entropy: (
+        lambda s, t, y: response.cross_entropy(s, y),
+        lambda p, q, y: probability(p, y),
+    ),
+    response.decoupled: (
+        lambda s, t, y: response.decoupled(s, t, y, temperature=1.0),
+        decoupled,
+    ),
+    response.generalised: (
+        lambda s, t, y: response.generalised(s, t, y, imitation=0.25),
+        lambda p, q, y: 0.75 * probability(p, y) + 0.25 * (kl(p, q) + entr(q).sum(1)),
+    ),
+    response.unified: (unified, lambda p, q: given([0, 1], p, q) + given([1, 2], p, q)),
+    sequence.word_level: (functools.partial(of_one_token, sequence.word_level), kl),
+    sequence.sequence_level: (
+        lambda s, t, y: of_one_token(sequence.sequence_level, s, y),
+        lambda p, q, y: probability(p, y),
+    ),
+    ranking.listwise_softmax: (
+        ranking.listwise_softmax,
+        lambda p, q: kl(p, q) + entr(q).sum(1),
+    ),
+}
+every_divergence = pytest.mark.parametrize(
+    ("call", "expected"), DIVERGENCES.values(), ids=[f.__name__ for f in DIVERGENCES]
+)
+
+
+def ruled_out():
+    """Students and teachers who rule out classes, in all ways that leave one; and labels."""
+    supports = [kept for kept in itertools.product([True, False], repeat=C) if any(kept)]
+    ways = list(itertools.product(supports, supports, range(C)))
+    shape = (len(ways), C)
+    logits = [normal(*shape)(torch.Generator().manual_seed(k), torch.float64) for k in range(2)]
+    kept = [tensor(kept) for kept in zip(*((s, t) for s, t, _ in ways), strict=True)]
+    student, teacher = (torch.where(k, z, -math.inf) for z, k in zip(logits, kept, strict=True))
+    return student, teacher, tensor([y for *_, y in ways])
+
+
+def of_logits(call, student, teacher, labels):
+    """A divergence of logits, given labels if it takes three."""
+    return call(student, teacher, labels) if takes_labels(call) else call(student, teacher)
+
+
+def takes_labels(call):
+    return "y" in inspect.signature(call).parameters
+
+
+def test_every_divergence_of_logits_is_here():
+    told = {loss for loss in LOSSES if "in nats" in inspect.getdoc(loss)}
+    of_rows = {"infonce", "contrastive", "variational", "relaxed_ranking", "listmle", "darkrank"}
+    of_rows |= {"probabilistic_transfer", "similarity_distribution"}  # no class has a logit there
+    assert {loss for loss in told if loss.__name__ not in of_rows} <= set(DIVERGENCES)
+
+
+@every_divergence
+def test_a_class_that_is_ruled_out_counts_as_in_scipy(call, expected):
+    student, teacher, labels = ruled_out()
+    value = of_logits(call, student, teacher, labels)
+    p, q = (softmax(side.numpy(), axis=1) for side in (student, teacher))
+    right = expected(p, q, labels.numpy()) if takes_labels(call) else expected(p, q)
+    torch.testing.assert_close(value, torch.from_numpy(right), equal_nan=True)
+    assert call is unified or not value.isnan().any()
+    assert value.isfinite().any()
+
+
+@every_divergence
+def test_gradients_are_finite_where_the_value_is_and_so_they_are_under_vmap(call, expected):
+    student, teacher, labels = ruled_out()
+    finite = of_logits(call, student, teacher, labels).isfinite()
+    student, teacher, labels = student[finite].requires_grad_(), teacher[finite], labels[finite]
+    value = of_logits(call, student, teacher, labels)
+    (gradient,) = torch.autograd.grad(value.sum(), student)
+    assert gradient.isfinite().all()
+    assert (gradient[student == -math.inf] == 0).all()
+
+    def alone(s, t, y):
+        return of_logits(call, s[None], t[None], y[None]).sum()
+
+    one_by_one = vmap(grad(alone))(student.detach(), teacher, labels)
+    torch.testing.assert_close(one_by_one, gradient, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [response.kl, response.reverse_kl, response.jensen_shannon])
+@HALF
+def test_a_divergence_of_16_bits_at_a_high_temperature_is_right_and_not_negative(loss, dtype):
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 64, 10, generator=draw).to(dtype)
+    value = loss(student, teacher, temperature=20.0)
+    assert (value > 0).all()
+    right = loss(student.double(), teacher.double(), temperature=20.0)
+    torch.testing.assert_close(value.double(), right, rtol=torch.finfo(dtype).eps, atol=1e-3)
+    near = loss(student, torch.nextafter(student, teacher), temperature=20.0)
+    assert (near > -4 * torch.finfo(torch.float32).eps * 20**2).all()
 
 
 @with_teacher

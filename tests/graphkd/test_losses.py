@@ -205,6 +205,41 @@ def test_labels_that_are_certain_give_finite_values():
         assert loss(*sure, graph()).isfinite().all()
 
 
+def test_what_a_teacher_rules_out_around_a_node_costs_nothing():
+    """Nodes 0 and 1 hear of each other; nobody believes in class 2, and the teacher is sure."""
+    never, edges = -math.inf, torch.tensor([[0, 1], [1, 0]])
+    student = torch.tensor([[0.0, 0.0, never], [0.0, 0.0, 0.0]], requires_grad=True)
+    teacher = torch.tensor([[0.0, never, never], [0.0, 0.0, never]])
+    given, both = (Outputs(student), Outputs(teacher)), torch.ones(2, dtype=torch.bool)
+    # KL of (1, 0) and (1/2, 1/2) from (1/2, 1/2) is log 2 and 0; from thirds, log 3 and log 3/2.
+    own = torch.tensor([math.log(2), math.log(1.5)])
+    around = torch.tensor([math.log(2), math.log(3) + math.log(1.5)]) / 2
+    for value, expected in (
+        (losses.soft_labels(*given, graph(edges, 2)), own),
+        (losses.low_frequency(*given, graph(edges, 2)), around),
+        (losses.reliable_labels(*given, graph(edges, 2), both), around),
+        (losses.reliable_labels(*given, graph(edges, 2), ~both), own),
+    ):
+        torch.testing.assert_close(value, expected)
+        (gradient,) = torch.autograd.grad(value.sum(), student)
+        assert gradient.isfinite().all()
+    denied = Outputs(torch.tensor([[never, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+    assert losses.low_frequency(denied, given[1], graph(edges, 2))[0] == math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_on_16_bits_are_those_in_float32_rounded(dtype):
+    both = outputs(3, 0), outputs(4, 1)
+    half = [Outputs(shown.logits.to(dtype), (shown.hidden[0].to(dtype),)) for shown in both]
+    wide = [Outputs(o.logits.float(), (o.hidden[0].float(),)) for o in half]
+    for loss in (losses.soft_labels, losses.low_frequency, losses.high_frequency):
+        found = loss(*half, graph(), 20.0)
+        assert found.dtype == dtype
+        assert torch.equal(found, loss(*wide, graph(), 20.0).to(dtype))
+    found = losses.local_structure(*half, graph())
+    assert torch.equal(found, losses.local_structure(*wide, graph()).to(dtype))
+
+
 def test_errors_say_the_way_out():
     student, bare = outputs(3, 0), Outputs(torch.zeros(NODES, 3))
     with pytest.raises(ValueError, match="teacher shows no hidden state"):

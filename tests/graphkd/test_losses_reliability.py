@@ -27,6 +27,11 @@ def test_unreliability_is_the_change_of_entropy_by_hand():
     torch.testing.assert_close(reliability.unreliability(noisy, clean), found)
 
 
+def test_a_teacher_that_rules_out_a_class_is_sure_and_not_no_number():
+    clean, noisy = torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]), torch.zeros(2, 2)
+    assert reliability.unreliability(clean, noisy).tolist() == [1.0, 0.0]
+
+
 def test_a_teacher_that_noise_does_not_move_is_reliable_everywhere():
     logits = torch.randn(4, 3, generator=generator(0))
     assert not reliability.unreliability(logits, logits).any()

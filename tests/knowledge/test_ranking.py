@@ -131,6 +131,15 @@ class TestRankingDistillation:
     def test_large_negative_scores_are_finite(self):
         assert ranking_distillation(tensor([[-1e4]]), tensor([[0]])).item() == 1e4
 
+    def test_an_impossible_item_costs_nothing_where_its_place_is_not_asked(self):
+        scores, top = tensor([[-math.inf, 0.0]]), tensor([[0, 1]])
+        assert ranking_distillation(scores, top).item() == math.inf
+        # Ranks 0 and 9: the first item is in its place and has no weight, the second has e^-2.
+        value = ranking_distillation(scores, top, tensor([[0, 9]]))
+        close(value.item(), sigmoid(-1) * math.tanh(0.8) * math.log(2), 1e-6)
+        gradient = slope(lambda s: ranking_distillation(s, top, tensor([[0, 9]])), scores)
+        assert gradient.isfinite().all()
+
     @pytest.mark.parametrize("position", [0.0, -1.0, math.nan])
     def test_the_position_has_to_be_positive(self, position):
         with pytest.raises(ValueError, match=rf"position is {position}; .*positive"):
@@ -183,6 +192,15 @@ class TestPlackettLuce:
         gradient = slope(plackett_luce, scores)
         assert gradient.isfinite().all()
         assert (gradient[0, [1, 4]] == 0).all()
+
+    def test_a_rest_of_minus_infinity_is_no_rest(self):
+        def with_rest(scores):
+            return plackett_luce(scores, torch.full((len(S), 2), -math.inf).double())
+
+        close(with_rest(S), plackett_luce(S))
+        close(slope(with_rest, S), slope(plackett_luce, S))
+        rest = torch.full((len(S), 2), -math.inf).double()
+        assert (slope(lambda r: plackett_luce(S, r), rest) == 0).all()
 
     def test_a_wrong_shape_is_named(self):
         with pytest.raises(ValueError, match=r"scores have shape \(7,\).*\(N, K\)"):
