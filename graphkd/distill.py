@@ -125,7 +125,7 @@ class _Task(NamedTuple):
         graph = self.seen.graph
         network = build(settings.student(self.method), graph, self.seed, "student")
         with seeded(self.seed, graph.x.device, "student", "more weights"):
-            return self.method.build(network, graph)
+            return self.method.build(network, graph).to(graph.x)
 
 
 def _task(method: Method, split: Split, seed: int) -> _Task:
@@ -152,6 +152,9 @@ def _taught(task: _Task, teacher: Fitted | None) -> Fit:
     targets = None if guide is None else predict(guide, view.graph)
     with seeded(seed, seen.graph.x.device, "student", "terms"):
         terms = method.terms(Lesson(network, seen, guide, view.graph, targets, seed))
+    for term in terms:
+        if isinstance(term.loss, nn.Module):
+            term.loss.to(seen.graph.x)  # its device and floating type
     weight = method.hard_weight or 0.0
     student = settings.student(method)
     return fit_student(network, student, seen, targets, terms, hard_weight=weight, seed=seed)

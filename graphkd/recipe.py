@@ -57,8 +57,9 @@ class Term(NamedTuple):
     """One summand of a student's loss: weight times the mean of `loss` over the nodes of a step.
 
     A loss that is an `nn.Module` has parameters of its own, which are trained beside the student
-    and thrown away. `nodes(n, generator)` may draw some of a step's n nodes; the loss then sees
-    these alone, with the edges among them. A term of weight 0 is skipped, not multiplied by 0.
+    and thrown away; a run moves them to the device and the floating type of the graph.
+    `nodes(n, generator)` may draw some of a step's n nodes; the loss then sees these alone, with
+    the edges among them. A term of weight 0 is skipped, not multiplied by 0.
     """
 
     loss: Loss
@@ -145,7 +146,10 @@ class Method:
         return inputs.get(self.inputs)(view, seed)
 
     def build(self, network: nn.Module, graph: Graph) -> nn.Module:
-        """The student made of a fresh network for this graph: by default the network itself."""
+        """The student made of a fresh network for this graph: by default the network itself.
+
+        A run moves it to the device and the floating type of the graph.
+        """
         return network
 
 

@@ -47,7 +47,7 @@ class CPF(Method):
 
     def build(self, network: nn.Module, graph: Graph) -> nn.Module:
         """Label propagation around a network."""
-        return Propagation(network, graph.x.shape[1], self.rounds).to(graph.x)
+        return Propagation(network, graph.x.shape[1], self.rounds)
 
     def terms(self, lesson: Lesson) -> tuple[Term, ...]:
         """The squared distance of probabilities, but at training nodes."""

@@ -47,7 +47,6 @@ class _Contrast(nn.Module):
         super().__init__()
         self.maps = nn.ModuleDict(heads(*lesson.widths(), method.width))
         self.temperature = method.temperature
-        self.to(lesson.seen.x)
 
     def forward(self, student: Outputs, teacher: Outputs, graph: Graph | Part) -> Tensor:
         """One value per node."""

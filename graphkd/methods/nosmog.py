@@ -118,7 +118,8 @@ def adversarial(
 
     # In place wherever it can be: these are the largest tensors of a run, and memory is the limit.
     low, high = x - radius, x + radius
-    moved = torch.empty(x.shape, dtype=x.dtype).uniform_(-radius, radius, generator=draw).to(x)
+    drawn = torch.empty(x.shape, dtype=torch.float32)  # the same draw for features of any type
+    moved = drawn.uniform_(-radius, radius, generator=draw).to(x)
     moved.add_(x).requires_grad_()
     for _ in range(steps):
         (slope,) = torch.autograd.grad(value(moved).sum(), moved)
