@@ -66,44 +66,37 @@ def test_a_method_with_a_teacher_reports_it_and_the_student_alone(name):
 
 
 @every_method
-def test_a_run_on_a_float64_graph_is_in_float64_and_near_the_one_in_float32(name):
-    seen = {}
+def test_a_run_on_a_float64_graph_is_in_float64_and_near_the_one_in_float32(name, monkeypatch):
+    types = {}
+
+    def fit_student(network, student, view, targets=None, terms=(), **more):
+        for term in terms:
+            types["loss"] = of_numbers(term.loss) if isinstance(term.loss, nn.Module) else set()
+        return teaching.fit_student(network, student, view, targets, terms, **more)
 
     def run(graph):
         view = graphkd.splits.transductive(graph, 1).view("evaluate")
-        *epochs, last = graphkd.run(methods.get(name)(**QUICK), graph, seed=1)
+        *epochs, last = graphkd.run(methods.get(name)(**QUICK | {"epochs": 2}), graph, seed=1)
         for role, (network, encode) in last.trained.items():
-            outputs = predict(network, encode(view))
-            seen[role] = {p.dtype for p in network.parameters()} | {
-                shown.dtype for shown in (outputs.logits, *outputs.hidden)
-            }
-        return [(e.phase, e.loss) for e in epochs], last.metrics
+            types[role] = of_numbers(network, predict(network, encode(view)))
+        return epochs, last.metrics
 
+    monkeypatch.setattr(distill, "fit_student", fit_student)
     exact, exact_metrics = run(replace(FAKE, x=FAKE.x.double()))
-    assert seen.keys() >= {"baseline"}
-    assert all(types == {torch.float64} for types in seen.values())
+    assert types.pop("loss", set()) <= {torch.float64}
+    assert types.keys() >= {"baseline"}
+    assert all(found == {torch.float64} for found in types.values())
     single, metrics = run(FAKE)
-    assert [phase for phase, _ in exact] == [phase for phase, _ in single]
-    for (_, one), (_, other) in zip(exact, single, strict=True):
-        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
+    for one, other in zip(exact, single, strict=True):
+        assert one.phase == other.phase
+        assert one.loss == pytest.approx(other.loss, rel=1e-4, abs=1e-6)
     assert exact_metrics == pytest.approx(metrics, abs=0.05)
 
 
-@pytest.mark.parametrize("name", OFFLINE)
-def test_what_a_loss_learns_is_of_the_type_of_the_graph(name, monkeypatch):
-    found = []
-
-    def fit_student(network, student, view, targets=None, terms=(), **more):
-        found.extend(p.dtype for t in terms for p in parameters(t.loss))
-        return teaching.fit_student(network, student, view, targets, terms, **more)
-
-    monkeypatch.setattr(distill, "fit_student", fit_student)
-    list(graphkd.run(methods.get(name)(**QUICK), replace(FAKE, x=FAKE.x.double()), seed=1))
-    assert set(found) == ({torch.float64} if name in {"gcrd", "nosmog"} else set())
-
-
-def parameters(loss):
-    return loss.parameters() if isinstance(loss, nn.Module) else []
+def of_numbers(network, outputs=None):
+    """The types of a network's parameters, and of what it shows."""
+    shown = () if outputs is None else (outputs.logits, *outputs.hidden)
+    return {tensor.dtype for tensor in (*network.parameters(), *shown)}
 
 
 class Slander(nn.Module):
