@@ -15,7 +15,9 @@ HIDDEN = -100  # the label of a node whose label may not be seen; losses skip it
 class Graph:
     """Nodes with features and labels, and the edges among them, without self-loops.
 
-    An edge (j, i) makes j a neighbour of i; an undirected edge is there in both directions.
+    An edge (j, i) makes j a neighbour of i; an undirected edge is there in both directions. Edges
+    and labels may come as integers of any width or as whole numbers in floating point, labels as a
+    column too: they are kept as int64, and labels as (N,).
 
     Shapes:
         x: (N, D) features; edge_index: (2, E) from, to; y: (N,) labels 0..C-1, or HIDDEN.
@@ -26,6 +28,13 @@ class Graph:
     y: Tensor
     classes: int
     name: str = "graph"
+
+    def __post_init__(self) -> None:
+        """Bring edges and labels into the form that all else takes for granted."""
+        y = self.y[:, 0] if self.y.ndim == 2 and self.y.shape[1] == 1 else self.y
+        real = self.classes == 1  # one output of real numbers, or nothing to tell apart
+        object.__setattr__(self, "edge_index", integers(self.edge_index))
+        object.__setattr__(self, "y", y if real and y.is_floating_point() else integers(y))
 
     @property
     def num_nodes(self) -> int:
@@ -120,6 +129,37 @@ class Part:
     def take(self, places: Tensor) -> "Part":
         """The part of these places in `nodes`."""
         return Part(self.graph, self.nodes[places])
+
+
+def integers(values: Tensor) -> Tensor:
+    """The values as int64, if they are whole numbers; else as they are."""
+    whole = not values.is_floating_point() or bool((values.frac() == 0).all())
+    return values.long() if whole else values
+
+
+def check_labels(graph: Graph, of: str) -> None:
+    """Raise ValueError unless the labels are 0..C-1 and each is there, of nodes say."""
+    y, classes, name = graph.y, graph.classes, graph.name
+    anew = "number the classes anew, such as y.unique(return_inverse=True)[1]"
+    if y.is_floating_point():
+        first = int((y.frac() != 0).nonzero()[0, 0])
+        raise ValueError(
+            f"{name} has the label {float(y[first]):g} at {of} {first}; expected whole numbers "
+            f"from 0 to {classes - 1}: {anew}, and leave out what has no label"
+        )
+    low, high = int(y.min()), int(y.max())
+    if not 0 <= low <= high < classes:
+        raise ValueError(
+            f"{name} has labels from {low} to {high}; expected 0 to {classes - 1}: {anew}"
+            f"{', and leave out what has no label' if low < 0 else ''}"
+        )
+    held = torch.bincount(y, minlength=classes) > 0
+    if not held.all():
+        raise ValueError(
+            f"{name} has no {of} of class {int((~held).nonzero()[0, 0])}, of {classes} classes; "
+            f"expected one at least of each from 0 to {classes - 1}: {anew}, with classes="
+            f"{int(held.sum())}"
+        )
 
 
 def _neighbours(graph: Graph | Part) -> sparse.Rows:

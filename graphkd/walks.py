@@ -21,7 +21,7 @@ def random_walks(
     Shapes:
         gives (count * N, length) ids of nodes.
     """
-    source, target = edge_index.cpu()
+    source, target = edge_index.cpu().long()
     order = source.argsort(stable=True)
     neighbours = torch.cat([target[order], torch.zeros(1, dtype=torch.long)])
     degree = torch.bincount(source, minlength=nodes)

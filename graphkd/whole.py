@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from graphkd import networks
 from graphkd.core import Split
-from graphkd.graph import HIDDEN, Graph
+from graphkd.graph import HIDDEN, Graph, check_labels, integers
 from knowledge.outputs import Outputs
 from knowledge.randomness import generator
 
@@ -35,6 +35,11 @@ class Graphs(Graph):
     """
 
     owner: Tensor = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        """As `Graph`, and the owners are int64."""
+        super().__post_init__()
+        object.__setattr__(self, "owner", integers(self.owner))
 
     @property
     def num_nodes(self) -> int:
@@ -207,15 +212,14 @@ def _check(graphs: Graphs) -> None:
             f"{graphs.name} has features or targets that are NaN or infinite; drop or fill them"
         )
     least = FOLDS
-    if not graphs.y.is_floating_point() and graphs.num_nodes:
-        if not 0 <= graphs.y.min() <= graphs.y.max() < graphs.classes:
-            raise ValueError(
-                f"{graphs.name} has labels from {int(graphs.y.min())} to {int(graphs.y.max())}; "
-                f"expected 0 to {graphs.classes - 1}: renumber the labels"
-            )
-        least = int(torch.bincount(graphs.y, minlength=graphs.classes).min())
+    if graphs.num_nodes and (graphs.classes > 1 or not graphs.y.is_floating_point()):
         if graphs.classes < 2:
-            raise ValueError(f"{graphs.name} has one class; there is nothing to tell apart")
+            raise ValueError(
+                f"{graphs.name} has one class; there is nothing to tell apart: give two, or real "
+                "targets in floating point"
+            )
+        check_labels(graphs, "graph")
+        least = int(torch.bincount(graphs.y, minlength=graphs.classes).min())
     if graphs.num_nodes < FOLDS or least < FOLDS:
         raise ValueError(
             f"{graphs.name} has {graphs.num_nodes} graphs, {least} of its rarest class; {FOLDS} "

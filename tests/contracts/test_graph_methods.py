@@ -93,6 +93,14 @@ def test_a_run_on_a_float64_graph_is_in_float64_and_near_the_one_in_float32(name
     assert exact_metrics == pytest.approx(metrics, abs=0.05)
 
 
+@pytest.mark.parametrize("name", ["cpf", "krd", "nosmog"])  # which count edges of their own
+def test_edges_of_32_bits_change_nothing(name):
+    settings = QUICK | {"epochs": 1, "teacher_epochs": 1}
+    narrow = replace(FAKE, edge_index=FAKE.edge_index.int(), y=FAKE.y.int())
+    one, other = (list(graphkd.run(methods.get(name)(**settings), g)) for g in (FAKE, narrow))
+    assert one == other
+
+
 def of_numbers(network, outputs=None):
     """The types of a network's parameters, and of what it shows."""
     shown = () if outputs is None else (outputs.logits, *outputs.hidden)

@@ -153,14 +153,20 @@ def nan_features():
         (changed(edge_index=torch.zeros(2, 0, dtype=torch.long)), "180 nodes and no edges"),
         (changed(edge_index=torch.tensor([[3, 4], [3, 4]])), "no edges"),
         (changed(x=GRAPH.x[:, :0]), "nodes without features"),
-        (changed(x=GRAPH.x.long()), "features of torch.int64 .*convert them"),
-        (changed(y=GRAPH.y.float()), "labels of torch.float32"),
+        (changed(x=GRAPH.x.long()), "features of torch.int64; .*convert them"),
+        (changed(y=GRAPH.y + 0.5), r"the label 0\.5 at node 0; expected whole numbers from 0 to 2"),
+        (changed(y=GRAPH.y * torch.nan), "the label nan at node 0.*leave out what has no label"),
         (changed(x=nan_features()), "NaN or infinite at 1 nodes, first 4"),
         (changed(y=torch.zeros(180, dtype=torch.long), classes=1), "1 class"),
-        (changed(y=GRAPH.y + 1), r"labels outside 0\.\.2"),
+        (changed(y=GRAPH.y + 1), r"labels from 1 to 3; expected 0 to 2: number .*return_inverse"),
+        (changed(y=GRAPH.y - 1), "labels from -1 to 1; .*leave out what has no label"),
+        (changed(y=GRAPH.y * 2, classes=5), r"no node of class 1, of 5 classes.*classes=3"),
+        (changed(edge_index=torch.tensor([[0.5], [1.0]])), "edges that are no whole numbers"),
+        (changed(edge_index=GRAPH.edge_index.T), "transpose a list of pairs"),
+        (changed(y=torch.eye(3)[GRAPH.y]), "take the argmax of one-hot labels"),
         (changed(edge_index=torch.tensor([[0], [180]])), "edges to node 180"),
         (changed(y=GRAPH.y[:-1]), r"expected \(N, D\), \(N,\) and \(2, E\)"),
-        (changed(y=(GRAPH.y == 0).long() * 2), "class 1 of graph has 0 nodes"),
+        (changed(y=(GRAPH.y == 0).long() * 2), "no node of class 1, of 3 classes"),
         (data.fake(size=49), "class 0 of fake has 49 nodes"),
         (data.fake(size=50), "no node left to test"),
     ],
@@ -168,6 +174,26 @@ def nan_features():
 def test_graphs_that_cannot_be_split_say_why(graph, message):
     with pytest.raises(ValueError, match=message):
         splits.transductive(graph, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.float32])
+def test_edges_and_labels_of_any_type_are_the_same_graph(dtype):
+    y, edges = GRAPH.y.to(dtype).unsqueeze(1), GRAPH.edge_index.to(dtype)
+    for given in (changed(y=y), changed(edge_index=edges), changed(y=y, edge_index=edges)):
+        assert given.y.dtype == given.edge_index.dtype == torch.int64
+        one, other = (splits.inductive(graph, 3) for graph in (GRAPH, given))
+        assert all(torch.equal(one.parts[name], other.parts[name]) for name in one.parts)
+        for phase in ("distill", "evaluate"):
+            seen, same = one.view(phase).graph, other.view(phase).graph
+            assert torch.equal(seen.edge_index, same.edge_index)
+            assert torch.equal(seen.y, same.y)
+
+
+def test_the_edges_of_a_graph_too_large_for_int32_keys():
+    nodes = 50_000  # whose square is above 2^31
+    ends = torch.tensor([[nodes - 1, 0, 7], [nodes - 2, nodes - 1, 7]], dtype=torch.int32)
+    expected = [[0, nodes - 2, nodes - 1, nodes - 1], [nodes - 1, nodes - 1, 0, nodes - 2]]
+    assert splits.simple(ends, nodes).tolist() == expected
 
 
 def test_withheld_nodes_are_in_the_graph_but_no_teacher_speaks_of_them():

@@ -167,7 +167,9 @@ LAST = len(MANY.owner) - 1
         ({"x": MANY.x.long()}, "features of torch.int64; expected one or more of float32"),
         ({"x": MANY.x * torch.nan}, "NaN or infinite"),
         ({"y": MANY.y * 0, "classes": 1}, "has one class"),
-        ({"y": MANY.y * 0}, "0 of its rarest class; 10 folds take 10 or more"),
+        ({"y": MANY.y * 0}, "no graph of class 1, of 2 classes.*classes=1"),
+        ({"y": (torch.arange(30) == 4).long()}, "1 of its rarest class; 10 folds take 10 or more"),
+        ({"y": MANY.y + 0.5}, r"the label 0\.5 at graph 0; expected whole numbers from 0 to 1"),
         ({"y": MANY.y - 1}, "labels from -1 to 0; expected 0 to 1"),
         ({"y": MANY.y[:-1]}, "29 targets and nodes of graph 29"),
         ({"owner": MANY.owner.flip(0)}, "sort nodes by graph"),
@@ -181,6 +183,21 @@ def test_graphs_that_cannot_be_folded_say_why(changes, message):
         tasks.split(dataclasses.replace(MANY, **changes), "folds", 0)
     with pytest.raises(ValueError, match="12 graphs, 6 of its rarest class"):
         tasks.split(graphs(12), "folds", 0)
+
+
+def test_numbers_of_any_type_are_the_same_graphs():
+    given = dataclasses.replace(
+        MANY,
+        edge_index=MANY.edge_index.int(),
+        owner=MANY.owner.int(),
+        y=MANY.y.float().unsqueeze(1),
+    )
+    for name in ("edge_index", "owner", "y"):
+        assert torch.equal(getattr(given, name), getattr(MANY, name))
+    real = graphs(real=True)
+    assert real.y.is_floating_point()
+    column = dataclasses.replace(real, y=real.y.unsqueeze(1))
+    assert torch.equal(column.y, real.y)
 
 
 def test_graphs_without_edges_or_nodes_are_examples_as_any_other():
