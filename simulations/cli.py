@@ -189,6 +189,25 @@ def inspect(
 
 
 @app.command()
+def flower(
+    change: Annotated[
+        list[str] | None,
+        typer.Option("-c", metavar="'KEY=VALUE ...'", help="settings of the app, as in flwr run"),
+    ] = None,
+    clients: Annotated[int, typer.Option(min=1, help="how many")] = 5,
+    out: Annotated[Path | None, typer.Option(help="folder of the results [in runs/]")] = None,
+    limit: Annotated[float, typer.Option(min=1, help="seconds before it is stopped")] = 3600,
+) -> int:
+    """The demo federation in Flower's own simulation: about a minute, and nothing stays running."""
+    from simulations import flower as module
+    from simulations.session import users_input
+
+    with users_input():
+        results = module.folder(out)
+    return module.run(change or [], clients, results, limit)
+
+
+@app.command()
 def doctor(data_root: DataRoot = None) -> int:
     """Versions, cores, GPUs, memory, data; what would not work, and how to mend it."""
     from simulations import doctor as module

@@ -89,6 +89,7 @@ def _summary(plan: Plan) -> dict[str, Any]:
     return {
         "record": "run",
         "kind": "flower",
+        "method": type(strategy.algorithm).__module__.rpartition(".")[2],
         "algorithm": repr(strategy.algorithm),
         "clients": strategy.clients,
         "rounds": len(records),

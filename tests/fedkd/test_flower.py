@@ -1,13 +1,9 @@
 """Flower's Strategy and ClientApp give the clients that `simulate` gives, and name who fails."""
 
-import contextlib
 import functools
 import importlib.util
 import json
 import math
-import os
-import signal
-import socket
 import subprocess
 import sys
 import tomllib
@@ -702,53 +698,3 @@ def test_the_app_says_what_is_wrong_with_its_configuration(kdsim_app, double):
         kdsim_app.channel(settings(compression="zip"))
     with pytest.raises(ValueError, match="dtype must be one of float32, float64, got 'half'"):
         kdsim_app.federation(settings(dtype="half"))
-
-
-@pytest.mark.flower
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
-def test_flwr_run_is_the_simulation(kdsim_app, tmp_path, double):
-    flwr = Path(sys.executable).with_name("flwr")
-    if not flwr.exists():
-        pytest.skip(f"no flwr command beside {sys.executable}")
-    results = tmp_path / "results"
-    changed = {"results": str(results), **SHORT}
-    given = " ".join(f"{k}={v!r}" for k, v in changed.items())
-    environment = os.environ | {
-        "FLWR_HOME": str(tmp_path / "home"),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),
-        "CLIENTS": str(CLIENTS),
-        "PYTHONPATH": str(REPOSITORY),
-        "PATH": f"{flwr.parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
-    try:
-        printed = shell([APP / "run.sh", "-c", given], environment, tmp_path, 300)
-        listed = json.loads(shell([flwr, "ls", "--format", "json"], environment, tmp_path, 60))
-    finally:
-        end_all_with(f"FLWR_HOME={environment['FLWR_HOME']}")
-    assert [r["status"] for r in listed["runs"]] == ["finished:completed"], printed
-    assert_as_simulated(kdsim_app, settings(**changed), results)
-
-
-def shell(command, environment, folder, seconds):
-    """Run a command, and return what it printed; its exit status says little."""
-    words = [str(word) for word in command]
-    done = subprocess.run(
-        words, env=environment, cwd=folder, timeout=seconds, capture_output=True, text=True
-    )
-    return done.stdout
-
-
-def free_port():
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return place.getsockname()[1]
-
-
-def end_all_with(setting):
-    """End the processes that were started with this in their environment: the SuperLink stays."""
-    for place in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if setting.encode() in (place / "environ").read_bytes().split(b"\0"):
-                os.kill(int(place.name), signal.SIGKILL)
