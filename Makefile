@@ -1,10 +1,11 @@
-# Every target sets up .venv by itself when it is missing or when pyproject.toml has changed.
+# Every target sets up $(VENV) by itself when it is missing or when pyproject.toml has changed.
 SHELL := /bin/bash
 # The first interpreter from 3.11 to 3.13 on this machine; override with `make PYTHON=/path/to/python`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
-BIN := .venv/bin
-READY := .venv/.ready
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
 
 .PHONY: demo test test-all lint format bench clean
 .DEFAULT_GOAL := demo
@@ -32,10 +33,10 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-* build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "kdsim needs Python 3.11, 3.12 or 3.13; none was found. Install one, or name it: make PYTHON=/path/to/python3.11"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
