@@ -81,6 +81,13 @@ def recipes() -> Iterable[Record]:
         yield {"name": name, "summary": said.what, **about}
 
 
+def experiments() -> Iterable[Record]:
+    """Experiments for `kdsim run NAME`, that come with kdsim."""
+    from simulations import library
+
+    yield from ({"name": name, "summary": library.summary(name)} for name in library.names())
+
+
 KINDS: dict[str, Callable[[], Iterable[Record]]] = {
     "algorithms": algorithms,
     "methods": methods,
@@ -89,6 +96,7 @@ KINDS: dict[str, Callable[[], Iterable[Record]]] = {
     "datasets": datasets,
     "partitions": partitions,
     "recipes": recipes,
+    "experiments": experiments,
 }
 
 

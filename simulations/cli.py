@@ -34,7 +34,6 @@ RESOURCES = (
     "deadline",
     "checkpoint_every",
 )
-EXPERIMENTS = Path(__file__).parent / "experiments"
 
 app = typer.Typer(
     help="Simulate federated and graph knowledge distillation.",
@@ -57,15 +56,17 @@ def demo(
     out: Out = None, data_root: DataRoot = None, workers: Workers = None, json: Json = False
 ) -> int:
     """The main job, on data that ships with the dependencies: about a minute on two cores."""
-    from simulations import machine
+    from simulations import library, machine
 
-    workers = workers or min(machine.cores(), 4)
-    return _run(EXPERIMENTS / "demo.toml", [], out, data_root, workers, json)
+    path, workers = library.FOLDER / "demo.toml", workers or min(machine.cores(), 4)
+    return _run(path, [], out, data_root, workers, json)
 
 
 @app.command()
 def run(
-    experiment: Annotated[Path, typer.Argument(help="an experiment file, TOML")],
+    experiment: Annotated[
+        Path, typer.Argument(help="a TOML file, or a name: `kdsim list experiments`")
+    ],
     assign: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. fed.rounds=5")
     ] = None,
@@ -75,7 +76,7 @@ def run(
     json: Json = False,
     download: Annotated[bool, typer.Option(help="fetch missing graph data")] = False,
 ) -> int:
-    """All runs of an experiment file; those that are done already are not run again."""
+    """All runs of an experiment; those that are done already are not run again."""
     return _run(experiment, assign or [], out, data_root, workers, json, download)
 
 
@@ -137,7 +138,9 @@ def resume(
 def list_(
     what: Annotated[
         str | None,
-        typer.Argument(help="algorithms, methods, losses, models, datasets, partitions, recipes"),
+        typer.Argument(
+            help="algorithms, methods, losses, models, datasets, partitions, recipes, experiments"
+        ),
     ] = None,
     json: Json = False,
 ) -> int:
@@ -258,10 +261,11 @@ def _run(
     json: bool,
     download: bool = False,
 ) -> int:
-    from simulations import grid
+    from simulations import grid, library
     from simulations.session import Options, execute, users_input
 
     with users_input():
+        path = library.find(path)
         document = grid.override(grid.read(path), assignments)
     options = Options(out, root, workers, json, None, download)
     return execute(document, path.name, path.stem, options)

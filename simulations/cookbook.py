@@ -2,15 +2,14 @@
 
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from simulations import grid
+from simulations import grid, library
 from simulations.claims import About, about
 from simulations.config import KINDS
 from simulations.settings import nearest
 
-FOLDER = Path(__file__).parent / "experiments" / "survey"
+FOLDER = library.FOLDER / "survey"
 GROUPS = (
     "objectives",
     "knowledge",
@@ -23,7 +22,7 @@ GROUPS = (
 
 def names() -> list[str]:
     """The recipes there are, in the order of the surveys."""
-    said = {path.stem: described(path.stem) for path in FOLDER.glob("*.toml")}
+    said = {name: described(name) for name in library.names(FOLDER)}
     return sorted(said, key=lambda name: (GROUPS.index(said[name].group), said[name].order, name))
 
 
@@ -33,7 +32,7 @@ def document(name: str) -> grid.Document:
     Raises:
         ValueError: there is none of that name; the message lists those there are.
     """
-    known = sorted(path.stem for path in FOLDER.glob("*.toml"))
+    known = library.names(FOLDER)
     if name not in known:
         raise ValueError(
             f"unknown recipe {name!r}{nearest(name, known)}; there are {', '.join(known)}"

@@ -11,14 +11,9 @@ from typing import NamedTuple
 from simulations import machine as system
 from simulations.store import PACKAGES
 
-OPTIONAL = {
-    "dp-accounting": "kdsim[privacy]",
-    "opacus": "kdsim[privacy]",
-    "tensorboard": "kdsim[track]",
-    "optuna": "kdsim[tune]",
-    "ogb": "kdsim[data]",
-}
-REQUIRED = ("flwr", "ray", "pydantic", "typer", "rich", "matplotlib", "safetensors", "networkx")
+# What kdsim depends on, beside what is told apart in every run's record.
+MORE = ("dp-accounting", "filelock", "matplotlib", "networkx", "pandas", "psutil", "pydantic")
+MORE += ("rich", "safetensors", "scipy", "tomli-w", "typer")
 GIB = 2**30
 
 
@@ -40,7 +35,7 @@ def show(root: Path | None, switches: Mapping[str, str]) -> None:
     findings = [*packages(), *machine(), *environment(switches), *data(root), *folders()]
     table = Table("what", "found", show_header=False)
     for finding in findings:
-        found = Text(finding.found)  # no markup: extras are written in brackets
+        found = Text(finding.found)  # no markup: brackets are somebody's
         table.add_row(finding.what, found, style="yellow" if finding.mend else None)
     console.print(table)
     amiss = [finding for finding in findings if finding.mend]
@@ -54,11 +49,9 @@ def packages() -> Iterator[Finding]:
     """Versions of Python and of all packages that are used."""
     yield Finding("python", platform.python_version())
     yield Finding("kdsim", _version("kdsim") or "not installed, run from its folder")
-    for name in dict.fromkeys((*PACKAGES[1:], *REQUIRED)):
+    for name in (*PACKAGES[1:], *MORE):
         version = _version(name)
         yield Finding(name, version or "missing", "" if version else f"pip install {name}")
-    for name, extra in OPTIONAL.items():
-        yield Finding(name, _version(name) or f"optional, pip install '{extra}'")
 
 
 def machine() -> Iterator[Finding]:

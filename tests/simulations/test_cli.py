@@ -306,4 +306,7 @@ def test_the_module_is_the_command(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "no experiment file nowhere.toml; name a .toml file that is there\n"
+    assert done.stderr == (
+        "no experiment file nowhere.toml, nor one of that name that comes with kdsim; "
+        "see `kdsim list experiments`\n"
+    )

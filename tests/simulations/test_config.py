@@ -155,9 +155,9 @@ def test_the_protocol_says_what_must_be_equal():
 
 @pytest.mark.parametrize("name", ["demo.toml", "digits-federated.toml"])
 def test_the_experiments_that_ship_are_experiments(name):
-    from simulations.cli import EXPERIMENTS
+    from simulations import library
 
-    document = grid.read(EXPERIMENTS / name)
+    document = grid.read(library.FOLDER / name)
     experiments = grid.expand(document, name)
     assert len(experiments) > 10
     scheduler.check(experiments, None)
