@@ -5,6 +5,8 @@ stands between them: it learns with the student and is thrown away after. Maps o
 resolution are pooled to the smaller one where the loss says so. The teacher never gets a gradient.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -206,7 +208,7 @@ def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
 
         G_cd = 1 / (H W) \sum_hw first_chw second_dhw
 
-    The larger resolution is pooled down.
+    Convention: the larger resolution is pooled down by its maxima, as in the paper.
 
     Shapes:
         first: (N, C_1, H, W); second: (N, C_2, H', W'); gives (N, C_1, C_2).
@@ -219,7 +221,7 @@ def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
             f"the layers have shape {tuple(first.shape)} and {tuple(second.shape)}; expected "
             "(N, C_1, H, W) and (N, C_2, H', W'), the same examples in the same order"
         )
-    first, second = _pool(first, second)
+    first, second = _pool(first, second, F.adaptive_max_pool2d)
     a, b = first.flatten(2), second.flatten(2)
     return a @ b.mT / a.shape[2]
 
@@ -312,10 +314,12 @@ def _same_resolution(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return _pool(student, teacher.detach())
 
 
-def _pool(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _pool(
+    a: Tensor, b: Tensor, pool: Callable[..., Tensor] = F.adaptive_avg_pool2d
+) -> tuple[Tensor, Tensor]:
     """Both at the smaller height and the smaller width of the two."""
     size = min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3])
-    pooled = [x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size) for x in (a, b)]
+    pooled = [x if x.shape[2:] == size else pool(x, size) for x in (a, b)]
     return pooled[0], pooled[1]
 
 

@@ -286,7 +286,8 @@ def lifelong(
 
     on examples of the new task alone.
 
-    Convention: one head for all classes; the paper has one for each task.
+    Convention: one head for all classes, where the paper has one for each task; T^2 as everywhere
+    here, where the paper has none: divide the weight by T^2 for its loss.
 
     Args:
         student: starts as a copy of `before`.

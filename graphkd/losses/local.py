@@ -34,10 +34,11 @@ def local_structure(
         linear: h_i . h_j   cosine: of their angle   polynomial: (h_i . h_j)^2
         l2: -|h_i - h_j|^2   rbf: exp(-|h_i - h_j|^2 / (2 scale))
 
-    Convention: direction KL(student || teacher), as in the paper; N(i) without i itself; the mean
-    is over nodes, not edges, so hubs do not dominate. l2 carries a minus sign, so that near
-    neighbours are the similar ones; the paper writes it without. A node with at most one
-    neighbour has no local structure and gives 0.
+    Convention: direction KL(student || teacher), as in the paper; public code, the authors' and
+    that of Joshi et al. (https://arxiv.org/abs/2111.04964), has KL(teacher || student). N(i) is
+    without i itself; the mean is over nodes, not edges, so hubs do not dominate. l2 carries a minus
+    sign, so that near neighbours are the similar ones; the paper writes it without. A node with at
+    most one neighbour has no local structure and gives 0.
 
     Time grows as E D; memory as E + N D, never E D: 0.3 GB at the peak of both passes for 169,000
     nodes, 2.3 million edges and D = 64 in float32, where gathering both ends takes 2.3 GB and

@@ -21,8 +21,9 @@ class CPF(Method):
         y_i^{k+1} = a_i \sum_{j in N(i) + {i}} c_ij y_j^k + (1 - a_i) softmax(f(x_i))
 
     for `rounds` rounds, with training nodes held at their labels; c_ij is a softmax over the
-    neighbours of a learned score of j, and a_i in (0, 1) how much node i propagates. f is the
-    network named by `student`. The student needs the graph and the training labels at inference.
+    neighbours of a learned score of j's features, and a_i in (0, 1) how much node i propagates. f
+    is the network named by `student`. The student needs the graph and the training labels at
+    inference.
 
     Convention: the squared distance of probabilities, where the authors' code takes the root of
     its sum over all nodes; a_i is a learned function of the features, where theirs is a parameter
@@ -47,7 +48,7 @@ class CPF(Method):
 
     def build(self, network: nn.Module, graph: Graph) -> nn.Module:
         """Label propagation around a network."""
-        return Propagation(network, graph.x.shape[1], self.rounds)
+        return Propagation(network, graph.x.shape[1] - graph.classes, self.rounds)
 
     def terms(self, lesson: Lesson) -> tuple[Term, ...]:
         """The squared distance of probabilities, but at training nodes."""
@@ -66,8 +67,9 @@ class CPF(Method):
 class Propagation(nn.Module):
     """Labels that spread along the edges, mixed at each node with what a network says of it.
 
-    The last columns of the features are one-hot labels of the training nodes, 0 elsewhere
-    (`inputs.labelled`).
+    The last columns of the inputs are one-hot labels of the training nodes, 0 elsewhere
+    (`inputs.labelled`); `width` is that of the features before them. Scores and shares see the
+    features alone: else a class could spread further for its label's sake.
     """
 
     def __init__(self, network: nn.Module, width: int, rounds: int):
@@ -81,12 +83,12 @@ class Propagation(nn.Module):
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """Logarithms of the probabilities after the last round; the network's hidden states."""
         said, hidden = self.network(graph)
-        known = graph.x[:, -graph.classes :]
+        features, known = graph.x[:, : -graph.classes], graph.x[:, -graph.classes :]
         fixed = known.sum(1, keepdim=True) > 0
         own = said.softmax(1)
         y = torch.where(fixed, known, 1 / graph.classes)
-        share = self.share(graph.x).sigmoid()
-        weight = self.score(graph.x)
+        share = self.share(features).sigmoid()
+        weight = self.score(features)
         weight = (weight - weight.max().detach()).exp()
         total = graph.total @ weight
         for _ in range(self.rounds):

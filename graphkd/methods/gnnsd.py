@@ -18,13 +18,14 @@ class GNNSD(Method):
     Chen, Bian, Xiao, Rong, Xu and Huang, "On Self-Distilling Graph Neural Network", IJCAI 2021,
     https://arxiv.org/abs/2011.02255: adaptive discrepancy retaining.
 
-        L = mean_{train} CE + w mean_i \sum_{l > l*} (S_i^{l-1} - S_i^l)^2
+        L = mean_{train} CE + w mean_i \sum_{l > l*} [S^{l-1} > S^l] (S_i^{l-1} - S_i^l)^2
         S_i^l = 1 - cos(h_i^l, mean(h_j^l, j in N(i) + {i}))
 
-    S is the neighbourhood discrepancy rate, l* the layer in which it is largest on average, and
-    the earlier layer of each pair is the teacher, without a gradient. By default a GCN of three
-    layers. Convention: the mean over a node and its neighbours, where the paper has the
-    normalised adjacency; the paper's further term on class probabilities is left out.
+    S is the neighbourhood discrepancy rate, S^l its size in layer l, l* the layer in which that is
+    largest, and the earlier layer of each pair is the teacher, without a gradient; a layer that has
+    lost nothing is left alone. By default a GCN of three layers. Convention: the mean over a node
+    and its neighbours, where the paper has the normalised adjacency; the size is the mean over the
+    nodes; the paper's further term on class probabilities is left out.
     """
 
     scheme = "own"
@@ -58,8 +59,10 @@ def lost_discrepancy(student: Outputs, teacher: Outputs, graph: Graph | Part) ->
             "a network with 3 layers or more"
         )
     rates = [discrepancy(h, graph) for h in student.hidden]
-    start = max(range(len(rates) - 1), key=lambda layer: float(rates[layer].detach().mean()))
+    size = [float(rate.detach().mean()) for rate in rates]
+    start = max(range(len(rates) - 1), key=size.__getitem__)
     value = rates[0].new_zeros(len(rates[0]))
-    for earlier, later in zip(rates[start:], rates[start + 1 :], strict=False):
-        value = value + (earlier.detach() - later).square()
+    for layer in range(start + 1, len(rates)):
+        less = size[layer] < size[layer - 1]
+        value = value + less * (rates[layer - 1].detach() - rates[layer]).square()
     return value

@@ -16,12 +16,13 @@ class LSP(Method):
 
         L = mean_{train} CE + w mean_i KL(LS^student_i || LS^teacher_i)
 
-    Convention: the paper's RBF kernel and w = 100, in all epochs, where the authors' code stops
-    after the 30th of 500. By default it teaches the MLP that the other methods here teach, with a
-    kernel of scale 1. The paper's student is a thin graph network (`student="gcn"`); on Cora that
-    needs a wide kernel and a small weight (scale 100, w 10) not to lose, and gains nothing, as
-    others found (the authors' repository, issue 2; Joshi et al., "On Representation Knowledge
-    Distillation for Graph Neural Networks", IEEE TNNLS 2022, https://arxiv.org/abs/2111.04964).
+    Convention: the paper's direction of the divergence, which is the reverse in public code, its
+    RBF kernel and w = 100, in all epochs, where the authors' code stops after the 30th of 500. By
+    default it teaches the MLP that the other methods here teach, with a kernel of scale 1. The
+    paper's student is a thin graph network (`student="gcn"`); on Cora that needs a wide kernel and
+    a small weight (scale 100, w 10) not to lose, and gains nothing, as others found (the authors'
+    repository, issue 2; Joshi et al., "On Representation Knowledge Distillation for Graph Neural
+    Networks", IEEE TNNLS 2022, https://arxiv.org/abs/2111.04964).
     """
 
     kernel: str = "rbf"

@@ -34,10 +34,12 @@ class NOSMOG(Method):
     https://arxiv.org/abs/1706.06083), each of a quarter of the radius, from a random start.
 
     Convention: lambda 0 and the settings of the authors' code, but codes by factorisation instead
-    of gensim's skip-gram, on the graph that training may see. A node that was held out needs its
-    neighbours at inference, if only for their codes. Of each batch `moved` nodes, drawn anew, are
-    moved, where the authors move all (`moved=0`): on average the same loss, in less time. With a
-    student that uses edges, these are moved in the graph among themselves.
+    of gensim's skip-gram, on the graph that training may see. The embeddings that are compared are
+    those after the ReLU on both sides; in the authors' code those of MLP and SAGE are from before
+    it. A node that was held out needs its neighbours at inference, if only for their codes. Of each
+    batch `moved` nodes, drawn anew, are moved, where the authors move all (`moved=0`): on average
+    the same loss, in less time. With a student that uses edges, these are moved in the graph among
+    themselves.
     """
 
     ranges = {

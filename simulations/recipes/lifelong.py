@@ -26,7 +26,8 @@ class Lifelong:
     A network that tells 0 to 4 apart learns 5 to 9, and on these keeps to what it said before.
     Control: fine-tuning, the same without what it said before (`baseline`). As in the paper it is
     known which task an example is from: the answer is the best among that task's labels. `_any` is
-    the accuracy on all digits among all labels, which nobody asked it to learn.
+    the accuracy on all digits among all labels, which nobody asked it to learn. The divergence has
+    a factor T^2, which the paper's has not: `weight` 1 is 4 there.
     """
 
     data: ClassVar[str] = "digits"

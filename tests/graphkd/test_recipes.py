@@ -1,6 +1,8 @@
 """What single recipes do: their losses by hand, and what they may see."""
 
 import dataclasses
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from graphkd.core import View
 from graphkd.crowd import Crowd, learn_weights
 from graphkd.graph import Graph, Part
 from graphkd.inputs import labelled, positions
+from graphkd.losses import reliability
 from graphkd.methods.cpf import Propagation
 from graphkd.methods.ffg2m import Differences
 from graphkd.methods.gnnsd import discrepancy, lost_discrepancy
@@ -23,6 +26,7 @@ from graphkd.recipe import Lesson
 from knowledge.outputs import Outputs
 
 FAKE = data.fake(size=55)
+WITH_LABELS = torch.cat([FAKE.x, torch.zeros(FAKE.num_nodes, FAKE.classes)], 1)
 PATH = Graph(torch.eye(3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), torch.arange(3), 3)
 
 
@@ -68,6 +72,35 @@ def test_later_layers_learn_from_the_most_diverse_one_and_the_first_has_no_gradi
     assert first.grad is None
     with pytest.raises(ValueError, match="1 hidden states and one teaches the next"):
         lost_discrepancy(Outputs(out.logits, (first,)), out, PATH)
+
+
+PAIR = Graph(torch.zeros(2, 1), torch.tensor([[0, 1], [1, 0]]), torch.zeros(2).long(), 2)
+
+
+def apart(*degrees):
+    """The hidden layers of two neighbours whose states are these angles apart.
+
+    A state is half the angle away from the mean of both, so a rate is 1 - cos(angle / 2).
+    """
+    angles = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))
+    ends = [torch.stack([angle * 0, angle]) for angle in angles]
+    return Outputs(torch.zeros(2, 2), tuple(torch.stack([e.cos(), e.sin()], 1) for e in ends))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    [
+        ((120, 0), 0.25),  # rates 1/2 and 0
+        ((0, 120), 0.0),  # a layer that has lost nothing is left alone
+        ((120, 0, 90), 0.25),  # from the largest on; the last has not lost what the one before has
+        ((90, 0, 120, 0), 0.25),  # what was lost before the largest does not count
+        ((180, 120, 0), 0.5),  # rates 1, 1/2, 0: two losses of a half
+    ],
+)
+def test_discrepancy_is_kept_from_the_layer_of_the_largest_on_where_it_falls(degrees, expected):
+    shown = apart(*degrees)
+    value = lost_discrepancy(shown, shown, PAIR)
+    torch.testing.assert_close(value, torch.full((2,), expected).double())
 
 
 def test_mixture_weights_find_the_teacher_that_is_right():
@@ -203,13 +236,98 @@ def test_propagation_holds_labels_and_spreads_them():
     # A path 0 - 1 - 2; node 0 has label 0, and the network knows nothing.
     columns = torch.tensor([[1.0, 0], [0, 0], [0, 0]])
     graph = Graph(torch.cat([torch.ones(3, 1), columns], 1), PATH.edge_index, PATH.y, 2)
-    student = Propagation(Linear(torch.zeros(2, 3)), 3, rounds=1)
+    student = Propagation(Linear(torch.zeros(2, 3)), 1, rounds=1)
     nn.init.zeros_(student.score.weight)
     p = student(graph).logits.exp()
     assert p[0].tolist() == pytest.approx([1, 0], abs=1e-5)
     # Node 1: half of the mean of (1, 0), (1/2, 1/2) and itself, half of what the network says.
     assert p[1].tolist() == pytest.approx([0.5 * (2 / 3) + 0.25, 0.5 * (1 / 3) + 0.25], abs=1e-5)
     assert p[2].tolist() == pytest.approx([0.5, 0.5], abs=1e-5)
+
+
+def test_propagation_is_scored_by_the_features_and_not_by_the_labels():
+    # The same path, where node 0 has the feature 1 and so twice the weight of the others.
+    inputs = torch.tensor([[1.0, 1, 0], [0, 0, 0], [0, 0, 0]])
+    student = Propagation(Linear(torch.zeros(2, 3)), 1, rounds=1)
+    nn.init.constant_(student.score.weight, math.log(2))
+    p = student(Graph(inputs, PATH.edge_index, PATH.y, 2)).logits.exp()
+    # Node 1 hears of (1, 0) twice and of (1/2, 1/2) twice: (3/4, 1/4), mixed with (1/2, 1/2).
+    assert p[1].tolist() == pytest.approx([5 / 8, 3 / 8], abs=1e-5)
+    network = methods.get("cpf")().build(Linear(torch.zeros(3, 15)), replace(FAKE, x=WITH_LABELS))
+    assert network.score.weight.shape == network.share.weight.shape == (1, 12)
+
+
+def whole_of(method, student, teacher):
+    """What the terms of a method add to the loss of a step on all nodes."""
+    start = lesson(method, student, teacher)
+    graph = start.view.graph
+    own, taught = student(graph), teacher(graph)
+    total = sum(t.weight * t.loss(own, taught, graph).mean() for t in method.terms(start))
+    return total, own.logits, taught.logits, graph.edge_index
+
+
+def softened(student, teacher, temperature):
+    """The mean over rows of KL(teacher || student), without T^2."""
+    return nn.functional.kl_div(
+        (student / temperature).log_softmax(1),
+        (teacher / temperature).softmax(1),
+        reduction="batchmean",
+    )
+
+
+def two_linear():
+    draw = torch.Generator().manual_seed(0)
+    return [Linear(torch.randn(3, 12, generator=draw)) for _ in range(2)]
+
+
+def test_glnn_gives_soft_labels_what_the_hard_ones_leave():
+    total, own, taught, _ = whole_of(methods.get("glnn")(hard_weight=0.3), *two_linear())
+    torch.testing.assert_close(total, 0.7 * softened(own, taught, 1.0))
+
+
+def test_krd_is_the_mean_over_edges_and_nodes_without_the_square_of_the_temperature():
+    method = methods.get("krd")(hard_weight=0.3, temperature=2.0, warmup=1)
+    total, own, taught, edges = whole_of(method, *two_linear())
+    j, i = torch.cat([edges, torch.arange(len(own)).expand(2, -1)], 1)
+    torch.testing.assert_close(total, 0.7 * softened(own[i], taught[j], 2.0))
+
+
+def test_ffg2m_softens_the_high_frequencies_alone_without_the_square():
+    method = methods.get("ffg2m")(hard_weight=0.3, temperature=2.0)
+    total, own, taught, edges = whole_of(method, *two_linear())
+    j, i = torch.cat([edges, torch.arange(len(own)).expand(2, -1)], 1)
+    low = softened(own[i], taught[j], 1.0)
+    j, i = edges
+    high = softened((own[i] - own[j]).abs(), (taught[i] - taught[j]).abs(), 2.0)
+    torch.testing.assert_close(total, 0.7 * (low + high))
+
+
+def test_the_power_of_krd_moves_by_what_momentum_leaves():
+    student, teacher = two_linear()
+    method = methods.get("krd")(warmup=0, temperature=1.0, hard_weight=0.0, momentum=0.9)
+    start = lesson(method, student, teacher)
+    loss, graph = _Reliable(method, start), start.view.graph
+    own, taught = student(graph), teacher(graph)
+    agree = own.logits.argmax(1) == taught.logits.argmax(1)
+    fitted = reliability.fit_power(loss.unreliable, agree, method.bins)
+    assert abs(fitted - 1) > 0.1
+    for power in (0.9 + 0.1 * fitted, 0.81 + 0.19 * fitted):  # from 1 on
+        loss(own, taught, graph)
+        assert loss.power == pytest.approx(power)
+
+
+def test_each_of_three_peers_hears_the_mean_of_the_others():
+    view = splits.transductive(FAKE, 0).view("distill")
+    draw = torch.Generator().manual_seed(0)
+    peers = Peers([Linear(torch.randn(3, 12, generator=draw)) for _ in range(3)])
+    said = [peer(view.graph).logits.detach() for peer in peers.networks]
+    train, y = view.part("train"), view.graph.y
+    hard = sum(nn.functional.cross_entropy(z[train], y[train]) for z in said)
+    pairs = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+    heard = sum(4 * softened(said[k], said[j], 2.0) for k, j in pairs) / 2
+    step = together(peers, [view.graph] * 3, view, weight=0.5, temperature=2.0)
+    loss = step(peers, torch.optim.SGD(peers.parameters(), 0.0), draw)
+    assert loss == pytest.approx(float(hard + 0.5 * heard), rel=1e-5)
 
 
 def test_peers_learn_the_labels_and_what_the_others_say():

@@ -190,6 +190,12 @@ class TestByHand:
         assert matrix.tolist() == [[[2.5], [0.5]]]
         assert flow(matrix, torch.zeros(1, 2, 1)).item() == 6.5
 
+    def test_a_flow_matrix_pools_by_the_maximum(self):
+        # The halves of the first layer have maxima 4 and 3 (and means 2.5 and 1.5).
+        first, second = tensor([[[[1.0, 4.0, 3.0, 0.0]]]]), tensor([[[[2.0, 10.0]]]])
+        assert flow_matrix(first, second).tolist() == [[[(4 * 2 + 3 * 10) / 2]]]
+        assert flow_matrix(second, first).tolist() == [[[19.0]]]
+
     def test_factor_transfer(self):
         close(factor_transfer(tensor([[3.0, 4.0]]), tensor([[0.0, 2.0]])).item(), 0.6 + 0.2, 1e-6)
 
