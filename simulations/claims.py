@@ -10,9 +10,9 @@
     why = "..."                         # of the verdict, where it needs words
 
 The first claim is the effect. `>=` and `<=` are of the mean over seeds, `>` and `<` of its whole
-95% interval: beyond doubt. `in 0.9`: that share of the seeds, each of them, has the effect in the
-claimed direction. Differences and ratios are paired by seed. A control that is not passed
-says that the effect is there and is not owed to what the term promises.
+95% interval: beyond doubt, for which it takes three seeds. `in 0.9`: that share of the seeds, each
+of them, has the effect in the claimed direction. Differences and ratios are paired by seed. A
+control that is not passed says that the effect is there and is not owed to what the term promises.
 """
 
 import re
@@ -23,7 +23,15 @@ from typing import Any, Literal, NamedTuple
 from simulations.settings import checked
 from simulations.tables import Quantity, summary
 
-Verdict = Literal["works", "less than claimed", "no gain here", "worse", "misleading", "not run"]
+Verdict = Literal[
+    "works",
+    "less than claimed",
+    "no gain here",
+    "worse",
+    "misleading",
+    "too few seeds",
+    "not run",
+]
 BySeed = Mapping[int, Mapping[str, float]]
 
 _NAME = r"[a-z][a-z0-9_]*"
@@ -66,6 +74,8 @@ class Claim(NamedTuple):
             value, other = metrics.get(self.metric), metrics.get(self.other)
             if value is None or (self.other and other is None):
                 continue
+            if self.sign == "/" and not other:  # nothing is a share of nothing
+                continue
             minus = other or 0.0
             found.append(value / minus if self.sign == "/" else value - minus)
         return found
@@ -74,10 +84,12 @@ class Claim(NamedTuple):
         """Whether a value is on the claimed side of a bound, or on it."""
         return value >= bound if self.order == "more" else value <= bound
 
-    def least(self, mean: Quantity) -> float:
-        """What has to be beyond the bound: the mean, or the worse end of its interval."""
+    def met(self, mean: Quantity) -> bool:
+        """Whether the mean is beyond the bound, or the worse end of its interval, if there is."""
+        if not self.strict:
+            return self.better(mean.mean, self.bound)
         end = mean.low if self.order == "more" else mean.high
-        return mean.mean if end is None or not self.strict else end
+        return end is not None and end != self.bound and self.better(end, self.bound)
 
     def wins(self, values: Sequence[float]) -> int:
         """The seeds in which there is an effect in the claimed direction, however small."""
@@ -161,8 +173,7 @@ def findings(texts: Sequence[str], runs: BySeed) -> list[Finding]:
     for claim in map(read, texts):
         values = claim.values(runs)
         mean, wins = summary(values), claim.wins(values)
-        enough = mean is not None and wins >= claim.share * len(values)
-        holds = enough and claim.better(claim.least(mean), claim.bound)
+        holds = mean is not None and wins >= claim.share * len(values) and claim.met(mean)
         found.append(Finding(claim, mean, wins, holds))
     return found
 
@@ -170,18 +181,22 @@ def findings(texts: Sequence[str], runs: BySeed) -> list[Finding]:
 def verdict(said: About, runs: BySeed) -> Verdict:
     """The honest word for what came out.
 
-    "works": every claim and control holds. "misleading": the claims hold, a control does not. Else
-    of the first claim: "worse" or "no gain here" where the interval is beyond, or includes, no
-    effect; "less than claimed" where there is one.
+    "works": every claim and control holds. "too few seeds": one does not, and there is no interval
+    to tell why. "misleading": the claims hold, a control does not. Else of the first claim: "worse"
+    or "no gain here" where the interval is beyond, or includes, no effect; "less than claimed"
+    where there is one.
     """
     claims, controls = findings(said.claims, runs), findings(said.controls, runs)
     if not claims or claims[0].mean is None:
         return "not run"
-    if all(found.holds for found in claims):
-        return "works" if all(found.holds for found in controls) else "misleading"
+    if all(found.holds for found in (*claims, *controls)):
+        return "works"
     first, mean = claims[0].claim, claims[0].mean
-    low = mean.mean if mean.low is None else mean.low
-    high = mean.mean if mean.high is None else mean.high
+    low, high = mean.low, mean.high
+    if low is None or high is None:
+        return "too few seeds"
+    if all(found.holds for found in claims):
+        return "misleading"
     if first.order == "less":
         low, high = -high, -low
     none = first.neutral if first.order == "more" else -first.neutral

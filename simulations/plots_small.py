@@ -12,24 +12,39 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from simulations.answers import WHO, Portrait
-from simulations.plots import COLOURS, MARKERS, STYLE, Look, by_label, paper
+from simulations.plots import (
+    COLOURS,
+    FAINT,
+    MARKERS,
+    PAPER,
+    SOFT,
+    STYLE,
+    WIDE,
+    Look,
+    Sheet,
+    by_label,
+    paper,
+)
 from simulations.tables import Result
 
 ROWS = 3  # methods that have a row of panels
 FEW = 12  # classes, or kinds of nodes, that are told apart
-RIGHT, WRONG, LINE = "#bfe0f5", "#a33800", "#999999"  # light and dark in grey too
+RIGHT, WRONG, LINE = "#bfe0f5", "#a33800", FAINT  # light and dark in grey too
 
 
-def drawings(group: Sequence[Result], look: Mapping[str, Look]) -> dict[str, Figure]:
+def drawings(
+    group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet = WIDE
+) -> dict[str, Figure]:
     """The figures of results on the same data and protocol; each method's first seed."""
     seeds = [min(same, key=lambda r: r.seed) for _, same in by_label(group)]
     kept = [result for result in seeds if result.portrait is not None]
     with matplotlib.rc_context(STYLE):
-        found = {make.__name__: make(kept) for make in (embeddings, neighbourhood, small_graphs)}
+        makers = (embeddings, neighbourhood, small_graphs)
+        found = {make.__name__: make(kept, sheet) for make in makers}
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
-def embeddings(results: Sequence[Result]) -> Figure | None:
+def embeddings(results: Sequence[Result], sheet: Sheet) -> Figure | None:
     """The same test nodes where each network has them, by their true class."""
     if not results:
         return None
@@ -39,7 +54,7 @@ def embeddings(results: Sequence[Result]) -> Figure | None:
     def draw(axes: Axes, portrait: Portrait, who: str) -> str:
         true, place = portrait["label"][portrait["placed"]], portrait[f"{who}.place"]
         rest = ~np.isin(true, classes)
-        axes.scatter(*place[rest].T, s=5, color="#bbbbbb", lw=0, rasterized=True)
+        axes.scatter(*place[rest].T, s=5, color=FAINT, lw=0, rasterized=True)
         for i, name in enumerate(classes):
             colour, marker = _mark(i)
             look = {"s": 13, "color": colour, "marker": marker, "lw": 0, "alpha": 0.8}
@@ -51,14 +66,14 @@ def embeddings(results: Sequence[Result]) -> Figure | None:
         axes.set_ylabel(f"second component ({second:.0f} %)", fontsize=8)
         return ""
 
-    figure = _rows(results, "place", draw)
+    figure = _rows(results, sheet, "place", draw)
     handles = [_dot(i, f"class {name}") for i, name in enumerate(classes)]
     if len(classes) < len(np.unique(every)):
-        handles.append(Line2D([], [], ls="", marker=".", color="#bbbbbb", label="other classes"))
-    return _with_legend(figure, handles)
+        handles.append(Line2D([], [], ls="", marker=".", color=FAINT, label="other classes"))
+    return _with_legend(figure, sheet, handles)
 
 
-def neighbourhood(results: Sequence[Result]) -> Figure | None:
+def neighbourhood(results: Sequence[Result], sheet: Sheet) -> Figure | None:
     """A small part of the graph: at which nodes is who right?"""
     if not results or "drawn.known" not in _portrait(results[0]):
         return None
@@ -71,7 +86,7 @@ def neighbourhood(results: Sequence[Result]) -> Figure | None:
         for own, marker in ((known, "s"), (~known, "o")):
             fill = np.where(right[own], RIGHT, WRONG)
             axes.scatter(
-                *place[own].T, s=95, c=fill, marker=marker, edgecolors="#444444", lw=0.6, zorder=2
+                *place[own].T, s=95, c=fill, marker=marker, edgecolors=SOFT, lw=0.6, zorder=2
             )
         for (x, y), name, ok in zip(place, said, right, strict=True):
             ink = {"color": "black" if ok else "white", "ha": "center", "va": "center"}
@@ -79,16 +94,16 @@ def neighbourhood(results: Sequence[Result]) -> Figure | None:
         axes.set_axis_off()
         return f"{right[~known].sum()} of {(~known).sum()} right"
 
-    figure = _rows(results, "drawn", draw)
-    looks = (("right", "o", RIGHT), ("wrong", "o", WRONG), ("training or validation", "s", "w"))
+    figure = _rows(results, sheet, "drawn", draw)
+    looks = (("right", "o", RIGHT), ("wrong", "o", WRONG), ("training or validation", "s", PAPER))
     handles = [
-        Line2D([], [], ls="", marker=marker, mfc=fill, mec="#444444", ms=8, label=text)
+        Line2D([], [], ls="", marker=marker, mfc=fill, mec=SOFT, ms=8, label=text)
         for text, marker, fill in looks
     ]
-    return _with_legend(figure, handles)
+    return _with_legend(figure, sheet, handles)
 
 
-def small_graphs(results: Sequence[Result]) -> Figure | None:
+def small_graphs(results: Sequence[Result], sheet: Sheet) -> Figure | None:
     """Some of the test graphs, and what the networks of the first method say of them."""
     if not results or "drawn.owner" not in _portrait(results[0]):
         return None
@@ -97,13 +112,15 @@ def small_graphs(results: Sequence[Result]) -> Figure | None:
     if not owners:
         return None
     kinds = _frequent(portrait["drawn.kind"])
-    rows = -(-len(owners) // 5)
-    figure, panels = paper(results, 0.9 + 2.3 * rows, 5, rows=rows, sharey=False)
+    rows = -(-len(owners) // sheet.columns)
+    figure, panels = paper(results, sheet, 0.9 + 2.3 * rows, sheet.columns, rows=rows, sharey=False)
     for axes in panels:
         axes.set_axis_off()
     for axes, owner in zip(panels, owners, strict=False):
         _draw_graph(axes, portrait, owner, kinds)
-    return _with_legend(figure, [_dot(i, f"node label {kind}") for i, kind in enumerate(kinds)])
+    return _with_legend(
+        figure, sheet, [_dot(i, f"node label {kind}") for i, kind in enumerate(kinds)]
+    )
 
 
 def _draw_graph(axes: Axes, portrait: Portrait, owner: int, kinds: Sequence[int]) -> None:
@@ -112,7 +129,7 @@ def _draw_graph(axes: Axes, portrait: Portrait, owner: int, kinds: Sequence[int]
     edges = np.searchsorted(inside, edges[:, np.isin(edges[0], inside)])
     place, of = _layout(edges, len(inside)), portrait["drawn.kind"][inside]
     _edges(axes, place, edges)
-    axes.scatter(*place[~np.isin(of, kinds)].T, s=16, color="#bbbbbb", lw=0, zorder=2)
+    axes.scatter(*place[~np.isin(of, kinds)].T, s=16, color=FAINT, lw=0, zorder=2)
     for i, kind in enumerate(kinds):
         colour, marker = _mark(i)
         axes.scatter(*place[of == kind].T, s=24, color=colour, marker=marker, lw=0, zorder=2)
@@ -126,11 +143,13 @@ def _draw_graph(axes: Axes, portrait: Portrait, owner: int, kinds: Sequence[int]
 
 
 def _rows(
-    results: Sequence[Result], what: str, draw: Callable[[Axes, Portrait, str], str]
+    results: Sequence[Result], sheet: Sheet, what: str, draw: Callable[[Axes, Portrait, str], str]
 ) -> Figure:
     """A row of panels for each method: teacher, student alone, student."""
     shown = list(islice(results, ROWS))
-    figure, panels = paper(results, 0.9 + 2.75 * len(shown), 3, rows=len(shown), sharey=False)
+    columns = 1 if sheet.narrow else len(WHO)
+    rows = len(shown) * len(WHO) // columns
+    figure, panels = paper(results, sheet, 0.9 + 3.3 * rows, columns, rows=rows, sharey=False)
     for row, result in enumerate(shown):
         portrait = _portrait(result)
         for axes, who in zip(panels[3 * row : 3 * row + 3], WHO, strict=True):
@@ -178,9 +197,9 @@ def _dot(i: int, text: str) -> Line2D:
     return Line2D([], [], ls="", marker=marker, color=colour, label=text)
 
 
-def _with_legend(figure: Figure, handles: list[Line2D]) -> Figure:
+def _with_legend(figure: Figure, sheet: Sheet, handles: list[Line2D]) -> Figure:
     """The figure with a legend below, in rows of about the same length."""
-    columns = -(-len(handles) // -(-len(handles) // 7))
+    columns = -(-len(handles) // -(-len(handles) // (3 if sheet.narrow else 7)))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8)
     return figure
 

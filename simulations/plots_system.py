@@ -1,7 +1,7 @@
 """Figures of federations on a clock, and without a server."""
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -10,9 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from simulations.plots import ACCURACY, STYLE, Look, by_label, paper, with_legend
+from simulations.plots import (
+    ACCURACY,
+    APART,
+    FAINT,
+    SOFT,
+    STYLE,
+    WIDE,
+    Look,
+    Sheet,
+    by_label,
+    paper,
+)
+from simulations.plots_curves import accuracy, curves, number, trends
 from simulations.tables import Result
 
 SHADES = "cividis"  # reads the same with any colour vision, and in grey
@@ -21,41 +32,51 @@ PANELS = 3  # topologies in a row, at the most
 NUMBERED = 60  # peers, at the most, that have room for a number each
 
 
-def drawings(group: Sequence[Result], look: Mapping[str, Look]) -> dict[str, Figure]:
+def drawings(
+    group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet = WIDE
+) -> dict[str, Figure]:
     """The figures of results on the same data and protocol, as far as they hold what is drawn."""
-    makers = (accuracy_per_virtual_second, disagreement_per_round, topologies)
+    makers = [accuracy_per_virtual_second, disagreement_per_round, consensus_distance_per_round]
+    if len({result.label for result in group}) <= APART:  # a panel for each
+        makers.append(topologies)
     with matplotlib.rc_context(STYLE):
-        found = {make.__name__: make(group, look) for make in makers}
+        found = {make.__name__: make(group, look, sheet) for make in makers}
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
-def accuracy_per_virtual_second(group: Sequence[Result], look: Mapping[str, Look]) -> Figure | None:
+def accuracy_per_virtual_second(
+    group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet
+) -> Figure | None:
     """Accuracy over virtual time; a method that ends early has used less of it."""
-    curves = _curves(group, "virtual_seconds", "accuracy")
-    if not curves:
+    found = curves(group, lambda record: record.get("virtual_seconds"), accuracy)
+    if not found:
         return None
-    figure, (axes,) = paper(group, max(4.0, 0.22 * len(curves)))
-    _lines(axes, curves, look, lambda accuracy: 100 * accuracy)
-    axes.set(xlabel="virtual seconds (steps and bytes)", ylabel=ACCURACY)
-    return with_legend(figure, axes)
+    return trends(group, found, look, sheet, "virtual seconds (steps and bytes)", ACCURACY)
 
 
-def disagreement_per_round(group: Sequence[Result], look: Mapping[str, Look]) -> Figure | None:
-    """How far apart peers are after each round, in labels and in what they send."""
+def disagreement_per_round(
+    group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet
+) -> Figure | None:
+    """How many test examples a peer sees otherwise than most, after each round."""
     if not any(result.topology for result in group):
         return None
-    labels, sent = _curves(group, "round", "agreement"), _curves(group, "round", PEERS)
-    figure, panels = paper(group, 4.4, 2, sharey=False)
-    _lines(panels[0], labels, look, lambda agreement: 100 * (1 - agreement))
-    _lines(panels[1], sent, look, lambda distance: distance)
-    for axes, text in zip(panels, ("says other than most (%)", "consensus distance"), strict=True):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        axes.set(xlabel="round", ylabel=text)
-        axes.set_ylim(bottom=0)
-    return with_legend(figure, panels[0], "outside lower center")
+    found = curves(group, number, _disagreement)
+    return trends(group, found, look, sheet, "round", "says other than most (%)") if found else None
 
 
-def topologies(group: Sequence[Result], look: Mapping[str, Look]) -> Figure | None:
+def consensus_distance_per_round(
+    group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet
+) -> Figure | None:
+    """How far apart is what peers send, after each round."""
+    found = curves(group, number, lambda record: record.get(PEERS))
+    return trends(group, found, look, sheet, "round", "consensus distance") if found else None
+
+
+def _disagreement(record: Mapping[str, Any]) -> float | None:
+    return None if record.get("agreement") is None else 100 * (1 - float(record["agreement"]))
+
+
+def topologies(group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet) -> Figure | None:
     """Peers and links, each peer with its accuracy in the last round; the first seed of each."""
     drawn = {label: min(same, key=lambda r: r.seed) for label, same in by_label(group)}
     told = {label: _accuracies(r) for label, r in drawn.items() if r.topology}
@@ -64,15 +85,17 @@ def topologies(group: Sequence[Result], look: Mapping[str, Look]) -> Figure | No
         return None
     every = np.concatenate([each for _, each in found.values()])
     shades = ScalarMappable(Normalize(np.nanmin(every), np.nanmax(every)), SHADES)
-    rows, columns = -(-len(found) // PANELS), min(len(found), PANELS)
-    figure, panels = paper(group, 0.5 + 2.7 * rows, columns, rows=rows)
+    columns = 1 if sheet.narrow else min(len(found), PANELS)
+    rows = -(-len(found) // columns)
+    figure, panels = paper(group, sheet, 0.5 + 2.8 * rows, columns, rows=rows)
     for panel in panels:
         panel.set_axis_off()
     for panel, (label, (result, each)) in zip(panels, found.items(), strict=False):
         assert result.topology is not None
         panel.set_title(textwrap.fill(label, 24), fontsize=9)
         _draw(panel, result.topology, each, shades)
-    figure.colorbar(shades, ax=panels, label=ACCURACY, shrink=0.8)
+    beside = "bottom" if sheet.narrow else "right"
+    figure.colorbar(shades, ax=panels, label=ACCURACY, shrink=0.8, location=beside)
     return figure
 
 
@@ -82,19 +105,19 @@ def _draw(
     places = np.asarray(topology["positions"])
     ends = places[np.asarray(topology["links"], dtype=int)]  # (E, 2 ends, x and y)
     many = len(ends) > 1000
-    axes.plot(*ends.transpose(2, 1, 0), color="#999999", lw=0.8, zorder=1, rasterized=many)
+    axes.plot(*ends.transpose(2, 1, 0), color=FAINT, lw=0.8, zorder=1, rasterized=many)
     size = min(260, 5000 / len(places))
     axes.scatter(
         places[:, 0],
         places[:, 1],
         s=size,
         c=shades.to_rgba(told),
-        edgecolors="#444444",
+        edgecolors=SOFT,
         lw=0.6,
         zorder=2,
     )
     for place, value in zip(places, told, strict=True) if len(places) <= NUMBERED else ():
-        colour = "white" if shades.norm(value) < 0.55 else "black"
+        colour = "white" if shades.norm(value) < 0.55 else "black"  # on the peer, not on the paper
         text = "?" if np.isnan(value) else f"{value:.0f}"
         font = 7.0 if size > 150 else 4.0
         axes.text(place[0], place[1], text, ha="center", va="center", color=colour, fontsize=font)
@@ -105,43 +128,3 @@ def _accuracies(result: Result) -> np.ndarray | None:
     """Those of all peers in the last round that says so, in per cent."""
     told = [r["clients"]["accuracy"] for r in result.curve if r.get("clients")]
     return 100 * np.asarray(told[-1], dtype=float) if told else None
-
-
-def _lines(
-    axes: Axes,
-    curves: Mapping[str, np.ndarray],
-    look: Mapping[str, Look],
-    shown: Callable[[np.ndarray], np.ndarray],
-) -> None:
-    """Mean over seeds, and a band from smallest to largest; best at the end comes first."""
-    for label, (x, y) in sorted(curves.items(), key=lambda item: -item[1][1, :, -1].mean()):
-        across, up, one = x.mean(axis=0), shown(y), look[label]
-        axes.fill_between(across, up.min(axis=0), up.max(axis=0), color=one.colour, alpha=0.15)
-        axes.plot(
-            across,
-            up.mean(axis=0),
-            color=one.colour,
-            marker=one.marker,
-            ls=one.line,
-            mec="white",
-            mew=0.5,
-            ms=6,
-            lw=1.6,
-            markevery=max(1, len(across) // 12),
-            label=label,
-        )
-
-
-def _curves(group: Sequence[Result], x: str, y: str) -> dict[str, np.ndarray]:
-    """(2, seeds, rounds) for each method: x and y where all seeds have both."""
-    found = {}
-    for label, same in by_label(group):
-        seeds = [
-            {r["round"]: (r[x], r[y]) for r in result.curve if None not in (r.get(x), r.get(y))}
-            for result in same
-        ]
-        rounds = sorted(set.intersection(*map(set, seeds)))
-        if rounds:
-            table = [[seed[i] for i in rounds] for seed in seeds]
-            found[label] = np.array(table, dtype=float).transpose(2, 0, 1)
-    return found

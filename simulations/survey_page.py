@@ -28,7 +28,8 @@ interval; `in 0.9` is of the seeds.
 **Verdict**: *works*: every claim and every control holds. *Less than claimed*: the effect is there,
 and smaller. *No gain here*: the interval includes no effect. *Worse*: it excludes it on the other
 side. *Misleading*: the claims hold, and a control says that the effect is not owed to what the term
-promises. "Here" is meant: small networks, small data, one setting each, not searched for.
+promises. *Too few seeds*: one or two, which give no interval, and not all holds. "Here" is meant:
+small networks, small data, one setting each, not searched for.
 """
 
 

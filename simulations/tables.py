@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, repeat
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ class Result(NamedTuple):
         label: the method, and the settings that tell it from others of the same name.
         topology: name, links and positions of peers without a server.
         portrait: what pictures of a graph run are drawn from, see `graphkd.portrait`.
+        diverged: why its numbers mean nothing, or nothing where they do.
     """
 
     kind: str
@@ -45,6 +47,7 @@ class Result(NamedTuple):
     label: str
     topology: Mapping[str, Any] | None = None
     portrait: Mapping[str, np.ndarray] | None = None
+    diverged: str = ""
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -53,13 +56,18 @@ class Result(NamedTuple):
 
 
 class Quantity(NamedTuple):
-    """Mean over n seeds, sample standard deviation, and the 95% t-interval of the mean."""
+    """Mean over n seeds, sample standard deviation, the 95% t-interval of the mean, the numbers.
+
+    Of fewer than three seeds there is no interval: with one degree of freedom it is 12.7 standard
+    errors wide to each side, and says nothing.
+    """
 
     mean: float
     std: float | None = None
     n: int = 1
     low: float | None = None
     high: float | None = None
+    values: tuple[float, ...] = ()
 
 
 class Column(NamedTuple):
@@ -102,13 +110,17 @@ class Table(NamedTuple):
 
 
 KINDS = {"fed": "Federated distillation", "graph": "Graph distillation", "survey": "Recipe"}
+DIVERGED = "diverged"
 _SHARED = (
+    Column(DIVERGED, "Diverged (share of seeds)"),
     Column("agreement", "Agreement (%)", "share"),
     Column("calibration_error", "Calibration error (%)", "share"),
 )
 FED = (
     Column("accuracy", "Accuracy, global test set (%)", "share"),
     Column("accuracy", "the same, minus local (points)", "share", minus="local"),
+    Column("accuracy_median", "Accuracy, median client (%)", "share"),
+    Column("accuracy_least", "Accuracy, least client (%)", "share"),
     Column("accuracy_local", "Accuracy, own distribution (%)", "share"),
     Column("accuracy_local", "the same, minus local (points)", "share", minus="local"),
     Column("accuracy_validation", "Accuracy, validation (%)", "share"),
@@ -138,8 +150,8 @@ GRAPH = (
 )
 SPREAD = (
     "Mean ± sample standard deviation over seeds; differences, in percentage points, are "
-    "paired by seed, with a 95% t-interval in brackets; one seed has neither. (n = ...): only so "
-    "many seeds have a number."
+    "paired by seed: their mean, with a 95% t-interval in brackets, or of one or two seeds the "
+    "differences themselves. (n = ...): only so many seeds have a number."
 )
 NOTES = {
     "fed": "Test numbers are those of the last round, never the best over rounds; averages over "
@@ -148,10 +160,13 @@ NOTES = {
     "graph": "Test numbers are those of the epoch chosen on validation nodes; of nodes unseen in "
     "training where the protocol is inductive. Agreement: with the teacher.",
 }
+FEW = 3  # seeds, from which on there is an interval
 SHARES = ("accuracy", "agreement", "fidelity", "recall", "r2")  # metrics that are shares
 MORE_NOTES = {
     "rounds_to_90": "Rounds to 90% of the best: the first evaluated round with nine tenths of the "
     "run's own best accuracy on the global test set; how fast, not how well.",
+    "accuracy_least": "Median and least client: of the clients' accuracies on the global test set "
+    "in the last round, of each run; means over seeds.",
     "virtual_seconds": "Virtual time: on a clock that counts steps and bytes, when the last round "
     "ended; no time of the machine is in it.",
     "consensus_distance": "Peers have no server: what is sent crosses every link once, and is told "
@@ -191,6 +206,8 @@ def table(group: Sequence[Result]) -> Table:
     names = dict.fromkeys(name for result in group for name in result.metrics)
     theirs = ("accuracy_baseline_", "accuracy_teacher_", "r2_baseline_", "r2_teacher_")
     idle = {n for n in names if n.startswith(theirs)}
+    if not any(result.diverged for result in group):
+        idle |= {DIVERGED}
     if "accuracy_ind" not in names:  # then the observed nodes are all there are
         idle |= {"accuracy_tran"}
     told = {column.metric for column in known}
@@ -204,18 +221,21 @@ def table(group: Sequence[Result]) -> Table:
     if unlike := _differences(group):
         notes.append(f"Compare with care: these runs differ in {', '.join(unlike)}; see Settings.")
     notes += [text for metric, text in MORE_NOTES.items() if metric in names]
-    notes += _rejections(group)
+    notes += [*_divergences(group), *_rejections(group)]
     return Table(kind, data, protocol, tuple(shown), rows, seeds, tuple(notes))
 
 
 def summary(values: Iterable[float]) -> Quantity | None:
     """Mean, sample standard deviation and t-interval of one number per seed; None for no seed."""
     x = np.asarray(list(values), dtype=float)
+    told = tuple(x.tolist())
     if len(x) < 2:
-        return Quantity(float(x[0])) if len(x) else None
+        return Quantity(told[0], values=told) if told else None
     mean, std = float(x.mean()), float(x.std(ddof=1))
+    if len(x) < FEW:
+        return Quantity(mean, std, len(x), values=told)
     half = float(student_t.ppf(0.975, len(x) - 1)) * std / math.sqrt(len(x))
-    return Quantity(mean, std, len(x), mean - half, mean + half)
+    return Quantity(mean, std, len(x), mean - half, mean + half, told)
 
 
 def rounds_to(share: float, curve: Iterable[Mapping[str, Any]]) -> int | None:
@@ -242,11 +262,28 @@ def _finished(run: Any) -> Iterable[Result]:
             seed, rounds = int(record.get("seed", 0)), tuple(curve.values())
             if (reached := rounds_to(0.9, rounds)) is not None:
                 numbers["rounds_to_90"] = reached
+            numbers = _of_clients(rounds) | numbers
+            why = _diverged((*rounds, record))
             arms = _arms(numbers) if kind == "survey" else {method: numbers}
             for who, own in arms.items():
+                own |= {DIVERGED: float(bool(why))} if kind != "survey" else {}
                 about = (kind, data, protocol, who, seed, own, rounds, settings, who)
-                yield Result(*about, record.get("topology"), store.portrait(run.path))
+                yield Result(*about, record.get("topology"), store.portrait(run.path), why)
             curve = {}
+
+
+def _of_clients(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The accuracy of the median and of the least client at the end, where each has a number."""
+    told = next((r["clients"]["accuracy"] for r in reversed(rounds) if r.get("clients")), [])
+    if len(told) < 2 or None in told:
+        return {}
+    return {"accuracy_median": statistics.median(told), "accuracy_least": float(min(told))}
+
+
+def _diverged(records: Iterable[Mapping[str, Any]]) -> str:
+    """What the records say of a divergence, at first; nothing where there was none."""
+    found = next((r[DIVERGED] for r in records if r.get(DIVERGED)), "")
+    return found if isinstance(found, str) else "it is recorded as diverged"
 
 
 def _arms(numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -306,6 +343,18 @@ def _differences(group: Sequence[Result]) -> list[str]:
     return [n for n in names if len({result.settings.get(n) for result in group}) > 1]
 
 
+def _divergences(group: Sequence[Result], most: int = 10) -> list[str]:
+    """Which runs diverged, so that what the table says of them are no accuracies."""
+    lines = [
+        f"Diverged: {result.label}, seed {result.seed}: {result.diverged}. The table counts what "
+        "its records say."
+        for result in group
+        if result.diverged
+    ]
+    more = [f"Diverged: {len(lines) - most} more runs."] if lines[most:] else []
+    return lines[:most] + more
+
+
 def _rejections(group: Sequence[Result], most: int = 10) -> list[str]:
     """Whose uploads were turned away, how often, and why; a line for each client and seed."""
     lines = []
@@ -326,9 +375,9 @@ def _text(cell: Quantity | None, column: Column, seeds: int) -> str:
     if cell is None:
         return "–"
     if column.minus:
-        text = f"{100 * cell.mean:+.1f}"
+        text = " and ".join(f"{100 * value:+.1f}" for value in cell.values)
         if cell.low is not None and cell.high is not None:
-            text += f" ({100 * cell.low:+.1f} to {100 * cell.high:+.1f})"
+            text = f"{100 * cell.mean:+.1f} ({100 * cell.low:+.1f} to {100 * cell.high:+.1f})"
     else:
         size, form, unit = _scale(cell.mean, column.unit)
         text = format(cell.mean / size, form)

@@ -6,7 +6,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from simulations.plots import COLOURS, drawings, encode, looks
+from simulations import plots, plots_curves
+from simulations.plots import COLOURS, NARROW, WIDE, encode, looks
 from simulations.tables import Result
 
 
@@ -31,8 +32,9 @@ def graph(method, seed=0, student=0.8):
     return Result("graph", "cora", "inductive", method, seed, metrics, (), {}, method)
 
 
-def draw(group):
-    return drawings(group, looks(result.label for result in group))
+def draw(group, sheet=WIDE):
+    look = looks(result.label for result in group)
+    return plots_curves.drawings(group, look, sheet) | plots.drawings(group, look, sheet)
 
 
 def texts(figure):
@@ -44,6 +46,7 @@ def texts(figure):
         for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
             low, high = sorted(axis.get_view_interval())
             found += [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+        found += [axes.title]
     for legend in figure.legends:
         found += legend.get_texts()
     return [text for text in found if text.get_text() and text.get_visible()]
@@ -55,7 +58,14 @@ def lines(axes):
 
 MANY = [fed(f"method-{i}", seed, 0.5 + i / 60, 10 ** (i % 6)) for i in range(12) for seed in (0, 1)]
 GRAPHS = [graph(f"method-{i}", seed, 0.75 + seed / 50) for i in range(9) for seed in (0, 1)]
-ALL = {**draw(MANY), **{f"graph {name}": figure for name, figure in draw(GRAPHS).items()}}
+FEW = [r._replace(label=f"{r.method} (local.learning_rate=0.1)") for r in MANY[:10]]
+GROUPS = {"many": MANY, "few": FEW, "graph": GRAPHS}
+ALL = {
+    f"{kind} {name} {'narrow' if sheet.narrow else 'wide'}": figure
+    for kind, group in GROUPS.items()
+    for sheet in (WIDE, NARROW)
+    for name, figure in draw(group, sheet).items()
+}
 
 
 def test_which_figures_there_are():
@@ -66,10 +76,11 @@ def test_which_figures_there_are():
 
 @pytest.mark.parametrize("name", ALL)
 def test_axes_are_labelled_with_units(name):
-    for axes in ALL[name].axes:
-        labels = axes.get_xlabel() + axes.get_ylabel()
-        assert "(%)" in labels
-        assert axes.get_xlabel() == "round" or "(" in axes.get_xlabel()
+    figure = ALL[name]
+    for axes in [axes for axes in figure.axes if axes.axison]:
+        x = axes.get_xlabel() or figure.get_supxlabel()
+        assert "(%)" in x + axes.get_ylabel() + figure.get_supylabel()
+        assert x == "round" or "(" in x
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -184,5 +195,5 @@ def test_thousands_of_clients_stay_small():
 def test_files():
     figure = draw([fed("fedmd")])["accuracy_per_round"]
     with Image.open(io.BytesIO(encode(figure, "png"))) as picture:
-        assert picture.size == (1480, 800)
+        assert picture.size == (1800, 840)
     assert encode(figure, "svg") == encode(draw([fed("fedmd")])["accuracy_per_round"], "svg")

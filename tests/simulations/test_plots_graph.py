@@ -5,7 +5,7 @@ from matplotlib.colors import to_hex
 
 from knowledge import fidelity
 from simulations import answers, plots_graph, plots_small
-from simulations.plots import encode, looks
+from simulations.plots import NARROW, WIDE, encode, looks
 from simulations.tables import Result
 from tests.simulations.test_plots import texts
 
@@ -53,9 +53,9 @@ def result(method="glnn", seed=0, **settings):
     return Result(*about, portrait=portrait(seed, **settings))
 
 
-def draw(group):
+def draw(group, sheet=WIDE):
     look = looks(one.label for one in group)
-    return plots_graph.drawings(group, look) | plots_small.drawings(group, look)
+    return plots_graph.drawings(group, look, sheet) | plots_small.drawings(group, look, sheet)
 
 
 GROUPS = {
@@ -65,7 +65,12 @@ GROUPS = {
     "alone": [result("mlp", whos=["baseline"]), result("gnnsd", whos=["baseline", "student"])],
     "graphs": [result(many=True), result("rkd", many=True)],
 }
-ALL = {f"{k} {name}": figure for k, group in GROUPS.items() for name, figure in draw(group).items()}
+ALL = {
+    f"{kind} {name} {'narrow' if sheet.narrow else 'wide'}": figure
+    for kind, group in GROUPS.items()
+    for sheet in (WIDE, NARROW)
+    for name, figure in draw(group, sheet).items()
+}
 
 
 def test_which_figures_there_are():
@@ -82,7 +87,7 @@ def test_no_text_covers_another_or_leaves_the_paper(name):
     found = [(t.get_text(), t.get_window_extent()) for t in texts(figure)]
     for axes in figure.axes:
         own = axes.get_legend()
-        written = [axes.title, *(own.get_texts() if own else ())]
+        written = own.get_texts() if own else ()
         found += [(t.get_text(), t.get_window_extent()) for t in written if t.get_text()]
     width, height = figure.canvas.get_width_height()
     for i, (text, box) in enumerate(found):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from simulations.plots import looks
+from simulations.plots import NARROW, WIDE, looks
 from simulations.plots_system import drawings
 from simulations.tables import Result, table
 from tests.simulations.test_plots import lines
@@ -28,8 +28,8 @@ def result(method, seed=0, end=0.8, pace=10.0, topology=None):
     return Result(*given, topology)
 
 
-def draw(group):
-    return drawings(group, looks(one.label for one in group))
+def draw(group, sheet=WIDE):
+    return drawings(group, looks(one.label for one in group), sheet)
 
 
 def test_accuracy_is_drawn_over_virtual_time():
@@ -43,7 +43,9 @@ def test_accuracy_is_drawn_over_virtual_time():
 
 def test_disagreement_is_drawn_in_labels_and_in_what_is_sent():
     group = [result("ring", 0, topology=RING), result("ring", 1, topology=RING), result("server")]
-    left, right = draw(group)["disagreement_per_round"].axes
+    figures = draw(group)
+    (left,) = figures["disagreement_per_round"].axes
+    (right,) = figures["consensus_distance_per_round"].axes
     np.testing.assert_allclose(lines(left)["ring"].get_ydata(), [49, 39, 29])
     np.testing.assert_allclose(lines(right)["ring"].get_ydata(), [0.3, 0.15, 0.1])
     assert "server" in lines(left)
@@ -66,10 +68,11 @@ def test_what_is_not_there_is_not_drawn():
     assert list(draw([result("a")])) == ["accuracy_per_virtual_second"]
 
 
+@pytest.mark.parametrize("sheet", [WIDE, NARROW])
 @pytest.mark.parametrize("name", ["topologies", "disagreement_per_round"])
-def test_no_text_leaves_the_paper_or_covers_another(name):
+def test_no_text_leaves_the_paper_or_covers_another(name, sheet):
     group = [result(f"fedmd (topology={i}-and-more)", topology=RING) for i in range(5)]
-    figure = draw(group)[name]
+    figure = draw(group, sheet)[name]
     FigureCanvasAgg(figure).draw()
     found = [text for axes in figure.axes for text in (axes.title, axes.yaxis.label)]
     found += [text for legend in figure.legends for text in legend.get_texts()]

@@ -12,7 +12,10 @@ import scipy.stats
 from safetensors.numpy import save_file
 
 from simulations import store
-from simulations.report import comma_separated, facts, html, markdown, sections, write_report
+from simulations.exports import comma_separated, markdown
+from simulations.report import write_report
+from simulations.report_page import html
+from simulations.report_parts import facts, gather
 from simulations.tables import results, rounds_to, tables
 from tests.simulations.test_plots_graph import portrait
 
@@ -81,9 +84,7 @@ def graph_run(folder, method, seed, student, baseline, header=GRAPH, **more):
 
 def render(folder):
     """The page alone, without the files beside it."""
-    runs = store.load(folder)
-    found = results(runs)
-    return html(sections(found), facts(runs, found))
+    return html(gather(store.load(folder)))
 
 
 def cells(table, label):
@@ -187,7 +188,8 @@ class TestTables:
         (table,) = tables(store.load(tmp_path))
         assert cells(table, "fedmd")["Seeds"] == "1"
         runs = store.load(tmp_path)
-        assert facts(runs, results(runs))["repeated"] == [
+        found = results(runs)
+        assert facts(runs, found, found)["repeated"] == [
             "1 of the same experiment and seed, counted once"
         ]
 
@@ -207,12 +209,12 @@ class TestTables:
         assert cells(table, "fd")["the same, minus local (points)"] == "+10.0"
 
     def test_the_gain_of_a_graph_student_is_paired(self, tmp_path):
-        # Gains 5, 7: mean 6, deviation 1.414; 12.706 x 1.414 / sqrt(2) = 12.7.
+        # Gains 5, 7: an interval of two would be 12.706 x 1.414 / sqrt(2) = 12.7 wide each way.
         graph_run(tmp_path, "glnn", 0, 0.80, 0.75)
         graph_run(tmp_path, "glnn", 1, 0.84, 0.77)
         (table,) = tables(store.load(tmp_path))
         row = cells(table, "glnn")
-        assert row["Gain over student without KD (points)"] == "+6.0 (−6.7 to +18.7)"
+        assert row["Gain over student without KD (points)"] == "+5.0 and +7.0"
         assert row["Teacher (%)"] == "90.0 ± 0.0"
         assert "Student, observed nodes (%)" not in row  # they are all there are
 
@@ -284,7 +286,7 @@ class Links(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.found += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
         self.images += [dict(attrs)] if tag == "img" else []
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "source"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -297,7 +299,7 @@ class TestPage:
         links = Links(text)
         assert links.open == []
         assert page.name == "report.html"
-        assert len(links.found) == 6  # four of the federation, two of the graph
+        assert len(links.found) == 12  # six figures, wide and narrow: four of the federation
         assert all(link.startswith("data:image/svg+xml;base64,") for link in links.found)
         assert not re.search(r"https?://|<script|<link|@import|url\(", text)
         assert all("seed" in image["alt"] for image in links.images)
@@ -334,10 +336,9 @@ class TestPage:
         assert page == tmp_path / "out" / "page.html"
         beside = {path.name for path in page.parent.iterdir()}
         assert beside == {"page.html", "tables.md", "tables.csv", "figures"}
-        start = "fed-digits-2-clients-iid-2-rounds-"
         names = {path.name for path in (page.parent / "figures").iterdir()}
         shown = ("accuracy_per_round", "accuracy_per_megabyte", "client_spread", "fidelity")
-        assert names == {f"{start}{name}.png" for name in shown}
+        assert names == {f"1-{name}.png" for name in shown}
         for path in (page.parent / "figures").iterdir():
             assert path.read_bytes().startswith(b"\x89PNG")
 
@@ -348,7 +349,7 @@ class TestPage:
         names = {path.stem for path in (page.parent / "figures").iterdir()}
         shown = ("accuracy_per_class", "accuracy_per_degree", "reliability", "embeddings")
         shown += ("accuracy_against_latency", "neighbourhood", "students", "fidelity")
-        assert names == {f"graph-digits-knn-transductive-{name}" for name in shown}
+        assert names == {f"1-{name}" for name in shown}
         assert len(Links(page.read_text()).images) == 8
         assert render(tmp_path) == page.read_text()
 
@@ -360,7 +361,7 @@ class TestPage:
 
     def test_an_unfinished_run_is_left_out_and_named(self, page):
         cut = page.parent / "cut"
-        assert f"<dt>left out, not finished</dt><dd>{cut}</dd>" in page.read_text()
+        assert f">Left out, as not finished: {cut}.</p>" in page.read_text()
 
     def test_by_default_the_page_is_above_all_runs(self, tmp_path):
         graph_run(tmp_path / "deep", "glnn", 0, 0.8, 0.7)
@@ -387,6 +388,6 @@ def test_real_targets_have_their_gain_over_the_student_alone(tmp_path):
     (table,) = tables(store.load(tmp_path))
     row = cells(table, "logits")
     assert row["Student, R² (%)"] == "85.0 ± 0.0"
-    assert row["Gain, R² (points)"].startswith("+10.0 (")
+    assert row["Gain, R² (points)"] == "+5.0 and +15.0"
     assert row["Teacher, R² (%)"] == "90.0 ± 0.0"
     assert not any("tran" in title for title in table.header)

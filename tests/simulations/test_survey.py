@@ -43,7 +43,10 @@ def test_a_strict_claim_is_of_the_whole_interval():
     assert claims.findings(["a - b >= 0"], runs)[0].holds
     assert not claims.findings(["a - b > 0"], runs)[0].holds
     assert not claims.findings(["b - a < 0"], runs)[0].holds
-    assert claims.findings(["a - b > 0"], by_seed(a=[0.3], b=[0.0]))[0].holds  # no interval
+    # No interval, or one that ends at the bound: nothing is beyond doubt.
+    assert not claims.findings(["a - b > 0"], by_seed(a=[0.3, 0.4], b=[0.0, 0.0]))[0].holds
+    assert not claims.findings(["a - b > 0"], by_seed(a=[0.3] * 3, b=[0.3] * 3))[0].holds
+    assert claims.findings(["a - b >= 0"], by_seed(a=[0.3], b=[0.0]))[0].holds
 
 
 def test_verdicts():
@@ -53,7 +56,11 @@ def test_verdicts():
     assert word("a - b >= 0.1", up, "a - c > 0") == "misleading"
     assert word("a - b >= 0.2", up) == "less than claimed"
     assert word("b - a >= 0.1", up) == "worse"
-    assert word("a - c >= 0.1", by_seed(a=[1.0, 2.0], c=[2.0, 1.0])) == "no gain here"
+    assert word("a - c >= 0.1", by_seed(a=[1.0, 2.0, 1.5], c=[2.0, 1.0, 1.5])) == "no gain here"
+    two = by_seed(a=[1.0, 2.0], c=[2.0, 1.5])
+    assert word("a - c >= 0.1", two) == "too few seeds"
+    assert word("a - c >= -1", two) == "works"
+    assert word("a - c >= -1", two, "a - c > -1") == "too few seeds"
     assert word("a - missing > 0", up) == "not run"
     assert word("a > 0", {}) == "not run"
 
