@@ -1,12 +1,11 @@
 """Every row exactly once, whatever the partition; and what each partition is for."""
 
-import time
-
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from fedkd.data import partition as module
 from fedkd.data.partition import (
     PARTITIONS,
     dirichlet,
@@ -133,14 +132,72 @@ def test_nobody_gets_less_than_the_minimum(clients, minimum, alpha, seed):
         assert_each_once(parts, 120)
 
 
-def test_the_draw_of_200_clients_that_others_never_finish_ends():
+@pytest.fixture
+def draws(monkeypatch):
+    """The draws that were made, one entry for each."""
+    made, draw = [], module._draw
+
+    def noted(*given):
+        made.append(given)
+        return draw(*given)
+
+    monkeypatch.setattr(module, "_draw", noted)
+    return made
+
+
+def test_the_draw_of_200_clients_that_others_never_finish_ends(draws):
     # HtFLlib repeats the draw until it fits: with 200 clients and alpha 0.1, for ever
     # (https://github.com/TsingZ0/HtFLlib/issues/14).
-    labels, start = balanced(2000), time.perf_counter()
-    parts = dirichlet(labels, 200, stream(), alpha=0.1, minimum=10)
-    assert time.perf_counter() - start < 20
+    parts = dirichlet(balanced(2000), 200, stream(), alpha=0.1, minimum=10)
+    assert len(draws) == 1
     assert_each_once(parts, 2000)
     assert min(len(part) for part in parts) == 10
+
+
+@pytest.mark.parametrize(("count", "clients"), [(50_000, 5000), (5000, 5000), (2000, 300)])
+def test_a_draw_that_leaves_many_short_is_not_repeated(draws, count, clients):
+    parts = dirichlet(balanced(count), clients, stream(), alpha=0.1)
+    assert len(draws) == 1
+    assert_each_once(parts, count)
+    assert min(len(part) for part in parts) == 1
+
+
+def test_a_draw_that_leaves_few_short_is_repeated(draws):
+    # Ten clients with 20 examples at the least of 60 on average: some draws fit, most do not.
+    parts = dirichlet(balanced(600), 10, stream(), alpha=0.3, minimum=20)
+    assert 1 < len(draws) < 100
+    assert min(len(part) for part in parts) >= 20
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(0, 9), st.integers(0, 99))
+def test_levelling_is_moving_one_at_a_time_from_the_largest_to_the_smallest(sizes, minimum, seed):
+    assume(sum(sizes) >= minimum * len(sizes))
+    expected = list(sizes)
+    while min(expected) < minimum:
+        expected[expected.index(max(expected))] -= 1
+        expected[expected.index(min(expected))] += 1
+    parts = list(torch.arange(sum(sizes)).split(sizes))
+    found = module._level(parts, minimum, stream(seed))
+    assert_each_once(found, sum(sizes))
+    assert sorted(map(len, found)) == sorted(expected)
+    for before, after in zip(parts, found, strict=True):  # nobody gives and receives
+        kept = min(len(before), len(after))
+        assert torch.equal(before[:kept], after[:kept])
+
+
+@pytest.mark.parametrize("clients", [4, 200])
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+def test_nobody_is_favoured(clients, alpha):
+    # All clients are alike in the draw, and so each has N / K examples of a label on average,
+    # whether or not draws are repeated or mended.
+    labels, generator, repeats = balanced(240, 3), stream(5), 100
+    tables = torch.stack(
+        [counts(labels, dirichlet(labels, clients, generator, alpha), 3) for _ in range(repeats)]
+    ).double()
+    error = tables.std(dim=0) / repeats**0.5
+    gap = (tables.mean(dim=0) - 80 / clients) / error
+    assert gap.abs().max() < 4.5  # of up to 600 means, each off by a standard error or so
 
 
 @pytest.mark.parametrize("name", sorted(PARTITIONS))
