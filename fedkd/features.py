@@ -7,7 +7,7 @@ two of its parameters, a weight (C, D) and a bias (C,).
 import torch
 from torch import Tensor
 
-from fedkd.core import Task
+from fedkd.core import Task, as_sent
 from knowledge.outputs import Outputs
 from knowledge.stacking import stack_of
 from knowledge.training import Batches, Network, Params, Predict
@@ -73,7 +73,7 @@ def label_counts(private: Batches, classes: int) -> Tensor:
     index = private.order.flatten()
     labels = torch.arange(classes, device=index.device)
     member: Tensor = private.y[index].unsqueeze(1) == labels
-    return (member * private.first.unsqueeze(1)).sum(dim=0)
+    return as_sent((member * private.first.unsqueeze(1)).sum(dim=0))
 
 
 def _width(task: Task, group: str) -> int:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedkd.core import ANY, Claim, Model, Task
+from fedkd.core import ANY, Claim, Model, Task, as_sent
 from fedkd.features import feature_width, features, head_names
 from fedkd.models import mlp
 from knowledge.training import Batches, Params, Predict, logits_of
@@ -22,14 +22,14 @@ def own_examples(private: Batches, epochs: int) -> tuple[Tensor, Tensor, Tensor]
 
     Shapes:
         gives (M,) rows of `private.x`, ascending, and behind them rows of nobody; (M,) own rows to
-        take in the places of these; (M,) bool, whether it is an example.
+        take in the places of these; (M,) 1 for an example and 0 behind them.
     """
     steps = -(-private.steps // epochs) if epochs else 0  # the first epoch lies within these
     order = private.order[:steps].flatten()
     first = private.first[: len(order)]
     nobody = len(private.y)
     rows = torch.where(first, order, nobody).sort().values
-    return rows, order, rows < nobody
+    return rows, order, as_sent(rows < nobody)
 
 
 def with_teacher(private: Batches, examples: Tensor, said: Tensor) -> Batches:

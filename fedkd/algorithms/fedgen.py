@@ -8,18 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from fedkd.algorithms.fedavg import FedAvg, average_by_group, of_group
-from fedkd.core import (
-    Claim,
-    Message,
-    Model,
-    Properties,
-    Public,
-    Received,
-    Server,
-    Task,
-    Upload,
-    as_sent,
-)
+from fedkd.core import Claim, Message, Model, Properties, Public, Received, Server, Task, Upload
 from fedkd.features import feature_width, head_names, label_counts
 from fedkd.generator import lessons, maker, seeds, teaching
 from knowledge.outputs import Outputs
@@ -127,7 +116,7 @@ class FedGen(FedAvg):
 
         extra = on_generated if made else None
         trained = fit(predict, start, private, self.local, loss, made, penalty=extra)
-        counts = as_sent(label_counts(private, len(start[bias])))
+        counts = label_counts(private, len(start[bias]))
         return trained, Upload(trained | {"label_counts": counts}, private.size)
 
     def deploy(

@@ -7,18 +7,7 @@ import torch
 from torch import Tensor
 
 from fedkd.algorithms.fedavg import of_group
-from fedkd.core import (
-    Algorithm,
-    Claim,
-    Message,
-    Properties,
-    Public,
-    Received,
-    Server,
-    Task,
-    Upload,
-    as_sent,
-)
+from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
 from fedkd.shown import (
     SHOWN,
     claims_by_example,
@@ -115,10 +104,10 @@ class FedGKT(Algorithm):
         examples, spare, held = own_examples(private, self.local.epochs)
         lesson = with_teacher(private, examples, received["logits"]) if received else private
         params = fit(predict, params, lesson, self.local, loss)
-        shown = torch.where(held, examples, spare)
+        shown = torch.where(held > 0, examples, spare)
         hidden, logits = features_and_logits(predict, params, private.x, shown)
         payload = dict(zip(SHOWN, (hidden, logits, private.y[shown].int()), strict=True))
-        return params, Upload(payload, rows=as_sent(held))
+        return params, Upload(payload, rows=held)
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """Of as many examples as the client has: vectors, logits, labels."""
