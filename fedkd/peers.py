@@ -180,7 +180,7 @@ def consensus_distance(
         for key in uploads[0].payload:
             values = torch.stack([u.payload[key].double() for u in uploads])  # (K, R, ...)
             held = torch.stack([_held(u, values.shape[1]) for u in uploads])  # (K, R)
-            values = values.reshape(*held.shape, -1) * held.unsqueeze(-1)
+            values = values.reshape(*held.shape, -1)  # zeros where a peer holds nothing
             mean = values.sum(dim=0) / held.sum(dim=0).clamp(min=1).unsqueeze(-1)
             gaps = (values - mean).square().sum(dim=-1) * held
             total, count = total + float(gaps.sum()), count + float(held.sum())

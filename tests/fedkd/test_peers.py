@@ -141,6 +141,16 @@ def test_who_is_not_there_sends_nothing_and_hears(tiny):
     assert len(current.server) == 5
 
 
+def test_who_hears_one_peer_alone_takes_over_what_it_says(tiny):
+    # On a ring of five with peer 0 alone in the round, 4, 0 and 1 hear it, and nobody hears more.
+    federation, algorithm = tiny(), algorithms.get("fedmd")(local=SHORT)
+    algorithm = gossip(algorithm, topology("ring").neighbourhoods)
+    (current,) = run(algorithm, federation, rounds=1, sample=lambda clients, generator: [0])
+    said = current.sent[0].payload["probabilities"]
+    assert set(current.server) == {"4/consensus", "0/consensus", "1/consensus"}
+    assert all(torch.equal(consensus, said) for consensus in current.server.values())
+
+
 def test_bytes_cross_every_link_once_in_each_direction_and_nothing_goes_down(tiny):
     federation, algorithm = tiny(), algorithms.get("fedmd")(local=SHORT)
     for name, links in [("ring", 5), ("complete", 10)]:

@@ -295,6 +295,17 @@ def test_vmap_over_fit_is_a_loop(optimizer):
     for place, alone in enumerate(looped):
         assert_same({k: v[place] for k, v in together.items()}, alone, 1e-12)
 
+    # steps of padding alone may also stand between others, elsewhere for each model
+    orders = torch.tensor([[5, 2, 0, 3, 1, 4], [0, 1, 2, 3, 4, 5], [4, 0, 1, 5, 2, 3]])
+    mixed = (table[torch.arange(3).unsqueeze(1), orders] for table in (index, mask))
+    together = torch.func.vmap(one)(params, *mixed)
+    mixed = [
+        b._replace(order=b.order[o], mask=b.mask[o]) for b, o in zip(padded, orders, strict=True)
+    ]
+    for place, (start, batches) in enumerate(zip(starts, mixed, strict=True)):
+        alone = fit(predict, start, batches, training, loss)
+        assert_same({k: v[place] for k, v in together.items()}, alone, 1e-12)
+
 
 # Small parts
 

@@ -72,6 +72,15 @@ def test_a_step_towards_the_generators_answer_by_hand():
     torch.testing.assert_close(none["head.bias"], torch.tensor([0.5, -0.5]))
 
 
+def test_the_generators_answer_is_a_mean_of_probabilities():
+    # Of the features 1 and 0 the head says (3/4, 1/4) and (1/2, 1/2): a mean of (5/8, 3/8); the
+    # mean of their logits would say 0.634. The own example's (1/2, 1/2) moves the bias by
+    # (1/2, -1/2), and by 2 (5/8 - 1/2, 3/8 - 1/2).
+    made = features(1.0, 0.0) | {"features": torch.tensor([[[1.0], [0.0]], [[0.0], [0.0]]])}
+    moved = step([[math.log(3)], [0.0]], made, generated_weight=0.0, answer_weight=2.0)
+    torch.testing.assert_close(moved["head.bias"], torch.tensor([0.75, -0.75]))
+
+
 def test_before_there_is_a_generator_it_is_fedavg(tiny):
     federation, training = tiny(), Training(learning_rate=0.1, epochs=2, batch_size=4)
     (one,) = simulate(FedGen(training), federation.task, federation.clients, rounds=1)

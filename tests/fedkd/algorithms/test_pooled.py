@@ -76,7 +76,7 @@ def test_labels_that_are_none_are_left_out():
     server = Pooled(FULL).init(task, torch.Generator())
     x = torch.ones(5, 3)
     fine = Received(
-        0, "linear", {"x": x, "y": torch.tensor([0.0, 3.0, 9.0, -1.0, 1.0])}, 5.0,
+        0, "linear", {"x": x, "y": torch.tensor([0.0, 3.0, 4.0, -1.0, 1.0])}, 5.0,
         torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0]),
     )  # fmt: skip
     two = fine._replace(payload={"x": x[:2], "y": torch.tensor([0.0, 3.0])}, rows=torch.ones(2))
