@@ -28,9 +28,14 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 [[ $rounds =~ ^[1-9][0-9]*$ && $limit =~ ^[1-9][0-9]*$ ]] || wrong "--rounds and --timeout are whole numbers above 0"
-python=$(command -v python3 || command -v python)
+home=$(cd "$app/../.." && pwd)  # the checkout, or the folder of packages that kdsim is installed in
+for python in ${PYTHON:+"$PYTHON"} "$home/.venv/bin/python" "$home/../../../bin/python" python3 python; do
+    "$python" -c 'import sys, importlib.util as u; sys.exit(not u.find_spec("flwr"))' 2>/dev/null && break
+done
+PATH="$("$python" -c 'import sysconfig; print(sysconfig.get_path("scripts"))'):$PATH"
+export PYTHONPATH="$home${PYTHONPATH:+:$PYTHONPATH}"
 for tool in flwr flower-superlink flower-supernode; do
-    command -v "$tool" >/dev/null || { echo "local_deployment.sh: no $tool on PATH; activate kdsim's environment" >&2; exit 1; }
+    command -v "$tool" >/dev/null || { echo "local_deployment.sh: no $tool beside $python; run \`make demo\` in the checkout once, or name a Python with PYTHON=" >&2; exit 1; }
 done
 
 export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1

@@ -47,12 +47,9 @@ def settings(**changed):
 
 def deploy(folder, *words):
     """Run the script to its end, and see to it that nothing of it is left."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(REPOSITORY),
-        "OMP_NUM_THREADS": "1",
-        "TMPDIR": str(folder),
-    }
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
+    if not (REPOSITORY / ".venv").exists():  # where `make` has put it, and the script finds it
+        environment |= {"PYTHON": sys.executable}
     command = [str(SCRIPT), *words]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -6,6 +6,7 @@ import torch
 from fedkd.algorithms.fedmd import FedMD
 from fedkd.engines.auto import AutoEngine
 from fedkd.engines.batched import batched
+from fedkd.engines.tolerant import EngineError, tolerant
 from fedkd.federation import simulate
 from tests.conftest import tiny_federation
 
@@ -73,3 +74,15 @@ def test_auto_says_what_it_took():
     names = {name for name, _ in engine.chosen.values()}
     assert names <= {"sequential", "batched"}
     assert len(engine.notes) == 3
+
+
+def test_an_engine_that_cannot_go_on_is_not_tried_client_by_client():
+    calls = []
+
+    def lost(function, task, clients, inputs):
+        calls.append(len(clients))
+        raise EngineError("no worker is there")
+
+    with pytest.raises(EngineError, match="no worker is there"):
+        last(tolerant(lost))
+    assert calls == [5]

@@ -301,6 +301,17 @@ def test_switches_are_set_and_the_users_are_kept(kdsim, monkeypatch):
     assert set(cli.SWITCHES) <= set(os.environ)
 
 
+def test_a_cluster_not_this_machine_is_asked_for_gpus(kdsim, small, monkeypatch):
+    """At port 1 nobody answers; that is what is said, not that this machine has none."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    command = ["fed", "fedmd", *small, "--engine", "ray", "--gpus", "1"]
+    status, _, err = kdsim(*command, "--ray-address", "127.0.0.1:1")
+    assert (status, err.partition(" (")[0]) == (2, "no Ray cluster answers at '127.0.0.1:1'")
+    for here in (command, ["graph", "mlp", "--gpus", "1"], ["fed", "fedmd", *small, "--gpus", "1"]):
+        status, _, err = kdsim(*here)
+        assert (status, err.partition(" that")[0]) == (2, "gpus is 1, and this machine has 0")
+
+
 def test_the_module_is_the_command(tmp_path):
     run = [sys.executable, "-m", "simulations", "run", "nowhere.toml"]
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
