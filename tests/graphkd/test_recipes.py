@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import graphkd
-from graphkd import data, methods, networks, splits
+from graphkd import data, losses, methods, networks, splits
 from graphkd.core import View
 from graphkd.crowd import Crowd, learn_weights
 from graphkd.graph import Graph, Part
@@ -23,7 +23,9 @@ from graphkd.methods.logits import squared_difference
 from graphkd.methods.nosmog import adversarial
 from graphkd.mutual import Peers, together
 from graphkd.recipe import Lesson
+from graphkd.teaching import _value
 from knowledge.outputs import Outputs
+from knowledge.randomness import generator
 
 FAKE = data.fake(size=55)
 WITH_LABELS = torch.cat([FAKE.x, torch.zeros(FAKE.num_nodes, FAKE.classes)], 1)
@@ -31,7 +33,9 @@ PATH = Graph(torch.eye(3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), torch.ara
 
 
 class Linear(nn.Module):
-    """A network whose logits are W x, with the features as hidden state."""
+    """A network whose logits are W x, with features to some power as hidden state."""
+
+    shown = 1.0
 
     def __init__(self, weight):
         super().__init__()
@@ -40,7 +44,7 @@ class Linear(nn.Module):
     def forward(self, graph, nodes=None):
         """See the class."""
         x = graph.x if nodes is None else graph.x[nodes]
-        return Outputs(x @ self.weight.T, (x,))
+        return Outputs(x @ self.weight.T, (x**self.shown,))
 
 
 def lesson(method, network, teacher=None, seed=0):
@@ -193,6 +197,8 @@ def test_adversarial_features_raise_the_loss_and_stay_within_the_radius():
     assert (moved >= plain).float().mean() > 0.9
     assert (seen[-1] - FAKE.x).abs().max() <= 0.3 + 1e-6
     assert len(seen) == 6
+    steps = torch.stack([(b - a).abs() for a, b in zip(seen, seen[1:], strict=False)])
+    assert float(steps.max()) == pytest.approx(0.3 / 4, rel=1e-3)  # a quarter of the radius
     some = torch.tensor([5, 2])
     part = adversarial(
         spy, FAKE, 0.0, own, Outputs(taught.logits[some]), Part(FAKE, some), steps=1, draw=noise
@@ -240,9 +246,13 @@ def test_propagation_holds_labels_and_spreads_them():
     nn.init.zeros_(student.score.weight)
     p = student(graph).logits.exp()
     assert p[0].tolist() == pytest.approx([1, 0], abs=1e-5)
+    nn.init.constant_(student.share.bias, math.log(3))
+    leaning = student(graph).logits.exp()
     # Node 1: half of the mean of (1, 0), (1/2, 1/2) and itself, half of what the network says.
     assert p[1].tolist() == pytest.approx([0.5 * (2 / 3) + 0.25, 0.5 * (1 / 3) + 0.25], abs=1e-5)
     assert p[2].tolist() == pytest.approx([0.5, 0.5], abs=1e-5)
+    # And with a share of 3/4 for the neighbours, three quarters of the mean.
+    assert leaning[1].tolist() == pytest.approx([0.5 + 0.125, 0.25 + 0.125], abs=1e-5)
 
 
 def test_propagation_is_scored_by_the_features_and_not_by_the_labels():
@@ -260,9 +270,9 @@ def test_propagation_is_scored_by_the_features_and_not_by_the_labels():
 def whole_of(method, student, teacher):
     """What the terms of a method add to the loss of a step on all nodes."""
     start = lesson(method, student, teacher)
-    graph = start.view.graph
+    graph, draw = start.view.graph, torch.Generator().manual_seed(0)
     own, taught = student(graph), teacher(graph)
-    total = sum(t.weight * t.loss(own, taught, graph).mean() for t in method.terms(start))
+    total = sum(_value(term, own, taught, graph, draw) for term in method.terms(start))
     return total, own.logits, taught.logits, graph.edge_index
 
 
@@ -278,6 +288,102 @@ def softened(student, teacher, temperature):
 def two_linear():
     draw = torch.Generator().manual_seed(0)
     return [Linear(torch.randn(3, 12, generator=draw)) for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        (
+            "logits",
+            {"hard_weight": 0.3},
+            lambda s, t, g: 0.7 * (s.logits - t.logits).square().mean(),
+        ),
+        (
+            "lsp",
+            {"structure_weight": 3.0, "kernel": "l2"},
+            lambda *of: 3 * losses.local_structure(*of, kernel="l2").mean(),
+        ),
+        (
+            "gsp",
+            {"structure_weight": 3.0, "kernel": "rbf", "scale": 2.0},
+            lambda *of: 3 * losses.global_structure(*of, kernel="rbf", scale=2.0).mean(),
+        ),
+        (
+            "rkd",
+            {"distance_weight": 2.0, "angle_weight": 3.0, "sample": 165},
+            lambda *of: 2 * losses.distance(*of).mean() + 3 * losses.angle(*of).mean(),
+        ),
+        (
+            "nosmog",  # nothing is moved by a radius of 0
+            {"similarity_weight": 0.0, "adversarial_weight": 0.25, "radius": 0.0, "moved": 0},
+            lambda s, t, g: 1.25 * softened(s.logits, t.logits, 1.0),
+        ),
+    ],
+)
+def test_terms_have_the_weights_and_the_kernels_of_their_settings(name, given, expected):
+    student, teacher = two_linear()
+    teacher.shown = 2.0  # a hidden state of its own
+    method = methods.get(name)(**given)
+    total, *_ = whole_of(method, student, teacher)
+    graph = lesson(method, student).view.graph
+    torch.testing.assert_close(total, expected(student(graph), teacher(graph), graph))
+
+
+def test_the_weight_of_gnnsd_is_that_of_its_only_term():
+    network = networks.build("gcn", FAKE, 8, 3, 0.0)
+    start = lesson(methods.get("gnnsd")(), network)
+    (term,) = methods.get("gnnsd")(discrepancy_weight=3.0).terms(start)
+    assert (term.loss, term.weight) == (lost_discrepancy, 3.0)
+
+
+def test_gcrd_contrasts_its_maps_at_its_temperature():
+    student, teacher = two_linear()
+    method = methods.get("gcrd")(temperature=0.5, contrast_weight=3.0, width=4)
+    start = lesson(method, student, teacher)
+    (term,) = method.terms(start)
+    of = student(start.view.graph), teacher(start.view.graph), start.view.graph
+    maps = dict(term.loss.maps.items())
+    assert term.weight == 3.0
+    torch.testing.assert_close(term.loss(*of), losses.contrastive(*of, **maps, temperature=0.5))
+
+
+def test_nosmog_compares_a_learned_map_of_the_student_with_the_teacher():
+    student, teacher = two_linear()
+    given = {"similarity_weight": 3.0, "adversarial_weight": 0.0, "radius": 0.0}
+    start = lesson(methods.get("nosmog")(**given), student, teacher)
+    _, term = methods.get("nosmog")(**given).terms(start)
+    own, taught = student(start.view.graph), teacher(start.view.graph)
+    mapped = term.loss.maps["project"](own.hidden[-1])
+    gap = taught.hidden[-1] @ taught.hidden[-1].T - mapped @ mapped.T
+    assert term.weight == 3.0
+    value = term.loss(own, taught, start.view.graph)
+    torch.testing.assert_close(value, gap.square().mean(1), rtol=1e-4, atol=1e-4)
+
+
+def test_cpf_compares_probabilities_of_all_nodes_but_those_that_train():
+    student, teacher = two_linear()
+    start = lesson(methods.get("cpf")(), student, teacher)
+    (term,) = methods.get("cpf")().terms(start)
+    own, taught = student(start.view.graph), teacher(start.view.graph)
+    expected = (own.logits.softmax(1) - taught.logits.softmax(1)).square().sum(1)
+    expected[start.view.part("train")] = 0
+    assert term.weight == 1.0
+    assert (expected > 0).any()
+    torch.testing.assert_close(term.loss(own, taught, start.view.graph), expected)
+    some = torch.tensor([7, 3, 100])
+    few = [Outputs(shown.logits[some]) for shown in (own, taught)]
+    torch.testing.assert_close(term.loss(*few, start.view.graph.take(some)), expected[some])
+
+
+def test_krd_shakes_its_teacher_by_standard_normal_noise():
+    student, teacher = two_linear()
+    method = methods.get("krd")(temperature=1.0, hard_weight=0.0)
+    start = lesson(method, student, teacher, seed=3)
+    x = start.seen.x
+    noisy = x + torch.randn(x.shape, generator=generator(3, "noise"))
+    said, shaken = (teacher(replace(start.seen, x=seen)).logits for seen in (x, noisy))
+    expected = reliability.unreliability(said, shaken)
+    torch.testing.assert_close(_Reliable(method, start).unreliable, expected)
 
 
 def test_glnn_gives_soft_labels_what_the_hard_ones_leave():

@@ -1,5 +1,7 @@
 """Schemes: each against the loop that a paper's pseudo-code would be, and against theorems."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -153,6 +155,18 @@ def test_who_is_not_listened_to_learns_in_company_what_it_would_alone():
     assert differ(both["b"], b)
 
 
+def test_who_is_listened_to_learns_nothing_from_it_whatever_the_loss():
+    def square(student, y, other):  # which does not detach the other by itself
+        return (student.logits - other.logits).square().sum(-1)
+
+    data = examples()
+    a, b = learner(1), learner(2)
+    lessons = {"a": (Term(labels),), "b": (Term(square, ("a",)),)}
+    both = teach(Stage(lessons, data, TRAINING), {"a": a, "b": b}, generator(0))
+    same(both["a"], run(schemes.alone("a", data, TRAINING), {"a": a}, generator(0))["a"])
+    assert differ(both["b"], b)
+
+
 def test_multi_step_is_a_chain_of_offline_stages():
     data, learners = examples(), {n: learner(i) for i, n in enumerate("tas")}
     found = run(schemes.multi_step("tas", soft(3.0), data, TRAINING), learners, generator(5))
@@ -236,6 +250,16 @@ def test_lifelong_of_weight_0_is_fine_tuning_and_of_much_weight_keeps_old_answer
     assert drift(3.0)[1] < drift(0.0)[1] / 3
 
 
+def test_lifelong_keeps_what_was_said_among_the_old_classes_with_t_squared():
+    (stage,) = schemes.lifelong("s", "old", [0, 1], examples(), TRAINING, temperature=2.0)
+    _, keep = stage.lessons["s"]
+    now, then = torch.tensor([[0.0, 0.0, 9.0]]), torch.tensor([[2 * math.log(3), 0.0, -9.0]])
+    # Softened by 2, (3/4, 1/4) before and (1/2, 1/2) now; the new class does not count.
+    expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    found = keep.loss(Outputs(now), torch.tensor([2]), Outputs(then))
+    assert found.tolist() == pytest.approx([expected], rel=1e-5)
+
+
 def test_confident_keeps_a_share_of_each_predicted_class_the_surest_first():
     logits = torch.tensor([[3.0, 0], [1, 0], [2, 0], [0, 5], [0, 1], [4, 0]])
     found = schemes.confident(Learner(lambda p, x: Outputs(logits), {}), torch.zeros(6, 1), 0.5)
@@ -279,6 +303,20 @@ def test_noise_is_drawn_anew_for_each_copy():
     assert found.x.shape == (12, 2)
     assert found.y.tolist() == [0, 1, 2, 3] * 3
     assert len({tuple(row) for row in found.x.tolist()}) == 12
+
+
+def test_data_free_inventions_cost_what_is_unsure_and_gain_by_balance():
+    scheme = schemes.data_free("s", "t", "g", None, 1, 2, 4, TRAINING, TRAINING, balance=5.0)
+    assert [list(stage.lessons) for stage in scheme] == [["g"], ["s"], ["g"], ["s"]]
+    ((term,),) = scheme[0].lessons.values()
+    sure, unsure = torch.tensor([[40.0, 0.0], [0.0, 40.0]]), torch.zeros(2, 2)
+    for logits, expected in (
+        (sure, -5 * math.log(2)),  # no doubt about any, and both classes alike
+        (unsure, (1 - 5) * math.log(2)),
+        (sure[:1], 0.0),  # no doubt, and one class alone
+    ):
+        value = term.loss(Outputs(logits), torch.full((len(logits),), -100))
+        torch.testing.assert_close(value, torch.full((len(logits),), expected))
 
 
 def test_data_free_generator_makes_what_the_teacher_is_sure_of_and_balanced():
