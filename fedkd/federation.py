@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fedkd.channel import Channel, Ledger, weigh_broadcast, weigh_upload
+from fedkd.checks import check_examples, check_finite
 from fedkd.core import (
     Algorithm,
     Client,
@@ -345,6 +346,9 @@ def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]
             f"{name} needs public examples ({algorithm.properties.public}) and the task has none; "
             "set aside some, or take an algorithm that works without"
         )
+    check_examples([c.private for c in clients if c.private is not None], task.num_classes)
+    if task.public is not None and algorithm.properties.public != "none":
+        check_finite(task.public, "public examples")
     needs = algorithm.properties
     for what, missing in (
         ("labels of public examples", needs.public == "labelled" and task.labels is None),

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedkd.checks import check_finite, check_labels, whole
 from fedkd.data.cifar import cifar10_jpeg
 from fedkd.data.speech import spoken_digits
 
@@ -79,6 +80,29 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown data set {name!r}; {hint}choose one of {', '.join(_LOADERS)}")
     return _LOADERS[name](data_root(root))
+
+
+def checked(data: Dataset) -> Dataset:
+    """The data set, with labels (N,) that are whole numbers from 0 to C - 1, and finite examples.
+
+    Raises:
+        ValueError: it is not one; the message names the value, what was expected and the way out.
+    """
+    if not isinstance(data.x, Tensor) or not data.x.ndim or not len(data.x):
+        said = f"shape {tuple(data.x.shape)}" if isinstance(data.x, Tensor) else f"{type(data.x)}"
+        raise ValueError(f"a data set needs examples x, a tensor (N, ...), and has {said}")
+    y = whole(data.y, "labels")
+    domains = None if data.domains is None else whole(data.domains, "domains")
+    for name, values in (("labels", y), ("domains", domains)):
+        if values is not None and len(values) != len(data.x):
+            raise ValueError(
+                f"{len(values)} {name} for {len(data.x)} examples; each example needs one"
+            )
+    check_labels(y, data.num_classes)
+    if domains is not None and int(domains.min()) < 0:
+        raise ValueError(f"domains must be >= 0, got {int(domains.min())}; renumber them from 0")
+    check_finite(data.x)
+    return data._replace(y=y, domains=domains)
 
 
 def of_labels(data: Dataset, labels: str, name: str) -> Dataset:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedkd.core import Client, Task
-from fedkd.data.datasets import Dataset
+from fedkd.data.datasets import Dataset, checked
 from fedkd.data.partition import Partition
 from fedkd.models import build
 from knowledge.randomness import generator
@@ -61,8 +61,9 @@ def pools(
         absent: how many labels, drawn at random, no client holds; they stay in the other pools.
 
     Raises:
-        ValueError: more asked for than there is.
+        ValueError: more asked for than there is, or data that are none (`datasets.checked`).
     """
+    data = checked(data)
     inside = len(data.x) - data.official
     order = torch.randperm(inside, generator=generator(seed, "pools"))
     if absent:
@@ -141,10 +142,12 @@ def federate(
         rotations: domains that differ by a turn, see `rotated`.
 
     Raises:
-        ValueError: no models, or a name that is none; or examples that cannot be turned.
+        ValueError: no models, or a name that is none; examples that cannot be turned; or data that
+            are none (`datasets.checked`).
     """
     if not models:
         raise ValueError("models: name at least one architecture, such as mlp")
+    data = checked(data)
     if rotations > 1:
         data = rotated(data, chosen, parts, rotations)
     built = {name: build(name, data.shape, data.num_classes) for name in dict.fromkeys(models)}

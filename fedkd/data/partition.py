@@ -11,6 +11,8 @@ from heapq import heapify, heappop, heapreplace
 import torch
 from torch import Tensor
 
+from fedkd.checks import whole
+
 Partition = list[Tensor]
 HOPELESS = 20
 """So many clients that are short in a draw tell that no other draw will do.
@@ -26,7 +28,7 @@ def iid(labels: Tensor, clients: int, generator: torch.Generator) -> Partition:
     Raises:
         ValueError: fewer examples than clients, or no clients.
     """
-    _check(labels, clients)
+    labels = _checked(labels, clients)
     return list(torch.randperm(len(labels), generator=generator).tensor_split(clients))
 
 
@@ -59,7 +61,7 @@ def dirichlet(
     Raises:
         ValueError: alpha or minimum out of range, or too few examples for all clients.
     """
-    _check(labels, clients, minimum)
+    labels = _checked(labels, clients, minimum)
     if not 0 < alpha < float("inf"):
         raise ValueError(f"alpha must be positive and finite, got {alpha}; try 0.1 to 100")
     if attempts < 1:
@@ -88,7 +90,7 @@ def shards(
     """
     if per_client < 1:
         raise ValueError(f"each client needs at least one shard, got {per_client}")
-    _check(labels, clients, per_client)
+    labels = _checked(labels, clients, per_client)
     shuffled = torch.randperm(len(labels), generator=generator)
     ordered = shuffled[torch.argsort(labels[shuffled], stable=True)]
     pieces = ordered.tensor_split(clients * per_client)
@@ -111,7 +113,7 @@ def quantity(
     Raises:
         ValueError: alpha or minimum out of range, or too few examples for all clients.
     """
-    _check(labels, clients, minimum)
+    labels = _checked(labels, clients, minimum)
     if not 0 < alpha < float("inf"):
         raise ValueError(f"alpha must be positive and finite, got {alpha}; try 0.1 to 100")
     shares = _shares(clients, alpha, generator)
@@ -133,7 +135,7 @@ def pathological(
         ValueError: more labels for each client than there are, labels that nobody would have, or
             fewer examples of a label than clients that are to have it.
     """
-    _check(labels, clients)
+    labels = _checked(labels, clients)
     found = labels.unique(sorted=True)
     if not 1 <= classes <= len(found):
         raise ValueError(
@@ -179,7 +181,7 @@ def natural(domains: Tensor, clients: int, generator: torch.Generator) -> Partit
     Raises:
         ValueError: a domain with fewer examples than clients that are to share it.
     """
-    _check(domains, clients)
+    domains = _checked(domains, clients)
     found = domains.unique(sorted=True)
     parts: list[list[Tensor]] = [[] for _ in range(clients)]
     for place, domain in enumerate(found.tolist()):
@@ -242,17 +244,20 @@ def partition(
     return PARTITIONS[name](labels, clients, generator, alpha)
 
 
-def _check(labels: Tensor, clients: int, minimum: int = 1) -> None:
+def _checked(labels: Tensor, clients: int, minimum: int = 1) -> Tensor:
+    """The labels as whole numbers (N,); ValueError where they cannot be dealt out."""
     if clients < 1:
         raise ValueError(f"the number of clients must be at least 1, got {clients}")
     if minimum < 0:
         raise ValueError(f"the minimum size must be >= 0, got {minimum}")
+    labels = whole(labels, "labels")
     if len(labels) < clients * max(minimum, 1):
         raise ValueError(
             f"{clients} clients with at least {max(minimum, 1)} examples each need "
             f"{clients * max(minimum, 1)}, and there are {len(labels)}; take fewer clients, or "
             "more private examples"
         )
+    return labels
 
 
 def _draw(
