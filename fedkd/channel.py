@@ -140,13 +140,20 @@ class Channel:
         """An upload as it is sent: only the rows that the client has, transformed.
 
         Raises:
-            ValueError: a stage cannot be applied to it; the message says why.
+            ValueError: it is none, or a stage cannot be applied to it; the message says why.
         """
-        payload = upload.payload
-        if upload.rows is not None:
-            held = upload.rows.bool()
-            payload = {key: value[held] for key, value in payload.items()}
-        return upload._replace(payload=_encode(self.uplink, payload, generator))
+        check_form(upload)
+        _ready(self.uplink)
+        try:
+            payload = upload.payload
+            if upload.rows is not None:
+                held = upload.rows.bool()
+                payload = {key: value[held] for key, value in payload.items()}
+            return upload._replace(payload=_encode(self.uplink, payload, generator))
+        except ValueError:
+            raise
+        except Exception as reason:  # what a client's function gave back may be anything
+            raise ValueError(f"it cannot be sent: {reason}") from reason
 
     def read_up(self, sent: Upload, claims: Mapping[str, Claim]) -> Upload:
         """An upload as the server reads it.
@@ -154,6 +161,7 @@ class Channel:
         Raises:
             ValueError: it is not what it claims to be; the message says why.
         """
+        check_form(sent)
         try:
             weight, payload = float(sent.weight), _decode(self.uplink, sent.payload)
         except Exception as reason:  # an upload may hold anything, and the round goes on without it
@@ -171,6 +179,28 @@ class Channel:
         if sent.rows is not None:
             payload = {key: _spread(value, sent.rows) for key, value in payload.items()}
         return sent._replace(payload=payload)
+
+
+def check_form(upload: object) -> None:
+    """Raise ValueError unless this is an upload of plain tensors under names."""
+    if not isinstance(upload, Upload):
+        raise ValueError(f"it is a {type(upload).__name__}, and no upload")
+    if not isinstance(upload.payload, Mapping):
+        raise ValueError(f"its payload is a {type(upload.payload).__name__}, and no dictionary")
+    rows = {} if upload.rows is None else {"its list of rows": upload.rows}
+    for key, value in (dict(upload.payload) | rows).items():
+        if not isinstance(key, str):
+            raise ValueError(f"its payload has a key {key!r}, which is no name")
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{key} is a {type(value).__name__}, and no tensor")
+        if _stored_otherwise(value):
+            raise ValueError(f"{key} is no plain tensor: {value.layout}, {value.device}")
+
+
+def _stored_otherwise(value: Tensor) -> bool:
+    """Whether its numbers do not lie one beside the other: sparse, nested, quantised, or none."""
+    dense = value.layout is torch.strided and value.device.type != "meta"
+    return not dense or value.is_nested or value.is_quantized
 
 
 def _sample(claim: Claim) -> Tensor:

@@ -115,7 +115,8 @@ class Task:
 
     `shape` is that of one example, for algorithms with a network of their own to build; empty where
     it is not known. `labels` (P,) are of the public examples, and `validation` are labelled
-    examples at the server, each for algorithms that declare to need them.
+    examples at the server, each for algorithms that declare to need them. `private` is how many
+    private examples there are in all: no client can have more. Ten million where it is not known.
     """
 
     models: Mapping[str, Model]
@@ -124,6 +125,7 @@ class Task:
     shape: tuple[int, ...] = ()
     labels: Tensor | None = None
     validation: Examples | None = None
+    private: int = 10_000_000
 
 
 ANY = -1
@@ -138,12 +140,17 @@ class Claim(NamedTuple):
         rows: whether clients send only the rows that they hold, and say which (`Upload.rows`);
             it is the same for all tensors of a payload.
         below: where given, the tensor holds whole numbers (int32) from 0 to one below this.
+        most: where given, no entry is larger than this in absolute value.
+        trained: whether this is the tensor of the same name in the broadcast, as training left it
+            ("parameters"), or what training added to it ("update").
     """
 
     shape: tuple[int, ...]
     simplex: bool = False
     rows: bool = False
     below: int | None = None
+    most: float | None = None
+    trained: Literal["no", "parameters", "update"] = "no"
 
 
 class Properties(NamedTuple):

@@ -54,13 +54,20 @@ def _each(change: Callable[[Tensor], Tensor]) -> Callable[[Upload], Upload]:
     return fault
 
 
+def _full(value: float) -> Callable[[Upload], Upload]:
+    """All numbers the same; whole ones, which cannot be, are left as they are."""
+    return _each(lambda v: torch.full_like(v, value) if v.is_floating_point() else v)
+
+
 def _weight(value: float) -> Callable[[Upload], Upload]:
     return lambda upload: upload._replace(weight=torch.tensor(value, dtype=torch.float64))
 
 
 FAULTS: dict[str, Callable[[Upload], Upload]] = {
-    "nan": _each(lambda value: torch.full_like(value, torch.nan)),
-    "inf": _each(lambda value: torch.full_like(value, torch.inf)),
+    "nan": _full(torch.nan),
+    "inf": _full(torch.inf),
+    "huge-values": _full(1e30),
+    "scaled": _each(lambda value: 1_000_000 * value),
     "shape": _each(lambda value: value.unsqueeze(-1)),
     "simplex": _each(lambda value: value + 1),
     "negative-weight": _weight(-1.0),

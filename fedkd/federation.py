@@ -5,12 +5,13 @@ lets the cohort work. They are the only places where messages meet the channel.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from fedkd.border import Border
 from fedkd.channel import Channel, Ledger, weigh_broadcast, weigh_upload
 from fedkd.checks import check_examples, check_finite
 from fedkd.core import (
@@ -19,7 +20,6 @@ from fedkd.core import (
     Failure,
     Message,
     Public,
-    Received,
     Server,
     Task,
     Upload,
@@ -61,6 +61,11 @@ class Round:
     failed: dict[int, str] = field(default_factory=dict)
     told: Mapping[int, Message] = field(default_factory=dict)
     sent: Mapping[int, Upload] = field(default_factory=dict)
+
+    @property
+    def heard(self) -> set[int]:
+        """Those from whom an upload came in this round, whatever it was."""
+        return set(self.cohort) - set(self.failed)
 
 
 @dataclass
@@ -119,16 +124,19 @@ def simulate(
         opening = open_round(algorithm, server, groups, channel, sample, seed, index)
         public = public_of(algorithm, task, seed, index)
         seen: dict[int, Upload] = {}
+        refused: dict[int, str] = {}
         failed: dict[int, str] = {}
         keep = shelf or (None if len(opening.cohort) == len(party) else _apart)
         uploads = _work(
-            algorithm, task, engine, channel, opening, public, seed, index, party, failed, keep
+            *(algorithm, task, engine, channel, opening, public, seed, index, party),
+            *(refused, failed, keep),
         )
         if witness:
             uploads = _noted(uploads, seen)
         server, rejected, ledger = close_round(
             algorithm, task, server, groups, channel, opening, uploads, public
         )
+        rejected = dict(sorted((refused | rejected).items()))
         check_somebody(opening.cohort, failed)
         everybody = tuple(party.values())
         crossed = (opening.sent, seen) if witness else ({}, {})
@@ -145,19 +153,24 @@ def _work(
     seed: int,
     index: int,
     party: dict[int, Client],
+    refused: dict[int, str],
     failed: dict[int, str],
     keep: Callable[[Sequence[Client]], list[Client]] | None,
 ) -> Iterator[tuple[int, Upload]]:
-    """The uploads of a cohort as they are sent, wave by wave; fills in `party` and `failed`."""
+    """The uploads of a cohort as they are sent, wave by wave.
+
+    Fills in `party`, `refused` and `failed`.
+    """
     told = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
     numbers = sorted(told)
     for start in range(0, len(numbers), WAVE):
         wave = [party[number] for number in numbers[start : start + WAVE]]
         inputs = [(told[c.id], private_of(algorithm, c, seed, index), public) for c in wave]
         results = engine(algorithm.client_update, task, wave, inputs)
-        params, sent, broken = send_all(channel, wave, inputs, results, seed, index)
+        params, sent, refusals, broken = send_all(channel, wave, inputs, results, seed, index)
         fresh = [replace(party[number], params=new) for number, new in params.items()]
         party.update((client.id, client) for client in (keep(fresh) if keep else fresh))
+        refused.update(refusals)
         failed.update(broken)
         yield from sent.items()
 
@@ -182,28 +195,53 @@ def send_all(
     results: Sequence[Any],
     seed: int,
     index: int,
-) -> tuple[dict[int, Params], dict[int, Upload], dict[int, str]]:
-    """What an engine gave back, client by client: new parameters, uploads as sent, and failures."""
+) -> tuple[dict[int, Params], dict[int, Upload], dict[int, str], dict[int, str]]:
+    """What an engine gave back, client by client.
+
+    New parameters; uploads as sent; why an upload could not be sent, which its sender's own end of
+    the channel refuses; and why there is no result.
+    """
     params: dict[int, Params] = {}
     sent: dict[int, Upload] = {}
+    refused: dict[int, str] = {}
     failed: dict[int, str] = {}
     for client, (told, *_), result in zip(cohort, inputs, results, strict=True):
         if isinstance(result, Failure):
             failed[client.id] = result.reason
             continue
+        if not isinstance(result, tuple) or len(result) != 2:
+            failed[client.id] = f"it gave a {type(result).__name__}, not parameters and an upload"
+            continue
+        params[client.id], upload = result
         try:
             stream = generator(seed, "up", index, client.id)
-            sent[client.id] = channel.answering(told).send_up(result[1], stream)
-            params[client.id] = result[0]
+            sent[client.id] = channel.answering(told).send_up(upload, stream)
         except ValueError as reason:
-            failed[client.id] = f"its upload cannot be sent: {reason}"
-    return params, sent, failed
+            refused[client.id] = str(reason)
+    return params, sent, refused, failed
 
 
 def check_somebody(cohort: Sequence[int], failed: Mapping[int, str]) -> None:
     """Raise RuntimeError if a whole cohort failed, so that there is no round."""
     if cohort and len(failed) == len(cohort):
         raise RuntimeError(f"every client failed; client {cohort[0]}: {failed[cohort[0]]}")
+
+
+def nothing_learnt(index: int, heard: Collection[int], rejected: Mapping[int, str]) -> str | None:
+    """That all uploads of a round were turned away, in a line; None where they were not.
+
+    Args:
+        index: of the round.
+        heard: those from whom an upload came (`Round.heard`).
+        rejected: client number -> why its upload was turned away.
+    """
+    if not heard or not set(heard) <= set(rejected):
+        return None
+    first = min(heard)
+    return (
+        f"round {index}: every upload was turned away ({len(heard)} in all), and the server learnt "
+        f"nothing; client {first}: {rejected[first]}"
+    )
 
 
 def open_round(
@@ -256,29 +294,24 @@ def close_round(
     part; so is a client that sent nothing. `sent` are client numbers and uploads, in the order of
     the numbers; it is gone through once.
     """
-    rejected: dict[int, str] = {}
     ledger = Ledger(down=opening.ledger.down)
-    told = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
     claims = {g: algorithm.claims(task, g) for g in sorted({groups[c] for c in opening.cohort})}
+    told = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
+    channel = replace(channel, max_weight=min(channel.max_weight, task.private))
+    border = Border(channel, claims, told)
 
-    def received() -> Iterator[Received]:
+    def arriving() -> Iterator[tuple[int, str, Upload]]:
         for client, upload in sent:
-            group = groups[client]
             ledger.up.update(weigh_upload(algorithm, client, upload))
-            try:
-                read = channel.answering(told[client]).read_up(upload, claims[group])
-            except ValueError as reason:
-                rejected[client] = str(reason)
-                continue
-            yield Received(client, group, read.payload, float(read.weight), read.rows)
+            yield client, groups[client], upload
 
-    uploads = received()
+    uploads = border.admitted(arriving(), WAVE)
     first = next(uploads, None)
     if first is not None:
         server = algorithm.server_update(task, server, itertools.chain([first], uploads), public)
     for _ in uploads:  # those that an algorithm does not look at are weighed all the same
         pass
-    return server, rejected, ledger
+    return server, dict(sorted(border.rejected.items())), ledger
 
 
 def deployed(

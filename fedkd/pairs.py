@@ -4,6 +4,8 @@ Their parameters live in one dictionary, told apart by a prefix, so that one `fi
 shared network is named by an algorithm's setting; its parameters come with the broadcast.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -62,10 +64,12 @@ def shared_predict(name: str, x: Tensor) -> Predict:
     return build(name, x.shape[1:], 1).predict
 
 
-def shared_claims(task: Task, name: str) -> dict[str, Claim]:
-    """Every parameter of the shared network, in its shape."""
+def shared_claims(
+    task: Task, name: str, trained: Literal["parameters", "update"] = "parameters"
+) -> dict[str, Claim]:
+    """Every parameter of the shared network, in its shape, or what training added to it."""
     initial = shared_model(task, name).init(torch.Generator())
-    return {key: Claim(tuple(value.shape)) for key, value in initial.items()}
+    return {key: Claim(tuple(v.shape), trained=trained) for key, v in initial.items()}
 
 
 def _features(outputs: Outputs) -> Tensor:

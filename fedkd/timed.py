@@ -64,6 +64,12 @@ class Moment(Round):
     late: tuple[int, ...] = ()
     answered: Mapping[int, Message] = field(default_factory=dict)
 
+    @property
+    def heard(self) -> set[int]:
+        """Those from whom an upload came in this round that was not too late."""
+        refused = set(self.rejected) - set(self.sent)
+        return set(self.sent) - set(self.late) | refused
+
 
 def simulate_timed(
     algorithm: Algorithm,
@@ -112,7 +118,7 @@ def simulate_timed(
         read = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
         inputs = [(read[c.id], private_of(algorithm, c, seed, index), public) for c in there]
         results = engine(algorithm.client_update, task, there, inputs) if there else []
-        params, sent, broken = send_all(channel, there, inputs, results, seed, index)
+        params, sent, refused, broken = send_all(channel, there, inputs, results, seed, index)
         check_somebody([client.id for client in there], broken)
         pending = dict(pending)
         for client, given in zip(there, inputs, strict=True):
@@ -125,6 +131,7 @@ def simulate_timed(
         now = closing(clock, [one.arrival for one in pending.values()], now, index)
         arrived = {k: one for k, one in sorted(pending.items()) if one.arrival.time <= now}
         pending = {k: one for k, one in pending.items() if k not in arrived}
+        party |= {k: replace(party[k], params=params[k]) for k in refused}
         party |= {k: replace(party[k], params=one.params) for k, one in arrived.items()}
         ages = {number: index - one.arrival.began for number, one in arrived.items()}
         late = tuple(n for n, age in ages.items() if age > clock.staleness and not clock.buffer)
@@ -141,7 +148,7 @@ def simulate_timed(
             server,
             tuple(party.values()),
             opening.cohort,
-            rejected,
+            dict(sorted((refused | rejected).items())),
             ledger,
             dict(sorted((failed | broken).items())),
             opening.sent,

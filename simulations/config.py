@@ -28,7 +28,16 @@ Compression = Literal[
     "argmax-delta",
 ]
 Topology = Literal["server", "ring", "small-world", "random-geometric", "complete"]
-Fault = Literal["nan", "inf", "shape", "simplex", "negative-weight", "huge-weight"]
+Fault = Literal[
+    "nan",
+    "inf",
+    "huge-values",
+    "scaled",
+    "shape",
+    "simplex",
+    "negative-weight",
+    "huge-weight",
+]
 
 
 @dataclass(frozen=True)

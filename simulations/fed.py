@@ -22,7 +22,7 @@ from fedkd.engines.sequential import sequential
 from fedkd.engines.tolerant import tolerant
 from fedkd.evaluation import collapsed, evaluate
 from fedkd.faults import corrupt
-from fedkd.federation import Engine, Round, check_federation, deployed
+from fedkd.federation import Engine, Round, check_federation, deployed, nothing_learnt
 from fedkd.shelf import Shelf
 from knowledge.randomness import generator
 from simulations.config import FedExperiment, digest, tampering
@@ -131,6 +131,8 @@ def _rounds(
         due = current.index % experiment.eval_every == 0 or current.index == experiment.rounds
         scores = _scores(way, federation, current, engine) if due else {}
         record = _round(current, total, ledger, scores) | way.said(federation, current)
+        if note := nothing_learnt(current.index, current.heard, current.rejected):
+            record["notes"] = [note]
         yield record | {"seconds": time.perf_counter() - start}
         if kept and every and current.index % every == 0 and current.index < experiment.rounds:
             checkpoint.save(kept, saved(current), total, identity)  # the record is on disk by now

@@ -67,7 +67,7 @@ class FedAvg(Algorithm):
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """Every parameter, in its shape."""
         initial = task.models[group].init(torch.Generator())
-        return {name: Claim(tuple(value.shape)) for name, value in initial.items()}
+        return {k: Claim(tuple(v.shape), trained="parameters") for k, v in initial.items()}
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None

@@ -127,7 +127,8 @@ class FedGen(FedAvg):
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """Every parameter, in its shape, and a number for each label."""
-        return super().claims(task, group) | {"label_counts": Claim((task.num_classes,))}
+        counts = Claim((task.num_classes,), most=task.private)
+        return super().claims(task, group) | {"label_counts": counts}
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None

@@ -116,7 +116,7 @@ class FedKD(Algorithm):
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """The update of every parameter of the mentee, in its shape."""
-        return shared_claims(task, self.mentee)
+        return shared_claims(task, self.mentee, "update")
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None

@@ -160,7 +160,8 @@ def federate(
     public = data.x[chosen.public] if len(chosen.public) else None
     labels = None if public is None else data.y[chosen.public]
     selected = Examples(data.x, data.y, chosen.validation) if len(chosen.validation) else None
-    task = Task(built, data.num_classes, public, tuple(data.shape), labels, selected)
+    shape, dealt = tuple(data.shape), sum(map(len, parts))
+    task = Task(built, data.num_classes, public, shape, labels, selected, max(dealt, 1))
     counts = torch.stack(
         [torch.bincount(data.y[c.private.rows], minlength=data.num_classes) for c in clients]
     )

@@ -21,6 +21,7 @@ class Record:
         wire_up, wire_down: bytes of the whole messages as Flower serialises them; 0 where the
             strategy was told not to weigh them.
         scores: client number -> what it measured after the round.
+        notes: what nobody should overlook, in lines.
     """
 
     index: int
@@ -31,6 +32,7 @@ class Record:
     wire_up: int = 0
     wire_down: int = 0
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def means(self) -> dict[str, float]:
         """Each score's mean over the clients that sent it."""
@@ -50,6 +52,7 @@ class Record:
             "rejected": {str(client): reason for client, reason in self.rejected.items()},
             "failed": {str(client): reason for client, reason in self.failed.items()},
             "scores": {str(client): scores for client, scores in self.scores.items()},
+            **({"notes": self.notes} if self.notes else {}),
         }
 
     def as_metrics(self) -> MetricRecord:

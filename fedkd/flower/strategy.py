@@ -9,7 +9,14 @@ from flwr.serverapp.strategy import Strategy
 
 from fedkd.channel import Channel
 from fedkd.core import Algorithm, Client, Public, Server, Task, Upload
-from fedkd.federation import Opening, check_federation, close_round, open_round, public_of
+from fedkd.federation import (
+    Opening,
+    check_federation,
+    close_round,
+    nothing_learnt,
+    open_round,
+    public_of,
+)
 from fedkd.flower.meeting import Roster, meet
 from fedkd.flower.messages import (
     DISTIL,
@@ -115,6 +122,9 @@ class DistillationStrategy(Strategy):
         record.rejected = dict(sorted((refused | rejected).items()))
         for client, reason in sorted((record.rejected | record.failed).items()):
             LOGGER.log(WARNING, "round %d is without client %d: %s", server_round, client, reason)
+        if note := nothing_learnt(server_round, answers, record.rejected):
+            record.notes.append(note)
+            LOGGER.log(WARNING, "%s", note)
         return pack(server), record.as_metrics()
 
     def configure_evaluate(

@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from fedkd import algorithms
 from fedkd.channel import Channel, Transform
 from fedkd.compression import float16
+from fedkd.core import Upload
 from fedkd.evaluation import evaluate
+from fedkd.faults import FAULTS
 from fedkd.federation import deployed, simulate
 from fedkd.sampling import uniform
 from knowledge.training import Training
@@ -342,6 +344,42 @@ def test_a_client_that_sends_nan_is_named_and_the_server_is_as_without_it(name, 
         assert reason in record.rejected[2]
     expected = rounds_of(algorithm, without(federation, 2))
     assert_close(run.server, expected[-1].server)
+
+
+@pytest.mark.parametrize("fault", ["huge-values", "scaled", "huge-weight"])
+def test_a_client_far_out_of_bounds_is_named_and_the_server_is_as_without_it(fault, tiny):
+    federation, algorithm = tiny(), small("fedavg")
+
+    def far_out(content):
+        upload = Upload(unpack(content["payload"]), torch.tensor(content["report"]["weight"]))
+        after = FAULTS[fault](upload)
+        content["payload"] = pack(after.payload)
+        content["report"]["weight"] = float(after.weight)
+
+    app = tampered(algorithm, federation, 2, far_out)
+    run = flower(algorithm, federation, app=app, rounds=2)
+    assert [list(record.rejected) for record in run.strategy.records] == [[2], [2]]
+    expected = rounds_of(algorithm, without(federation, 2), rounds=2)
+    assert_close(run.server, expected[-1].server, tolerance=0)
+    assert all(record.notes == [] for record in run.strategy.records)
+
+
+def test_a_round_without_a_single_upload_that_could_be_used_says_so(tiny, caplog):
+    federation, algorithm = tiny(), small("fedavg")
+
+    def only(numbers, generator):
+        return [2]
+
+    app = tampered(algorithm, federation, 2, broken_numbers)
+    with caplog.at_level("WARNING", logger="flwr"):
+        run = flower(algorithm, federation, app=app, rounds=1, sample=only)
+    (record,) = run.strategy.records
+    (note,) = record.notes
+    assert note.startswith(
+        "round 1: every upload was turned away (1 in all), and the server learnt"
+    )
+    assert record.as_json()["notes"] == [note]
+    assert note in caplog.text
 
 
 def tampered(algorithm, federation, number, change):

@@ -1,3 +1,9 @@
+"""Clients that send what they should not: they are named, and nothing else changes."""
+
+import json
+from dataclasses import fields
+from functools import cache
+
 import pytest
 import torch
 
@@ -6,31 +12,57 @@ from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
 from fedkd.faults import FAULTS, corrupt
 from fedkd.federation import simulate
+from knowledge.training import Training
 from simulations import fed
 from simulations.config import FedExperiment
+from tests.conftest import tiny_federation
 
-CASES = [
-    (name, fault)
-    for name in ("fedmd", "dsfl", "fd", "fedavg")
-    for fault in FAULTS
-    if (name, fault) != ("fedavg", "simplex")  # parameters are no distributions
-]
+
+def bites(name, fault):
+    """Whether anybody could see the fault: not in payloads that are empty or no distributions."""
+    task = tiny_federation().task
+    claims = [c for g in task.models for c in algorithms.get(name)().claims(task, g).values()]
+    if fault.endswith("weight"):
+        return True
+    return any(claim.simplex for claim in claims) if fault == "simplex" else bool(claims)
+
+
+CASES = [(name, fault) for name in algorithms.names() for fault in FAULTS if bites(name, fault)]
 
 
 def without(client):
     return lambda clients, generator: [number for number in clients if number != client]
 
 
+def quick(name):
+    """An algorithm, all of whose training is short."""
+    short = Training("momentum", 0.05, epochs=1, batch_size=4)
+    kind = algorithms.get(name)
+    return kind(**{f.name: short for f in fields(kind) if isinstance(f.default, Training)})
+
+
+@pytest.fixture(scope="module")
+def absent():
+    """Runs without client 3, each made once."""
+    federation = tiny_federation()
+
+    @cache
+    def run(name):
+        given = quick(name), federation.task, federation.clients
+        return list(simulate(*given, rounds=2, sample=without(3)))
+
+    return run
+
+
 @pytest.mark.parametrize(("name", "fault"), CASES)
-def test_a_corrupt_client_counts_as_absent(tiny, name, fault):
-    federation, algorithm = tiny(), algorithms.get(name)()
+def test_a_corrupt_client_is_named_and_counts_as_absent(tiny, absent, name, fault):
+    federation, algorithm = tiny(), quick(name)
     tampered = corrupt(sequential, 3, fault)
-    with_it = simulate(algorithm, federation.task, federation.clients, rounds=3, engine=tampered)
-    absent = simulate(algorithm, federation.task, federation.clients, rounds=3, sample=without(3))
-    for one, other in zip(with_it, absent, strict=True):
+    with_it = simulate(algorithm, federation.task, federation.clients, rounds=2, engine=tampered)
+    for one, other in zip(with_it, absent(name), strict=True):
         assert list(one.rejected) == [3]
         assert one.rejected[3]
-        assert not other.rejected
+        assert one.failed == other.rejected == {}
         assert one.server.keys() == other.server.keys()
         for key in one.server:
             assert torch.equal(one.server[key], other.server[key]), key
@@ -45,6 +77,8 @@ def test_the_reason_says_what_was_wrong(tiny):
         "nan": "not finite",
         "inf": "not finite",
         "shape": "instead of",
+        "huge-values": "no distribution",
+        "scaled": "no distribution",
         "simplex": "no distribution",
         "negative-weight": "weight -1",
         "huge-weight": "weight 1e+15",
@@ -67,3 +101,15 @@ def test_a_run_with_a_corrupt_client_ends_and_names_it():
     assert [set(record["rejected"]) for record in rounds] == [{"2"}, {"2"}]
     assert "not finite" in rounds[0]["rejected"]["2"]
     assert end["metrics"]["accuracy"] > 0
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_run_whose_uploads_are_all_turned_away_says_so(kdsim, small):
+    flags = [*small, "--no-baseline", "--json", "--corrupt", "0:nan", "--clients", "1"]
+    status, out, err = kdsim("fed", "dsfl", *flags)
+    assert status == 0
+    assert err.count("every upload was turned away (1 in all), and the server learnt nothing") == 2
+    assert "client 0: probabilities holds 200 entries that are not finite" in err
+    records = [json.loads(line) for line in out.splitlines()]
+    notes = [note for r in records if r["record"] == "round" for note in r["notes"]]
+    assert [note[:8] for note in notes] == ["round 1:", "round 2:"]
