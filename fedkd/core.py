@@ -249,10 +249,14 @@ class Algorithm(ABC):
     ) -> tuple[Params, Upload]:
         """One round of a client: its new parameters, which stay, and what it sends up."""
 
+    def deployment(self, server: Server, client: int, group: str) -> Message:
+        """The message down to a client that wants the model in use, and no more: for `deploy`."""
+        return {}
+
     def deploy(
         self, predict: Predict, params: Params, received: Message, public: Public | None
     ) -> Params:
-        """The model that a client would use now, given the newest broadcast."""
+        """The model that a client would use now, given the newest `deployment`."""
         return params
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:

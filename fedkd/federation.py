@@ -7,7 +7,7 @@ lets the cohort work. They are the only places where messages meet the channel.
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -253,14 +253,46 @@ def open_round(
     seed: int,
     index: int,
 ) -> Opening:
-    """Draw the cohort and send each member its broadcast.
+    """Draw the cohort and send each member its broadcast."""
+    cohort = tuple(sample(list(groups), generator(seed, "sample", index)))
+    return _tell(algorithm, algorithm.broadcast, server, groups, cohort, channel, seed, index)
+
+
+def open_deployment(
+    algorithm: Algorithm,
+    server: Server,
+    groups: Mapping[int, str],
+    channel: Channel,
+    seed: int,
+    index: int,
+) -> Opening:
+    """Send all clients what the models in use need of the server's knowledge after a round.
+
+    Its ledger is no part of a round's. Where a run ends here, these bytes are its last ones; where
+    it goes on, the next round's broadcast brings the same.
+    """
+    cohort = tuple(groups)
+    return _tell(algorithm, algorithm.deployment, server, groups, cohort, channel, seed, index)
+
+
+def _tell(
+    algorithm: Algorithm,
+    message_to: Callable[[Server, int, str], Message],
+    server: Server,
+    groups: Mapping[int, str],
+    cohort: tuple[int, ...],
+    channel: Channel,
+    seed: int,
+    index: int,
+) -> Opening:
+    """Send each of some clients its message down.
 
     Clients who are told the same (the very same tensors) are sent one and the same encoding.
     """
-    opening = Opening(tuple(sample(list(groups), generator(seed, "sample", index))), {})
+    opening = Opening(cohort, {})
     encoded: dict[tuple[tuple[str, int], ...], tuple[Message, Message]] = {}
-    for client in opening.cohort:
-        message = algorithm.broadcast(server, client, groups[client])
+    for client in cohort:
+        message = message_to(server, client, groups[client])
         identity = tuple((key, id(value)) for key, value in message.items())
         if identity not in encoded:
             sent = channel.send_down(message, generator(seed, "down", index, len(encoded)))
@@ -314,7 +346,19 @@ def close_round(
     return server, dict(sorted(border.rejected.items())), ledger
 
 
-def deployed(
+class Deployment(NamedTuple):
+    """The clients with the models that they would use now, and the bytes that brought these."""
+
+    clients: list[Client]
+    ledger: Ledger
+
+
+def deployed(algorithm: Algorithm, task: Task, current: Round, **how: Any) -> list[Client]:
+    """The clients of `deploy_all`, which see."""
+    return deploy_all(algorithm, task, current, **how).clients
+
+
+def deploy_all(
     algorithm: Algorithm,
     task: Task,
     current: Round,
@@ -322,22 +366,23 @@ def deployed(
     engine: Engine = sequential,
     channel: Channel = Channel(),  # noqa: B008  (frozen)
     seed: int = 0,
-) -> list[Client]:
-    """The clients with the models that they would use now, after the newest broadcast.
+) -> Deployment:
+    """The clients with the models that they would use now, if what these need went down once more.
 
     For FedAvg this is the averaged model, for DS-FL the student that has digested the newest
-    consensus, for Local simply the client's own.
+    consensus, for Local simply the client's own, for which nothing goes down.
     """
     channel = channel.carrying(algorithm)
     groups = {client.id: client.group for client in current.clients}
-    opening = open_round(algorithm, current.server, groups, channel, everyone, seed, current.index)
+    opening = open_deployment(algorithm, current.server, groups, channel, seed, current.index)
     public = public_of(algorithm, task, seed, current.index + 1)
     inputs = [(received, public) for received in read_all(channel, opening)]
     params = engine(algorithm.deploy, task, current.clients, inputs)
-    return [
+    clients = [
         client if isinstance(found, Failure) else replace(client, params=found)
         for client, found in zip(current.clients, params, strict=True)
     ]
+    return Deployment(clients, opening.ledger)
 
 
 def private_of(algorithm: Algorithm, client: Client, seed: int, index: int) -> Batches:

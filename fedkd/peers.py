@@ -106,6 +106,10 @@ class Gossip(Algorithm):
         """That of the algorithm."""
         return self.algorithm.client_update(predict, params, received, private, public)
 
+    def deployment(self, server: Server, client: int, group: str) -> Message:
+        """What a peer tells itself."""
+        return self.algorithm.deployment(_own(server, client), client, group)
+
     def deploy(
         self, predict: Predict, params: Params, received: Message, public: Public | None
     ) -> Params:

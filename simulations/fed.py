@@ -22,7 +22,7 @@ from fedkd.engines.sequential import sequential
 from fedkd.engines.tolerant import tolerant
 from fedkd.evaluation import collapsed, evaluate
 from fedkd.faults import corrupt
-from fedkd.federation import Engine, Round, check_federation, deployed, nothing_learnt
+from fedkd.federation import Engine, Round, check_federation, deploy_all, nothing_learnt
 from fedkd.shelf import Shelf
 from knowledge.randomness import generator
 from simulations.config import FedExperiment, digest, tampering
@@ -90,6 +90,10 @@ def run(
 ) -> Iterator[Record]:
     """A record of each round, and one of the run, whose metrics are those of the last round.
 
+    "bytes_up" and "bytes_down" of a round are what crossed in all rounds so far, "bytes_deployed"
+    what goes down once more so that the scored models are what they are. The run's "bytes_down" has
+    that of its last round, and no other: where a run goes on, the next broadcast brings it.
+
     Only what is called "seconds" may differ between two runs of the same experiment.
 
     Args:
@@ -139,7 +143,8 @@ def _rounds(
     assert current is not None
     names = (*METRICS, VALIDATION) if len(federation.validation) else METRICS
     metrics = {name: scores[name] for name in names}
-    metrics |= {"bytes_up": total.bytes_up, "bytes_down": total.bytes_down} | way.metrics(record)
+    down = total.bytes_down + scores["bytes_deployed"]
+    metrics |= {"bytes_up": total.bytes_up, "bytes_down": down} | way.metrics(record)
     yield {
         "record": "run",
         "kind": "fed",
@@ -225,7 +230,7 @@ def _check_fault(experiment: FedExperiment, federation: Federation) -> None:
 
 
 def _scores(way: Course, federation: Federation, current: Round, engine: Engine) -> Record:
-    clients = deployed(
+    clients, brought = deploy_all(
         way.algorithm,
         federation.task,
         current,
@@ -254,6 +259,7 @@ def _scores(way: Course, federation: Federation, current: Round, engine: Engine)
         "accuracy_local": _number(scores.accuracy_local.mean()),
         "agreement": _number(scores.agreement.mean()),
         "calibration_error": _number(scores.calibration_error.mean()),
+        "bytes_deployed": 0 if way.topology else brought.bytes_down,
         **chosen_on,
         "clients": {
             "accuracy": _list(scores.accuracy),

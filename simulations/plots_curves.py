@@ -81,7 +81,8 @@ def accuracy(record: Mapping[str, Any]) -> float | None:
 
 
 def _megabytes(record: Mapping[str, Any]) -> float:
-    return float(record.get("bytes_up", 0) + record.get("bytes_down", 0)) / 1e6
+    keys = "bytes_up", "bytes_down", "bytes_deployed"
+    return float(sum(record.get(key, 0) for key in keys)) / 1e6
 
 
 def curves(group: Sequence[Result], x: Number, y: Number) -> dict[str, Curve]:

@@ -118,6 +118,10 @@ class CFD(Algorithm):
         params = self.deploy(predict, params, received, public)
         return trained_and_asked(predict, params, private, public, self.local)
 
+    def deployment(self, server: Server, client: int, group: str) -> Message:
+        """What the server's model says."""
+        return self.broadcast(server, client, group)
+
     def deploy(
         self, predict: Predict, params: Params, received: Message, public: Public | None
     ) -> Params:

@@ -58,6 +58,10 @@ class FedAvg(Algorithm):
         params = fit(predict, received, private, self.local, supervised)
         return params, Upload(params, private.size)
 
+    def deployment(self, server: Server, client: int, group: str) -> Message:
+        """The average of the client's group."""
+        return of_group(server, group)
+
     def deploy(
         self, predict: Predict, params: Params, received: Message, public: Public | None
     ) -> Params:

@@ -90,11 +90,15 @@ class FedProto(Algorithm):
         means, held = label_means(values, private, len(params[bias]))
         return params, Upload({"prototypes": means}, rows=held)
 
+    def deployment(self, server: Server, client: int, group: str) -> Message:
+        """The prototypes, unless the client's own head answers."""
+        return {} if self.answer == "head" else self.broadcast(server, client, group)
+
     def deploy(
         self, predict: Predict, params: Params, received: Message, public: Public | None
     ) -> Params:
         """The nearest prototype: -|h - P|^2 = 2 h P - |P|^2 - |h|^2 is linear, but for the last."""
-        if self.answer == "head" or not received:
+        if not received:
             return params
         prototypes = received["prototypes"]
         weight, bias = head_names(params)

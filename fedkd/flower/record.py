@@ -18,6 +18,7 @@ class Record:
         rejected: client number -> why its upload was turned away.
         failed: client number -> why there is no answer: what it raised, or that it was silent.
         ledger: bytes of tensors, by direction and key.
+        deployment: bytes of what brought the models that were scored; empty where none were.
         wire_up, wire_down: bytes of the whole messages as Flower serialises them; 0 where the
             strategy was told not to weigh them.
         scores: client number -> what it measured after the round.
@@ -29,6 +30,7 @@ class Record:
     rejected: dict[int, str] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
+    deployment: Ledger = field(default_factory=Ledger)
     wire_up: int = 0
     wire_down: int = 0
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class Record:
             "round": self.index,
             **self.means(),
             "traffic": {"up": dict(self.ledger.up), "down": dict(self.ledger.down)},
+            "bytes_deployed": self.deployment.bytes_down,
             "wire": {"up": self.wire_up, "down": self.wire_down},
             "cohort": list(self.cohort),
             "rejected": {str(client): reason for client, reason in self.rejected.items()},

@@ -82,9 +82,10 @@ def carry_out(plan: Plan, grid: Grid) -> None:
 
 
 def _summary(plan: Plan) -> dict[str, Any]:
-    """The whole run; bytes are sums over its rounds, scores those of the last one."""
+    """The whole run; scores are those of the last round, and bytes all that led to them."""
     strategy, records = plan.strategy, plan.strategy.records
-    ledger = sum((record.ledger for record in records), Ledger())
+    last = records[-1].deployment if records else Ledger()
+    ledger = sum((record.ledger for record in records), last)
     means = records[-1].means() if records else {}
     return {
         "record": "run",

@@ -14,6 +14,7 @@ from fedkd.federation import (
     check_federation,
     close_round,
     nothing_learnt,
+    open_deployment,
     open_round,
     public_of,
 )
@@ -98,7 +99,10 @@ class DistillationStrategy(Strategy):
         if self._roster is None:
             self._roster = self._meet(grid)
         server = unpack(arrays) or self.algorithm.init(self.task, generator(self.seed, "server"))
-        opening = self._open(server, self.sample, server_round)
+        opening = open_round(
+            *(self.algorithm, server, self._groups, self.channel),
+            *(self.sample, self.seed, server_round),
+        )
         public = public_of(self.algorithm, self.task, self.seed, server_round)
         self._round = opening, server, public
         requests = self._requests(DISTIL, opening, server_round)
@@ -134,7 +138,10 @@ class DistillationStrategy(Strategy):
         self._asked = {}
         if server_round not in self.score:
             return []
-        opening = self._open(unpack(arrays), everyone, server_round)
+        opening = open_deployment(
+            *(self.algorithm, unpack(arrays), self._groups, self.channel, self.seed, server_round)
+        )
+        self.records[-1].deployment = opening.ledger
         return self._requests(SCORE, opening, server_round)
 
     def aggregate_evaluate(
@@ -170,11 +177,6 @@ class DistillationStrategy(Strategy):
 
     def _wire(self, messages: Iterable[Message]) -> int:
         return sum(map(serialised, messages)) if self.weigh else 0
-
-    def _open(self, server: Server, sample: Sample, index: int) -> Opening:
-        return open_round(
-            self.algorithm, server, self._groups, self.channel, sample, self.seed, index
-        )
 
     def _requests(self, kind: str, opening: Opening, index: int) -> list[Message]:
         """One message for each client of an opened round; the same tensors are packed once."""

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from fedkd import algorithms
 from fedkd.channel import ROUNDING, Channel, Ledger, Transform, weigh
 from fedkd.compression import float16
-from fedkd.core import ANY, Claim, Upload
-from fedkd.federation import simulate
+from fedkd.core import ANY, Algorithm, Claim, Upload
+from fedkd.federation import deploy_all, simulate
 from knowledge.training import Training
 
 C, P = 5, 11  # classes and public examples of the tiny federation
@@ -80,6 +80,44 @@ def test_bytes_of_parameters(name, tiny):
         assert ledger.bytes_up == 4 * ALL_WEIGHTS + 5 * 8  # and a number of examples each
         assert ledger.up["weight"] == 5 * 8
         assert ledger.up["head.weight"] == 4 * 8 * 5
+
+
+WIDTH = 8  # features of the last hidden layer, of all three architectures
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "down"),
+    [
+        ("local", {}, 0),
+        ("fd", {}, 0),  # the model in use is the client's own, as it was trained
+        ("fedmd", {}, 0),
+        ("fedgkt", {}, 0),
+        ("fml", {}, 0),
+        ("fedkd", {}, 0),
+        ("fedproto", {"answer": "head"}, 0),
+        ("fedproto", {}, 5 * 4 * C * WIDTH),
+        ("fedtgp", {}, 5 * 4 * C * WIDTH),
+        ("dsfl", {}, 5 * 4 * C * P),
+        ("dsfl", {"public_size": 4}, 5 * (4 * C * 4 + 4 * 4)),
+        *((name, {}, 4 * ALL_WEIGHTS) for name in ("fedavg", "fedprox", "feddf", "pooled")),
+        ("fedgen", {}, 4 * ALL_WEIGHTS),  # the average alone, and no generated features
+    ],
+)
+def test_bytes_of_the_models_in_use_after_one_round(name, settings, down, tiny):
+    federation, algorithm = tiny(sizes=SIZES), make(name, **settings)
+    (current,) = simulate(algorithm, federation.task, federation.clients, rounds=1)
+    found = deploy_all(algorithm, federation.task, current).ledger
+    assert (found.bytes_up, found.bytes_down) == (0, down)
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_what_deployment_brings_the_next_broadcast_brings_too(name, tiny):
+    federation, algorithm = tiny(sizes=SIZES), make(name)
+    first, second = simulate(algorithm, federation.task, federation.clients, rounds=2)
+    found = deploy_all(algorithm, federation.task, first).ledger.down
+    assert found.items() <= second.ledger.down.items()
+    used = type(algorithm).deploy is not Algorithm.deploy
+    assert used == bool(found)
 
 
 def test_bytes_of_the_example_of_the_papers():

@@ -21,7 +21,7 @@ from fedkd.compression import float16
 from fedkd.core import Upload
 from fedkd.evaluation import evaluate
 from fedkd.faults import FAULTS
-from fedkd.federation import deployed, simulate
+from fedkd.federation import deploy_all, deployed, simulate
 from fedkd.sampling import uniform
 from knowledge.training import Training
 
@@ -165,6 +165,8 @@ def test_scores_are_those_of_the_deployed_models(name, tiny, double):
         record = run.strategy.records[index - 1]
         assert [record.scores[c]["accuracy"] for c in range(CLIENTS)] == accuracy.tolist()
         assert record.means()["accuracy"] == pytest.approx(float(accuracy.mean()))
+        assert record.deployment == deploy_all(algorithm, task, expected[index - 1]).ledger
+    assert run.strategy.records[1].deployment.bytes_down == 0
 
 
 class Backwards(LocalGrid):

@@ -33,8 +33,8 @@ def test_every_algorithm_runs_to_a_record_of_the_run(name):
     assert end["metrics"] == {
         key: last[key]
         for key in ("accuracy", "accuracy_median", "accuracy_min", "accuracy_local")
-        + ("agreement", "calibration_error", "bytes_up", "bytes_down")
-    }
+        + ("agreement", "calibration_error", "bytes_up")
+    } | {"bytes_down": last["bytes_down"] + last["bytes_deployed"]}
     assert last["accuracy"] == pytest.approx(statistics.fmean(last["clients"]["accuracy"]))
     assert last["accuracy_std"] == pytest.approx(statistics.stdev(last["clients"]["accuracy"]))
     assert last["accuracy_min"] == min(last["clients"]["accuracy"])
@@ -77,6 +77,25 @@ def test_bytes_add_up_over_rounds():
     assert [record["bytes_up"] for record in rounds] == [sent[0], 2 * sent[0], 3 * sent[0]]
     half = list(fed.run(experiment(compression="float16")))[-1]
     assert half["metrics"]["bytes_up"] == rounds[-1]["bytes_up"] / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "broadcasts"), [("dsfl", 3), ("fedmd", 2), ("fd", 2), ("local", 0)]
+)
+@pytest.mark.parametrize("every", [1, 3])
+def test_bytes_down_are_those_of_the_models_that_are_scored(name, broadcasts, every):
+    # Three rounds: the first has nothing to tell, and DS-FL's models have digested what the third
+    # gave. However often models are scored on the way, that is told once.
+    *rounds, end = fed.run(experiment(name, eval_every=every))
+    each = {"dsfl": 3 * 20 * 10 * 4, "fedmd": 3 * 20 * 10 * 4, "fd": 3 * 10 * 10 * 4, "local": 0}
+    assert [record["bytes_down"] for record in rounds] == [0, each[name], 2 * each[name]]
+    assert end["metrics"]["bytes_down"] == broadcasts * each[name]
+    assert rounds[-1]["bytes_deployed"] == (each[name] if name == "dsfl" else 0)
+
+
+def test_a_single_round_of_dsfl_is_not_free():
+    *_, end = fed.run(experiment("dsfl", rounds=1))
+    assert end["metrics"]["bytes_down"] == end["metrics"]["bytes_up"] == 3 * 20 * 10 * 4
 
 
 def test_the_same_experiment_gives_the_same_records_and_another_seed_others():
