@@ -5,10 +5,8 @@ No wall clock is read. A client's round takes (bytes down) / bandwidth + steps x
 on, so a run is the same run on any machine. Forward passes, and the server, cost nothing.
 
 Synchronous rounds end with the last upload, or at the deadline. With `buffer` there are no rounds
-to wait for: the server updates itself after so many uploads, whoever they are from (FedBuff: John
-Nguyen, Kshitiz Malik, Hongyuan Zhan, Ashkan Yousefpour, Mike Rabbat, Mani Malek, Dzmitry Huba.
-"Federated Learning with Buffered Asynchronous Aggregation". AISTATS 2022.
-https://arxiv.org/abs/2106.06639). Late uploads count as they are: staleness is not discounted.
+to wait for: the server updates itself after so many uploads, whoever they are from. What a late
+upload counts for is said in `fedkd.staleness`.
 """
 
 import math
@@ -35,6 +33,7 @@ class Clock:
             least one upload. Who is late goes on, and is not in a cohort until it is done.
         staleness: how many rounds late an upload may be and still count; 0 discards late ones.
         buffer: updates of the server after so many uploads, and no rounds; 0 for rounds.
+        server_learning_rate: eta, by which updates of parameters are multiplied, with `buffer`.
     """
 
     step_seconds: float = 0.0
@@ -46,6 +45,7 @@ class Clock:
     deadline: float = 0.0
     staleness: int = 0
     buffer: int = 0
+    server_learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what makes no clock."""
@@ -70,6 +70,19 @@ class Clock:
             raise ValueError(
                 f"buffer {self.buffer} updates the server as uploads come, so that there is no "
                 "round to be late for; leave out deadline and staleness, or buffer"
+            )
+        self._check_rate()
+
+    def _check_rate(self) -> None:
+        """Refuse a learning rate of the server that cannot be, or that nothing would use."""
+        if not 0 < self.server_learning_rate < math.inf:
+            raise ValueError(
+                f"server_learning_rate must be > 0 and finite, got {self.server_learning_rate:g}"
+            )
+        if self.server_learning_rate != 1 and not self.buffer:
+            raise ValueError(
+                f"server_learning_rate {self.server_learning_rate:g} is for the updates of a "
+                "buffer; give buffer, or leave it at 1"
             )
 
     @property

@@ -51,6 +51,11 @@ def student(
     return digest(predict, params, received, public, training)
 
 
+def student_steps(received: Message, public: Public | None) -> int:
+    """The mini-batches of `student`."""
+    return 0 if not received or public is None else len(public.order)
+
+
 def predictions(predict: Predict, params: Params, public: Public) -> Tensor:
     """A distribution for each public example of the round, (P_r, C)."""
     return logits_of(predict, params, public.x, public.rows).softmax(dim=-1)

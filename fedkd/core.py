@@ -249,6 +249,10 @@ class Algorithm(ABC):
     ) -> tuple[Params, Upload]:
         """One round of a client: its new parameters, which stay, and what it sends up."""
 
+    def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
+        """How many mini-batches `client_update` trains on; what a virtual clock counts."""
+        return private.steps
+
     def deployment(self, server: Server, client: int, group: str) -> Message:
         """The message down to a client that wants the model in use, and no more: for `deploy`."""
         return {}

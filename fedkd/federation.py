@@ -20,6 +20,7 @@ from fedkd.core import (
     Failure,
     Message,
     Public,
+    Received,
     Server,
     Task,
     Upload,
@@ -319,12 +320,14 @@ def close_round(
     opening: Opening,
     sent: Iterable[tuple[int, Upload]],
     public: Public | None,
+    counted: Callable[[Iterator[Received]], Iterable[Received]] = iter,
 ) -> tuple[Server, dict[int, str], Ledger]:
     """Weigh and check the uploads as they come, and update the server with them.
 
     Uploads that are not what they claim to be are left out, as if their senders had not taken
     part; so is a client that sent nothing. `sent` are client numbers and uploads, in the order of
-    the numbers; it is gone through once.
+    the numbers; it is gone through once. `counted` makes of the uploads that are let in those that
+    the server is updated with (`fedkd.staleness`).
     """
     ledger = Ledger(down=opening.ledger.down)
     claims = {g: algorithm.claims(task, g) for g in sorted({groups[c] for c in opening.cohort})}
@@ -337,7 +340,7 @@ def close_round(
             ledger.up.update(weigh_upload(algorithm, client, upload))
             yield client, groups[client], upload
 
-    uploads = border.admitted(arriving(), WAVE)
+    uploads = iter(counted(border.admitted(arriving(), WAVE)))
     first = next(uploads, None)
     if first is not None:
         server = algorithm.server_update(task, server, itertools.chain([first], uploads), public)

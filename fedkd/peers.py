@@ -106,6 +106,10 @@ class Gossip(Algorithm):
         """That of the algorithm."""
         return self.algorithm.client_update(predict, params, received, private, public)
 
+    def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
+        """Those of the algorithm."""
+        return self.algorithm.mini_batches(received, private, public)
+
     def deployment(self, server: Server, client: int, group: str) -> Message:
         """What a peer tells itself."""
         return self.algorithm.deployment(_own(server, client), client, group)

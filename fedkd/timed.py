@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from fedkd.channel import Channel, weigh_broadcast, weigh_upload
 from fedkd.clock import Arrival, Clock, Device, closing, seconds
-from fedkd.core import Algorithm, Client, Message, Public, Task, Upload
+from fedkd.core import Algorithm, Client, Message, Received, Server, Task, Upload
 from fedkd.engines.sequential import sequential
 from fedkd.federation import (
     Engine,
@@ -25,8 +26,9 @@ from fedkd.federation import (
     send_all,
 )
 from fedkd.sampling import Sample, everyone
+from fedkd.staleness import moved, sends_parameters, with_newest
 from knowledge.randomness import generator
-from knowledge.training import Batches, Params
+from knowledge.training import Params
 
 STATE = "clock/"  # where `pack` keeps what is under way
 
@@ -56,6 +58,8 @@ class Moment(Round):
         stale: client number -> how many rounds late its upload was that counted in this one.
         late: clients whose upload arrived in this round and was too old to count.
         answered: client number -> the broadcast, perhaps an earlier one, that its upload answers.
+        newest: client number -> its newest upload that was let in; only where there are no rounds,
+            of algorithms that send no parameters.
     """
 
     now: float = 0.0
@@ -63,6 +67,7 @@ class Moment(Round):
     stale: Mapping[int, int] = field(default_factory=dict)
     late: tuple[int, ...] = ()
     answered: Mapping[int, Message] = field(default_factory=dict)
+    newest: Mapping[int, Received] = field(default_factory=dict)
 
     @property
     def heard(self) -> set[int]:
@@ -87,7 +92,7 @@ def simulate_timed(
     """`fedkd.federation.simulate` on a virtual clock; the same run where nobody is late or lost.
 
     What a slow client computes is computed when it is told, and held back until it would be done:
-    engines need to know nothing of time.
+    engines need to know nothing of time. What it counts for is said in `fedkd.staleness`.
 
     Only clients that have nothing to do are sampled; `after` is a moment of an earlier call. The
     other arguments are those of `simulate`.
@@ -105,6 +110,7 @@ def simulate_timed(
     speed = devices(clock, list(party), seed)
     server = after.server if after else algorithm.init(task, generator(seed, "server"))
     now, pending = (after.now, after.pending) if after else (0.0, {})
+    newest = dict(after.newest) if after else {}
     for index in range(after.index + 1 if after else 1, rounds + 1):
         idle = {number: group for number, group in groups.items() if number not in pending}
         opening = (
@@ -123,11 +129,12 @@ def simulate_timed(
         pending = dict(pending)
         for client, given in zip(there, inputs, strict=True):
             if client.id in sent:
-                told, upload = opening.sent[client.id], sent[client.id]
-                size = weigh_broadcast(algorithm, told) + weigh_upload(algorithm, client.id, upload)
-                time = seconds(speed[client.id], size.total(), steps_of(algorithm, *given))
+                message, upload = opening.sent[client.id], sent[client.id]
+                down = weigh_broadcast(algorithm, message)
+                size = (down + weigh_upload(algorithm, client.id, upload)).total()
+                time = seconds(speed[client.id], size, algorithm.mini_batches(*given))
                 arrival = Arrival(now + time, index)
-                pending[client.id] = Pending(arrival, params[client.id], upload, told)
+                pending[client.id] = Pending(arrival, params[client.id], upload, message)
         now = closing(clock, [one.arrival for one in pending.values()], now, index)
         arrived = {k: one for k, one in sorted(pending.items()) if one.arrival.time <= now}
         pending = {k: one for k, one in pending.items() if k not in arrived}
@@ -138,8 +145,12 @@ def simulate_timed(
         counting = {n: one.upload for n, one in arrived.items() if n not in late}
         answered = Opening(tuple(arrived), {n: one.told for n, one in arrived.items()})
         answered.ledger = opening.ledger
+        newest = dict(newest)  # those of the last moment stay as they are
+        told = dict(zip(arrived, read_all(channel, answered), strict=True))
+        counted = partial(_counted, algorithm, task, clock, server, told, ages, newest)
         server, rejected, ledger = close_round(
-            algorithm, task, server, groups, channel, answered, sorted(counting.items()), public
+            *(algorithm, task, server, groups, channel, answered),
+            *(sorted(counting.items()), public, counted),
         )
         for number in late:  # too late to count, but sent all the same
             ledger.up.update(weigh_upload(algorithm, number, arrived[number].upload))
@@ -158,7 +169,29 @@ def simulate_timed(
             {number: ages[number] for number in counting if ages[number]},
             late,
             answered.sent,
+            newest,
         )
+
+
+def _counted(
+    algorithm: Algorithm,
+    task: Task,
+    clock: Clock,
+    server: Server,
+    told: Mapping[int, Message],
+    ages: Mapping[int, int],
+    newest: dict[int, Received],
+    uploads: Iterator[Received],
+) -> Iterator[Received]:
+    """What the server is updated with, of the uploads that were let in."""
+    claims = {group: algorithm.claims(task, group) for group in task.models}
+    if clock.buffer and not any(map(sends_parameters, claims.values())):
+        yield from with_newest(uploads, newest)
+        return
+    for one in uploads:
+        present = algorithm.broadcast(server, one.client, one.group)
+        age, rate = ages[one.client], clock.server_learning_rate
+        yield moved(one, claims[one.group], told[one.client], present, age, rate)
 
 
 def devices(clock: Clock, clients: Sequence[int], seed: int) -> dict[int, Device]:
@@ -175,19 +208,6 @@ def devices(clock: Clock, clients: Sequence[int], seed: int) -> dict[int, Device
     }
 
 
-def steps_of(
-    algorithm: Algorithm, received: Message, private: Batches, public: Public | None
-) -> int:
-    """The mini-batches that a client trains on in a round: private ones, and public ones.
-
-    It digests public examples when it was told something about them. Where parameters go up, it is
-    the server that distils.
-    """
-    digests = algorithm.properties.architectures != "shared within a group"
-    told = len(public.order) if public is not None and received and digests else 0
-    return private.steps + told
-
-
 def lost(clock: Clock, cohort: Sequence[int], seed: int, index: int) -> list[int]:
     """Who of a cohort drops out in a round."""
     draws = torch.rand(len(cohort), generator=generator(seed, "dropout", index))
@@ -195,7 +215,16 @@ def lost(clock: Clock, cohort: Sequence[int], seed: int, index: int) -> list[int
 
 
 def check_clock(algorithm: Algorithm, task: Task, clock: Clock) -> None:
-    """Raise ValueError for late predictions about other examples than the round's."""
+    """Raise ValueError for late predictions about other examples than the round's.
+
+    So it is for a server's learning rate where there are no parameters to learn.
+    """
+    claims = [algorithm.claims(task, group) for group in task.models]
+    if clock.server_learning_rate != 1 and not any(map(sends_parameters, claims)):
+        raise ValueError(
+            f"server_learning_rate {clock.server_learning_rate:g} moves parameters, and "
+            f"{type(algorithm).__name__} sends none; leave it at 1"
+        )
     late, asks = clock.staleness or clock.buffer, algorithm.asks
     if late and asks is not None and task.public is not None and asks < len(task.public):
         raise ValueError(
@@ -212,14 +241,15 @@ def pack(moment: Moment) -> Round:
         found: dict[str, Tensor] = {
             "arrival": torch.tensor(one.arrival.time, dtype=torch.float64),
             "began": torch.tensor(one.arrival.began),
-            "weight": one.upload.weight,
         }
         found |= {f"params/{name}": value for name, value in one.params.items()}
-        found |= {f"payload/{key}": value for key, value in one.upload.payload.items()}
         found |= {f"told/{key}": value for key, value in one.told.items()}
-        if one.upload.rows is not None:
-            found["rows"] = one.upload.rows
+        found |= _flat(one.upload)
         state |= {f"{number}/{name}": value for name, value in found.items()}
+    for number, heard in moment.newest.items():
+        weight = torch.tensor(heard.weight, dtype=torch.float64)
+        found = _flat(Upload(heard.payload, weight, heard.rows))
+        state |= {f"newest/{number}/{name}": value for name, value in found.items()}
     told = {name: getattr(moment, name) for name in (f.name for f in fields(Round))}
     return Round(**told | {"server": moment.server | {STATE + k: v for k, v in state.items()}})
 
@@ -227,18 +257,31 @@ def pack(moment: Moment) -> Round:
 def unpack(saved: Round) -> Moment:
     """The moment that was packed."""
     state = {k.removeprefix(STATE): v for k, v in saved.server.items() if k.startswith(STATE)}
-    pending = {}
+    pending, newest = {}, {}
     for client in saved.clients:
-        if f"{client.id}/arrival" in state:
-            own = _under(state, f"{client.id}/")
-            params, payload = _under(own, "params/"), _under(own, "payload/")
-            upload = Upload(payload, own["weight"], own.get("rows"))
+        own, heard = _under(state, f"{client.id}/"), _under(state, f"newest/{client.id}/")
+        if own:
+            params = _under(own, "params/")
             params = {name: params[name] for name in client.params}  # in their order
             arrival = Arrival(float(own["arrival"]), int(own["began"]))
-            pending[client.id] = Pending(arrival, params, upload, _under(own, "told/"))
+            pending[client.id] = Pending(arrival, params, _upload(own), _under(own, "told/"))
+        if heard:
+            payload, weight, rows = _upload(heard)
+            newest[client.id] = Received(client.id, client.group, payload, float(weight), rows)
     told: dict[str, Any] = {f.name: getattr(saved, f.name) for f in fields(Round)}
     told["server"] = {k: v for k, v in saved.server.items() if not k.startswith(STATE)}
-    return Moment(**told, now=float(state["now"]), pending=pending)
+    return Moment(**told, now=float(state["now"]), pending=pending, newest=newest)
+
+
+def _flat(upload: Upload) -> dict[str, Tensor]:
+    """An upload under names of its own."""
+    found = {"weight": upload.weight} | {f"payload/{k}": v for k, v in upload.payload.items()}
+    return found if upload.rows is None else found | {"rows": upload.rows}
+
+
+def _upload(state: Mapping[str, Tensor]) -> Upload:
+    """The upload that was made flat."""
+    return Upload(_under(state, "payload/"), state["weight"], state.get("rows"))
 
 
 def _under(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:

@@ -123,6 +123,7 @@ HELP = {
     "clock.deadline": "virtual seconds after which a round ends; 0 waits for all",
     "clock.staleness": "rounds that an upload may be late and still count",
     "clock.buffer": "update the server after so many uploads, without rounds",
+    "clock.server_learning_rate": "times the updates of parameters in a buffer",
     "eval_every": "rounds between evaluations",
     "seed": "of every random choice",
     "seeds": "run seeds 0 to N-1 instead",

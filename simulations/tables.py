@@ -18,7 +18,7 @@ from simulations.settings import flatten, leaves
 INCIDENTAL = {"seed", "engine", "chunk", "eval_every", "gpus_per_actor", "device", "threads"}
 FEDERATION = tuple(leaves(FedExperiment))  # settings that methods share when they are compared
 # How a federation goes about it, which may be just what is compared.
-POLICY = {"clock.deadline", "clock.staleness", "clock.buffer"}
+POLICY = {"clock.deadline", "clock.staleness", "clock.buffer", "clock.server_learning_rate"}
 POLICY |= {"topology", "degree", "rewiring", "radius"}
 
 

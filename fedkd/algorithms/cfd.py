@@ -14,6 +14,7 @@ from fedkd.consensus import (
     predictions_claim,
     soft,
     student,
+    student_steps,
     trained_and_asked,
 )
 from fedkd.core import (
@@ -117,6 +118,10 @@ class CFD(Algorithm):
         assert public is not None
         params = self.deploy(predict, params, received, public)
         return trained_and_asked(predict, params, private, public, self.local)
+
+    def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
+        """Public ones once there is a consensus, and private ones."""
+        return student_steps(received, public) + private.steps
 
     def deployment(self, server: Server, client: int, group: str) -> Message:
         """What the server's model says."""

@@ -14,6 +14,7 @@ from fedkd.consensus import (
     mean_of,
     predictions_claim,
     soft,
+    student_steps,
 )
 from fedkd.core import (
     Algorithm,
@@ -119,6 +120,13 @@ class FedMD(Algorithm):
         logits = logits_of(predict, params, public.x, public.rows)
         said = logits if self.exchange == "logits" else logits.softmax(dim=-1)
         return params, Upload({self.exchange: said})
+
+    def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
+        """Public ones, to digest or the first time to pretrain, and private ones."""
+        assert public is not None
+        if not received and self.pretrain:
+            return self._labelled(public).steps + private.steps
+        return student_steps(received, public) + private.steps
 
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """A distribution (or logits) for each public example of the round."""

@@ -71,6 +71,10 @@ class Pooled(FedAvg):
         examples = {"x": as_sent(private.x[index]), "y": as_sent(private.y[index])}
         return received, Upload(examples, rows=as_sent(private.first))
 
+    def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
+        """None: it is the server that trains."""
+        return 0
+
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """As many examples as there are."""
         return {"x": Claim((ANY, *task.shape), rows=True), "y": Claim((ANY,), rows=True)}

@@ -8,6 +8,7 @@ import ast
 import inspect
 import io
 import re
+import sys
 import tokenize
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
@@ -26,7 +27,7 @@ from fedkd.evaluation import evaluate
 from fedkd.federation import deployed, private_of, public_of, simulate
 from fedkd.sampling import available, everyone, uniform
 from knowledge.randomness import generator as stream
-from knowledge.training import Examples, Training
+from knowledge.training import Examples, Training, fit
 
 every_algorithm = pytest.mark.parametrize("name", algorithms.names())
 PREDICTIONS = [n for n in algorithms.names() if "prediction" in algorithms.get(n).properties.up]
@@ -300,6 +301,37 @@ def test_uploads_are_gone_through_once(name, tiny):
 @every_algorithm
 def test_what_the_server_learns_is_said(name):
     assert algorithms.get(name).properties.server_learns
+
+
+COUNTED = [*((name, {}) for name in algorithms.names()), ("fedmd", {"pretrain": 2})]
+
+
+@pytest.mark.parametrize(("name", "settings"), COUNTED, ids=str)
+def test_mini_batches_are_those_that_are_trained_on(name, settings, tiny, monkeypatch):
+    federation, seen = tiny(), []
+
+    def counting(predict, params, batches, *more, **named):
+        seen.append(batches.steps)
+        return fit(predict, params, batches, *more, **named)
+
+    for module in [m for key, m in sys.modules.items() if key.startswith("fedkd.")]:
+        if getattr(module, "fit", None) is fit:
+            monkeypatch.setattr(module, "fit", counting)
+    algorithm = small(name, **settings)
+
+    def engine(function, task, clients, inputs):
+        results = []
+        for client, given in zip(clients, inputs, strict=True):
+            seen.clear()
+            results += sequential(function, task, [client], [given])
+            assert algorithm.mini_batches(*given) == sum(seen)
+            counts.append(sum(seen))
+        return results
+
+    counts = []
+    run(algorithm, federation, rounds=3, engine=engine)
+    assert len(counts) == 15
+    assert any(counts) == (name != "pooled")
 
 
 # Purity

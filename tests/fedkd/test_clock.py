@@ -145,7 +145,7 @@ LATE = replace(LATE, dropout=0.2, deadline=12.0, staleness=2)
 
 
 @pytest.mark.parametrize("clock", [LATE, replace(LATE, deadline=0.0, staleness=0, buffer=2)])
-@pytest.mark.parametrize("name", ["fedmd", "fd"])
+@pytest.mark.parametrize("name", ["fedmd", "fd", "fedavg"])
 def test_a_run_goes_on_from_its_checkpoint_with_all_that_is_under_way(name, clock, tiny, tmp_path):
     federation, algorithm = tiny(), replace(algorithms.get(name)(), local=SHORT)
     given = algorithm, federation.task, federation.clients, clock
@@ -201,12 +201,16 @@ def test_public_steps_are_counted_from_when_something_was_told(tiny):
     federation = tiny(sizes=(7, 1, 12))
     training = replace(SHORT, epochs=1)
     algorithm = algorithms.get("fedmd")(local=training, distill=training)
-    given = algorithm, federation.task, federation.clients
-    found = list(simulate_timed(*given, Clock(step_seconds=1.0), rounds=3))
-    assert [current.now for current in found] == [3.0, 9.0, 15.0]
-    given = replace(algorithms.get("feddf")(), local=training), *given[1:]
-    found = list(simulate_timed(*given, Clock(step_seconds=1.0), rounds=3))
-    assert [current.now for current in found] == [3.0, 6.0, 9.0]  # the server distils
+
+    def times(algorithm):
+        given = algorithm, federation.task, federation.clients
+        found = simulate_timed(*given, Clock(step_seconds=1.0), rounds=3)
+        return [current.now for current in found]
+
+    assert times(algorithm) == [3.0, 9.0, 15.0]
+    assert times(replace(algorithm, pretrain=2)) == [9.0, 15.0, 21.0]  # first 2 x 3 public ones
+    assert times(replace(algorithms.get("feddf")(), local=training)) == [3.0, 6.0, 9.0]
+    assert times(replace(algorithms.get("pooled")(), local=training)) == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
