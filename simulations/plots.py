@@ -135,7 +135,8 @@ def client_spread(group: Sequence[Result], look: Mapping[str, Look], sheet: Shee
     if len(names) > 1:
         dots = [Line2D([], [], ls="", marker=m, color=SOFT) for m in markers.values()]
         columns = 2 if sheet.narrow else 4
-        figure.legend(dots, names, loc="outside lower center", ncols=columns, fontsize=9)
+        told = [wrapped(name, 18) for name in names]
+        figure.legend(dots, told, loc="outside lower center", ncols=columns, fontsize=9)
     return figure
 
 
@@ -266,10 +267,15 @@ def blank(
 ) -> tuple[Figure, list[Axes]]:
     """A figure with so many rows and columns of panels, and a title at the left."""
     figure = Figure((sheet.width, height), layout="constrained")
-    text = textwrap.fill(title, int(sheet.width * 11.5))
+    text = wrapped(title, int(sheet.width * 11))
     figure.suptitle(text, x=0.01, ha="left", fontsize=10, color=SOFT)
     made = figure.subplots(rows, columns, sharex=sharex, sharey=sharey)
     return figure, list(np.ravel(made))
+
+
+def wrapped(text: str, width: int, most: int = 3) -> str:
+    """A name in lines of so many letters; what is left after the last of them is cut off."""
+    return "\n".join(textwrap.wrap(text, width, max_lines=most, placeholder="…"))
 
 
 def name_rows(panels: Sequence[Axes], labels: Sequence[str], sheet: Sheet) -> None:
@@ -278,7 +284,7 @@ def name_rows(panels: Sequence[Axes], labels: Sequence[str], sheet: Sheet) -> No
     for panel in panels:
         panel.grid(visible=False, axis="y")
     width = 17 if sheet.narrow else 26
-    panels[0].set_yticks(range(len(labels)), [textwrap.fill(n, width) for n in labels])
+    panels[0].set_yticks(range(len(labels)), [wrapped(n, width) for n in labels])
 
 
 def with_legend(
@@ -288,9 +294,9 @@ def with_legend(
     place = "outside lower center" if sheet.narrow else place
     handles, names = axes.get_legend_handles_labels()
     columns = 3 if "center" in place else 1
-    width = 24 if columns > 1 else 18
+    width = 24 if columns > 1 else 22
     if sheet.narrow:
         columns, width = (2, 16) if max(map(len, names), default=0) <= 16 else (1, 40)
-    wrapped = [textwrap.fill(name, width, break_long_words=False) for name in names]
-    figure.legend(handles, wrapped, loc=place, ncols=columns, handlelength=3, fontsize=9)
+    told = [wrapped(name, width) for name in names]
+    figure.legend(handles, told, loc=place, ncols=columns, handlelength=3, fontsize=9)
     return figure

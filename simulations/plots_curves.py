@@ -1,6 +1,5 @@
 """Figures of what changes from round to round: small multiples where many curves would crowd."""
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from simulations.plots import (
     by_label,
     paper,
     with_legend,
+    wrapped,
 )
 from simulations.tables import Result
 
@@ -124,11 +124,12 @@ def trends(
         axes.set_axis_off()
     for axes, (title, labels) in zip(panels, panes.items(), strict=False):
         if not large:
-            axes.set_title(textwrap.fill(_ended(title, labels, found), 24), fontsize=8.5)
+            axes.set_title(wrapped(_ended(title, labels, found), 24), fontsize=8.5)
             axes.add_collection(_behind(found), autolim=True)
         for label in labels:
             _line(axes, found[label], label, look[label], logarithmic, 6 if large else 3.5)
-    _scale_x(panels[0], logarithmic, large)
+    whole = all((curve.x == curve.x.round()).all() for curve in found.values())
+    _scale_x(panels[0], logarithmic, large, whole)
     if large:
         panels[0].set(xlabel=xlabel, ylabel=ylabel)
         return with_legend(figure, sheet, panels[0])
@@ -181,9 +182,10 @@ def _line(axes: Axes, curve: Curve, label: str, look: Look, logarithmic: bool, s
     axes.plot(curve.x, curve.mean, lw=1.6, ms=size, mew=0.5, markevery=every, label=label, **style)
 
 
-def _scale_x(axes: Axes, logarithmic: bool, large: bool) -> None:
+def _scale_x(axes: Axes, logarithmic: bool, large: bool, whole: bool) -> None:
     if not logarithmic:
-        axes.xaxis.set_major_locator(MaxNLocator(6 if large else 3, steps=[1, 2, 5, 10]))
+        ticks = {"steps": [1, 2, 5, 10], "integer": whole, "min_n_ticks": 1}
+        axes.xaxis.set_major_locator(MaxNLocator(6 if large else 3, **ticks))
         return
     axes.set_xscale("log")
     low, high = axes.get_xlim()

@@ -1,6 +1,5 @@
 """Figures of graph distillation: where teacher and student are right, how sure, and how fast."""
 
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
@@ -33,6 +32,7 @@ from simulations.plots import (
     by_label,
     paper,
     with_legend,
+    wrapped,
 )
 from simulations.tables import Result
 
@@ -138,7 +138,8 @@ def _per_group(
     for axes, (_, same) in panels:
         found = {who: shares(parts, groups) for who, parts in by_who(same).items()}
         names = sorted({key for each in found.values() for key in each})
-        for shift, (who, each) in zip((-0.22, 0, 0.22), found.items(), strict=False):
+        shifts = (-0.22, 0, 0.22) if len(found) > 1 else (0,)
+        for shift, (who, each) in zip(shifts, found.items(), strict=False):
             x = [names.index(key) + shift for key in each]
             y, error = (100 * np.array([s[i] for s in each.values()]) for i in (0, 1))
             style = {**STYLES[who], "ls": "", "ms": 5, "mec": PAPER, "mew": 0.5}
@@ -163,5 +164,5 @@ def _panels(
     for panel in axes[len(labels) :]:
         panel.set_axis_off()
     for panel, (label, _) in zip(axes, labels, strict=False):
-        panel.set_title(textwrap.fill(label, 40), fontsize=9)
+        panel.set_title(wrapped(label, 40), fontsize=9)
     return figure, list(zip(axes, labels, strict=False))

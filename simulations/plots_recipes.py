@@ -1,14 +1,12 @@
 """Figures of recipes: what is claimed, seed by seed."""
 
-import textwrap
-
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from simulations.claims import About, BySeed, Claim, read
-from simulations.plots import COLOURS, PAPER, SOFT, STYLE, WIDE, Sheet, blank
+from simulations.plots import COLOURS, PAPER, SOFT, STYLE, WIDE, Sheet, blank, wrapped
 
 PANELS = 6  # claims and controls, at the most
 
@@ -51,7 +49,7 @@ def _pairs(axes: Axes, claim: Claim, by_seed: BySeed) -> None:
     axes.plot(others, places, mfc=PAPER, mec=SOFT, **style)
     axes.plot(arms, places, mfc=COLOURS[0], mec=PAPER, **style)
     told = f"filled: {_of(claim.metric)}; open: {_of(claim.other)}"
-    axes.set_title("\n".join(textwrap.fill(text, 46) for text in (claim.text, told)), fontsize=9)
+    axes.set_title("\n".join(wrapped(text, 46) for text in (claim.text, told)), fontsize=9)
     axes.set_yticks(places, [str(seed) for seed in both], fontsize=8)
     axes.set_ylim(len(both) - 0.4, -0.6)
     axes.set(xlabel=claim.metric.partition("_")[0], ylabel="seed")

@@ -1,6 +1,5 @@
 """Figures that show single nodes: small graphs, and where networks have nodes in their spaces."""
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
@@ -24,6 +23,7 @@ from simulations.plots import (
     Sheet,
     by_label,
     paper,
+    wrapped,
 )
 from simulations.tables import Result
 
@@ -157,7 +157,7 @@ def _rows(
                 axes.set_axis_off()
                 continue
             told = draw(axes, portrait, who)
-            name = textwrap.fill(result.label, 34, max_lines=2, placeholder="…")
+            name = wrapped(result.label, 34, 2)
             axes.set_title("\n".join(filter(None, (name, WHO[who], told))), fontsize=8)
     return figure
 

@@ -1,6 +1,5 @@
 """Figures of federations on a clock, and without a server."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from simulations.plots import (
     Sheet,
     by_label,
     paper,
+    wrapped,
 )
 from simulations.plots_curves import accuracy, curves, number, trends
 from simulations.tables import Result
@@ -92,7 +92,7 @@ def topologies(group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet) 
         panel.set_axis_off()
     for panel, (label, (result, each)) in zip(panels, found.items(), strict=False):
         assert result.topology is not None
-        panel.set_title(textwrap.fill(label, 24), fontsize=9)
+        panel.set_title(wrapped(label, 24), fontsize=9)
         _draw(panel, result.topology, each, shades)
     beside = "bottom" if sheet.narrow else "right"
     figure.colorbar(shades, ax=panels, label=ACCURACY, shrink=0.8, location=beside)

@@ -17,7 +17,7 @@ LINES = (
 )
 GROUPS = (
     "Mean, and sample standard deviation over seeds; below each group, how many test examples a "
-    "run has in it. The first six methods."
+    "run has in it. At most six methods."
 )
 CAPTIONS = {
     "accuracy_per_round": "Accuracy on the global test set after each round, average over "
@@ -46,16 +46,16 @@ CAPTIONS = {
     f"evaluation; of whole graphs, on those with so many nodes. {GROUPS}",
     "reliability": "Accuracy against confidence (the largest probability) in 15 bins of it, all "
     "seeds together; grey: the diagonal, where confidence is honest. ECE: expected calibration "
-    "error, mean over seeds. Bins of a few examples jump. The first six methods.",
+    "error, mean over seeds. Bins of a few examples jump. At most six methods.",
     "accuracy_against_latency": "Test accuracy (mean, sample standard deviation over seeds) "
     "against the time that one answer takes: cold, so all neighbours that the network looks at are "
     "fetched within the time; a student's own inputs are there. Median of some calls in each run, "
     "beside whatever else the machine did then.",
     "embeddings": "The same test nodes (at most 600) in the last hidden states of each network, by "
-    "their first two principal components; marks are true classes. The first seed of the first "
+    "their first two principal components; marks are true classes. The first seed of at most "
     "three methods.",
     "neighbourhood": "Nodes around a test node (at most 40), and the class that each network says; "
-    "counted are nodes whose labels nobody knew. The first seed of the first three methods.",
+    "counted are nodes whose labels nobody knew. The first seed of at most three methods.",
     "small_graphs": "Some graphs of the test fold (of at most 40 nodes): their true class, and the "
     "one that each network of the first method says, first seed. Marks are labels of nodes.",
     "fidelity": "Agreement (in federations with what most clients say, in graphs with the teacher) "
@@ -92,6 +92,7 @@ dt { font-weight: 600; float: left; clear: left; margin-right: .6rem } dd { marg
   th, td { padding: 2pt 3pt; white-space: normal } }
 """
 NARROW = "screen and (max-width: 45rem)"
+WARNINGS = ("Diverged:", "Note:", "Rejected:")
 LISTED = 6  # methods, at the most, that a line of the settings names
 
 
@@ -172,7 +173,7 @@ def _section(number: int, part: Section) -> Iterable[Markup]:
     yield element("h2", f"{number}. {part.table.title}")
     yield table(part.table.header, part.table.body)
     for note in part.table.notes:
-        kind = "warning" if note.startswith("Diverged") else "note"
+        kind = "warning" if note.startswith(WARNINGS) else "note"
         yield element("p", note, class_=kind)
     if len(part.table.rows) > plots.APART:
         yield element("p", MANY.format(len(part.table.rows)), class_="note")
@@ -232,14 +233,13 @@ def _scores(choice: Choice) -> Iterable[Sequence[str]]:
 def _settings(number: int, part: Section) -> Iterable[Markup]:
     """A table of settings: value, and whose it is."""
     yield element("h3", f"{number}. {part.table.title}")
-    every = len(part.table.rows)
-    rows = [(s.name, s.value, _whose(s, every), "yes" * s.varied) for s in compared(part.results)]
+    rows = [(s.name, s.value, _whose(s), "yes" * s.varied) for s in compared(part.results)]
     header = ("Setting", "Value", "Used by", "Differs")
     yield element("div", table(header, rows), class_="settings")
 
 
-def _whose(setting: Setting, every: int) -> str:
-    if len(setting.labels) == every:
+def _whose(setting: Setting) -> str:
+    if not setting.labels:
         return "all"
     told = ", ".join(setting.labels[:LISTED])
     more = len(setting.labels) - LISTED

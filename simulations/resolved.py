@@ -1,7 +1,7 @@
 """The settings that a run used: what stands in an experiment as null has a value here."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -25,7 +25,13 @@ NAMES = ("kind", "algorithm", "method", "recipe", "data", "protocol")  # told el
 
 
 class Setting(NamedTuple):
-    """A setting of runs that are compared: its name, a value, who has it, whether others differ."""
+    """A setting of runs that are compared.
+
+    Attributes:
+        name, value: of the setting.
+        labels: of the methods that used it; nobody's where all did.
+        varied: whether there are others.
+    """
 
     name: str
     value: str
@@ -40,11 +46,22 @@ def compared(group: Sequence[Result]) -> list[Setting]:
         for name, value in settings.items():
             found.setdefault(name, {}).setdefault(value, {})[result.label] = None
     lines = [
-        Setting(name, value, tuple(labels), len(values) > 1)
+        Setting(name, value, _shortest(labels, group), len(values) > 1)
         for name, values in sorted(found.items())
         for value, labels in values.items()
     ]
     return sorted(lines, key=lambda line: not line.varied)
+
+
+def _shortest(labels: Collection[str], group: Sequence[Result]) -> tuple[str, ...]:
+    """Whose a value is: a method, where it is that of all of its settings; none, where of all."""
+    every: dict[str, set[str]] = {}
+    for result in group:
+        every.setdefault(result.method, set()).add(result.label)
+    if len(labels) == sum(map(len, every.values())):
+        return ()
+    whole = {label: method for method, own in every.items() for label in own if own <= {*labels}}
+    return tuple(dict.fromkeys(whole.get(label, label) for label in labels))
 
 
 def used(result: Result) -> dict[str, str]:

@@ -5,9 +5,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import NamedTuple
 
-from simulations.config import FedExperiment, GraphExperiment
-from simulations.settings import leaves
-from simulations.tables import Result
+from simulations.tables import TASK, Result
 
 
 class Choice(NamedTuple):
@@ -22,9 +20,6 @@ class Choice(NamedTuple):
     chosen: str
     scores: dict[str, float]
     results: list[Result]
-
-
-SHARED = {name for kind in (FedExperiment, GraphExperiment) for name in leaves(kind)}
 
 
 def choices(found: Sequence[Result], metric: str) -> list[Choice]:
@@ -49,7 +44,7 @@ def choices(found: Sequence[Result], metric: str) -> list[Choice]:
 
 def _task(result: Result) -> tuple[str, ...]:
     """What has to be equal for two settings of a method to be alternatives."""
-    shared = sorted(item for item in result.settings.items() if item[0] in SHARED)
+    shared = sorted(i for i in result.settings.items() if i[0] in TASK.get(result.kind, ()))
     return (*result.group, result.method, *(f"{key}={value}" for key, value in shared))
 
 

@@ -11,12 +11,14 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from simulations import store
-from simulations.config import FedExperiment
+from simulations.config import FedExperiment, GraphExperiment
 from simulations.settings import flatten, leaves
 
 # What may differ between two runs of one setting: the seed, who computed it, and where.
 INCIDENTAL = {"seed", "engine", "chunk", "eval_every", "gpus_per_actor", "device", "threads"}
-FEDERATION = tuple(leaves(FedExperiment))  # settings that methods share when they are compared
+# Settings of the task, which methods share when they are compared; of a kind, as a method may have
+# one of the same name: `rounds` are CPF's own.
+TASK = {"fed": tuple(leaves(FedExperiment)), "graph": tuple(leaves(GraphExperiment))}
 # How a federation goes about it, which may be just what is compared.
 POLICY = {"clock.deadline", "clock.staleness", "clock.buffer", "clock.server_learning_rate"}
 POLICY |= {"topology", "degree", "rewiring", "radius"}
@@ -34,6 +36,7 @@ class Result(NamedTuple):
         topology: name, links and positions of peers without a server.
         portrait: what pictures of a graph run are drawn from, see `graphkd.portrait`.
         diverged: why its numbers mean nothing, or nothing where they do.
+        notes: what else its records say in words.
     """
 
     kind: str
@@ -48,6 +51,7 @@ class Result(NamedTuple):
     topology: Mapping[str, Any] | None = None
     portrait: Mapping[str, np.ndarray] | None = None
     diverged: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -221,7 +225,7 @@ def table(group: Sequence[Result]) -> Table:
     if unlike := _differences(group):
         notes.append(f"Compare with care: these runs differ in {', '.join(unlike)}; see Settings.")
     notes += [text for metric, text in MORE_NOTES.items() if metric in names]
-    notes += [*_divergences(group), *_rejections(group)]
+    notes += [*_divergences(group), *_noted(group), *_rejections(group)]
     return Table(kind, data, protocol, tuple(shown), rows, seeds, tuple(notes))
 
 
@@ -263,12 +267,12 @@ def _finished(run: Any) -> Iterable[Result]:
             if (reached := rounds_to(0.9, rounds)) is not None:
                 numbers["rounds_to_90"] = reached
             numbers = _of_clients(rounds) | numbers
-            why = _diverged((*rounds, record))
+            why, said = _diverged((*rounds, record)), _remarks((*rounds, record))
             arms = _arms(numbers) if kind == "survey" else {method: numbers}
             for who, own in arms.items():
                 own |= {DIVERGED: float(bool(why))} if kind != "survey" else {}
                 about = (kind, data, protocol, who, seed, own, rounds, settings, who)
-                yield Result(*about, record.get("topology"), store.portrait(run.path), why)
+                yield Result(*about, record.get("topology"), store.portrait(run.path), why, said)
             curve = {}
 
 
@@ -284,6 +288,11 @@ def _diverged(records: Iterable[Mapping[str, Any]]) -> str:
     """What the records say of a divergence, at first; nothing where there was none."""
     found = next((r[DIVERGED] for r in records if r.get(DIVERGED)), "")
     return found if isinstance(found, str) else "it is recorded as diverged"
+
+
+def _remarks(records: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The notes in records, each once."""
+    return tuple(dict.fromkeys(str(note) for r in records for note in r.get("notes", ())))
 
 
 def _arms(numbers: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -338,24 +347,28 @@ def _reference(group: Sequence[Result], result: Result, column: Column) -> float
 
 
 def _differences(group: Sequence[Result]) -> list[str]:
-    """Settings of the federation itself, not of a method, in which results differ."""
-    names = [name for name in FEDERATION if name not in INCIDENTAL | POLICY]
+    """Settings of the task itself, not of a method, in which results of a kind differ."""
+    names = [name for name in TASK.get(group[0].kind, ()) if name not in INCIDENTAL | POLICY]
     return [n for n in names if len({result.settings.get(n) for result in group}) > 1]
 
 
-def _divergences(group: Sequence[Result], most: int = 10) -> list[str]:
+def _divergences(group: Sequence[Result]) -> list[str]:
     """Which runs diverged, so that what the table says of them are no accuracies."""
     lines = [
-        f"Diverged: {result.label}, seed {result.seed}: {result.diverged}. The table counts what "
-        "its records say."
-        for result in group
-        if result.diverged
+        f"Diverged: {r.label}, seed {r.seed}: {r.diverged}. The table counts what its records say."
+        for r in group
+        if r.diverged
     ]
-    more = [f"Diverged: {len(lines) - most} more runs."] if lines[most:] else []
-    return lines[:most] + more
+    return _first(lines, "Diverged: {} more runs.")
 
 
-def _rejections(group: Sequence[Result], most: int = 10) -> list[str]:
+def _noted(group: Sequence[Result]) -> list[str]:
+    """What engines and algorithms had to say of runs."""
+    lines = [f"Note: {r.label}, seed {r.seed}: {note}." for r in group for note in r.notes]
+    return _first(lines, "Note: {} more.")
+
+
+def _rejections(group: Sequence[Result]) -> list[str]:
     """Whose uploads were turned away, how often, and why; a line for each client and seed."""
     lines = []
     for result in group:
@@ -367,8 +380,12 @@ def _rejections(group: Sequence[Result], most: int = 10) -> list[str]:
         for client, told in found.items():
             first, reason = told[0]
             lines.append(f"{start} {client}, {len(told)} uploads from round {first} on: {reason}")
-    more = [f"Rejected: {len(lines) - most} more clients and seeds."] if lines[most:] else []
-    return lines[:most] + more
+    return _first(lines, "Rejected: {} more clients and seeds.")
+
+
+def _first(lines: list[str], more: str, most: int = 10) -> list[str]:
+    """The first lines, and how many more there are."""
+    return [*lines[:most], *([more.format(len(lines) - most)] if lines[most:] else [])]
 
 
 def _text(cell: Quantity | None, column: Column, seeds: int) -> str:

@@ -1,4 +1,5 @@
 import io
+import re
 
 import numpy as np
 import pytest
@@ -59,11 +60,13 @@ def lines(axes):
 MANY = [fed(f"method-{i}", seed, 0.5 + i / 60, 10 ** (i % 6)) for i in range(12) for seed in (0, 1)]
 GRAPHS = [graph(f"method-{i}", seed, 0.75 + seed / 50) for i in range(9) for seed in (0, 1)]
 FEW = [r._replace(label=f"{r.method} (local.learning_rate=0.1)") for r in MANY[:10]]
-GROUPS = {"many": MANY, "few": FEW, "graph": GRAPHS}
 ALL = {
-    f"{kind} {name} {'narrow' if sheet.narrow else 'wide'}": figure
-    for kind, group in GROUPS.items()
-    for sheet in (WIDE, NARROW)
+    f"{kind} {name}": figure
+    for kind, group, sheet in (
+        ("many", MANY, WIDE),
+        ("few, narrow", FEW, NARROW),
+        ("graph", GRAPHS, NARROW),
+    )
     for name, figure in draw(group, sheet).items()
 }
 
@@ -95,6 +98,58 @@ def test_no_text_covers_another_or_leaves_the_paper(name):
         assert box.y1 <= height + 1, text
         for other, place in boxes[i + 1 :]:
             assert not box.padded(-1).overlaps(place.padded(-1)), (text, other)
+
+
+def test_many_curves_have_a_panel_each_and_the_others_behind():
+    figure = draw(MANY)["accuracy_per_round"]
+    panels = [axes for axes in figure.axes if axes.axison]
+    # Twelve methods that end at 50, 51.7, ... 68.3: the best is first.
+    assert [axes.get_title() for axes in panels][:2] == ["method-11: 68.3", "method-10: 66.7"]
+    assert len(panels) == 12
+    for axes in panels:
+        own, *more = [line for line in axes.get_lines() if len(line.get_xdata())]
+        assert not more
+        assert own.get_label() == axes.get_title().partition(":")[0]
+        behind = axes.collections[0]
+        assert len(behind.get_segments()) == 12
+        assert {to_hex(colour) for colour in behind.get_colors()} == {plots.FAINT}
+
+
+def test_more_settings_than_panels_share_those_of_their_methods():
+    group = [
+        fed("fd", top=i / 30)._replace(label=f"fd (gamma={i})", method=f"m{i % 2}")
+        for i in range(1, plots.APART + 3)
+    ]
+    figures = draw(group)
+    assert list(figures) == ["accuracy_per_round", "accuracy_per_megabyte"]  # no rows for each
+    titles = [axes.get_title() for axes in figures["accuracy_per_round"].axes if axes.axison]
+    assert [title.replace("\n", " ") for title in titles] == [
+        "m0, 13 settings: 6.67 to 86.7",
+        "m1, 13 settings: 3.33 to 83.3",
+    ]
+
+
+def test_long_names_are_cut_and_leave_room_for_the_figure():
+    group = [fed("x" * 200), fed("y " * 200)]
+    for sheet in (WIDE, NARROW):
+        figure = draw(group, sheet)["fidelity"]
+        labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        assert all(label.endswith("…") for label in labels)
+        assert encode(figure, "svg")  # a warning of matplotlib's would be an error
+
+
+def test_a_picture_is_dark_on_a_dark_screen_and_its_data_are_not():
+    picture = encode(draw([fed("fedmd")])["accuracy_per_round"], "svg").decode()
+    style = re.search(
+        r"<style>svg{(.*?)} @media \(prefers-color-scheme:dark\){svg{(.*?)}}", picture
+    )
+    light, dark = (dict(pair.split(":") for pair in found.split(";")) for found in style.groups())
+    assert {light[name]: dark[name] for name in light} == plots.DARK
+    used = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", picture)) - {"none"}
+    assert COLOURS[0].lower() in used
+    assert not used & set(plots.DARK)  # all of them are variables
+    ink = next(name for name, colour in light.items() if colour == plots.INK)
+    assert f"var({ink})" in used
 
 
 def test_lines_are_means_and_bands_reach_from_smallest_to_largest():
