@@ -1,14 +1,14 @@
 """What a federation is after a round, on disk: whole or not at all, and never pickled.
 
 A checkpoint is a folder `round-000012` with the server's and all clients' tensors (safetensors),
-the bytes moved so far, and a manifest with the SHA-256 of each file. It is written under another
-name, flushed, and renamed. Nothing else has to be saved: every random stream is made anew from
-the seed and the round, and optimisers start afresh in every round.
+the bytes moved so far, and a manifest with the SHA-256 of each file (`fedkd.files` writes it).
+Nothing else has to be saved: every random stream is made anew from the seed and the round, and
+optimisers start afresh in every round.
 """
 
 import hashlib
 import json
-import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -21,13 +21,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fedkd import files
 from fedkd.channel import Ledger
 from fedkd.core import Client
 from fedkd.federation import Round
 
 KEPT = 2
 FORMAT = 1
-MANIFEST = "manifest.json"
+MANIFEST, STATE = "manifest.json", "state.json"
+SERVER, CLIENTS = "server.safetensors", "clients.safetensors"
 
 
 def save(folder: Path, current: Round, total: Ledger, identity: str) -> Path:
@@ -41,24 +43,22 @@ def save(folder: Path, current: Round, total: Ledger, identity: str) -> Path:
 
     Returns:
         The checkpoint's own folder.
+
+    Raises:
+        OSError: it cannot be written; the one before stays.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    target, draft = folder / f"round-{current.index:06d}", folder / f".draft-{os.getpid()}"
-    draft.mkdir()
-    save_file(_owned(current.server), draft / "server.safetensors")
+    files.sweep(folder)
+    target = folder / f"round-{current.index:06d}"
     params = {f"{c.id}/{name}": v for c in current.clients for name, v in c.params.items()}
-    save_file(_owned(params), draft / "clients.safetensors")
     state = {"round": current.index, "up": dict(total.up), "down": dict(total.down)}
-    (draft / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    hashes = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
-    manifest = {"format": FORMAT, "identity": identity, "round": current.index, "sha256": hashes}
-    (draft / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for path in draft.iterdir():
-        _flush(path)
-    shutil.rmtree(target, ignore_errors=True)
-    draft.rename(target)
-    _flush(folder)
+    with files.replacing(target) as draft:
+        draft.mkdir()
+        save_file(_owned(current.server), draft / SERVER)
+        save_file(_owned(params), draft / CLIENTS)
+        (draft / STATE).write_text(json.dumps(state), encoding="utf-8")
+        hashes = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
+        said = {"format": FORMAT, "identity": identity, "round": current.index, "sha256": hashes}
+        (draft / MANIFEST).write_text(json.dumps(said, indent=1), encoding="utf-8")
     for old in _all(folder)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -75,25 +75,56 @@ def load(folder: Path, clients: Sequence[Client], identity: str) -> tuple[Round,
     Raises:
         ValueError: the newest checkpoint is damaged, or one of another experiment.
     """
-    found = _all(folder)
-    if not found:
+    state = verified(folder, identity)
+    if state is None:
         return None
-    newest = found[-1]
-    state = _verified(newest, identity)
+    newest = _all(folder)[-1]
     try:
-        server = load_file(newest / "server.safetensors")
-        params = load_file(newest / "clients.safetensors")
+        server = load_file(newest / SERVER)
+        params = load_file(newest / CLIENTS)
     except SafetensorError as reason:
         raise _damaged(newest, str(reason)) from None
     after = tuple(replace(client, params=_of_client(client, params, newest)) for client in clients)
-    total = Ledger(Counter(state["up"]), Counter(state["down"]))
-    return Round(int(state["round"]), server, after, (), {}, Ledger()), total
+    total = Ledger(state["up"], state["down"])
+    return Round(state["round"], server, after, (), {}, Ledger()), total
 
 
 def reached(folder: Path) -> int:
     """The round of the newest checkpoint of a run, 0 where there is none; nothing is verified."""
+    return max(rounds(folder), default=0)
+
+
+def rounds(folder: Path) -> list[int]:
+    """The rounds after which there are checkpoints of a run, which nobody has verified."""
+    return [_index(found) for found in _all(folder)]
+
+
+def drop_after(folder: Path, index: int) -> None:
+    """Remove the checkpoints of all rounds after this one."""
+    for checkpoint in _all(folder):
+        if _index(checkpoint) > index:
+            shutil.rmtree(checkpoint)
+
+
+def verified(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The round and the bytes of the newest checkpoint, whose files are as they were written.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or one of another experiment.
+    """
     found = _all(folder)
-    return int(found[-1].name.removeprefix("round-")) if found else 0
+    if not found:
+        return None
+    _check_files(found[-1], identity)
+    path = found[-1] / STATE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        told = int(state["round"]), Counter(state["up"]), Counter(state["down"])
+    except (ValueError, KeyError, TypeError) as reason:
+        raise _damaged(found[-1], f"{STATE} cannot be read ({reason!r})") from None
+    if told[0] != _index(found[-1]):
+        raise _damaged(found[-1], f"{STATE} is of round {told[0]}")
+    return dict(zip(("round", "up", "down"), told, strict=True))
 
 
 def digest(current: Round) -> str:
@@ -108,8 +139,7 @@ def digest(current: Round) -> str:
     return found.hexdigest()
 
 
-def _verified(checkpoint: Path, identity: str) -> dict[str, Any]:
-    """The state of a checkpoint whose files are what the manifest says they are."""
+def _check_files(checkpoint: Path, identity: str) -> None:
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         known, hashes = manifest["identity"], dict(manifest["sha256"])
@@ -120,12 +150,10 @@ def _verified(checkpoint: Path, identity: str) -> dict[str, Any]:
             f"{checkpoint} belongs to another experiment ({str(known)[:8]} instead of "
             f"{identity[:8]}); resume the run that it was written by, or start anew elsewhere"
         )
-    for name, expected in hashes.items():
+    for name in (SERVER, CLIENTS, STATE):
         path = checkpoint / name
-        if not path.is_file() or _sha256(path) != expected:
+        if not path.is_file() or _sha256(path) != hashes.get(name):
             raise _damaged(checkpoint, f"{name} is not what the manifest says")
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    return state
 
 
 def _damaged(checkpoint: Path, why: str) -> ValueError:
@@ -148,24 +176,14 @@ def _owned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob("round-*"))
+    found = [path for path in folder.glob("round-*") if re.fullmatch(r"round-\d{6,}", path.name)]
+    return sorted(found, key=_index)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what a killed process was writing."""
-    for draft in folder.glob(".draft-*"):
-        shutil.rmtree(draft, ignore_errors=True)
+def _index(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("round-"))
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Force a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -130,8 +130,10 @@ def resume(
 
     with users_input():
         folder = store.unfinished(folder)
-        document = grid.read(folder / store.EXPERIMENT)
-    return execute(document, store.EXPERIMENT, "resumed", Options(folder, data_root, workers, json))
+        path = folder / store.EXPERIMENT
+        document, text = grid.read(path), path.read_text(encoding="utf-8")
+    options = Options(folder, data_root, workers, json)
+    return execute(document, store.EXPERIMENT, "resumed", options, text)
 
 
 @app.command(name="list")
@@ -267,8 +269,9 @@ def _run(
     with users_input():
         path = library.find(path)
         document = grid.override(grid.read(path), assignments)
+        text = "" if assignments else path.read_text(encoding="utf-8")
     options = Options(out, root, workers, json, None, download)
-    return execute(document, path.name, path.stem, options)
+    return execute(document, path.name, path.stem, options, text)
 
 
 def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any]) -> int:

@@ -25,6 +25,7 @@ from fedkd.faults import corrupt
 from fedkd.federation import Engine, Round, check_federation, deploy_all, nothing_learnt
 from fedkd.shelf import Shelf
 from knowledge.randomness import generator
+from simulations import store
 from simulations.config import FedExperiment, digest, tampering
 from simulations.course import Course, course, saved
 from simulations.grid import Resources
@@ -100,7 +101,7 @@ def run(
         experiment: what to run.
         root: the folder of data sets.
         resources: actors of the engine `ray`, and how often a checkpoint is written.
-        kept: where checkpoints are; if there is one, the run goes on from it.
+        kept: where checkpoints are, in the run's folder; if there is one, the run goes on from it.
     """
     federation = prepare(experiment, root, resources)
     gc.freeze()  # what is here stays, and need not be looked at again at each collection
@@ -139,7 +140,8 @@ def _rounds(
             record["notes"] = [note]
         yield record | {"seconds": time.perf_counter() - start}
         if kept and every and current.index % every == 0 and current.index < experiment.rounds:
-            checkpoint.save(kept, saved(current), total, identity)  # the record is on disk by now
+            store.settle(kept.parent)
+            checkpoint.save(kept, saved(current), total, identity)
     assert current is not None
     names = (*METRICS, VALIDATION) if len(federation.validation) else METRICS
     metrics = {name: scores[name] for name in names}

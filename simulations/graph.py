@@ -6,9 +6,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 import graphkd
+from fedkd import files
 from graphkd.portrait import portrait
 from graphkd.teaching import fit_one_teacher
 from simulations import teachers
@@ -63,7 +62,7 @@ def run(
         else:
             record = _run(experiment, step)
             if kept is not None and (found := portrait(split, step.trained, experiment.seed)):
-                save_file(found, kept)
+                files.save(kept, {name: value.numpy() for name, value in found.items()})
         yield record | {"seconds": time.perf_counter() - start}
 
 

@@ -18,18 +18,22 @@ term = "federated distillation"
 """
 
 import itertools
-import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import tomli_w
 
 from simulations.config import KINDS, Experiment, build
 from simulations.settings import Leaf, flatten, leaves, nearest, updated
 
 Document = dict[str, Any]
 SEEDS = Leaf(tuple[int, ...], ())
+MOST = 10_000  # runs of one file: each has a folder, and all are made before the first one starts
+FEWER = "take fewer seeds or values, or several files"
 
 
 @dataclass(frozen=True)
@@ -113,27 +117,18 @@ def override(document: Document, assignments: Sequence[str]) -> Document:
     Raises:
         ValueError: an assignment without `=` or a key that no table of the document takes.
     """
-    flat = flatten(document)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise ValueError(f"--set takes KEY=VALUE, such as fed.rounds=5, got {assignment!r}")
         for place in _places(document, key.strip()):
-            inside = [name for name in flat if name.startswith(f"{place}.")]
-            flat = {k: v for k, v in flat.items() if k not in inside} | {place: _value(text)}
-    return _nested(flat)
+            document = _put(document, place.split("."), _value(text), assignment)
+    return document
 
 
 def dump(document: Document) -> str:
-    """The document as TOML, a section for each of its tables."""
-    lines = []
-    for name, table in document.items():
-        pairs = [
-            f"{key} = {json.dumps(value, ensure_ascii=False)}"
-            for key, value in flatten(table).items()
-        ]
-        lines += [f"[{name}]", *pairs, ""]
-    return "\n".join(lines)
+    """The document as TOML."""
+    return tomli_w.dumps(document)
 
 
 def resources(document: Document, source: str) -> Resources:
@@ -166,11 +161,22 @@ def expand(document: Document, source: str) -> list[Experiment]:
     if not set(document) & set(KINDS):
         kinds = ", ".join(f"[{kind}]" for kind in KINDS)
         raise ValueError(f"{source}: none of {kinds} is there; one of them has to be")
-    found = [e for kind in KINDS if kind in document for e in _expand(document, kind, source)]
-    return list(dict.fromkeys(found))
+    grids = [grid for kind in KINDS if kind in document for grid in _grids(document, kind, source)]
+    count = sum(math.prod(map(len, grid.axes.values())) for grid in grids)
+    if count > MOST:
+        raise ValueError(f"{source} makes {count} runs, and the most are {MOST}; {FEWER}")
+    return list(dict.fromkeys(e for grid in grids for e in _product(grid, source)))
 
 
-def _expand(document: Document, kind: str, source: str) -> Iterable[Experiment]:
+class _Grid(NamedTuple):
+    """The values on the axes of one algorithm, not yet multiplied out."""
+
+    kind: str
+    name: str
+    axes: dict[str, Sequence[Any]]
+
+
+def _grids(document: Document, kind: str, source: str) -> Iterable[_Grid]:
     key = KINDS[kind].key
     shared = _table(document, kind, source)
     names = shared.pop(key, None)
@@ -183,7 +189,7 @@ def _expand(document: Document, kind: str, source: str) -> Iterable[Experiment]:
     for name in names:
         known = _known(kind, name)
         given = {k: v for k, v in shared.items() if k in known} | own[name]
-        yield from _product(kind, name, given, known, source)
+        yield _Grid(kind, name, _axes(given, known, source))
 
 
 def _known(kind: str, name: str) -> dict[str, Leaf]:
@@ -214,31 +220,35 @@ def _check_named(document: Document, kind: str, names: list[str], source: str) -
             )
 
 
-def _product(
-    kind: str, name: str, given: dict[str, Any], known: Mapping[str, Leaf], source: str
-) -> Iterable[Experiment]:
-    """The grid of one algorithm: every combination of the values on its axes."""
+def _axes(
+    given: dict[str, Any], known: Mapping[str, Leaf], source: str
+) -> dict[str, Sequence[Any]]:
     axes = {key: _axis(value, known[key]) for key, value in given.items() if key != "seeds"}
     if not all(axes.values()):
         empty = next(key for key, values in axes.items() if not values)
         raise ValueError(f"{source}: {empty} is an empty list; give at least one value")
-    if "seeds" in given:
-        axes["seed"] = _seeds(given["seeds"], source)
-    for combination in itertools.product(*axes.values()):
+    return axes | ({"seed": _seeds(given["seeds"], source)} if "seeds" in given else {})
+
+
+def _product(grid: _Grid, source: str) -> Iterable[Experiment]:
+    """Every combination of the values on the axes."""
+    for combination in itertools.product(*grid.axes.values()):
         try:
-            yield build(kind, name, dict(zip(axes, combination, strict=True)))
+            yield build(grid.kind, grid.name, dict(zip(grid.axes, combination, strict=True)))
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
 
 
-def _axis(value: Any, leaf: Leaf) -> list[Any]:
+def _axis(value: Any, leaf: Leaf) -> Sequence[Any]:
     several = isinstance(value, list) and (not leaf.many or any(isinstance(v, list) for v in value))
     return value if several else [value]
 
 
-def _seeds(value: Any, source: str) -> list[Any]:
+def _seeds(value: Any, source: str) -> Sequence[Any]:
+    if type(value) is int and value > MOST:
+        raise ValueError(f"{source}: seeds is {value}, and the most runs are {MOST}; {FEWER}")
     if type(value) is int and value > 0:
-        return list(range(value))
+        return range(value)
     if isinstance(value, list) and value:
         return value
     raise ValueError(f"{source}: seeds must be a number >= 1 or a list of seeds, got {value!r}")
@@ -272,16 +282,18 @@ def _value(text: str) -> Any:
     """A value as TOML reads it, or else the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text.strip()
 
 
-def _nested(flat: Mapping[str, Any]) -> Document:
-    document: Document = {}
-    for key, value in flat.items():
-        *path, last = key.split(".")
-        table = document
-        for name in path:
-            table = table.setdefault(name, {})
-        table[last] = value
-    return document
+def _put(document: Document, path: Sequence[str], value: Any, assignment: str) -> Document:
+    """The document with a value in a place, in tables that are made where they are not there."""
+    first, *rest = path
+    if not rest:
+        return {**document, first: value}
+    below = document.get(first, {})
+    if not isinstance(below, dict):
+        raise ValueError(
+            f"--set {assignment}: {first} is {below!r}, and no table with {'.'.join(rest)} in it"
+        )
+    return {**document, first: _put(below, rest, value, assignment)}

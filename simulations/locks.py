@@ -7,6 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from fedkd import files
+
 
 @contextmanager
 def held(path: Path, patience: float = 0.0) -> Iterator[None]:
@@ -31,7 +33,8 @@ def held(path: Path, patience: float = 0.0) -> Iterator[None]:
             "or name another folder with --out"
         ) from None
     try:
-        with suppress(PermissionError):  # of Windows, which locks what the file holds
+        # Windows locks what the file holds.
+        with suppress(PermissionError), files.naming(path):
             path.write_text(f"{os.getpid()}\n", encoding="utf-8")
         yield
     finally:

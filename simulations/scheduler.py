@@ -9,14 +9,14 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from fedkd import checkpoint
+from fedkd import checkpoint, files
 from simulations import config, machine, store
 from simulations.config import Experiment
 from simulations.grid import Resources
@@ -97,10 +97,16 @@ def attempt(job: Job) -> Iterator[Record]:
     try:
         yield from _execute(job)
     except Exception as error:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        log = job.folder / "error.txt"
-        log.write_text(traceback.format_exc(), encoding="utf-8")
-        yield _failed(error, log)
+        yield _failed(error, _logged(job.folder / store.ERROR))
+
+
+def _logged(path: Path) -> Path | None:
+    """Where the traceback of an error is; None where the disk is what failed."""
+    try:
+        files.write(path, traceback.format_exc().encode(errors="backslashreplace"))
+    except OSError:
+        return None
+    return path
 
 
 def workers_for(resources: Resources, asked: int | None) -> int:
@@ -113,8 +119,38 @@ def _execute(job: Job) -> Iterator[Record]:
     settings, digest = config.settings(job.experiment), config.digest(job.experiment)
     device = "cuda" if _gpus(job) else "cpu"
     header = store.header(settings, digest, device, torch.get_num_threads(), job.command)
-    kept = checkpoint.reached(job.folder / CHECKPOINT)
-    yield from store.write(job.folder, header, _records(job, device), kept)
+    with store.locked(job.folder, store.PATIENCE):
+        kept = whole(job)
+        if lost := checkpoint.reached(job.folder / CHECKPOINT) - kept:
+            checkpoint.drop_after(job.folder / CHECKPOINT, kept)
+            yield {"record": "note", "notes": [_goes_back(job.folder, kept, lost)]}
+        yield from store.write(job.folder, header, _records(job, device), kept)
+
+
+def whole(job: Job) -> int:
+    """The round that a run goes on from: of a checkpoint, and all records up to it are there."""
+    if not checkpoint.reached(job.folder / CHECKPOINT):
+        return 0
+    there = store.written(job.folder)
+    return max((n for n in checkpoint.rounds(job.folder / CHECKPOINT) if n <= there), default=0)
+
+
+def check_kept(jobs: Iterable[Job]) -> None:
+    """Look at what runs go on from, before any of them does.
+
+    Raises:
+        ValueError: a checkpoint is damaged, or one of another experiment.
+    """
+    for job in jobs:
+        checkpoint.verified(job.folder / CHECKPOINT, config.digest(job.experiment))
+
+
+def _goes_back(folder: Path, kept: int, lost: int) -> str:
+    start = f"goes on from the checkpoint of round {kept}" if kept else "starts over"
+    return (
+        f"{folder / store.METRICS} does not have all rounds up to the newest checkpoint, that of "
+        f"round {kept + lost}; the run {start}"
+    )
 
 
 def _records(job: Job, device: str) -> Iterator[Record]:

@@ -1,5 +1,6 @@
 """One call of the command: check, run what is not there yet, show it, sum it up, report."""
 
+import errno
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,11 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fedkd import files
 from simulations import config, grid, scheduler, store
 from simulations.scheduler import Job
 from simulations.store import Record
 from simulations.summary import summaries
 
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # full or broken: nobody's mistake
 PLAIN = {"highlight": False, "markup": False}  # brackets are the user's
 ERRORS = Console(stderr=True, soft_wrap=True, **PLAIN)
 
@@ -60,11 +63,17 @@ def users_input() -> Iterator[None]:
     """What goes wrong in here is the user's input."""
     try:
         yield
+    except RecursionError as error:
+        raise Mistake("lists or tables in the input are nested too deep to be read") from error
     except (ValueError, OSError) as error:
+        if getattr(error, "errno", None) in DISK:
+            raise
         raise Mistake(" ".join(str(error).split())) from error
 
 
-def execute(document: grid.Document, source: str, name: str, options: Options) -> int:
+def execute(
+    document: grid.Document, source: str, name: str, options: Options, text: str = ""
+) -> int:
     """Run the experiments of a document and print what came out.
 
     Args:
@@ -72,6 +81,7 @@ def execute(document: grid.Document, source: str, name: str, options: Options) -
         source: what to call it in messages.
         name: of the folder, if none is given.
         options: see there.
+        text: of the file, comments and all, which is kept; by default the document as TOML.
 
     Returns:
         The exit status: 0, or 1 if a run failed.
@@ -85,11 +95,13 @@ def execute(document: grid.Document, source: str, name: str, options: Options) -
             out = options.out or Path("runs") / f"{name}-{config.digest_all(experiments)[:8]}"
             store.check(out, map(config.digest, experiments))
             held.enter_context(store.locked(out))
-            (out / store.EXPERIMENT).write_text(grid.dump(document), encoding="utf-8")
-        jobs = [
-            Job(e, out / config.folder_name(e), options.root, resources, tuple(store.command()))
-            for e in experiments
-        ]
+            files.sweep(out)
+            jobs = [
+                Job(e, out / config.folder_name(e), options.root, resources, tuple(store.command()))
+                for e in experiments
+            ]
+            scheduler.check_kept(job for job in jobs if not _complete(job.folder))
+            files.write(out / store.EXPERIMENT, text or grid.dump(document))
         failed = _run(jobs, options)
         _finish(out, [job.folder for job in jobs], options)
     return 1 if failed else 0

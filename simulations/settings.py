@@ -7,6 +7,7 @@ command, the keys of an experiment file, and what a run folder records.
 import dataclasses
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -31,7 +32,7 @@ def leaves(owner: Any) -> dict[str, Leaf]:
 
     Fields without a default are left out: they are no settings.
     """
-    hints = get_type_hints(owner if isinstance(owner, type) else type(owner))
+    hints = _hints(owner if isinstance(owner, type) else type(owner))
     found = {}
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name, dataclasses.MISSING)
@@ -50,10 +51,10 @@ def values(owner: Any) -> dict[str, Any]:
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one with dotted names."""
+    """Nested tables as one with dotted names; an empty table is a value, for somebody to refuse."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
@@ -71,7 +72,7 @@ def updated(owner: Any, given: Mapping[str, Any], prefix: str = "") -> Any:
 
 def changes(owner: Any, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The given settings as fields of a dataclass or an instance, checked; see `updated`."""
-    hints = get_type_hints(owner if isinstance(owner, type) else type(owner))
+    hints = _hints(owner if isinstance(owner, type) else type(owner))
     found = {}
     for field in dataclasses.fields(owner):
         start, name = f"{field.name}.", prefix + field.name
@@ -91,11 +92,21 @@ def checked(name: str, hint: Any, value: Any) -> Any:
     """
     value = tuple(value) if isinstance(value, list) else value
     try:
-        return TypeAdapter(hint, config=STRICT).validate_python(value)
+        return _adapter(hint).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         said = first["msg"][0].lower() + first["msg"][1:]
         raise ValueError(f"{name} is {first['input']!r}: {said}") from None
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint, config=STRICT)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,9 +1,11 @@
 """Run folders: what was run in `run.json`, what came out in `metrics.jsonl`, one record a line.
 
-A run is complete when its record "run" is there; one that is not is started over. One of graph
-distillation has kept a `portrait.safetensors` too: see `graphkd.portrait`.
+A run is complete when its record "run" is there; one that is not is started over, or goes on from
+its newest checkpoint. One of graph distillation has kept a `portrait.safetensors` too: see
+`graphkd.portrait`. What is damaged is refused by name, and nothing is made of it.
 """
 
+import itertools
 import json
 import math
 import platform
@@ -17,16 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
+from fedkd import files
 from simulations.locks import held
 
 Record = dict[str, Any]
 
 PACKAGES = ("kdsim", "torch", "torch-geometric", "numpy", "scikit-learn", "ray", "flwr")
-LOCK, EXPERIMENT, METRICS, REPORT = ".lock", "experiment.toml", "metrics.jsonl", "report.html"
+HEAD, METRICS, ERROR = "run.json", "metrics.jsonl", "error.txt"  # in the folder of a run
+LOCK, EXPERIMENT, REPORT = ".lock", "experiment.toml", "report.html"  # in that of all runs
 PORTRAIT = "portrait.safetensors"  # what pictures of a graph run are drawn from
+PATIENCE = 20.0  # seconds in which workers end whose driver was killed
+
+# What records and the head of a run cannot do without, by the record's kind.
+NEEDS: dict[str, dict[str, type]] = {
+    "round": {"round": int},
+    "epoch": {"epoch": int},
+    "run": dict.fromkeys(("kind", "method", "data", "protocol"), str)
+    | {"seed": int, "metrics": dict},
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +63,12 @@ class Run:
 
 
 def load(path: Path) -> list[Run]:
-    """The run in a folder, or those in the folders below it, in the order of their names."""
-    return [_load(found.parent) for found in sorted(Path(path).rglob("run.json"))]
+    """The run in a folder, or those in the folders below it, in the order of their names.
+
+    Raises:
+        ValueError: a file of theirs is damaged; the message names it.
+    """
+    return [_load(found.parent) for found in sorted(Path(path).rglob(HEAD))]
 
 
 def write(
@@ -62,27 +77,41 @@ def write(
     """Pass records on, each of them written and flushed before; what the folder held is replaced.
 
     Args:
-        folder: of the run; made where it is not there.
+        folder: of the run, `locked`.
         header: what `run.json` says, see `header`.
         records: those of a run.
         kept: the records of so many rounds stay: the run goes on from there.
 
     Raises:
-        ValueError: another process is writing there.
+        OSError: a file cannot be written.
     """
-    with locked(folder):
-        stay = _of_rounds(folder, kept)
-        _replace(folder / "run.json", json.dumps(finite(header), indent=1) + "\n")
-        _replace(folder / METRICS, "".join(line(record) + "\n" for record in stay))
-        yield from _appended(folder / METRICS, records)
+    stay = [r for r in _rounds(folder) if r["round"] <= kept] if kept else []
+    files.write(folder / HEAD, json.dumps(finite(header), indent=1) + "\n")
+    files.write(folder / METRICS, "".join(line(record) + "\n" for record in stay))
+    yield from _appended(folder / METRICS, records)
 
 
 def _appended(path: Path, records: Iterable[Record]) -> Iterator[Record]:
     with path.open("a", encoding="utf-8") as file:
         for record in records:
-            file.write(line(record) + "\n")
-            file.flush()
+            with files.naming(path):
+                file.write(line(record) + "\n")
+                file.flush()
             yield record
+
+
+def settle(folder: Path) -> None:
+    """Force the records of a run to the disk: no checkpoint may outlive its rounds."""
+    path = folder / METRICS
+    if path.is_file():
+        with files.naming(path):
+            files.flush(path)
+
+
+def written(folder: Path) -> int:
+    """How many rounds a run has the records of, from the first on without a gap."""
+    there = {record["round"] for record in _rounds(folder)}
+    return next(count for count in itertools.count() if count + 1 not in there)
 
 
 def header(
@@ -126,20 +155,30 @@ def finite(value: Any) -> Any:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold a folder, which is made where it is not there; the lock ends with the process.
+
+    Args:
+        folder: to be held.
+        patience: seconds to wait for another process to let go.
 
     Raises:
         ValueError: another process holds it.
+        OSError: it cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / LOCK):
+    with files.naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / LOCK, patience):
         yield
 
 
 def check(folder: Path, digests: Iterable[str]) -> None:
-    """Raise ValueError for a folder that may not be written to: it holds something else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    """Raise ValueError for a folder that may not be written to: it holds something else.
+
+    What was stopped before it had written its experiment has left a lock, or a draft: no more than
+    an empty folder.
+    """
+    if not folder.exists() or (folder.is_dir() and all(map(_is_trace, folder.iterdir()))):
         return
     if not folder.is_dir() or not (folder / EXPERIMENT).is_file():
         what = "holds no experiment" if folder.is_dir() else "is no folder"
@@ -151,6 +190,10 @@ def check(folder: Path, digests: Iterable[str]) -> None:
                 f"{folder} holds a different experiment (its run {run.path.name} is none of this "
                 "one's); name another folder with --out"
             )
+
+
+def _is_trace(path: Path) -> bool:
+    return path.name == LOCK or path.name.startswith(files.DRAFT)
 
 
 def unfinished(folder: Path) -> Path:
@@ -177,8 +220,18 @@ def command() -> list[str]:
 
 
 def head(folder: Path) -> Record:
-    """What `run.json` says, see `header`."""
-    found: Record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    """What `run.json` says, see `header`.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path = folder / HEAD
+    found = _parsed(path, path.read_bytes())
+    about = found.get("experiment")
+    if not isinstance(about, dict) or not _has(about, {"kind": str, "seed": int}):
+        raise _damaged(path, "it does not say which experiment this is")
+    if not _has(found, {"hash": str}):
+        raise _damaged(path, "it has no hash")
     return found
 
 
@@ -190,34 +243,55 @@ def portrait(folder: Path) -> dict[str, np.ndarray] | None:
     """
     path = folder / PORTRAIT
     try:
-        return load_file(path) if path.is_file() else None
-    except SafetensorError as error:
+        return files.load(path)[0] if path.is_file() else None
+    except ValueError as error:
         raise ValueError(
-            f"{path} is damaged ({error}); delete it to do without its pictures, or the folder of "
-            "the run to run it again"
+            f"{error}; delete it to do without its pictures, or the folder of the run to run it "
+            "again"
         ) from None
 
 
 def _load(folder: Path) -> Run:
     said = head(folder)
-    metrics = folder / "metrics.jsonl"
-    lines = (
-        metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.exists() else []
+    return Run(folder, said["experiment"], said["hash"], _records(folder))
+
+
+def _rounds(folder: Path) -> list[Record]:
+    return [record for record in _records(folder) if record["record"] == "round"]
+
+
+def _records(folder: Path) -> list[Record]:
+    path = folder / METRICS
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    whole = [text for text in lines if text.endswith(b"\n")]  # the last may be cut off in a crash
+    found = [_parsed(path, text, f"line {number}: ") for number, text in enumerate(whole, 1)]
+    for number, record in enumerate(found, 1):
+        what = record.get("record")
+        if not isinstance(what, str) or not _has(record, NEEDS.get(what, {})):
+            raise _damaged(path, f"line {number} is no record of a run")
+    return found
+
+
+def _parsed(path: Path, text: bytes, where: str = "") -> Record:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"{where}{error}") from None
+    if not isinstance(found, dict):
+        raise _damaged(path, f"{where}no object")
+    return found
+
+
+def _has(record: Record, needed: Mapping[str, type]) -> bool:
+    """Whether it has all that is needed, of the right kind: True is no number here."""
+    return all(
+        isinstance(record.get(key), kind) and not isinstance(record.get(key), bool)
+        for key, kind in needed.items()
     )
-    whole = [text for text in lines if text.endswith("\n")]  # the last may be cut off in a crash
-    return Run(folder, said["experiment"], said["hash"], [json.loads(text) for text in whole])
 
 
-def _of_rounds(folder: Path, kept: int) -> list[Record]:
-    """The records of the first rounds that a folder holds."""
-    if not kept or not (folder / "run.json").is_file():
-        return []
-    records = _load(folder).records
-    return [r for r in records if r["record"] == "round" and r["round"] <= kept]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that it is there as a whole or not at all."""
-    new = path.with_suffix(".new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(
+        f"{path} is damaged ({why}); put back what was there, or delete {path.parent} to run it "
+        "again"
+    )

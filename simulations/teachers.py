@@ -2,53 +2,53 @@
 
 What a teacher is depends on its settings, the seed and the graph that it may see, and not on the
 method that it teaches by. A file is named after a hash of all that and written under another name
-first, so two runs that train the same teacher at once do no harm.
+first, so two runs that train the same teacher at once do no harm. It has a checksum; a damaged one
+is trained again, which gives the same to the last bit.
 """
 
 import hashlib
 import json
-import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from fedkd import files
 from graphkd.core import Epoch, Split, Teacher, View
 from graphkd.teaching import fit_one_teacher
 from graphkd.training import Fit, Fitted, build
 from simulations import store
 
+FORMAT = 2  # of the file; those of the first had no checksum
+
 
 def fit(folder: Path, teacher: Teacher, split: Split, *, phase: str = "teacher", seed: int) -> Fit:
     """`graphkd.teaching.fit_one_teacher`, but one that has been trained before is read.
 
-    The epochs and the network are the same, bit for bit. A file that cannot be read is written
-    anew.
+    The epochs and the network are the same, bit for bit. A file that cannot be read, or whose
+    checksum is not that of what it holds, is written anew.
 
     The folder is made where it is not there; all else is as for that function.
     """
     view = split.view("train")
     path = folder / f"{identity(teacher, view, phase, seed)}.safetensors"
     try:
-        with safe_open(path, "pt") as file:
-            said = json.loads(file.metadata()["training"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
+        arrays, texts = files.load(path)
+        said = json.loads(texts["training"])
+    except (OSError, ValueError, KeyError):
         return (yield from _trained(path, teacher, split, phase, seed))
     yield from (Epoch(phase, *epoch) for epoch in said["epochs"])
     network = build(teacher, view.graph, seed, phase)
-    network.load_state_dict(weights)
+    network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
     return Fitted(network.eval().requires_grad_(False), said["chosen"])
 
 
 def identity(teacher: Teacher, view: View, phase: str, seed: int) -> str:
     """The SHA-256 of all that determines a trained teacher, to the last bit."""
     graph, found = view.graph, hashlib.sha256()
-    machine = store.versions(), graph.x.device.type, torch.get_num_threads()
+    machine = FORMAT, store.versions(), graph.x.device.type, torch.get_num_threads()
     found.update(repr((teacher, phase, seed, machine)).encode())
     known = {field.name: getattr(graph, field.name) for field in fields(graph)}
     for name, value in (known | {part: view.part(part) for part in ("train", "val")}).items():
@@ -73,12 +73,6 @@ def _trained(path: Path, teacher: Teacher, split: Split, phase: str, seed: int) 
         epochs.append((epoch.index, epoch.loss, epoch.accuracy, epoch.best))
         yield epoch
     said = json.dumps({"epochs": epochs, "chosen": fitted.epoch})
-    draft = path.with_suffix(f".{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: value.contiguous() for name, value in fitted.network.state_dict().items()},
-        draft,
-        {"training": said},
-    )
-    draft.replace(path)
+    state = fitted.network.state_dict()
+    files.save(path, {name: v.cpu().numpy() for name, v in state.items()}, training=said)
     return fitted

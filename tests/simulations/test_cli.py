@@ -42,6 +42,7 @@ def test_json_is_rounds_runs_and_one_summary(kdsim, small):
     assert summary["seeds"] == [0, 1]
     assert summary["protocol"] == "3 clients, dirichlet 0.3, 2 rounds"
     expected = {"accuracy", "accuracy_local", "accuracy_baseline", "agreement"}
+    expected |= {"accuracy_median", "accuracy_min"}
     assert expected | {"calibration_error", "bytes_up", "bytes_down"} == set(summary["metrics"])
     for value in summary["metrics"].values():
         assert value["n"] == 2
@@ -175,6 +176,9 @@ WRONG = {
     "bad value": (["run", "ok.toml", "--set", "rounds=x"], "ok.toml: rounds is 'x'"),
     "no assignment": (["run", "ok.toml", "--set", "rounds"], "KEY=VALUE"),
     "out is a file": (["run", "ok.toml", "--out", "ok.toml"], "is no folder; name a new folder"),
+    "nested": (["run", "ok.toml", "--set", "rounds=" + "[" * 5000], "rounds is '[["),
+    "deep": (["run", "deep.toml"], "nested too deep to be read"),
+    "billions": (["fed", "fd", "--seeds", "1000000000"], "the most runs are 10000"),
     "list": (["list", "losse"], "did you mean 'losses'?"),
     "report": (["report", "nowhere"], "nowhere"),
 }
@@ -185,6 +189,7 @@ def test_wrong_input_is_one_line_and_leaves_no_trace(kdsim, tmp_path, case):
     files = {
         "broken.toml": "[fed\n",
         "key.toml": "[fed]\nalgorithm = 'fd'\naplha = 1\n",
+        "deep.toml": "[fed]\nalgorithm = 'fd'\n" + "a." * 2000 + "a = 1\n",
         "ok.toml": "[fed]\nalgorithm = 'fd'\n",
     }
     for name, text in files.items():

@@ -1,6 +1,9 @@
 import dataclasses
+import tomllib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedkd import algorithms
 from fedkd.algorithms.dsfl import DSFL
@@ -12,8 +15,6 @@ from simulations.settings import leaves, updated, values
 
 
 def expand(text):
-    import tomllib
-
     return grid.expand(tomllib.loads(text), "experiment.toml")
 
 
@@ -108,12 +109,60 @@ def test_set_puts_values_into_the_document():
         grid.override(document, ["rounds"])
 
 
-def test_a_document_survives_being_written():
-    import tomllib
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)  # no half of a surrogate pair
+TIMES = st.datetimes() | st.dates() | st.times()
+SCALARS = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
+VALUES = st.recursive(
+    SCALARS | TEXTS | TIMES,
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(TEXTS, inside, max_size=3),
+    max_leaves=10,
+)
 
-    text = '[fed]\nalgorithm=["a", "b"]\nx.y=1e-5\nz=[[1], [2]]\n[algorithm.a]\nw = "ü☃😀\\n"'
-    document = tomllib.loads(text)
+
+@given(st.dictionaries(TEXTS, VALUES, max_size=4))
+def test_a_document_survives_being_written(document):
+    """Whatever TOML can hold: any key, times, infinity, tables in lists, control characters."""
     assert tomllib.loads(grid.dump(document)) == document
+
+
+def test_what_was_run_is_kept_as_it_was_written(kdsim, tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "run", lambda *given: iter(()))
+    text = (
+        '# why\n[fed]\nalgorithm = "local"\nalpha = 1e0\n[about]\n"a b" = [{when = 2026-01-01}]\n'
+    )
+    (tmp_path / "mine.toml").write_text(text)
+    assert kdsim("run", "mine.toml", "--out", "out")[0] == 0
+    assert (tmp_path / "out" / "experiment.toml").read_text() == text
+    assert kdsim("run", "mine.toml", "--set", "rounds=3", "--out", "other")[0] == 0
+    found = grid.read(tmp_path / "other" / "experiment.toml")
+    assert found == tomllib.loads(text.replace("[about]", "rounds = 3\n[about]"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seeds = 1_000_000_000", "seeds is 1000000000, and the most runs are 10000"),
+        (f"seeds = {10**30}", "and the most runs are 10000; take fewer seeds"),
+        (f"alpha = {[1] * 2000}\nrounds = {[1] * 2000}\nchunk = [1, 1]", "makes 8000000 runs"),
+        ("rounds = {}", "rounds is {}: input should be a valid integer"),
+        ("rounds = {a = 1}", "unknown key 'rounds.a' in [fed]"),
+        ("rounds = [{a = 1}]", "rounds is {'a': 1}: input should be a valid integer"),
+        ("seeds = {}", "seeds must be a number >= 1 or a list of seeds, got {}"),
+        ("seeds = [{a = 1}]", "seed is {'a': 1}: input should be a valid integer"),
+        ("models = {}", "models is {}"),
+    ],
+)
+def test_runs_are_counted_before_any_is_made(text, message):
+    with pytest.raises(ValueError, match="experiment.toml") as error:
+        expand(f"[fed]\nalgorithm = 'local'\n{text}")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["fed.rounds=5", "fed.rounds.x=5"])
+def test_set_does_not_reach_into_what_is_no_table(given):
+    document = {"fed": 3} if given == "fed.rounds=5" else {"fed": {"rounds": 3}}
+    with pytest.raises(ValueError, match="is 3, and no table with"):
+        grid.override(document, [given])
 
 
 def test_the_hash_depends_on_every_setting_and_on_nothing_else():

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from fedkd import checkpoint
-from simulations import cli, fed, store
+from fedkd import checkpoint, files
+from simulations import cli, fed, session, store
 from tests.simulations.conftest import SMALL, timeless
 
 COMMAND = ["fed", "fedmd", *SMALL, "--rounds", "5", "--checkpoint-every", "1", "--no-baseline"]
@@ -21,7 +21,7 @@ PLACES = {
     "checkpoint": (checkpoint, "save"),
     "tensors": (checkpoint, "save_file"),
     "hash": (checkpoint, "_sha256"),
-    "flush": (checkpoint, "_flush"),
+    "flush": (files, "flush"),
 }
 POINTS = [("evaluation", 1), ("evaluation", 3), ("record", 2), ("record", 4), ("checkpoint", 1)]
 POINTS += [("checkpoint", 3), ("tensors", 1), ("tensors", 4), ("hash", 2), ("hash", 5)]
@@ -81,3 +81,68 @@ def test_finished_or_foreign_folders_are_not_resumed(kdsim, small, tmp_path):
     status, _, err = kdsim("resume", "foreign")
     assert (status, err.count("\n")) == (2, 1)
     assert "foreign holds no experiment to resume" in err
+
+
+CUTS = [(0, "starts over"), (2, "starts over"), (3, "goes on from the checkpoint of round 3")]
+
+
+@pytest.mark.parametrize(("left", "said"), CUTS)
+@pytest.mark.usefixtures("no_report")
+def test_a_checkpoint_whose_records_are_lost_is_not_gone_on_from(kdsim, tmp_path, left, said):
+    """The machine lost power: checkpoints of rounds 3 and 4 are there, records up to fewer."""
+    assert kdsim(*COMMAND)[0] == 0
+    (path,) = tmp_path.glob("runs/*/metrics.jsonl")
+    whole = records(tmp_path)
+    kept = path.parent / "checkpoint"
+    assert checkpoint.rounds(kept) == [3, 4]
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:left]) + lines[left][:20])
+    status, _, err = kdsim("resume", "runs")
+    assert status == 0, err
+    assert "does not have all rounds up to the newest checkpoint, that of round 4" in err
+    assert said in err
+    assert records(tmp_path) == whole
+    assert checkpoint.rounds(kept) == [3, 4]
+
+
+@pytest.mark.usefixtures("no_report")
+def test_records_are_on_the_disk_before_the_checkpoint(kdsim, monkeypatch):
+    order = []
+    for module, name in ((store, "settle"), (checkpoint, "save")):
+        good = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *given, good=good, name=name: (order.append(name), good(*given))
+        )
+    flushed = []
+    monkeypatch.setattr(files, "flush", lambda path: flushed.append(path.name))
+    assert kdsim(*COMMAND)[0] == 0
+    assert order == ["settle", "save"] * 4
+    assert flushed.count("metrics.jsonl") == 4
+
+
+@pytest.mark.parametrize("name", ["state.json", "clients.safetensors", "manifest.json"])
+@pytest.mark.usefixtures("no_report")
+def test_a_damaged_checkpoint_is_refused_before_anything_runs(kdsim, tmp_path, name):
+    assert kill_at("evaluation", 4) == -signal.SIGKILL
+    (path,) = tmp_path.glob("runs/*/checkpoint/round-000003/" + name)
+    path.write_bytes(path.read_bytes()[:-2])
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.j*")}
+    status, out, err = kdsim("resume", "runs")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "round-000003 is damaged: " in err
+    assert name.partition(".")[0] in err
+    assert "remove that folder to go on from the one before it" in err
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.j*")} == before
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl"])
+@pytest.mark.parametrize("command", [["resume", "runs"], COMMAND, ["report", "runs"]])
+def test_a_damaged_run_is_named_by_whoever_reads_it(kdsim, tmp_path, monkeypatch, name, command):
+    with monkeypatch.context() as here:
+        here.setattr(session, "_finish", lambda *given: None)
+        assert kdsim(*COMMAND)[0] == 0
+    (path,) = tmp_path.glob(f"runs/*/{name}")
+    path.write_text("{\n" + path.read_text())
+    status, out, err = kdsim(*command)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"{path.relative_to(tmp_path)} is damaged" in err

@@ -10,7 +10,8 @@ from simulations.summary import spread, summaries
 
 SETTINGS = {"kind": "fed", "algorithm": "fd", "seed": 0}
 HEADER = store.header(SETTINGS, "abc", "cpu", 1, ["kdsim", "fed", "a b"])
-END = {"record": "run", "kind": "fed", "method": "fd", "data": "d", "protocol": "p", "seed": 0}
+END = {"record": "run", "kind": "fed", "method": "fd", "data": "d", "protocol": "p"}
+END |= {"seed": 0, "metrics": {}}
 
 
 def holder(folder):
@@ -34,7 +35,7 @@ def test_records_are_on_disk_before_they_are_passed_on(tmp_path):
 
 
 def test_a_run_is_started_over(tmp_path):
-    list(store.write(tmp_path, HEADER, [{"record": "round"}] * 3))
+    list(store.write(tmp_path, HEADER, [{"record": "round", "round": i} for i in (1, 2, 3)]))
     list(store.write(tmp_path, HEADER, [END]))
     assert store.load(tmp_path)[0].records == [END]
 
@@ -52,6 +53,41 @@ def test_a_line_cut_off_in_a_crash_is_left_out(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"record": "rou')
     assert [record["round"] for record in store.load(tmp_path)[0].records] == [1]
+
+
+DAMAGE = {  # what is written where, and what is said of it
+    "no JSON": (store.HEAD, "{", "Expecting property name"),
+    "no text": (store.HEAD, b"\xff\xfe\x00", "run.json is damaged"),
+    "no object": (store.HEAD, "[]", "no object"),
+    "no experiment": (store.HEAD, "{}", "does not say which experiment"),
+    "no hash": (store.HEAD, '{"experiment": {"kind": "fed", "seed": 0}}', "no hash"),
+    "true for a seed": (store.HEAD, '{"experiment": {"kind": "fed", "seed": true}}', "which exp"),
+    "no JSON in a line": (store.METRICS, '{"record": "round", "round": 1}\n{"re\n', "line 2: "),
+    "no number": (store.METRICS, '{"record": "round", "round": null}\n', "line 1 is no record"),
+    "no kind": (store.METRICS, '{"record": []}\n', "line 1 is no record"),
+    "no metrics": (store.METRICS, '{"record": "run", "metrics": 1}\n', "line 1 is no record"),
+    "deep": (store.METRICS, "[" * 100_000 + "\n", "line 1"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_file_is_named(tmp_path, case):
+    list(store.write(tmp_path, HEADER, [END]))
+    name, content, said = DAMAGE[case]
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=said) as error:
+        store.load(tmp_path)
+    assert str(tmp_path / name) in str(error.value)
+    assert f"delete {tmp_path} to run it again" in str(error.value)
+
+
+def test_rounds_count_as_written_up_to_the_first_gap(tmp_path):
+    assert store.written(tmp_path) == 0
+    rounds = [{"record": "round", "round": i} for i in (1, 2, 4, 5)]
+    list(store.write(tmp_path, HEADER, rounds))
+    assert store.written(tmp_path) == 2
+    list(store.write(tmp_path, HEADER, [], kept=4))  # those that stay
+    assert [record["round"] for record in store.load(tmp_path)[0].records] == [1, 2, 4]
 
 
 def test_json_has_no_nan():
@@ -81,6 +117,10 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
         store.check(tmp_path, ["abc"])
     with pytest.raises(ValueError, match="is no folder"):
         store.check(tmp_path / "thesis.tex", ["abc"])
+    (tmp_path / "thesis.tex").unlink()
+    (tmp_path / store.LOCK).write_text("1\n")  # of one that was stopped before it wrote anything
+    (tmp_path / ".draft-experiment.toml-1").write_text("[fe")
+    store.check(tmp_path, ["abc"])
     (tmp_path / store.EXPERIMENT).write_text("")
     list(store.write(tmp_path / "fd", HEADER, []))
     store.check(tmp_path, ["abc", "def"])  # an experiment may grow

@@ -100,6 +100,20 @@ def test_what_cannot_be_read_is_written_anew(tmp_path):
     assert path.read_bytes() == whole
 
 
+def test_a_teacher_whose_bits_have_changed_is_trained_again(tmp_path):
+    """Every 400th value has the other sign: a file in order, and another teacher."""
+    expected = run(shared=tmp_path)
+    path = only(tmp_path)
+    whole = path.read_bytes()
+    bad = bytearray(whole)
+    start = 8 + int.from_bytes(whole[:8], "little")
+    for place in range(start + 3, len(bad), 1600):
+        bad[place] ^= 0x80
+    path.write_bytes(bytes(bad))
+    assert run(shared=tmp_path) == expected
+    assert path.read_bytes() == whole
+
+
 def test_a_run_that_is_stopped_leaves_no_teacher(tmp_path):
     (how,) = settings.teachers(get("glnn")(**QUICK))
     fitting = teachers.fit(tmp_path, how, SPLIT, seed=0)
