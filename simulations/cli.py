@@ -1,7 +1,6 @@
 """The `kdsim` command.
 
-Exit status: 0 done, 1 failed, 2 the user's input is wrong, 130 stopped by Ctrl-C. Heavy imports
-stay inside functions, so that `kdsim --help` is quick.
+Heavy imports stay inside functions, so that `kdsim --help` is quick.
 """
 
 import os
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 import click
 import typer
 
+from simulations import process
 from simulations.flags import Methods
 
 # Nobody is told what runs here, and Ray listens on loopback only; a user may say otherwise.
@@ -35,8 +35,13 @@ RESOURCES = (
     "checkpoint_every",
 )
 
+STATUS = """Exit status: 0 done; 1 a run failed, or a file could not be written; 2 the input is
+wrong, and nothing was run; 130 stopped by Ctrl-C, 143 by SIGTERM, 141 as nobody reads the output:
+then the same command goes on from there."""
+
 app = typer.Typer(
     help="Simulate federated and graph knowledge distillation.",
+    epilog=STATUS,
     no_args_is_help=True,
     add_completion=False,
 )
@@ -222,27 +227,41 @@ def doctor(data_root: DataRoot = None) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command; its exit status, see `STATUS`."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
-    try:
-        return int(command().main(arguments, prog_name="kdsim", standalone_mode=False) or 0)
-    except click.exceptions.Exit as error:
+    process.speak_plainly()
+    with process.ended_by_signals():
+        try:
+            status = int(command().main(arguments, prog_name="kdsim", standalone_mode=False) or 0)
+            sys.stdout.flush()
+            if status == process.INTERRUPTED:  # click has caught what a signal raised
+                raise KeyboardInterrupt
+            return status
+        except BaseException as error:
+            return _ended(error)
+
+
+def _ended(error: BaseException) -> int:
+    """Say in a line what has ended the command; the exit status."""
+    if isinstance(error, click.exceptions.Exit):
         return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return error.exit_code
-    except click.ClickException as error:
+    if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)  # of a mistake in the command itself
         hint = f" See `{context.command_path} --help`." if context else ""
-        print(error.format_message() + hint, file=sys.stderr)
+        process.complain(error.format_message() + hint)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        print("stopped", file=sys.stderr)
-        return 130
-    except Exception as error:
-        print(_unexpected(error), file=sys.stderr)
-        return 1
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        process.complain("stopped")
+        return process.stopped()
+    if isinstance(error, BrokenPipeError | SystemExit):  # the latter is how Rich says the same
+        process.fall_silent()
+        return process.UNREAD
+    process.complain(_unexpected(error))
+    return process.FAILED
 
 
 def command() -> click.Group:
@@ -324,8 +343,13 @@ def _flag(declaration: str, **settings: Any) -> click.Option:
     return click.Option(param_decls=[declaration], **settings)
 
 
-def _unexpected(error: Exception) -> str:
-    with tempfile.NamedTemporaryFile("w", prefix="kdsim-", suffix=".txt", delete=False) as file:
-        traceback.print_exception(error, file=file)
-    said = " ".join(str(error).split())[:300]
-    return f"failed: {type(error).__name__}: {said} (traceback in {file.name})"
+def _unexpected(error: BaseException) -> str:
+    said = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "wb", prefix="kdsim-", suffix=".txt", delete=False
+        ) as file:
+            file.write("".join(traceback.format_exception(error)).encode(errors="replace"))
+    except OSError:  # the disk may be what has failed
+        return said
+    return f"{said} (traceback in {file.name})"

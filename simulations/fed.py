@@ -25,7 +25,7 @@ from fedkd.faults import corrupt
 from fedkd.federation import Engine, Round, check_federation, deploy_all, nothing_learnt
 from fedkd.shelf import Shelf
 from knowledge.randomness import generator
-from simulations import store
+from simulations import process, store
 from simulations.config import FedExperiment, digest, tampering
 from simulations.course import Course, course, saved
 from simulations.grid import Resources
@@ -172,16 +172,17 @@ def engine_of(
             from fedkd.engines.ray import RayEngine  # Ray takes a second to import
 
             share, shares = _shares(experiment, resources)
-            engine: Engine = held.enter_context(
-                RayEngine(
-                    resources.actors,
-                    chunk=experiment.chunk,
-                    share=share,
-                    shares=shares,
-                    address=resources.ray_address or None,
-                    deadline=resources.deadline or None,
+            with process.own_signals():
+                engine: Engine = held.enter_context(
+                    RayEngine(
+                        resources.actors,
+                        chunk=experiment.chunk,
+                        share=share,
+                        shares=shares,
+                        address=resources.ray_address or None,
+                        deadline=resources.deadline or None,
+                    )
                 )
-            )
         else:
             engine = ENGINES[experiment.engine](experiment.chunk, resources.memory or None)
         notes: list[str] = getattr(engine, "notes", [])
@@ -197,7 +198,8 @@ def _check_engine(experiment: FedExperiment, federation: Federation, resources: 
         from fedkd.engines import ray  # it takes a second to import
 
         share, shares = _shares(experiment, resources)
-        ray.check(resources.actors, [share, *shares.values()], resources.ray_address or None)
+        with process.own_signals():
+            ray.check(resources.actors, [share, *shares.values()], resources.ray_address or None)
     elif experiment.engine == "batched":
         engine = batched(experiment.chunk, resources.memory or None)
         for client in federation.clients:

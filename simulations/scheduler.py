@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fedkd import checkpoint, files
-from simulations import config, machine, store
+from simulations import config, machine, process, store
 from simulations.config import Experiment
 from simulations.grid import Resources
 
@@ -206,14 +206,15 @@ def _start(cores: int) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=cores,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-        object_store_memory=256 * 2**20,
-    )
+    with process.own_signals():
+        ray.init(
+            address="local",
+            num_cpus=cores,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            object_store_memory=256 * 2**20,
+        )
 
 
 def _submit(job: Job) -> Any:

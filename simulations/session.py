@@ -15,12 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedkd import files
-from simulations import config, grid, scheduler, store
+from simulations import config, grid, process, scheduler, store
 from simulations.scheduler import Job
 from simulations.store import Record
 from simulations.summary import summaries
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # full or broken: nobody's mistake
+# A disk that is full or broken, and a pipe that nobody reads, are nobody's mistake.
+NOT_THEIRS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 PLAIN = {"highlight": False, "markup": False}  # brackets are the user's
 ERRORS = Console(stderr=True, soft_wrap=True, **PLAIN)
 
@@ -49,13 +50,15 @@ class Options:
 class Mistake(click.ClickException):
     """The user's input is wrong; its one line says what, and the way out."""
 
-    exit_code = 2
+    exit_code = process.WRONG
 
 
 class Stopped(click.ClickException):
-    """The user stopped it."""
+    """The user stopped it, or the system."""
 
-    exit_code = 130
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = process.stopped()
 
 
 @contextmanager
@@ -66,7 +69,7 @@ def users_input() -> Iterator[None]:
     except RecursionError as error:
         raise Mistake("lists or tables in the input are nested too deep to be read") from error
     except (ValueError, OSError) as error:
-        if getattr(error, "errno", None) in DISK:
+        if getattr(error, "errno", None) in NOT_THEIRS:
             raise
         raise Mistake(" ".join(str(error).split())) from error
 
