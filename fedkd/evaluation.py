@@ -108,6 +108,16 @@ def collapsed(
     return found
 
 
+def diverged(task: Task, clients: Sequence[Client], engine: Engine = sequential) -> list[int]:
+    """The numbers of those clients who have a parameter that is no finite number."""
+    found = engine(_finite, task, clients, [()] * len(clients))
+    return [client.id for client, finite in zip(clients, found, strict=True) if not finite]
+
+
+def _finite(predict: Predict, params: Params) -> Tensor:
+    return torch.stack([value.isfinite().all() for value in params.values()]).all()
+
+
 def _balanced(said: Tensor, y: Tensor) -> Tensor:
     right = (said == y).double()
     return torch.stack([right[y == label].mean() for label in y.unique()]).mean()

@@ -20,7 +20,7 @@ from fedkd.engines.auto import AutoEngine
 from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
 from fedkd.engines.tolerant import tolerant
-from fedkd.evaluation import collapsed, evaluate
+from fedkd.evaluation import collapsed, diverged, evaluate
 from fedkd.faults import corrupt
 from fedkd.federation import Engine, Round, check_federation, deploy_all, nothing_learnt
 from fedkd.shelf import Shelf
@@ -157,6 +157,7 @@ def _rounds(
         "metrics": metrics,
         **way.drawn(),
         "state": checkpoint.digest(saved(current)),
+        **({"diverged": scores["diverged"]} if "diverged" in scores else {}),
         **({"notes": [_collapse(scores)]} if "collapsed" in scores else {}),
         "seconds": time.perf_counter() - start,
     }
@@ -270,7 +271,27 @@ def _scores(way: Course, federation: Federation, current: Round, engine: Engine)
             "accuracy_local": _list(scores.accuracy_local),
             "group": [client.group for client in clients],
         },
+        **_divergence(federation, current, scores.calibration_error, engine),
         **({"collapsed": {str(client): left for client, left in forgot.items()}} if forgot else {}),
+    }
+
+
+def _divergence(
+    federation: Federation, current: Round, certainty: Tensor, engine: Engine
+) -> dict[str, str]:
+    """Which clients train, or are measured, on what is no number any more; nothing if none do.
+
+    A certainty is NaN where a prediction is: a model that has diverged may be one of averages, or
+    have parameters that are finite and too large.
+    """
+    lost = {*diverged(federation.task, current.clients, engine)}
+    lost |= set(certainty.isnan().nonzero().flatten().tolist())
+    if not lost:
+        return {}
+    who = ", ".join(map(str, sorted(lost)[:5])) + (f" and {len(lost) - 5} more" * (len(lost) > 5))
+    return {
+        "diverged": f"parameters or predictions of {'clients' if lost - {min(lost)} else 'client'} "
+        f"{who} are no finite numbers; lower the learning rate"
     }
 
 

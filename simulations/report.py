@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedkd import files
 from simulations import plots, store
 from simulations.exports import comma_separated, markdown
 from simulations.report_page import html
@@ -34,24 +35,12 @@ def write_report(
     page = Path(out) if out else Path(os.path.commonpath([f.resolve() for f in folders]))
     page = page if page.suffix == ".html" else page / "report.html"
     tables = [part.table for part in found.sections]
-    _write(page.parent / "tables.md", markdown(tables).encode("utf-8", "replace"))
-    _write(page.parent / "tables.csv", comma_separated(tables).encode("utf-8", "replace"))
+    files.write(page.parent / "tables.md", markdown(tables).encode("utf-8", "replace"))
+    files.write(page.parent / "tables.csv", comma_separated(tables).encode("utf-8", "replace"))
     for name, figure in named(found).items():
-        _write(page.parent / "figures" / f"{name}.png", plots.encode(figure.wide, "png"))
-    _write(page, html(found).encode())
+        files.write(page.parent / "figures" / f"{name}.png", plots.encode(figure.wide, "png"))
+    files.write(page, html(found))  # the last: where it is, there is a whole report
     return page
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all; an error names it."""
-    new = path.with_name(f"{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(content)
-        new.replace(path)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _load(folder: Path) -> Sequence[Any]:

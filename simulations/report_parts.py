@@ -14,6 +14,7 @@ from simulations import (
     plots_recipes,
     plots_small,
     plots_system,
+    store,
     survey_page,
 )
 from simulations.claims import About, BySeed, verdict
@@ -138,7 +139,7 @@ def facts(
         "seeds": [str(seed) for seed in sorted({result.seed for result in shown})],
     }
     for run in runs:
-        head = json.loads((run.path / "run.json").read_text(encoding="utf-8"))
+        head = store.head(run.path)
         for name, value in head.items():
             if name not in ("experiment", "hash", "seed"):
                 said.setdefault(name, []).append(_phrase(value))

@@ -209,7 +209,8 @@ def _line(job: Job, record: Record) -> str:
     shown = "undefined" if value is None else f"{value:.3g}"
     if name.startswith("accuracy") and value is not None:
         shown = f"{100 * value:.1f} %"
-    return f"{who}: {name} {shown}, {record['seconds']:.1f} s"
+    lost = f"; DIVERGED: {record['diverged']}" if "diverged" in record else ""
+    return f"{who}: {name} {shown}, {record['seconds']:.1f} s{lost}"
 
 
 def _finish(out: Path, folders: Sequence[Path], options: Options) -> None:
@@ -244,6 +245,9 @@ def print_tables(runs: Sequence[store.Run]) -> None:
         for row in one.body:
             table.add_row(*(row[place] for place in kept))
         console.print(table)
+    for run in runs:
+        if why := next((r["diverged"] for r in run.records if "diverged" in r), None):
+            console.print(f"DIVERGED: {run.path.name}: {why}", soft_wrap=True)
     console.print("Mean ± sample standard deviation over seeds, at the end of each run.")
 
 

@@ -14,6 +14,7 @@ TRAINING = "local."  # the settings of an algorithm that the baseline shares
 def summaries(runs: Sequence[Run]) -> list[Record]:
     """A record "summary" for each setting of the complete runs, over its seeds.
 
+    Seeds whose training diverged are counted like the others, and named under "diverged".
     Federated ones have an `accuracy_baseline`, if local training with the same setting was run
     too: the same students without a federation, over the seeds that both have.
     """
@@ -34,10 +35,12 @@ def _summary(group: Mapping[int, Run], groups: Sequence[Mapping[int, Run]]) -> R
         if seed in metrics:
             metrics[seed]["accuracy_baseline"] = _end(run)["metrics"]["accuracy"]
     names = dict.fromkeys(name for values in metrics.values() for name in values)
+    lost = [seed for seed, end in ends.items() if "diverged" in end]
     return {
         "record": "summary",
         **{key: first[key] for key in ("kind", "method", "data", "protocol")},
         "seeds": list(ends),
+        **({"diverged": lost} if lost else {}),
         "settings": {k: v for k, v in next(iter(group.values())).experiment.items() if k != "seed"},
         "metrics": {
             name: spread(values.get(name) for values in metrics.values()) for name in names

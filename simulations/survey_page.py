@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedkd import files
 from simulations import config, cookbook, grid, store
 from simulations.claims import BySeed, Finding, findings, verdict
 from simulations.settings import flatten
@@ -49,8 +50,7 @@ def write(folders: Sequence[Path], out: Path) -> Path:
             f"no finished run of a recipe in {', '.join(map(str, folders))}; start one with "
             "`kdsim recipe NAME`, or all with `kdsim recipe --all`"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(found), encoding="utf-8")
+    files.write(out, page(found))
     return out
 
 

@@ -195,7 +195,18 @@ def moved(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
 
 def accuracy(one: Learner | Callable[[Any], Outputs], x: Any, y: Tensor) -> float:
     """The share of examples whose label has the largest logit."""
-    return fidelity.accuracy(one(x).logits, y)
+    return share_right(one(x).logits, y)
+
+
+def share_right(logits: Tensor, y: Tensor) -> float:
+    """`knowledge.fidelity.accuracy` of a network that has not diverged.
+
+    Raises:
+        ArithmeticError: it has: a logit is no number.
+    """
+    if logits.isnan().any():
+        raise ArithmeticError("training diverged: a prediction is no number; lower a learning rate")
+    return fidelity.accuracy(logits, y)
 
 
 @functools.cache

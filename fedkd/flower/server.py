@@ -1,7 +1,6 @@
 """A ServerApp that runs a strategy and writes down what happened."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from safetensors.torch import save_file
 
+from fedkd import files
 from fedkd.channel import Ledger
 from fedkd.flower.messages import unpack
 from fedkd.flower.strategy import DistillationStrategy
@@ -77,8 +77,9 @@ def carry_out(plan: Plan, grid: Grid) -> None:
         )
     server = {key: value.contiguous() for key, value in unpack(result.arrays).items()}
     if server:
-        save_file(server, plan.results / "server.safetensors")
-    _write(plan.results / "result.json", _summary(plan))
+        with files.replacing(plan.results / "server.safetensors") as draft:
+            save_file(server, draft)
+    files.write(plan.results / "result.json", json.dumps(_summary(plan), indent=1) + "\n")
 
 
 def _summary(plan: Plan) -> dict[str, Any]:
@@ -106,10 +107,3 @@ def _summary(plan: Plan) -> dict[str, Any]:
         "versions": {"flwr": flwr.__version__, "torch": torch.__version__},
         "threads": torch.get_num_threads(),
     }
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(draft, path)

@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 
 from fedkd.data.datasets import Dataset
-from knowledge import ensemble, fidelity
+from knowledge import ensemble
 from knowledge.randomness import generator
 from knowledge.schemes import alone, multi_step, run, soft
 from knowledge.training import Training
 from simulations.recipes import Metrics
-from simulations.workbench import accuracy, classifiers, labelled, split
+from simulations.workbench import accuracy, classifiers, labelled, share_right, split
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class BornAgain:
             generator(seed, "teach"),
         )
         together = {
-            arm: fidelity.accuracy(
+            arm: share_right(
                 ensemble.mean(torch.stack([one(x).logits for one in crowd.values()]).softmax(-1)), y
             )
             for arm, crowd in {"_ensemble": born, "_independents": independent}.items()

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from fedkd.data.datasets import Dataset
-from knowledge import fidelity
 from knowledge.learners import Learner
 from knowledge.randomness import generator
 from knowledge.schemes import alone, lifelong, run
 from knowledge.training import Training
 from simulations.recipes import Metrics
-from simulations.workbench import accuracy, labelled, learner, split
+from simulations.workbench import accuracy, labelled, learner, share_right, split
 
 
 @dataclass(frozen=True)
@@ -71,4 +70,4 @@ class Lifelong:
 def among(one: Learner, data: Dataset, rows: Tensor, classes: range) -> float:
     """Accuracy where the answer is known to be one of some neighbouring classes."""
     said = one(data.x[rows]).logits[:, torch.tensor(classes)]
-    return fidelity.accuracy(said, data.y[rows] - classes.start)
+    return share_right(said, data.y[rows] - classes.start)

@@ -9,7 +9,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from fedkd.data.datasets import Dataset
 from fedkd.networks import initialiser
-from knowledge import fidelity
 from knowledge.learners import Learner
 from knowledge.outputs import Outputs
 from knowledge.randomness import generator
@@ -17,7 +16,7 @@ from knowledge.schemes import alone, multi_exit, run
 from knowledge.stacking import Params
 from knowledge.training import Training
 from simulations.recipes import Metrics
-from simulations.workbench import labelled, split
+from simulations.workbench import labelled, share_right, split
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,12 @@ class MultiExit:
             )
             said = run(scheme, {"student": start}, generator(seed, "learn"))["student"](x)
             metrics |= {
-                f"accuracy{arm}": fidelity.accuracy(said.hidden[0], y),
-                f"accuracy_deepest{arm}": fidelity.accuracy(said.logits, y),
+                f"accuracy{arm}": share_right(said.hidden[0], y),
+                f"accuracy_deepest{arm}": share_right(said.logits, y),
             }
         scheme = alone("student", examples, self.training)
         said = run(scheme, {"student": shallow}, generator(seed, "learn"))["student"](x)
-        return metrics | {"accuracy_shallow": fidelity.accuracy(said.logits, y)}
+        return metrics | {"accuracy_shallow": share_right(said.logits, y)}
 
 
 def exits(inputs: int, widths: Sequence[int], classes: int, seed: int) -> Learner:

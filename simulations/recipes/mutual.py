@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 
 from fedkd.data.datasets import Dataset
-from knowledge import ensemble, fidelity, response
+from knowledge import ensemble, response
 from knowledge.randomness import generator
 from knowledge.schemes import alone, online, run, soft
 from knowledge.training import Training
 from simulations.recipes import Metrics
-from simulations.workbench import accuracy, classifiers, labelled, split
+from simulations.workbench import accuracy, classifiers, labelled, share_right, split
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Mutual:
             together = ensemble.mean(torch.stack(said).softmax(-1))
             metrics |= {
                 f"accuracy{arm}": sum(accuracy(peer, x, y) for peer in peers) / len(peers),
-                f"accuracy_ensemble{arm}": fidelity.accuracy(together, y),
+                f"accuracy_ensemble{arm}": share_right(together, y),
                 f"divergence{arm}": float(torch.stack(response.mutual(said)).mean()),
             }
         return metrics

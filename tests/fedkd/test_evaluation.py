@@ -1,11 +1,14 @@
 """Scores against values worked out by hand. A client is a table: its logits are its parameters."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from fedkd.core import Client, Model, Task
+from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
-from fedkd.evaluation import collapsed, evaluate, training_accuracy
+from fedkd.evaluation import collapsed, diverged, evaluate, training_accuracy
 from knowledge import fidelity
 from knowledge.outputs import Outputs
 from knowledge.training import Examples
@@ -168,3 +171,15 @@ def test_who_collapsed_by_hand():
     _, after = holders([constant, constant, half, good, saying(1, 2, 0, 0, 0)], labels, rows)
     assert collapsed(task, before, after) == pytest.approx({0: 1 / 3, 4: 0.0})
     assert collapsed(task, before, before) == {}
+
+
+@pytest.mark.parametrize("engine", [sequential, batched(2)])
+def test_who_has_a_parameter_that_is_no_number_has_diverged(tiny, engine):
+    federation = tiny()
+    clients = list(federation.clients)
+    for place, bad in ((1, float("nan")), (3, float("-inf"))):
+        params = {name: value.clone() for name, value in clients[place].params.items()}
+        list(params.values())[-1].view(-1)[0] = bad
+        clients[place] = replace(clients[place], params=params)
+    assert diverged(federation.task, federation.clients, engine) == []
+    assert diverged(federation.task, clients, engine) == [1, 3]
