@@ -24,7 +24,7 @@ from fedkd.networks import cnn, initialiser, lenet, mlp, mobile, resnet8, with_f
 from knowledge.outputs import Outputs
 from knowledge.training import Network, Params
 
-__all__ = ["build", "cnn", "from_module", "lenet", "mlp", "mobile", "names", "resnet8"]
+__all__ = ["build", "cnn", "from_module", "lenet", "mlp", "mobile", "names", "resnet8", "size"]
 
 FEW = {"lenet": 0, "resnet8": 1}  # how many numbers a name may have; any where none is given
 
@@ -56,6 +56,15 @@ def build(name: str, shape: Sequence[int], num_classes: int) -> Model:
         return _of_any_inputs(few[family](shape, num_classes, *sizes))
     make = {"mlp": mlp, "cnn": cnn, "mobile": mobile}[family]
     return _of_any_inputs(make(shape, num_classes, sizes) if sizes else make(shape, num_classes))
+
+
+def size(model: Model) -> int | None:
+    """How many parameters a model has, without making them; None for more than can be counted."""
+    try:
+        with torch.device("meta"):
+            return sum(value.numel() for value in model.init(None).values())  # type: ignore[arg-type]
+    except (RuntimeError, TypeError, OverflowError):
+        return None
 
 
 def names() -> tuple[str, ...]:

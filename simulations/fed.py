@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from torch import Tensor
 
 from fedkd import checkpoint
@@ -23,8 +24,10 @@ from fedkd.engines.tolerant import tolerant
 from fedkd.evaluation import collapsed, diverged, evaluate
 from fedkd.faults import corrupt
 from fedkd.federation import Engine, Round, check_federation, deploy_all, nothing_learnt
+from fedkd.models import build, size
 from fedkd.shelf import Shelf
 from knowledge.randomness import generator
+from knowledge.training import Training
 from simulations import process, store
 from simulations.config import FedExperiment, digest, tampering
 from simulations.course import Course, course, saved
@@ -72,6 +75,7 @@ def prepare(
     labels = data.y[chosen.private]
     domains = None if data.domains is None else data.domains[chosen.private]
     dealt = e.alpha, e.shards, e.classes_per_client, domains
+    _check_room(e, data)
     parts = partition(e.partition, labels, e.clients, stream, *dealt)
     federation = federate(data, chosen, parts, e.models, e.seed, e.rotations)
     check_federation(e.algorithm, federation.task, federation.clients)
@@ -191,6 +195,32 @@ def engine_of(
         if experiment.corrupt is not None:
             engine = corrupt(engine, *tampering(experiment.corrupt, experiment.clients))
         yield engine, notes
+
+
+def _check_room(e: FedExperiment, data: datasets.Dataset) -> None:
+    """Raise ValueError for models and orders of examples that this machine has no memory for."""
+    there = psutil.virtual_memory().total
+    counts = {name: size(build(name, data.shape, data.num_classes)) for name in e.models}
+    bytes_of = [math.inf if n is None else 4 * n for n in counts.values()]
+    # Parameters of all; and of one that is trained, its gradients, momentum and what it becomes.
+    need = e.clients / len(e.models) * sum(bytes_of) + 3 * max(bytes_of, default=0)
+    if need > there:
+        raise ValueError(
+            f"models {','.join(e.models)}: the parameters of {e.clients} clients take "
+            f"{need / 1e9:.3g} GB, and this machine has {there / 1e9:.3g} GB; take smaller models "
+            "or fewer clients"
+        )
+    for name, own in vars(e.algorithm).items():
+        if not isinstance(own, Training):
+            continue
+        passes = own.epochs if own.steps is None else own.steps
+        need = 16 * passes * (own.batch_size + max(e.private, e.public) * (own.steps is None))
+        if need > there:
+            raise ValueError(
+                f"{name}: the order of examples in {passes} passes with batch_size "
+                f"{own.batch_size} takes {need / 1e9:.3g} GB, and this machine has "
+                f"{there / 1e9:.3g} GB; take smaller ones"
+            )
 
 
 def _check_engine(experiment: FedExperiment, federation: Federation, resources: Resources) -> None:

@@ -33,6 +33,7 @@ from simulations.settings import Leaf, flatten, leaves, nearest, updated
 Document = dict[str, Any]
 SEEDS = Leaf(tuple[int, ...], ())
 MOST = 10_000  # runs of one file: each has a folder, and all are made before the first one starts
+THREADS = 1024  # of a run, at the most
 FEWER = "take fewer seeds or values, or several files"
 
 
@@ -64,8 +65,10 @@ class Resources:
 
     def __post_init__(self) -> None:
         """Refuse what makes no share."""
-        if self.cpus < 1 or self.gpus < 0:
-            raise ValueError(f"cpus must be >= 1 and gpus >= 0, got {self.cpus} and {self.gpus}")
+        if not 1 <= self.cpus <= THREADS or self.gpus < 0:
+            raise ValueError(
+                f"cpus must be >= 1 and <= {THREADS}, gpus >= 0, got {self.cpus} and {self.gpus}"
+            )
         if self.actors < 1 or min(self.memory, self.deadline, self.checkpoint_every) < 0:
             raise ValueError(
                 "actors must be >= 1, memory, deadline and checkpoint_every >= 0, got "

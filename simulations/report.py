@@ -34,12 +34,12 @@ def write_report(
     found = gather([run for folder in folders for run in _load(folder)], folders, select or "")
     page = Path(out) if out else Path(os.path.commonpath([f.resolve() for f in folders]))
     page = page if page.suffix == ".html" else page / "report.html"
-    tables = [part.table for part in found.sections]
+    tables, text = [part.table for part in found.sections], html(found)
     files.write(page.parent / "tables.md", markdown(tables).encode("utf-8", "replace"))
     files.write(page.parent / "tables.csv", comma_separated(tables).encode("utf-8", "replace"))
     for name, figure in named(found).items():
         files.write(page.parent / "figures" / f"{name}.png", plots.encode(figure.wide, "png"))
-    files.write(page, html(found))  # the last: where it is, there is a whole report
+    files.write(page, text)  # the last: where it is, there is a whole report
     return page
 
 

@@ -14,6 +14,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
+# Whole numbers that no machine could count up to in a run, and what takes memory by its square.
+LARGEST = 1_000_000
+WIDEST, DEEPEST = 16_384, 1_000
+MOST = dict.fromkeys(("hidden", "width", "dimensions", "moved", "noise", "latent"), WIDEST)
+MOST |= {"layers": DEEPEST, "seed": 2**63 - 1}
+
 
 class Leaf(NamedTuple):
     """A setting: its type, and its value where none is given."""
@@ -92,11 +98,20 @@ def checked(name: str, hint: Any, value: Any) -> Any:
     """
     value = tuple(value) if isinstance(value, list) else value
     try:
-        return _adapter(hint).validate_python(value)
+        return _counted(name, _adapter(hint).validate_python(value))
     except ValidationError as error:
         first = error.errors()[0]
         said = first["msg"][0].lower() + first["msg"][1:]
-        raise ValueError(f"{name} is {first['input']!r}: {said}") from None
+        raise ValueError(f"{name} is {_short(first['input'])}: {said}") from None
+
+
+def _counted(name: str, value: Any) -> Any:
+    """The value, if it is no whole number that is absurd."""
+    most = MOST.get(name.rpartition(".")[2].rpartition("_")[2], LARGEST)
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int) and not -most <= number <= most:
+            raise ValueError(f"{name} is {number}; it has to be at most {most}")
+    return value
 
 
 @cache
@@ -107,6 +122,11 @@ def _hints(kind: type) -> dict[str, Any]:
 @cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint, config=STRICT)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 100 else f"{text[:80]} ..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -87,7 +87,7 @@ def test_what_is_wrong_is_named(text, message):
 def test_resources_are_checked_too():
     with pytest.raises(ValueError, match="e.toml: unknown key 'cpu' in .resources.; did you mean"):
         grid.resources({"resources": {"cpu": 1}}, "e.toml")
-    with pytest.raises(ValueError, match="e.toml: cpus must be >= 1"):
+    with pytest.raises(ValueError, match="e.toml: cpus must be >= 1 and <= 1024"):
         grid.resources({"resources": {"cpus": 0}}, "e.toml")
 
 
