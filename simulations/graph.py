@@ -9,7 +9,10 @@ from typing import Any
 import graphkd
 from fedkd import files
 from graphkd.portrait import portrait
+from graphkd.settings import resolve, student
+from graphkd.settings import teachers as teachers_of
 from graphkd.teaching import fit_one_teacher
+from graphkd.training import build
 from simulations import teachers
 from simulations.config import GraphExperiment
 
@@ -35,7 +38,11 @@ def prepare(
     graph = _load(experiment.data, graphkd.data.data_root(root), download)
     graphkd.distill.check(experiment.method, graph)
     cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
-    return graphkd.tasks.split(graph, experiment.protocol, experiment.seed, *cut)
+    split = graphkd.tasks.split(graph, experiment.protocol, experiment.seed, *cut)
+    method = resolve(experiment.method, experiment.data, experiment.protocol)
+    for one in (*teachers_of(method), student(method)):  # a width that no network can have
+        build(one, split.view("train").graph, experiment.seed, "check")
+    return split
 
 
 def run(
