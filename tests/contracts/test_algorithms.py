@@ -299,6 +299,13 @@ def test_uploads_are_gone_through_once(name, tiny):
 
 
 @every_algorithm
+def test_a_server_that_counts_rounds_counts_each(name, tiny):
+    # It draws by this number: one that stands still would draw the same in every round.
+    found = [current.server.get("round") for current in run(small(name), tiny(), rounds=3)]
+    assert found in ([None] * 3, [1, 2, 3])
+
+
+@every_algorithm
 def test_what_the_server_learns_is_said(name):
     assert algorithms.get(name).properties.server_learns
 

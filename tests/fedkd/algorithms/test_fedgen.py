@@ -10,7 +10,7 @@ from fedkd.algorithms.fedavg import FedAvg
 from fedkd.algorithms.fedgen import FedGen
 from fedkd.core import Client, Received, Task
 from fedkd.federation import check_federation, private_of, simulate
-from fedkd.generator import maker, seeds, teaching
+from fedkd.generator import lessons, maker, seeds, teaching
 from fedkd.models import mlp
 from knowledge.outputs import Outputs
 from knowledge.training import Examples, Training
@@ -106,6 +106,16 @@ def test_noise_is_normal():
     assert abs(float(noise.mean())) < 0.02
     assert float(noise.std()) == pytest.approx(1, abs=0.02)
     assert float((noise.abs() < 1).double().mean()) == pytest.approx(0.6827, abs=0.01)
+
+
+def test_the_generator_is_taught_labels_by_their_shares():
+    shares, dice = torch.tensor([0.9, 0.1, 0.0]), torch.Generator().manual_seed(0)
+    batches = lessons(shares, 10000, 2, Training(batch_size=100), dice)
+    labels, noise = batches.y
+    drawn = torch.bincount(labels, minlength=3) / 10000
+    torch.testing.assert_close(drawn, shares, rtol=0, atol=0.015)  # 5 standard deviations
+    assert drawn[2] == 0
+    assert torch.equal(batches.x, torch.cat([noise, F.one_hot(labels, 3)], dim=1))
 
 
 def test_the_generators_loss_against_a_loop():

@@ -134,6 +134,18 @@ def test_it_happens_once_and_in_a_clients_own_first_round():
     close(third.clients[1].params["table"][1], newcomer[1] + 0.25 * (q - p))
 
 
+def test_who_was_away_for_a_round_does_not_pretrain_again():
+    task, clients = tables([[0.0, 0.0]] * 3, [[0.0, 0.0]] * 3, labels=[0, 1])
+    cohorts = [[0], [1], [0]]
+
+    def sample(numbers, generator):
+        return cohorts.pop(0)
+
+    *_, second, third = rounds(FedMD(STILL, HALF, pretrain=1), task, clients, 3, sample=sample)
+    assert second.server["met"].tolist() == third.server["met"].tolist() == [0, 1]
+    assert set(third.told[0]) == {"consensus"}
+
+
 def test_it_needs_labels_and_says_so():
     algorithm = FedMD(pretrain=1)
     assert (algorithm.properties.public, FedMD().properties.public) == ("labelled", "unlabelled")
