@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import graphkd
-from graphkd import data, losses, methods, networks, splits
+from graphkd import data, losses, methods, networks, settings, splits
 from graphkd.core import View
 from graphkd.crowd import Crowd, learn_weights
 from graphkd.graph import Graph, Part
@@ -23,7 +23,8 @@ from graphkd.methods.logits import squared_difference
 from graphkd.methods.nosmog import adversarial
 from graphkd.mutual import Peers, together
 from graphkd.recipe import Lesson
-from graphkd.teaching import _value
+from graphkd.teaching import _value, fit_teacher
+from graphkd.training import finish, predict
 from knowledge.outputs import Outputs
 from knowledge.randomness import generator
 
@@ -129,6 +130,22 @@ def test_a_crowd_says_the_weighted_mean_of_probabilities():
     expected = 0.25 * torch.eye(3).softmax(1) + 0.75 * (-torch.eye(3)).softmax(1)
     torch.testing.assert_close(said, expected)
     torch.testing.assert_close(crowd(PATH, torch.tensor([2])).logits.softmax(1), expected[2:])
+
+
+def test_the_weights_of_a_crowd_are_learnt_on_the_validation_nodes():
+    split = splits.transductive(FAKE, 0)
+    method = methods.get("multiteacher")(teacher="sage+gcn", teacher_epochs=2, teacher_hidden=8)
+    method = settings.resolve(method, "fake", "transductive")
+    crowd = finish(fit_teacher(method, split, seed=0)).network
+    view = split.view("train")
+
+    def learnt(part):
+        nodes = view.part(part)
+        said = [predict(one, view.graph, nodes).logits.softmax(-1) for one in crowd.teachers]
+        return learn_weights(torch.stack(said), view.graph.y[nodes])
+
+    torch.testing.assert_close(crowd.weights, learnt("val"), rtol=1e-6, atol=0)
+    assert not torch.allclose(crowd.weights, learnt("train"), rtol=0.1, atol=0)
 
 
 def test_krd_keeps_all_edges_in_the_first_epochs_and_moves_its_power_after():
@@ -422,15 +439,17 @@ def test_the_power_of_krd_moves_by_what_momentum_leaves():
         assert loss.power == pytest.approx(power)
 
 
-def test_each_of_three_peers_hears_the_mean_of_the_others():
-    view = splits.transductive(FAKE, 0).view("distill")
+def test_each_of_three_peers_hears_the_mean_of_the_others_where_they_may_speak():
+    view = splits.withheld(FAKE, 0).view("distill")
+    soft = view.part("soft")
+    assert len(soft) < view.graph.num_nodes
     draw = torch.Generator().manual_seed(0)
     peers = Peers([Linear(torch.randn(3, 12, generator=draw)) for _ in range(3)])
     said = [peer(view.graph).logits.detach() for peer in peers.networks]
     train, y = view.part("train"), view.graph.y
     hard = sum(nn.functional.cross_entropy(z[train], y[train]) for z in said)
     pairs = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
-    heard = sum(4 * softened(said[k], said[j], 2.0) for k, j in pairs) / 2
+    heard = sum(4 * softened(said[k][soft], said[j][soft], 2.0) for k, j in pairs) / 2
     step = together(peers, [view.graph] * 3, view, weight=0.5, temperature=2.0)
     loss = step(peers, torch.optim.SGD(peers.parameters(), 0.0), draw)
     assert loss == pytest.approx(float(hard + 0.5 * heard), rel=1e-5)
