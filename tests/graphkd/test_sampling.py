@@ -106,6 +106,7 @@ def test_batches_cover_all_nodes_once_and_follow_the_generator():
 
     assert [len(own) for own in seeds()] == [25, 25, 10]
     assert sorted(sum(seeds(), [])) == nodes.tolist()
+    assert sum(seeds(), []) != nodes.tolist()  # a fresh order
     assert seeds() == seeds()
 
 
