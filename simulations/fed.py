@@ -294,7 +294,7 @@ def _scores(way: Course, federation: Federation, current: Round, engine: Engine)
         "accuracy_local": _number(scores.accuracy_local.mean()),
         "agreement": _number(scores.agreement.mean()),
         "calibration_error": _number(scores.calibration_error.mean()),
-        "bytes_deployed": 0 if way.topology else brought.bytes_down,
+        "bytes_deployed": brought.bytes_down,
         **chosen_on,
         "clients": {
             "accuracy": _list(scores.accuracy),
