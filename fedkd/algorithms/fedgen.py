@@ -119,12 +119,6 @@ class FedGen(FedAvg):
         counts = label_counts(private, len(start[bias]))
         return trained, Upload(trained | {"label_counts": counts}, private.size)
 
-    def deploy(
-        self, predict: Predict, params: Params, received: Message, public: Public | None
-    ) -> Params:
-        """The average."""
-        return {name: received[name] for name in params}
-
     def claims(self, task: Task, group: str) -> dict[str, Claim]:
         """Every parameter, in its shape, and a number for each label."""
         counts = Claim((task.num_classes,), most=task.private)
