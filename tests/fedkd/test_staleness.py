@@ -12,7 +12,7 @@ from fedkd.clock import Clock
 from fedkd.core import Claim, Client, Model, Received, Task, Upload
 from fedkd.engines.sequential import sequential
 from fedkd.federation import simulate
-from fedkd.staleness import discount, moved
+from fedkd.staleness import discount, moved, with_newest
 from fedkd.timed import simulate_timed
 from knowledge.training import Examples, Training
 from tests.conftest import tiny_federation
@@ -163,6 +163,17 @@ def test_a_consensus_is_over_the_newest_of_each_client_heard(name):
         expected = torch.stack(list(newest.values())).double().mean(dim=0)
         torch.testing.assert_close(current.server["consensus"].double(), expected)
     assert len(newest) > 3
+
+
+def test_nothing_new_is_no_reason_to_look_at_the_old_again():
+    def says(client, value):
+        return Received(client, "one", {"p": torch.tensor([value])}, 1.0)
+
+    newest = {}
+    assert list(with_newest([says(2, 0.5), says(0, 0.1)], newest)) == [says(0, 0.1), says(2, 0.5)]
+    assert list(with_newest([], newest)) == []
+    assert list(with_newest([says(0, 0.2)], newest)) == [says(0, 0.2), says(2, 0.5)]
+    assert sorted(newest) == [0, 2]
 
 
 PREDICTING = [n for n in algorithms.names() if n not in ("local", "pooled")]
