@@ -2,7 +2,7 @@ import dataclasses
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedkd import algorithms
@@ -119,6 +119,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # tables of characters
 @given(st.dictionaries(TEXTS, VALUES, max_size=4))
 def test_a_document_survives_being_written(document):
     """Whatever TOML can hold: any key, times, infinity, tables in lists, control characters."""

@@ -140,7 +140,7 @@ def test_ascii_is_spoken_where_nothing_else_is_understood(monkeypatch, text):
     assert cli.main(["run", f"{text}.toml"]) == 2
     print(text, flush=True)
     assert out.getvalue().decode() == f"{ODD[text]}\n"
-    assert err.getvalue().decode().startswith(f"no experiment file {ODD[text]}.toml; ")
+    assert err.getvalue().decode().startswith(f"no experiment file {ODD[text]}.toml")
 
 
 @pytest.mark.usefixtures("no_report")
