@@ -106,9 +106,10 @@ def test_the_server_says_of_each_example_what_its_network_says_of_that_ones_feat
 
 
 def test_the_server_learns_by_hand():
-    # One example, and a step of the server's network by torch: a CE + T^2 KL, a = 1.
+    # One example, and a step of the server's network by torch: a CE + T^2 KL, a = 3.
     task, clients = federation(X, Y, [4], classes=3)
-    algorithm = FedGKT(STILL, Training(learning_rate=0.1, batch_size=4), temperature=2.0)
+    server = Training(learning_rate=0.1, batch_size=4)
+    algorithm = FedGKT(STILL, server, loss_weight=3.0, temperature=2.0)
     before = algorithm.init(task, torch.Generator().manual_seed(0))
     said = torch.tensor([[1.0, -1.0, 0.5]])
     payload = {"features": torch.tensor([X[4]]), "logits": said, "labels": torch.tensor([1])}
@@ -124,7 +125,7 @@ def test_the_server_learns_by_hand():
     soft = torch.nn.functional.kl_div(
         (value / 2).log_softmax(-1), (said / 2).softmax(-1), reduction="batchmean"
     )
-    loss = torch.nn.functional.cross_entropy(value, payload["labels"]) + 4 * soft
+    loss = 3 * torch.nn.functional.cross_entropy(value, payload["labels"]) + 4 * soft
     for key, gradient in zip(net, torch.autograd.grad(loss, list(net.values())), strict=True):
         close(after[key], (net[key] - 0.1 * gradient).detach())
 

@@ -120,6 +120,7 @@ def test_a_round_in_which_nobody_holds_anything_keeps_the_prototypes():
     server = algorithm.server_update(task(), server, [sent(0, [1.0, 0.0], [4.0, 0.0], None)], None)
     after = algorithm.server_update(task(), server, [sent(0, None, None, None)], None)
     assert torch.equal(after["prototypes"], server["prototypes"])
+    assert (int(server["round"]), int(after["round"])) == (1, 2)  # the next shuffle is another
 
 
 def test_trained_prototypes_keep_the_margin_where_means_do_not():
