@@ -144,6 +144,12 @@ def test_the_coding_is_the_last_stage_of_whatever_channel_there_is():
     assert "has no numbers to compress" in current.rejected[0]
 
 
+def test_the_server_has_a_pace_of_its_own(double):
+    # That of the round by hand, whatever the clients' is.
+    (first,) = rounds(CFD(STILL, STILL, HALF), tables(*SAY), 1)
+    close(first.server["model/table"], [[0, 0], [-1 / 24, 1 / 24], [1 / 24, -1 / 24]])
+
+
 def test_the_servers_model_is_of_the_largest_architecture(tiny):
     # 341 parameters, 368, and 393: by hand in test_channel.py.
     federation = tiny(["mlp-8", "mlp-7-8", "cnn-4-8"])

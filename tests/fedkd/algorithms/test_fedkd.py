@@ -1,6 +1,7 @@
 """FedKD: a step worked by hand, and a round's update as the server reads it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,16 +23,18 @@ def look_up(params, x):
     return Outputs(params["table"][x[:, 0].long()])
 
 
-def step(logits, probabilities):
+def step(logits, probabilities, width=2):
     """One step of a mentor and of a mentee that says the same of every example; the label is 0."""
+    algorithm = replace(ONE_STEP, mentee=f"mlp-{width}")
     table = {"table": torch.tensor([logits])}
     examples = Examples(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([0]))
     client = Client(0, "table", table, examples)
-    zeros = {k: torch.zeros_like(v) for k, v in build("mlp-2", (1,), 2).init(stream()).items()}
+    initial = build(algorithm.mentee, (1,), 2).init(stream())
+    zeros = {name: torch.zeros_like(value) for name, value in initial.items()}
     mentee = zeros | {"layer1.bias": torch.tensor(probabilities).log()}
     received = mentee | {"energy": torch.tensor([0.95])}
-    private = private_of(ONE_STEP, client, 0, 1)
-    params, upload = ONE_STEP.client_update(look_up, table, received, private, None)
+    private = private_of(algorithm, client, 0, 1)
+    params, upload = algorithm.client_update(look_up, table, received, private, None)
     return (params["table"] - table["table"])[0], upload
 
 
@@ -59,6 +62,14 @@ def test_features_draw_together_by_hand():
     # has gradient (log 3, 0), divided by d = 2 log 4/3.
     d = 2 * math.log(4 / 3)
     moved, _ = step([math.log(3), 0.0], [0.75, 0.25])
+    torch.testing.assert_close(moved, torch.tensor([0.25 - math.log(3) / d, -0.25]))
+
+
+def test_the_mentees_features_are_mapped_to_the_mentors():
+    # With one feature at the mentee, 0, the map's (0, 0) is compared with the mentor's (log 3, 0),
+    # as above: a mean over two, and not over the one feature that the mentor's would be mapped to.
+    d = 2 * math.log(4 / 3)
+    moved, _ = step([math.log(3), 0.0], [0.75, 0.25], width=1)
     torch.testing.assert_close(moved, torch.tensor([0.25 - math.log(3) / d, -0.25]))
 
 
