@@ -29,6 +29,7 @@ from knowledge.outputs import Outputs
 from knowledge.randomness import generator
 
 FAKE = data.fake(size=55)
+TRAIN = splits.transductive(FAKE, 0).view("distill").part("train")
 WITH_LABELS = torch.cat([FAKE.x, torch.zeros(FAKE.num_nodes, FAKE.classes)], 1)
 PATH = Graph(torch.eye(3), torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), torch.arange(3), 3)
 
@@ -331,6 +332,11 @@ def two_linear():
             lambda *of: 2 * losses.distance(*of).mean() + 3 * losses.angle(*of).mean(),
         ),
         (
+            "privileged",
+            {"hard_weight": 0.3, "temperature": 2.0},
+            lambda s, t, g: 0.7 * 4 * softened(s.logits[TRAIN], t.logits[TRAIN], 2.0),
+        ),
+        (
             "nosmog",  # nothing is moved by a radius of 0
             {"similarity_weight": 0.0, "adversarial_weight": 0.25, "radius": 0.0, "moved": 0},
             lambda s, t, g: 1.25 * softened(s.logits, t.logits, 1.0),
@@ -387,7 +393,7 @@ def test_cpf_compares_probabilities_of_all_nodes_but_those_that_train():
     assert term.weight == 1.0
     assert (expected > 0).any()
     torch.testing.assert_close(term.loss(own, taught, start.view.graph), expected)
-    some = torch.tensor([7, 3, 100])
+    some = torch.cat([start.view.part("train")[-2:], expected.nonzero()[-2:, 0]])
     few = [Outputs(shown.logits[some]) for shown in (own, taught)]
     torch.testing.assert_close(term.loss(*few, start.view.graph.take(some)), expected[some])
 
@@ -434,9 +440,19 @@ def test_the_power_of_krd_moves_by_what_momentum_leaves():
     agree = own.logits.argmax(1) == taught.logits.argmax(1)
     fitted = reliability.fit_power(loss.unreliable, agree, method.bins)
     assert abs(fitted - 1) > 0.1
-    for power in (0.9 + 0.1 * fitted, 0.81 + 0.19 * fitted):  # from 1 on
-        loss(own, taught, graph)
+    some = torch.arange(graph.num_nodes).flip(0)[:80]
+    few = [Outputs(shown.logits[some], (shown.hidden[0][some],)) for shown in (own, taught)]
+    draw = generator(0, "kept edges")
+    for power, of, nodes in (
+        (0.9 + 0.1 * fitted, (own, taught, graph), slice(None)),  # from 1 on
+        (0.81 + 0.19 * fitted, (*few, graph.take(some)), some),
+    ):
+        value = loss(*of)
         assert loss.power == pytest.approx(power)
+        kept = reliability.keep(loss.unreliable[nodes], loss.power, of[2], draw)
+        assert kept.any()
+        assert not kept.all()
+        torch.testing.assert_close(value, losses.reliable_labels(*of, kept, 1.0))
 
 
 def test_each_of_three_peers_hears_the_mean_of_the_others_where_they_may_speak():
