@@ -72,8 +72,7 @@ class Moment(Round):
     @property
     def heard(self) -> set[int]:
         """Those from whom an upload came in this round that was not too late."""
-        refused = set(self.rejected) - set(self.sent)
-        return set(self.sent) - set(self.late) | refused
+        return set(self.sent) - set(self.late) | set(self.rejected)
 
 
 def simulate_timed(

@@ -9,6 +9,7 @@ from fedkd import algorithms, checkpoint
 from fedkd.channel import Ledger
 from fedkd.clock import Arrival, Clock, Device, closing, seconds
 from fedkd.core import Algorithm, Claim, Client, Model, Properties, Task, Upload
+from fedkd.engines.sequential import sequential
 from fedkd.federation import simulate
 from fedkd.sampling import uniform
 from fedkd.timed import devices, pack, simulate_timed, unpack
@@ -75,6 +76,7 @@ def test_a_deadline_discards_who_is_late_and_it_comes_back_when_it_is_done():
     assert [current.now for current in found] == [3.0, 5.0, 8.0, 10.0]
     assert [current.cohort for current in found] == [(0, 1, 2), (0, 1), (0, 1, 2), (0, 1)]
     assert [current.late for current in found] == [(), (2,), (), (2,)]
+    assert [current.heard for current in found] == [{0, 1}] * 4
     assert [list(current.pending) for current in found] == [[2], [], [2], []]
     assert heard(found[-1]) == {0: 4, 1: 4}
     assert [int(current.clients[2].params["count"]) for current in found] == [0, 1, 1, 2]
@@ -159,6 +161,26 @@ def test_a_run_goes_on_from_its_checkpoint_with_all_that_is_under_way(name, cloc
         for one, other in zip(rest, whole[stop:], strict=True):
             assert checkpoint.digest(pack(one)) == checkpoint.digest(pack(other))
             assert (one.now, one.stale, one.failed) == (other.now, other.stale, other.failed)
+
+
+def test_what_is_turned_away_was_heard_and_what_cannot_be_sent_too():
+    def engine(function, task, clients, inputs):
+        results = sequential(function, task, clients, inputs)
+        bad = {0: lambda upload: None, 1: lambda upload: upload._replace(weight=-1.0)}
+        return [
+            (params, bad.get(c.id, lambda upload: upload)(upload))
+            for c, (params, upload) in zip(clients, results, strict=True)
+        ]
+
+    # Client 0 takes no time, as it has nothing to send; client 2 is late in the first round,
+    # and comes in the second, too late to be looked at.
+    first, second = timeline(
+        Clock(step_seconds=1.0, deadline=2.0), 1, 2, 3, rounds=2, engine=engine
+    )
+    assert [sorted(current.rejected) for current in (first, second)] == [[0, 1]] * 2
+    assert second.late == (2,)
+    assert [current.heard for current in (first, second)] == [{0, 1}] * 2
+    assert [int(current.clients[0].params["count"]) for current in (first, second)] == [1, 2]
 
 
 def test_devices_are_drawn_once_by_the_seed():

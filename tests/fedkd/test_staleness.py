@@ -157,7 +157,7 @@ def test_a_consensus_is_over_the_newest_of_each_client_heard(name):
     settings = {"aggregation": "sa"} if name == "dsfl" else {}
     given = quick(name, **settings), federation.task, federation.clients
     newest = {}
-    for current in simulate_timed(*given, ONE_BY_ONE, rounds=10):
+    for current in list(simulate_timed(*given, ONE_BY_ONE, rounds=10)):  # none changes later
         newest |= {k: upload.payload["probabilities"] for k, upload in current.sent.items()}
         assert sorted(current.newest) == sorted(newest)
         expected = torch.stack(list(newest.values())).double().mean(dim=0)
