@@ -110,8 +110,8 @@ class RayEngine:
             address: of a cluster that runs already; by default whatever Ray this process is
                 connected to, or else a new one that ends with this engine.
             deadline: seconds that a chunk may take once its worker is ready; by default any.
-            patience: seconds to wait for the next worker to find room and to be ready; those that
-                do not come in time are done without.
+            patience: seconds to wait until there is room for a worker; those for which there is
+                none are done without.
 
         Raises:
             ValueError: numbers out of range, an address that does not answer, or shares for which

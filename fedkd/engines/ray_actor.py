@@ -9,7 +9,7 @@ from torch import Tensor
 from fedkd.core import Client, Task
 from fedkd.engines.batched import batched
 from fedkd.engines.parcel import Parcel, array, pack, tensor, unpack
-from fedkd.engines.ray_cluster import Share, node_name, ray
+from fedkd.engines.ray_cluster import Share, node_name, ray, within
 from fedkd.engines.tolerant import EngineError, tolerant
 
 
@@ -119,6 +119,7 @@ def _parted(result: Any, params: Mapping[str, Tensor], place: int) -> tuple[Any,
     return result, None
 
 
-def actor(share: Share) -> Any:
-    """A new actor with its share of a machine, which is also its number of threads."""
-    return _Worker.options(num_cpus=share.cpus, num_gpus=share.gpus).remote(share)
+def actor(share: Share, room: Any) -> Any:
+    """A new actor with its share of a machine, in the place that is reserved for it."""
+    options = {"num_cpus": share.cpus, "num_gpus": share.gpus, "scheduling_strategy": within(room)}
+    return _Worker.options(**options).remote(share)

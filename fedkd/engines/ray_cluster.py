@@ -4,7 +4,7 @@ import math
 import os
 import socket
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,6 +14,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it binds 0.0.0.0
 
 import ray  # noqa: E402
+from ray.util.placement_group import placement_group, remove_placement_group  # noqa: E402
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # noqa: E402
 
 CONNECT = 5.0  # seconds to wait for the address of a cluster
 GRAIN = 1e-4  # Ray counts resources in ten thousandths
@@ -142,6 +144,22 @@ def check_room(workers: int, shares: Collection[Share], there: Sequence[Node]) -
                 f"{workers} workers of {share} each do not fit: {said(there)}, which is room for "
                 f"{places:g} of them; take fewer workers, or smaller shares"
             )
+
+
+def reserve(share: Share) -> Any:
+    """Ask for room for one actor; `wait` of what is returned says whether there is some."""
+    wanted = {"CPU": share.cpus, "GPU": share.gpus}
+    return placement_group([{k: v for k, v in wanted.items() if v} or {"CPU": GRAIN}])
+
+
+def within(room: Any) -> Any:
+    """The strategy of Ray's that puts an actor where room is reserved for it."""
+    return PlacementGroupSchedulingStrategy(room, placement_group_bundle_index=0)
+
+
+def release(room: Any) -> None:
+    """Give a reservation back."""
+    remove_placement_group(room)
 
 
 def said(there: Sequence[Node], most: int = 8) -> str:

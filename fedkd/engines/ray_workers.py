@@ -1,24 +1,37 @@
 """The actors of an engine: waited for until they are ready, and replaced when they are lost.
 
-Ray lets an actor that finds no room wait for ever, and does not say so. Here the wait is bounded,
-and the work of those that do not come goes to those that are there.
+Ray lets an actor that finds no room wait for ever, and does not say so. Here room is reserved
+first, which takes no time where there is some, and so the wait for it can be short, however long a
+busy machine takes to start what goes there. The work of those that do not come goes to those that
+are there.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedkd.engines.ray_actor import actor
-from fedkd.engines.ray_cluster import Share, nodes, ray, said
+from fedkd.engines.ray_cluster import Share, nodes, ray, release, reserve, said
 from fedkd.engines.tolerant import EngineError
+
+STARTING = 600.0  # seconds in which the next worker has started, on however busy a machine
 
 
 @dataclass(frozen=True, eq=False)
 class Worker:
-    """An actor that is ready, the node it is on, and its calls that nobody has collected yet."""
+    """An actor that is ready.
+
+    Attributes:
+        actor: itself.
+        node: the one it is on.
+        room: what is reserved for it.
+        calls: of it, which nobody has collected yet.
+    """
 
     actor: Any
     node: str
+    room: Any
     calls: list[Any] = field(default_factory=list)
 
 
@@ -36,7 +49,7 @@ class Workers:
         Args:
             count: how many places there are.
             share: what each takes.
-            patience: seconds to wait for the next one to be ready.
+            patience: seconds to wait for room.
 
         Raises:
             EngineError: none of them came.
@@ -57,10 +70,11 @@ class Workers:
         """
         if lost not in self.places:
             return 0
-        ray.kill(lost.actor)
         gone: set[Worker] = set()
         ready: list[Worker] = []
         while new := self._gone(lost) - gone:  # while one waits, more may turn out to be lost
+            for worker in new:
+                _end(worker.actor, worker.room)
             found, reason = self._started(len(new))
             ready, gone = ready + found, gone | new
         others = [*ready, *(w for w in dict.fromkeys(self.places) if w not in gone)]
@@ -73,29 +87,41 @@ class Workers:
     def close(self) -> None:
         """End the actors."""
         for worker in set(self.places):
-            ray.kill(worker.actor)
+            _end(worker.actor, worker.room)
 
     def _gone(self, lost: Worker) -> set[Worker]:
         alive = {node.name for node in nodes()}
         return {w for w in self.places if w is lost or w.node not in alive}
 
     def _started(self, count: int) -> tuple[list[Worker], str]:
-        """As many new actors as become ready, and why the others did not."""
-        fresh = [actor(self._share) for _ in range(count)]
-        calls = {one.ready.remote(): one for one in fresh}
-        waiting, ready, reason = list(calls), [], ""
+        """As many new actors as find room and start, and why the others did not."""
+        rooms, reason = self._rooms(count)
+        fresh = [(actor(self._share, room), room) for room in rooms]
+        calls = {one.ready.remote(): (one, room) for one, room in fresh}
+        waiting, ready = list(calls), []
         while waiting:
-            done, waiting = ray.wait(waiting, timeout=self._patience)
+            done, waiting = ray.wait(waiting, timeout=STARTING)
             if not done:
-                reason = f"no more found room and started within {self._patience:g} s"
-                break
-            try:
-                ready.append(Worker(calls[done[0]], ray.get(done[0])))
-            except ray.exceptions.RayError as error:
-                reason = str(error).strip().splitlines()[-1].strip()
-        for call in waiting:
-            ray.kill(calls[call])
+                reason = f"{len(waiting)} did not start within {STARTING:g} s"
+                done, waiting = waiting, []
+            for call in done:
+                try:
+                    ready.append(Worker(calls[call][0], ray.get(call, timeout=0), calls[call][1]))
+                except ray.exceptions.RayError as error:
+                    reason = reason or str(error).strip().splitlines()[-1].strip()
+                    _end(*calls[call])
         return ready, reason
+
+    def _rooms(self, count: int) -> tuple[list[Any], str]:
+        """As many reservations as there is room for in time, and why there are no more."""
+        rooms = [reserve(self._share) for _ in range(count)]
+        until = time.monotonic() + self._patience
+        found = [room for room in rooms if room.wait(max(0.0, until - time.monotonic()))]
+        for room in rooms:
+            if room not in found:
+                release(room)
+        missing = f"no room for more within {self._patience:g} s"
+        return found, missing if len(found) < count else ""
 
     def _dealt(self, count: int, workers: Sequence[Worker], reason: str) -> list[Worker]:
         """A worker for each of so many places."""
@@ -105,3 +131,8 @@ class Workers:
                 "others may hold; take smaller shares, or mend the cluster and resume"
             )
         return [workers[place % len(workers)] for place in range(count)]
+
+
+def _end(one: Any, room: Any) -> None:
+    ray.kill(one)
+    release(room)

@@ -132,10 +132,10 @@ def test_where_only_some_find_room_they_do_the_work_of_all(cluster):
     add(cluster, 2)
     join(cluster)
     holder = hold()
-    with RayEngine(2, chunk=2, patience=15.0) as engine:
+    with RayEngine(2, chunk=2, patience=5.0) as engine:
         *_, last = rounds_of(engine)
     assert engine.notes == [
-        "1 of 2 workers came; no more found room and started within 15 s",
+        "1 of 2 workers came; no room for more within 5 s",
     ]
     ray.kill(holder)
     assert checkpoint.digest(last) == undisturbed()
@@ -149,7 +149,7 @@ def test_where_nobody_finds_room_the_engine_ends_in_one_line(cluster):
         next(iter(rounds_of(tolerant(engine))))
     said = str(raised.value)
     assert said.startswith(
-        "no worker of 1 CPU cores and 0 GPUs is there: no more found room and started within 2 s; "
+        "no worker of 1 CPU cores and 0 GPUs is there: no room for more within 2 s; "
     )
     assert " has 1 CPU cores and 0 GPUs" in said
     assert "\n" not in said
@@ -160,7 +160,7 @@ def test_where_nobody_finds_room_the_engine_ends_in_one_line(cluster):
 def test_a_node_lost_between_rounds_costs_nothing_but_time(cluster, replaced):
     nodes = add(cluster, 2)
     join(cluster)
-    with RayEngine(2, chunk=2, patience=60.0 if replaced else 15.0) as engine:
+    with RayEngine(2, chunk=2, patience=60.0 if replaced else 5.0) as engine:
         for done in rounds_of(engine):
             if done.index == 2:
                 cluster.remove_node(nodes.pop(), allow_graceful=False)

@@ -17,7 +17,7 @@ TWO = [Node("node a", 1, 0), Node("node b", 1, 0)]
         (Share(3), 1),
         (Share(5), 0),
         (Share(0.3), 13),
-        (Share(0.1), 40),  # 4 / 0.1 is 40 in spite of rounding
+        (Share(0.1), 40),
         (Share(1, 1), 2),
         (Share(1, 0.5), 4),
         (Share(1, 0.6), 2),  # one on each GPU, and 0.4 of each is left over
@@ -29,6 +29,11 @@ TWO = [Node("node a", 1, 0), Node("node b", 1, 0)]
 )
 def test_places_on_four_cores_and_two_gpus(share, expected):
     assert Node("a", 4, 2).places(share) == expected
+
+
+def test_rounding_costs_no_place():
+    """0.6 / 0.2 is 2.9999999999999996."""
+    assert Node("a", 0.6, 0).places(Share(0.2)) == 3
 
 
 def test_cores_of_several_machines_do_not_add_up_to_one_share():

@@ -42,6 +42,8 @@ def test_a_name_that_is_none_has_a_hint(kdsim):
         status, _, err = kdsim("run", named)
         assert status == 2
         assert "did you mean 'digits-federated'?; see `kdsim list experiments`" in err
+    err = kdsim("run", "simulations/experiments/peers.toml")[2]  # as from the checkout
+    assert "did you mean 'peers'?" in err
     assert kdsim("run", "")[0] == 2
 
 
