@@ -7,7 +7,7 @@ from simulations.cli import main
 from simulations.report import write_report
 from simulations.selection import choices
 from simulations.tables import labelled, results
-from tests.simulations.test_report import FED, fed_run
+from tests.simulations.test_report import FED, fed_run, graph_run
 
 STRENGTH = "strength"
 
@@ -49,6 +49,24 @@ def test_each_protocol_has_a_choice_of_its_own(tmp_path):
             score = 0.9 if strength == better else 0.8
             runs(tmp_path, "fedproto", strength, [(score, 0.5)], alpha)
     assert [c.results[0].settings[STRENGTH] for c in chosen(tmp_path)] == ["0.1", "1.0"]
+
+
+def test_a_setting_of_a_graph_method_is_one_to_choose_whatever_its_name(tmp_path):
+    """CPF has `rounds` of its own; those of a federation are the task's."""
+    for rounds, score in ((5, 0.6), (7, 0.9)):
+        graph_run(tmp_path / str(rounds), "cpf", 0, score, 0.5)
+        path = tmp_path / str(rounds) / "cpf-0" / "run.json"
+        path.write_text(path.read_text().replace('"seed": 0', f'"seed": 0, "rounds": {rounds}'))
+    (choice,) = chosen(tmp_path, "accuracy")
+    assert choice.chosen == "cpf (rounds=7)"
+
+
+def test_a_seed_that_lost_its_score_counts_below_all(tmp_path):
+    runs(tmp_path, "fedproto", 0.1, [(0.6, 0.5), (None, 0.5)])  # (0.6 - 1) / 2
+    runs(tmp_path, "fedproto", 1.0, [(0.1, 0.5), (0.1, 0.5)])
+    (choice,) = chosen(tmp_path)
+    assert choice.scores["fedproto (strength=0.1)"] == pytest.approx(-0.2)
+    assert choice.chosen == "fedproto (strength=1.0)"
 
 
 def test_what_is_shared_by_all_methods_is_no_setting_to_choose(tmp_path):

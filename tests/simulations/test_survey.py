@@ -36,6 +36,9 @@ def test_values_are_paired_by_seed_and_seeds_without_one_left_out():
     assert claims.read("a - b > 0").values(runs) == [2.0, 2.0]
     assert claims.read("a / b > 1").values(runs) == [3.0, 2.0]
     assert claims.read("a > 1").values(runs) == [3.0, 5.0, 4.0]
+    nothing = {0: {"a": 1.0, "b": 0.0}, 1: {"a": 1.0, "b": 2.0}}
+    assert claims.read("a / b > 1").values(nothing) == [0.5]  # nothing is a share of nothing
+    assert claims.read("a - b > 1").values(nothing) == [1.0, -1.0]
 
 
 def test_a_strict_claim_is_of_the_whole_interval():
