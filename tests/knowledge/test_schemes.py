@@ -167,12 +167,14 @@ def test_who_is_listened_to_learns_nothing_from_it_whatever_the_loss():
     assert differ(both["b"], b)
 
 
-def test_multi_step_is_a_chain_of_offline_stages():
+@pytest.mark.parametrize("hard", [0.0, 0.3])
+def test_multi_step_is_a_chain_of_offline_stages(hard):
     data, learners = examples(), {n: learner(i) for i, n in enumerate("tas")}
-    found = run(schemes.multi_step("tas", soft(3.0), data, TRAINING), learners, generator(5))
+    scheme = schemes.multi_step("tas", soft(3.0), data, TRAINING, hard)
+    found = run(scheme, learners, generator(5))
     g = generator(5)
-    first = run(schemes.offline("a", "t", soft(3.0), data, TRAINING), learners, g)
-    second = run(schemes.offline("s", "a", soft(3.0), data, TRAINING), first, g)
+    first = run(schemes.offline("a", "t", soft(3.0), data, TRAINING, hard), learners, g)
+    second = run(schemes.offline("s", "a", soft(3.0), data, TRAINING, hard), first, g)
     for name in "tas":
         same(found[name], second[name], 0)
 
@@ -294,6 +296,20 @@ def test_noisy_student_without_noise_learns_labels_and_answers():
 
     expected = fit(predict, learners["s"].params, batches, TRAINING, loss)
     same(found, Learner(predict, expected))
+
+
+def test_each_noisy_student_teaches_the_next():
+    data, extra = examples(6), examples(5, seed=7).x
+    learners = {"t": learner(2), "a": learner(1), "b": learner(3)}
+
+    def scheme(students, teacher):
+        return schemes.noisy_student(students, teacher, data, extra, lambda x, g: x, 1, TRAINING)
+
+    found = run(scheme(("a", "b"), "t"), learners, generator(0))
+    g = generator(0)
+    second = run(scheme(("b",), "a"), run(scheme(("a",), "t"), learners, g), g)
+    for name in learners:
+        same(found[name], second[name], 0)
 
 
 def test_noise_is_drawn_anew_for_each_copy():
