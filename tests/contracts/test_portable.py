@@ -8,6 +8,7 @@ import ast
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,15 @@ def test_cores_are_counted_where_no_system_call_tells_which_may_be_used(monkeypa
         assert usable == len(os.sched_getaffinity(0))
     monkeypatch.delattr("psutil.Process.cpu_affinity", raising=False)
     assert machine.cores() == os.cpu_count()
+
+
+def test_a_warning_of_a_library_about_itself_is_no_error_but_the_same_of_ours_is():
+    """What Python 3.13 says wherever torch_geometric 2.8 builds a network."""
+    said = "Failing to pass a value to the 'type_params' parameter of 'typing._eval_type' is"
+    of_a_line = said, DeprecationWarning, "inspector.py", 433
+    warnings.warn_explicit(*of_a_line, module="torch_geometric.inspector")
+    with pytest.raises(DeprecationWarning):
+        warnings.warn_explicit(*of_a_line, module="graphkd.networks")
 
 
 TAKEN_AWAY = """

@@ -154,7 +154,7 @@ def test_a_client_that_hangs_meets_the_deadline(cluster):
     ("options", "message"),
     [
         ({"workers": 0}, "workers and chunk must be at least 1"),
-        ({"deadline": 0.0}, "the deadline positive"),
+        ({"deadline": 0.0}, "the deadline and the patience positive"),
         ({"workers": 9999}, "need 9999 CPU cores, and there are"),
     ],
 )
