@@ -349,6 +349,18 @@ class TestPage:
             targets = re.findall(r'(?:href|src)="([^"]*)"', picture)
             assert all(target.startswith(("#", "data:")) for target in targets)
 
+    def test_telephones_get_figures_of_their_own(self, page):
+        """A source for narrow screens stands before the image, whose text would be too small."""
+        found = re.findall(
+            r'<source media="(.*?)" srcset="(.*?)"><img alt=".*?" src="(.*?)">', page.read_text()
+        )
+        assert len(found) == 6
+        for media, *pictures in found:
+            assert media == "screen and (max-width: 45rem)"
+            svgs = (base64.b64decode(p.partition(",")[2]).decode() for p in pictures)
+            widths = [float(re.search(r'width="([0-9.]+)pt"', svg)[1]) for svg in svgs]
+            assert widths == [3.75 * 72, 9 * 72]
+
     def test_the_same_runs_give_the_same_page(self, page):
         assert render(page.parent) == page.read_text()
 
