@@ -94,6 +94,28 @@ def test_a_broken_manifest_is_refused(saved):
         checkpoint.load(folder, clients, "me")
 
 
+def test_a_manifest_that_names_no_files_vouches_for_none(saved):
+    folder, clients, where = saved
+    manifest = json.loads((where / "manifest.json").read_text())
+    (where / "manifest.json").write_text(json.dumps(manifest | {"sha256": {}}))
+    with pytest.raises(ValueError, match="is not what the manifest says"):
+        checkpoint.load(folder, clients, "me")
+
+
+def test_a_checkpoint_has_the_name_of_its_round(saved):
+    folder, clients, where = saved
+    where.rename(folder / "round-1000000")
+    assert checkpoint.rounds(folder) == [2, 1_000_000]  # by number, not by letter
+    with pytest.raises(ValueError, match="is damaged: state.json is of round 3"):
+        checkpoint.load(folder, clients, "me")
+    (folder / "round-1000000").rename(folder / "round-last")
+    assert checkpoint.reached(folder) == 2
+    checkpoint.drop_after(folder, 2)
+    assert checkpoint.load(folder, clients, "me")[0].index == 2
+    checkpoint.drop_after(folder, 1)
+    assert checkpoint.load(folder, clients, "me") is None
+
+
 def test_another_experiment_is_refused(saved):
     folder, clients, _ = saved
     with pytest.raises(ValueError, match="belongs to another experiment"):
