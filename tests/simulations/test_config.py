@@ -189,6 +189,12 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else():
         assert config.digest(changed) != config.digest(one), field.name
 
 
+def test_the_hash_of_several_is_of_the_set():
+    one, two = FedExperiment(DSFL()), FedExperiment(DSFL(), seed=1)
+    assert config.digest_all([one, two]) == config.digest_all([two, one])
+    assert config.digest_all([one, two]) != config.digest_all([one])
+
+
 @pytest.mark.parametrize("name", algorithms.names())
 def test_no_hyperparameter_has_the_name_of_a_setting(name):
     method = algorithms.get(name)()
