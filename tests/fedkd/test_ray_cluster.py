@@ -83,8 +83,8 @@ class Signalled(FedMD):
         return super().client_update(predict, params, received, private, public)
 
 
-# A kilobyte would travel within Ray's messages; parameters of these clients lie in its stores.
-MODELS = ("mlp-600", "mlp-7-8")
+# Up to 100 kB travel within messages; parameters of half of these clients lie in stores of Ray's.
+MODELS = ("mlp-2000", "mlp-7-8")
 
 
 def federation():
