@@ -280,6 +280,13 @@ def test_any_upload_may_be_turned_away_and_none_ends_the_round(name, channel, od
         assert all(torch.equal(current.server[key], expected[key]) for key in expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*nested.*:UserWarning")
+@pytest.mark.parametrize("odd", ["a list", "nothing", "sparse", "nested", "an integer key"])
+def test_what_comes_is_looked_at_as_what_is_sent(odd):
+    with pytest.raises(ValueError, match="it is a|no plain tensor|which is no name"):
+        PLAIN.read_up(ODD[odd](says(1.0, 2.0)), NUMBERS)
+
+
 def float_again(message):
     return {k: v.float() if v.dtype == torch.float16 else v for k, v in message.items()}
 
