@@ -177,6 +177,22 @@ def test_no_client_counts_for_more_than_there_are_examples(name):
     assert current.rejected == {0: "weight 29 is not between 0 and 28"}
 
 
+def test_no_client_has_more_examples_of_a_label_than_there_are_in_all():
+    federation = tiny_federation()
+
+    def engine(function, task, clients, inputs):
+        results = sequential(function, task, clients, inputs)
+        params, upload = results[2]
+        counts = upload.payload["label_counts"] + torch.tensor([28.0, 0, 0, 0, 0])
+        results[2] = params, upload._replace(payload=upload.payload | {"label_counts": counts})
+        return results
+
+    given = quick("fedgen"), federation.task, federation.clients
+    (current,) = simulate(*given, rounds=1, engine=engine)
+    assert list(current.rejected) == [2]
+    assert "there are 28 at most" in current.rejected[2]
+
+
 # Uploads of any kind
 
 ODD = {
