@@ -16,24 +16,25 @@ from benchmarks import plain
 from benchmarks.engines import WORKLOADS, Workload, arithmetic, module, prepare
 from benchmarks.harness import compare, machine, seconds
 from fedkd.algorithms.fedmd import FedMD
-from fedkd.core import Client, Task
-from fedkd.data.federate import Federation
+from fedkd.core import Client, Engine, Task
+from fedkd.data.federated_data import FederatedData
 from fedkd.engines.batched import batched
-from fedkd.engines.ray import RayEngine, Share
-from fedkd.federation import Engine, private_of, public_of, simulate
-from knowledge.training import Examples, Training
+from fedkd.engines.ray.engine import RayEngine, Share
+from fedkd.rounds.round import private_of, public_of
+from fedkd.rounds.synchronous import simulate
+from kdcore.training.loop import Examples, TrainingConfig
 
-ALGORITHM = FedMD(Training(), Training())
+ALGORITHM = FedMD(TrainingConfig(), TrainingConfig())
 
 
-def ray_rounds(fed: Federation, workers: int, share: Share, rounds: int) -> list[float]:
+def ray_rounds(fed: FederatedData, workers: int, share: Share, rounds: int) -> list[float]:
     """Seconds of each round but the first, which sends the clients to their actors."""
     with RayEngine(workers, share=share) as engine:
         running = simulate(ALGORITHM, fed.task, fed.clients, rounds=rounds + 1, engine=engine)
         return [seconds(lambda: next(running)) for _ in range(rounds + 1)][1:]
 
 
-def workers(fed: Federation, work: Workload, repeats: int) -> None:
+def workers(fed: FederatedData, work: Workload, repeats: int) -> None:
     """Two workers against one, and against the plain loop on all cores, in turn."""
     share, shown = Share(1, 0.0), loop(fed, work, torch.device("cpu"))
     triples = []
@@ -58,7 +59,7 @@ def moved(client: Client, x: torch.Tensor, y: torch.Tensor) -> Client:
     return replace(client, params=params, private=private)
 
 
-def updates(fed: Federation, engine: Engine, device: torch.device) -> Callable[[], object]:
+def updates(fed: FederatedData, engine: Engine, device: torch.device) -> Callable[[], object]:
     """What all clients do in a round, on a device."""
     assert fed.task.public is not None
     task = Task(fed.task.models, fed.task.num_classes, fed.task.public.to(device))
@@ -78,7 +79,7 @@ def updates(fed: Federation, engine: Engine, device: torch.device) -> Callable[[
     return work
 
 
-def loop(fed: Federation, work: Workload, device: torch.device) -> Callable[[], object]:
+def loop(fed: FederatedData, work: Workload, device: torch.device) -> Callable[[], object]:
     """The same by the plain loop."""
     assert fed.task.public is not None
     public = fed.task.public.to(device)

@@ -12,14 +12,14 @@ from benchmarks.floor import floor
 from benchmarks.harness import compare, machine, profile
 from fedkd.algorithms.fd import FD
 from fedkd.algorithms.fedmd import FedMD
-from fedkd.core import Algorithm
-from fedkd.data import datasets, federate
+from fedkd.core import Algorithm, Engine
+from fedkd.data import datasets, federated_data
 from fedkd.data.partition import dirichlet
 from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
-from fedkd.federation import Engine, simulate
-from knowledge.randomness import generator
-from knowledge.training import Training
+from fedkd.rounds.synchronous import simulate
+from kdcore.rng import generator
+from kdcore.training.loop import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,20 @@ def load(name: str) -> datasets.Dataset:
         return datasets.Dataset(x, torch.arange(len(x)) % 10, 10)
 
 
-def prepare(work: Workload) -> federate.Federation:
+def prepare(work: Workload) -> federated_data.FederatedData:
     """The clients of a workload."""
     data = load(work.data)
-    chosen = federate.pools(data, work.private, work.public, 0, 0, seed=0)
+    chosen = federated_data.pools(data, work.private, work.public, 0, 0, seed=0)
     labels = data.y[chosen.private]
     parts = dirichlet(labels, work.clients, generator(0, "partition"), alpha=0.5)
-    return federate.federate(data, chosen, parts, [work.model], seed=0)
+    return federated_data.federate(data, chosen, parts, [work.model], seed=0)
 
 
-def ours(work: Workload, fed: federate.Federation, engine: Engine) -> Callable[[], object]:
+def ours(work: Workload, fed: federated_data.FederatedData, engine: Engine) -> Callable[[], object]:
     """Two rounds of which the second is like all later ones; the first is the warm-up's."""
     kinds: dict[str, Algorithm] = {
-        "fd": FD(local=Training()),
-        "fedmd": FedMD(Training(), Training()),
+        "fd": FD(local=TrainingConfig()),
+        "fedmd": FedMD(TrainingConfig(), TrainingConfig()),
     }
     algorithm = kinds[work.algorithm]
 
@@ -80,7 +80,7 @@ def ours(work: Workload, fed: federate.Federation, engine: Engine) -> Callable[[
     return rounds
 
 
-def theirs(work: Workload, fed: federate.Federation) -> Callable[[], object]:
+def theirs(work: Workload, fed: federated_data.FederatedData) -> Callable[[], object]:
     """The same two rounds by the plain loop."""
     examples = [client.private for client in fed.clients]
 
@@ -102,7 +102,7 @@ def theirs(work: Workload, fed: federate.Federation) -> Callable[[], object]:
 
 
 def arithmetic(
-    work: Workload, fed: federate.Federation, rounds: int = 2, device: str = "cpu"
+    work: Workload, fed: federated_data.FederatedData, rounds: int = 2, device: str = "cpu"
 ) -> Callable[[], object]:
     """The examples of so many rounds in one model's large batches; see `benchmarks.floor`.
 

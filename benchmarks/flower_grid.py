@@ -25,13 +25,12 @@ from benchmarks.engines import load
 from benchmarks.harness import compare, machine
 from fedkd.algorithms.fedmd import FedMD
 from fedkd.algorithms.local import Local
-from fedkd.core import Algorithm
-from fedkd.data import federate
+from fedkd.core import Algorithm, Engine
+from fedkd.data import federated_data
 from fedkd.engines.batched import batched
-from fedkd.engines.ray import RayEngine, Share
-from fedkd.federation import Engine
-from knowledge.randomness import generator
-from knowledge.training import Training
+from fedkd.engines.ray.engine import RayEngine, Share
+from kdcore.rng import generator
+from kdcore.training.loop import TrainingConfig
 
 with warnings.catch_warnings():  # flwr imports typer, which imports names that click will drop
     warnings.filterwarnings("ignore", ".*click", DeprecationWarning)
@@ -39,7 +38,7 @@ with warnings.catch_warnings():  # flwr imports typer, which imports names that 
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid, ServerApp
 
-    from fedkd.flower import DistillationStrategy, EngineGrid, Party, client_app, unpack
+    from fedkd.flower import ClientRuntime, DistillationStrategy, EngineGrid, client_app, unpack
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 600.0  # seconds for a round
@@ -57,11 +56,11 @@ class Workload(NamedTuple):
     public: int = 160
 
 
-FEDMD = FedMD(local=Training(), distill=Training())
+FEDMD = FedMD(local=TrainingConfig(), distill=TrainingConfig())
 WORKLOADS = {
     "local": Workload(
         "Local with no epochs, MLP 64-32-10: parameters are kept, and nothing else is done",
-        Local(local=Training(epochs=0)),
+        Local(local=TrainingConfig(epochs=0)),
     ),
     "fedmd": Workload("FedMD on digits, MLP 64-32-10", FEDMD),
     "cnn": Workload(
@@ -85,19 +84,19 @@ def nothing(message: Message, context: Context) -> Message:
 
 
 @functools.lru_cache(maxsize=1)
-def federation(name: str, clients: int) -> federate.Federation:
+def federation(name: str, clients: int) -> federated_data.FederatedData:
     work = WORKLOADS[name]
     data = load(work.data)
-    chosen = federate.pools(data, work.pool, work.public, 0, 0, seed=0)
+    chosen = federated_data.pools(data, work.pool, work.public, 0, 0, seed=0)
     draw = generator(0, "parts")
     parts = [torch.randperm(work.pool, generator=draw)[: work.private] for _ in range(clients)]
-    return federate.federate(data, chosen, parts, [work.model], seed=0)
+    return federated_data.federate(data, chosen, parts, [work.model], seed=0)
 
 
-def party(name: str, context: Context) -> Party:
+def party(name: str, context: Context) -> ClientRuntime:
     fed = federation(name, int(context.node_config["num-partitions"]))
     client = fed.clients[int(context.node_config["partition-id"])]
-    return Party(WORKLOADS[name].algorithm, fed.task, client)
+    return ClientRuntime(WORKLOADS[name].algorithm, fed.task, client)
 
 
 apps = {name: client_app(functools.partial(party, name)) for name in WORKLOADS} | {"nothing": empty}

@@ -18,24 +18,28 @@ from torch import Tensor, nn
 
 from benchmarks import plain_graphs
 from benchmarks.harness import compare, machine, seconds
-from graphkd import data, latency, losses, sampling, splits, stack, synthetic, training
-from graphkd.core import Teacher, View
+from graphkd import losses
+from graphkd.core import TeacherSpec, View
+from graphkd.data import datasets, neighbor_sampling, splits, synthetic
+from graphkd.evaluation import latency
 from graphkd.graph import Graph
-from knowledge.outputs import Outputs
-from knowledge.randomness import generator
+from graphkd.training import loop
+from graphkd.training import stacked as stack
+from kdcore.outputs import Outputs
+from kdcore.rng import generator
 
 SEEDS, EPOCHS, FANOUTS, BATCH = 10, 50, (10, 5), 1024
 WIDTHS = {"gcn": 256, "sage": 256, "gat": 64, "gatv2": 64}
 RECIPES = {
-    "mlp": Teacher("mlp", 128, 2, 0.6, 0.01, 5e-3, EPOCHS, EPOCHS),
-    "gcn": Teacher("gcn", 64, 2, 0.8, 0.01, 1e-3, EPOCHS, EPOCHS),
+    "mlp": TeacherSpec("mlp", 128, 2, 0.6, 0.01, 5e-3, EPOCHS, EPOCHS),
+    "gcn": TeacherSpec("gcn", 64, 2, 0.8, 0.01, 1e-3, EPOCHS, EPOCHS),
 }
 
 
 def cora() -> Graph:
     """Cora, or a drawn graph of its size where its files are missing: speed is about the same."""
     try:
-        return data.load("cora")
+        return datasets.load("cora")
     except FileNotFoundError:
         drawn = synthetic.blocks(2708, 5278, 1433, 7, name="drawn, of Cora's size")
         keep = torch.rand(drawn.x.shape, generator=generator(0, "zeros")) < 0.0127
@@ -43,8 +47,8 @@ def cora() -> Graph:
 
 
 def build(name: str, graph: Graph, width: int) -> nn.Module:
-    how = Teacher(name, width, 2, 0.0, 0.01, 0.0, 1, 1)
-    return training.build(how, graph, 0, "teacher").train()
+    how = TeacherSpec(name, width, 2, 0.0, 0.01, 0.0, 1, 1)
+    return loop.build(how, graph, 0, "teacher").train()
 
 
 def step(logits: Callable[[], Tensor], model: nn.Module, y: Tensor) -> Callable[[], float]:
@@ -77,15 +81,15 @@ def small(repeats: int) -> None:
 
 
 def large(repeats: int) -> None:
-    graph = data.load("sbm-170k")
+    graph = datasets.load("sbm-170k")
     print(f"\nA training step on {graph.name}, {graph.edge_index.shape[1]} directed edges")
     steps(graph, ("gcn", "sage", "gat", "gatv2"), min(repeats, 2))
 
 
-def members(how: Teacher, views: Sequence[View]) -> list[stack.Member]:
+def members(how: TeacherSpec, views: Sequence[View]) -> list[stack.Member]:
     found = []
     for seed, view in enumerate(views):
-        network = training.build(how, view.graph, seed, "teacher")
+        network = loop.build(how, view.graph, seed, "teacher")
         passes = stack.labels(view.graph, view.part("train"))
         found.append(stack.Member(network, view.graph, view.part("val"), passes, seed))
     return found
@@ -97,18 +101,18 @@ def stacked(repeats: int) -> None:
     views = [splits.split(graph, "transductive", seed).view("train") for seed in range(SEEDS)]
     for name, how in RECIPES.items():
 
-        def together(how: Teacher = how) -> None:
+        def together(how: TeacherSpec = how) -> None:
             for _ in stack.fit("teacher", how, members(how, views)):
                 pass
 
-        def in_turn(how: Teacher = how) -> None:
+        def in_turn(how: TeacherSpec = how) -> None:
             for one in members(how, views):
                 run = stack.alone(one.graph, one.passes)
-                training.finish(
-                    training.fit("teacher", one.network, how, one.graph, one.val, run, one.seed)
+                loop.finish(
+                    loop.fit("teacher", one.network, how, one.graph, one.val, run, one.seed)
                 )
 
-        def by_pyg(how: Teacher = how) -> None:
+        def by_pyg(how: TeacherSpec = how) -> None:
             for one, view in zip(members(how, views), views, strict=True):
                 model = plain_graphs.Plain(one.network, one.graph)
                 parts = view.part("train"), view.part("val")
@@ -123,7 +127,7 @@ def stacked(repeats: int) -> None:
 
 
 def hidden_states() -> tuple[Graph, Tensor, Tensor]:
-    graph = data.load("sbm-170k")
+    graph = datasets.load("sbm-170k")
     draw = generator(0, "hidden states")
     h = [torch.randn(graph.num_nodes, 64, generator=draw) * 0.1 for _ in range(2)]
     return graph, h[0].requires_grad_(), h[1]
@@ -142,13 +146,15 @@ def streamed() -> Callable[[], object]:
 
 def sampled() -> Callable[[], object]:
     """Twenty steps on sampled batches of a SAGE of width 256."""
-    graph = data.load("sbm-170k")
+    graph = datasets.load("sbm-170k")
     network = build("sage", graph, 256)
     optimiser = torch.optim.Adam(network.parameters())
     nodes = torch.arange(20 * BATCH)
 
     def epoch() -> None:
-        for part, _ in sampling.batches(graph, nodes, BATCH, FANOUTS, generator(0, "batches")):
+        for part, _ in neighbor_sampling.batches(
+            graph, nodes, BATCH, FANOUTS, generator(0, "batches")
+        ):
             optimiser.zero_grad()
             seeds = torch.arange(BATCH)
             F.cross_entropy(network(part, seeds).logits, part.y[:BATCH]).backward()
@@ -193,12 +199,12 @@ def edges(repeats: int) -> None:
 
 def batches(repeats: int) -> None:
     print(f"\nSampled training on sbm-170k, SAGE 256, {BATCH} seeds, fan-out {FANOUTS}")
-    graph = data.load("sbm-170k")
+    graph = datasets.load("sbm-170k")
     seeds, draw = torch.arange(BATCH), generator(0, "seeds")
     for replacement in (False, True):
 
         def run(replacement: bool = replacement) -> None:
-            sampling.subgraph(graph, seeds, FANOUTS, draw, replacement=replacement)
+            neighbor_sampling.subgraph(graph, seeds, FANOUTS, draw, replacement=replacement)
 
         run()
         spent = min(seconds(run) for _ in range(5 * repeats))
@@ -210,7 +216,7 @@ def batches(repeats: int) -> None:
 
 
 def served(repeats: int) -> None:
-    for graph, name, width in ((cora(), "gcn", 64), (data.load("sbm-170k"), "sage", 256)):
+    for graph, name, width in ((cora(), "gcn", 64), (datasets.load("sbm-170k"), "sage", 256)):
         print(f"\nLatency on {graph.name}: {name} {width} as teacher, mlp {width} as student")
         serve(graph, build(name, graph, width), build("mlp", graph, width), repeats)
 

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from simulations import store
-from simulations.tables import Quantity, summary
+from simulations.results import run_folder
+from simulations.results.tables import Quantity, summary
 
 DATA = {
     "cora": "Cora",
@@ -51,7 +51,7 @@ Cells = dict[tuple[str, str, str, str], dict[int, float]]  # protocol, data, met
 def read(folders: Iterable[Path]) -> Cells:
     """The metrics of all finished runs; the teacher's are those of GLNN's runs."""
     found: Cells = defaultdict(dict)
-    for run in (run for folder in folders for run in store.load(folder) if run.complete):
+    for run in (run for folder in folders for run in run_folder.load(folder) if run.complete):
         end = next(record for record in run.records if record["record"] == "run")
         where, method = (end["protocol"], end["data"]), end["method"]
         for metric, value in end["metrics"].items():

@@ -18,10 +18,10 @@ from benchmarks.harness import machine, seconds
 from fedkd.algorithms.fd import FD
 from fedkd.core import Client, Task
 from fedkd.engines.batched import batched
-from fedkd.federation import simulate
 from fedkd.models import build
-from knowledge.randomness import generator
-from knowledge.training import Examples, Training
+from fedkd.rounds.synchronous import simulate
+from kdcore.rng import generator
+from kdcore.training.loop import Examples, TrainingConfig
 
 COUNTS = (100, 1_000, 10_000)
 
@@ -45,7 +45,7 @@ def one(side: str, count: int, each: int, repeats: int, threads: int) -> None:
     gc.freeze()  # on both sides, as `kdsim` does: a quarter of our time at 10,000 clients is saved
     if side == "ours":
         task = Task({"mlp-32": build("mlp-32", (1, 8, 8), 10)}, 10)
-        rounds = simulate(FD(Training()), task, members, rounds=repeats + 2, engine=batched())
+        rounds = simulate(FD(TrainingConfig()), task, members, rounds=repeats + 2, engine=batched())
         times = [seconds(lambda: next(rounds)) for _ in range(repeats + 1)]
     else:
         examples = [member.private for member in members]

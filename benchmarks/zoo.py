@@ -12,9 +12,9 @@ import argparse
 from pathlib import Path
 from statistics import fmean
 
-from simulations import store
-from simulations.selection import choices
-from simulations.tables import results, summary
+from simulations.results import run_folder
+from simulations.results.model_selection import choices
+from simulations.results.tables import results, summary
 
 Metrics = dict[int, dict[str, float]]  # of a method's chosen setting, by seed
 Runs = dict[tuple[str, str], Metrics]  # by alpha and method
@@ -25,7 +25,7 @@ def read(folder: Path) -> tuple[Runs, dict[tuple[str, str], str]]:
     """The metrics of all finished runs of the chosen settings, and those settings in words."""
     found: Runs = {}
     chosen = {}
-    for choice in choices(results(store.load(folder)), "accuracy_validation"):
+    for choice in choices(results(run_folder.load(folder)), "accuracy_validation"):
         if len(choice.results) > 1:
             first = choice.results[0]
             key = f"{float(first.settings['alpha']):g}", first.method

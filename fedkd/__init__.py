@@ -1,5 +1,5 @@
 """Federated distillation: clients exchange what they predict, not what they are.
 
-Read `fedkd.core` first (the nouns), then `fedkd.federation` (one round), then any file of
+Read `fedkd.core` first (the nouns), then `fedkd.rounds.round` (one round), then any file of
 `fedkd.algorithms` (one paper each).
 """

@@ -7,19 +7,16 @@ as pure functions: no device, no network, no clock.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from knowledge.training import Batches, Examples, Params, Predict, Training
+from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
+from kdcore.training.loop import Batches, Examples, Params, Predict, TrainingConfig
 
-if TYPE_CHECKING:
-    from fedkd.channel import Stage
-
-Message = dict[str, Tensor]
 Server = dict[str, Tensor]
 
 
@@ -77,32 +74,6 @@ class Public(NamedTuple):
         return Batches(x, targets, self.order, self.mask, size)
 
 
-class Upload(NamedTuple):
-    """What a client sends up.
-
-    Shapes:
-        payload: the message; under each key one tensor.
-        weight: (), how much it should count, in examples; >= 0. Where the server counts each client
-            once it is one, and nobody is told how many examples there are.
-        rows: (C,) of 0 and 1, or None. Where given, only these rows of each payload tensor cross
-            the network (the labels that the client holds); the server sees zeros elsewhere.
-    """
-
-    payload: Message
-    weight: Tensor = torch.tensor(1)
-    rows: Tensor | None = None
-
-
-class Received(NamedTuple):
-    """An upload as the server has it: checked, decoded, and with its sender's name."""
-
-    client: int
-    group: str
-    payload: Message
-    weight: float
-    rows: Tensor | None = None
-
-
 class Failure(NamedTuple):
     """In the place of a client's result: why there is none."""
 
@@ -126,31 +97,6 @@ class Task:
     labels: Tensor | None = None
     validation: Examples | None = None
     private: int = 10_000_000
-
-
-ANY = -1
-
-
-class Claim(NamedTuple):
-    """What a payload tensor claims to be; anything else is turned away at the border.
-
-    Attributes:
-        shape: of the whole tensor; a first entry of ANY stands for any number of rows.
-        simplex: whether each row is a distribution.
-        rows: whether clients send only the rows that they hold, and say which (`Upload.rows`);
-            it is the same for all tensors of a payload.
-        below: where given, the tensor holds whole numbers (int32) from 0 to one below this.
-        most: where given, no entry is larger than this in absolute value.
-        trained: whether this is the tensor of the same name in the broadcast, as training left it
-            ("parameters"), or what training added to it ("update").
-    """
-
-    shape: tuple[int, ...]
-    simplex: bool = False
-    rows: bool = False
-    below: int | None = None
-    most: float | None = None
-    trained: Literal["no", "parameters", "update"] = "no"
 
 
 class Properties(NamedTuple):
@@ -191,15 +137,15 @@ class Algorithm(ABC):
     them for one client, for a stack of clients under `torch.func.vmap`, or somewhere else.
 
     A client keeps one model. A second network, which the clients share, comes with the broadcast
-    and leaves with the upload; `fedkd.pairs` trains both at once.
+    and leaves with the upload; `fedkd.components.paired_models` trains both at once.
     """
 
-    local: Training = Training(epochs=2, batch_size=8)
+    local: TrainingConfig = TrainingConfig(epochs=2, batch_size=8)
 
     properties: ClassVar[Properties]
 
     @property
-    def public_training(self) -> Training | None:
+    def public_training(self) -> TrainingConfig | None:
         """How models are fitted to public examples; None where there are none to fit to."""
         return None
 
@@ -218,12 +164,12 @@ class Algorithm(ABC):
         return None
 
     @property
-    def uplink(self) -> "tuple[Stage, ...]":
-        """The paper's own coding of uploads; the last stages of any channel (`fedkd.channel`)."""
+    def uplink(self) -> tuple[Stage, ...]:
+        """The paper's own coding of uploads; the last stages of any channel."""
         return ()
 
     @property
-    def downlink(self) -> "tuple[Stage, ...]":
+    def downlink(self) -> tuple[Stage, ...]:
         """The paper's own coding of broadcasts."""
         return ()
 
@@ -263,7 +209,7 @@ class Algorithm(ABC):
         """The model that a client would use now, given the newest `deployment`."""
         return params
 
-    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+    def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """What each key of an upload must look like."""
         return {}
 
@@ -275,3 +221,8 @@ class Algorithm(ABC):
         `uploads` come in the order of client numbers, and can be gone through once.
         """
         return server
+
+
+Engine = Callable[
+    [Callable[..., Any], Task, Sequence[Client], Sequence[tuple[Any, ...]]], list[Any]
+]

@@ -9,29 +9,32 @@
     graphkd.run(glnn(teacher="gcn", temperature=2.0), "digits-knn")
 
 `run(method, data, protocol, seed, root, download, device)` is all that an experiment needs. The
-names: `methods.names()`, `data.names()`, `networks.names()`, `losses.__all__`, `splits.PROTOCOLS`.
-Mistakes of the user raise ValueError or FileNotFoundError with one line that says the way out.
+names: `methods.names()`, `datasets.names()`, `networks.names()`, `losses.__all__`,
+`splits.PROTOCOLS`. Mistakes of the user raise ValueError or FileNotFoundError with one line that
+says the way out.
 
 Read `core` first (Split, View, Epoch, Result), then `recipe` (Method, Lesson, Term).
 """
 
-from graphkd import data, distill, losses, methods, networks, splits
+from graphkd import distill, losses, methods
 from graphkd.core import Epoch, LeakError, Result, Split, View
+from graphkd.data import datasets, splits
 from graphkd.distill import run
 from graphkd.graph import Graph
-from graphkd.recipe import Lesson, Method, Term
+from graphkd.method import DistillationContext, LossTerm, Method
+from graphkd.models import networks
 
 __all__ = [
     "Epoch",
     "Graph",
     "LeakError",
-    "Lesson",
+    "DistillationContext",
     "Method",
     "Result",
     "Split",
-    "Term",
+    "LossTerm",
     "View",
-    "data",
+    "datasets",
     "distill",
     "losses",
     "methods",

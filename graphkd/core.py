@@ -1,8 +1,8 @@
 """The nouns of graph distillation: Split, View, Teacher, Student, Epoch, Result.
 
-Read this first, then `graphkd.recipe`. A `Graph` is cut by a protocol (`graphkd.splits`) into a
-`Split`, which hands each phase of a run a `View`: the graph that this phase may see, and no more.
-A `Method` (`graphkd.recipe`) says who teaches whom and how; `graphkd.distill` runs it and yields
+Read this first, then `graphkd.method`. A `Graph` is cut by a protocol (`graphkd.data.splits`) into
+a `Split`, which hands each phase of a run a `View`: the graph that this phase may see, and no more.
+A `Method` (`graphkd.method`) says who teaches whom and how; `graphkd.distill` runs it and yields
 `Epoch`s, and at last a `Result`.
 """
 
@@ -60,7 +60,7 @@ class Split:
     """A graph cut into parts by a protocol; it hands out views, never the whole.
 
     Args:
-        protocol: how it was cut, one of `graphkd.splits.PROTOCOLS`.
+        protocol: how it was cut, one of `graphkd.data.splits.PROTOCOLS`.
         seed: of the draw.
         parts: global ids of "train", "val", "tran" and, unless transductive, "ind", all sorted.
         origin: (N,) the id that each node had in the graph that was cut.
@@ -120,12 +120,12 @@ class Split:
         return replace(observed, y=y)
 
 
-class Teacher(NamedTuple):
+class TeacherSpec(NamedTuple):
     """A network and how it is trained.
 
-    Its name in `graphkd.networks`; hidden width and number of layers; dropout, Adam's learning
-    rate and weight decay (L2); the most epochs, and how many may pass without a best one; how many
-    labelled nodes a step takes, 0 for all at once.
+    Its name in `graphkd.models.networks`; hidden width and number of layers; dropout, Adam's
+    learning rate and weight decay (L2); the most epochs, and how many may pass without a best one;
+    how many labelled nodes a step takes, 0 for all at once.
     """
 
     network: str
@@ -139,8 +139,8 @@ class Teacher(NamedTuple):
     batch: int = 0
 
 
-class Student(NamedTuple):
-    """As `Teacher`; the batch is of the nodes on which a teacher teaches, 0 for all at once.
+class StudentSpec(NamedTuple):
+    """As `TeacherSpec`; the batch is of the nodes on which a teacher teaches, 0 for all at once.
 
     Otherwise each epoch draws a fresh order and drops what does not fill a batch, as GLNN does.
     """
@@ -184,7 +184,7 @@ class Result:
 
     Args:
         method, data, protocol, seed: what was run.
-        metrics: by name, 0 to 1; see `graphkd.evaluation`.
+        metrics: by name, 0 to 1; see `graphkd.evaluation.metrics`.
         epochs: the chosen one of each phase, counted from 0.
         trained: what was trained: "baseline" (the student alone), and as far as the method has
             them "teacher" and "student" (taught).

@@ -7,14 +7,18 @@ from typing import NamedTuple
 
 from torch import nn
 
-from graphkd import evaluation, inputs, methods, networks, settings, tasks
+from graphkd import inputs, methods
 from graphkd.core import Epoch, Result, Split, Trained, View
+from graphkd.data import registry
+from graphkd.data.graph_collection import Graphs
+from graphkd.evaluation import metrics as evaluation
 from graphkd.graph import Graph
 from graphkd.inputs import Encoder
-from graphkd.recipe import Lesson, Method
-from graphkd.teaching import fit_one_teacher, fit_student, fit_teacher, fit_together
-from graphkd.training import Fit, Fitted, build, predict, seeded
-from graphkd.whole import Graphs
+from graphkd.method import DistillationContext, Method
+from graphkd.models import networks
+from graphkd.training import published
+from graphkd.training.distillation import fit_one_teacher, fit_student, fit_teacher, fit_together
+from graphkd.training.loop import Fit, Fitted, build, predict, seeded
 
 
 def run(
@@ -33,10 +37,11 @@ def run(
 
     Args:
         method: a method, or the name of one for its default settings.
-        data: a graph, many (`graphkd.whole.Graphs`), or the name of a data set in `graphkd.tasks`.
-        protocol: one of `graphkd.tasks.PROTOCOLS`.
+        data: a graph, many (`graphkd.data.graph_collection.Graphs`), or the name of a data set in
+        `graphkd.data.registry`.
+        protocol: one of `graphkd.data.registry.PROTOCOLS`.
         seed: of the run.
-        root: where data sets are, see `graphkd.data.load`.
+        root: where data sets are, see `graphkd.data.datasets.load`.
         download: whether missing data may be fetched.
         device: where the graph and the networks live.
 
@@ -46,9 +51,9 @@ def run(
     """
     if isinstance(method, str):
         method = methods.get(method)()
-    graph = tasks.load(data, root, download) if isinstance(data, str) else data
+    graph = registry.load(data, root, download) if isinstance(data, str) else data
     check(method, graph)
-    yield from distill(method, tasks.split(graph, protocol, seed).to(device), seed=seed)
+    yield from distill(method, registry.split(graph, protocol, seed).to(device), seed=seed)
 
 
 def distill(
@@ -123,14 +128,14 @@ class _Task(NamedTuple):
     def fresh(self) -> nn.Module:
         """The student before any training."""
         graph = self.seen.graph
-        network = build(settings.student(self.method), graph, self.seed, "student")
+        network = build(published.student(self.method), graph, self.seed, "student")
         with seeded(self.seed, graph.x.device, "student", "more weights"):
             return self.method.build(network, graph).to(graph.x)
 
 
 def _task(method: Method, split: Split, seed: int) -> _Task:
     view = split.view("distill")
-    method = settings.resolve(method, view.graph.name, split.protocol)
+    method = published.resolve(method, view.graph.name, split.protocol)
     encode = method.encoder(view, seed)
     return _Task(method, view, encode, replace(view, graph=encode(view)), seed)
 
@@ -138,7 +143,7 @@ def _task(method: Method, split: Split, seed: int) -> _Task:
 def _alone(task: _Task, phase: str) -> Fit:
     """The student from the labels alone."""
     weight = task.method.hard_weight if task.method.scheme == "alone" else 1.0
-    student = settings.student(task.method)
+    student = published.student(task.method)
     return fit_student(
         task.fresh(), student, task.seen, hard_weight=weight or 0.0, phase=phase, seed=task.seed
     )
@@ -151,20 +156,20 @@ def _taught(task: _Task, teacher: Fitted | None) -> Fit:
     guide = None if teacher is None else teacher.network
     targets = None if guide is None else predict(guide, view.graph)
     with seeded(seed, seen.graph.x.device, "student", "terms"):
-        terms = method.terms(Lesson(network, seen, guide, view.graph, targets, seed))
+        terms = method.terms(DistillationContext(network, seen, guide, view.graph, targets, seed))
     for term in terms:
         if isinstance(term.loss, nn.Module):
             term.loss.to(seen.graph.x)  # its device and floating type
     weight = method.hard_weight or 0.0
-    student = settings.student(method)
+    student = published.student(method)
     return fit_student(network, student, seen, targets, terms, hard_weight=weight, seed=seed)
 
 
 def _together(task: _Task) -> Generator[Epoch, None, tuple[Fitted, Fitted]]:
     """The student and its teachers at once; the student, and the first of the others."""
     method, view, _, seen, seed = task
-    others = [build(t, view.graph, seed, t.network) for t in settings.teachers(method)]
+    others = [build(t, view.graph, seed, t.network) for t in published.teachers(method)]
     found = yield from fit_together(
-        [task.fresh(), *others], settings.student(method), method, seen, view.graph, seed=seed
+        [task.fresh(), *others], published.student(method), method, seen, view.graph, seed=seed
     )
     return found[0], found[1]

@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from graphkd import sparse
+from graphkd.ops import sparse
 
 HIDDEN = -100  # the label of a node whose label may not be seen; losses skip it, accuracy refuses
 

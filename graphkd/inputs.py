@@ -16,8 +16,8 @@ from torch import Tensor
 from graphkd.core import View
 from graphkd.graph import Graph
 from graphkd.names import unknown
-from graphkd.walks import deepwalk
-from knowledge.randomness import generator
+from graphkd.ops.random_walks import deepwalk
+from kdcore.rng import generator
 
 Encoder = Callable[[View], Graph]
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from simulations.cli import main
+from simulations.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedkd.data.datasets import Dataset
-from fedkd.data.federate import Federation, Pools, federate
+from fedkd.data.federated_data import FederatedData, Pools, federate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -64,7 +64,7 @@ def tiny_federation(
     test=20,
     shape=(1, 6, 6),
     seed=0,
-) -> Federation:
+) -> FederatedData:
     """Clients of very different sizes on noisy patterns, in the default type of torch.
 
     Labels run over the first `held` of the classes. No model has a parameter of the shape of a

@@ -1,37 +1,26 @@
 """Federated algorithms: one paper per file; a file's name is the name on the command line."""
 
-import importlib
-import inspect
-import pkgutil
-from difflib import get_close_matches
-
 from fedkd.core import Algorithm
+from kdcore.registry import Registry, files_of, subclass_of
+
+_derived = subclass_of(Algorithm)
+REGISTRY: Registry[type[Algorithm]] = Registry(
+    "algorithm", files_of(__name__, _derived), "kdsim.algorithms", _derived
+)
 
 
 def names() -> list[str]:
     """The algorithms there are."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return REGISTRY.names()
 
 
 def get(name: str) -> type[Algorithm]:
-    """The algorithm of a name.
+    """The algorithm of a name, or at `module:Class`: a dataclass to be called with its settings.
 
     Raises:
         ValueError: there is none; the message names the nearest and lists all.
     """
-    if name not in names():
-        close = get_close_matches(name, names(), n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown algorithm {name!r}; {hint}choose one of {', '.join(names())}")
-    module = importlib.import_module(f"{__name__}.{name}")
-    (found,) = (
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, Algorithm)
-        and value.__module__ == module.__name__
-    )
-    return found
+    return REGISTRY.get(name)
 
 
 def table() -> str:

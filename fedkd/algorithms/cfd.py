@@ -6,32 +6,21 @@ from dataclasses import dataclass
 import torch
 
 from fedkd.algorithms.fedavg import of_group
-from fedkd.channel import Stage
-from fedkd.compression import CONSENSUS, argmax, deflate, delta, simplex
-from fedkd.consensus import (
+from fedkd.communication.compression import CONSENSUS, argmax, deflate, delta, simplex
+from fedkd.components.public_consensus import (
     mean_of,
     predictions,
-    predictions_claim,
+    predictions_spec,
     soft,
     student,
     student_steps,
     trained_and_asked,
 )
-from fedkd.core import (
-    Algorithm,
-    Claim,
-    Message,
-    Properties,
-    Public,
-    Received,
-    Server,
-    Task,
-    Upload,
-    as_sent,
-)
-from knowledge.batches import Examples, draw
-from knowledge.randomness import generator as stream
-from knowledge.training import Batches, Params, Predict, Training, fit
+from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
+from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
+from kdcore.rng import generator as stream
+from kdcore.training.batches import Examples, draw
+from kdcore.training.loop import Batches, Params, Predict, TrainingConfig, fit
 
 MODEL = "model"
 
@@ -53,16 +42,16 @@ class CFD(Algorithm):
     Down: b C P bits, less what entropy coding saves. With each message, a header of some 20 bytes.
 
     Conventions: up, a code is sent as its difference from the code of the consensus of the last
-    round (`fedkd.compression.delta`), where the paper takes the client's own last upload; down, no
-    differences are sent, so that a client that was away misses nothing. zlib codes what is left.
-    The server's model is of the architecture with the most parameters, and goes on from round to
-    round, trained at the server's own pace (`server`). The coding is the last
+    round (`fedkd.communication.compression.delta`), where the paper takes the client's own last
+    upload; down, no differences are sent, so that a client that was away misses nothing. zlib
+    codes what is left. The server's model is of the architecture with the most parameters, and
+    goes on from round to round, trained at the server's own pace (`server`). The coding is the last
     stage of whatever channel there is; all public examples are asked about in every round, without
     the paper's active selection. The model in use is the one that has digested the newest q.
     """
 
-    distill: Training = Training(learning_rate=0.05, epochs=3)
-    server: Training = Training("adam", learning_rate=1e-3, epochs=30)
+    distill: TrainingConfig = TrainingConfig(learning_rate=0.05, epochs=3)
+    server: TrainingConfig = TrainingConfig("adam", learning_rate=1e-3, epochs=30)
     bits_up: int = 1
     bits_down: int = 8
 
@@ -81,7 +70,7 @@ class CFD(Algorithm):
                 raise ValueError(f"bits_up and bits_down must be from 1 to 8, got {bits}")
 
     @property
-    def public_training(self) -> Training:
+    def public_training(self) -> TrainingConfig:
         """How clients distil."""
         return self.distill
 
@@ -133,9 +122,9 @@ class CFD(Algorithm):
         """The student of the server's model."""
         return student(predict, params, received, public, self.distill)
 
-    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+    def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """A distribution for each public example."""
-        return predictions_claim(task, None)
+        return predictions_spec(task, None)
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None

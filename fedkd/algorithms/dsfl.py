@@ -5,29 +5,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from fedkd.consensus import (
+from fedkd.components.public_consensus import (
     check_public_size,
     consensus_message,
     mean_of,
-    predictions_claim,
+    predictions_spec,
     student,
     student_steps,
     trained_and_asked,
 )
-from fedkd.core import (
-    Algorithm,
-    Claim,
-    Message,
-    Properties,
-    Public,
-    Received,
-    Server,
-    Task,
-    Upload,
-    as_sent,
-)
-from knowledge import ensemble
-from knowledge.training import Batches, Params, Predict, Training
+from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
+from fedkd.messages import Message, PayloadSpec, Received, Upload
+from kdcore import ensemble
+from kdcore.training.loop import Batches, Params, Predict, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -50,7 +40,7 @@ class DSFL(Algorithm):
     just digested the newest, as in the paper. The server keeps no model of its own.
     """
 
-    distill: Training = Training(learning_rate=0.2, epochs=3)
+    distill: TrainingConfig = TrainingConfig(learning_rate=0.2, epochs=3)
     public_size: int | None = None
     aggregation: Literal["era", "sa"] = "era"
     temperature: float = 0.1
@@ -72,7 +62,7 @@ class DSFL(Algorithm):
             raise ValueError(f"aggregation must be era or sa, got {self.aggregation!r}")
 
     @property
-    def public_training(self) -> Training:
+    def public_training(self) -> TrainingConfig:
         """How the consensus is digested."""
         return self.distill
 
@@ -112,9 +102,9 @@ class DSFL(Algorithm):
         """The student of the newest consensus."""
         return student(predict, params, received, public, self.distill)
 
-    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+    def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """A distribution for each public example of the round."""
-        return predictions_claim(task, self.public_size)
+        return predictions_spec(task, self.public_size)
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None

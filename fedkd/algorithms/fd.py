@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
-from fedkd.features import each_once, label_means
-from knowledge.outputs import Outputs
-from knowledge.response import cross_entropy, soft_cross_entropy
-from knowledge.training import Batches, Params, Predict, fit, logits_of
+from fedkd.components.features import each_once, label_means
+from fedkd.core import Algorithm, Properties, Public, Server, Task
+from fedkd.messages import Message, PayloadSpec, Received, Upload
+from kdcore.losses.response import cross_entropy, soft_cross_entropy
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Batches, Params, Predict, fit, predict_logits
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,13 @@ class FD(Algorithm):
             return hard + self.gamma * soft_cross_entropy(outputs.logits, received["means"][y])
 
         params = fit(predict, params, private, self.local, loss, received)
-        logits = logits_of(predict, params, private.x, each_once(private))
+        logits = predict_logits(predict, params, private.x, each_once(private))
         means, held = label_means(logits.softmax(dim=-1), private, logits.shape[-1])
         return params, Upload({"means": means}, rows=held)
 
-    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+    def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """A distribution for each label."""
-        return {"means": Claim((task.num_classes, task.num_classes), simplex=True, rows=True)}
+        return {"means": PayloadSpec((task.num_classes, task.num_classes), simplex=True, rows=True)}
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
-from knowledge.training import Batches, Params, Predict, fit, supervised
+from fedkd.core import Algorithm, Properties, Public, Server, Task
+from fedkd.messages import Message, PayloadSpec, Received, Upload
+from kdcore.training.loop import Batches, Params, Predict, fit, supervised
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class FedAvg(Algorithm):
         """The average."""
         return received
 
-    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+    def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """Every parameter, in its shape."""
         initial = task.models[group].init(torch.Generator())
-        return {k: Claim(tuple(v.shape), trained="parameters") for k, v in initial.items()}
+        return {k: PayloadSpec(tuple(v.shape), trained="parameters") for k, v in initial.items()}
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None

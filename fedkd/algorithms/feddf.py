@@ -7,20 +7,21 @@ import torch
 from torch import Tensor
 
 from fedkd.algorithms.fedavg import FedAvg, average_by_group, of_group
-from fedkd.core import Properties, Public, Received, Server, Task
-from knowledge.batches import rows
-from knowledge.optimizers import rule
-from knowledge.outputs import Outputs
-from knowledge.response import kl
-from knowledge.training import (
+from fedkd.core import Properties, Public, Server, Task
+from fedkd.messages import Received
+from kdcore.losses.response import kl
+from kdcore.outputs import Outputs
+from kdcore.training.batches import rows
+from kdcore.training.loop import (
     Batches,
     Examples,
     Params,
     Predict,
-    Training,
+    TrainingConfig,
     fit,
-    logits_of,
+    predict_logits,
 )
+from kdcore.training.optimizers import rule
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class FedDF(FedAvg):
     of passes is fixed and no label is needed. Test examples are never looked at.
     """
 
-    distill: Training = Training("adam", learning_rate=1e-3, epochs=5, batch_size=128)
+    distill: TrainingConfig = TrainingConfig("adam", learning_rate=1e-3, epochs=5, batch_size=128)
     patience: int = 0
 
     properties = Properties(
@@ -65,7 +66,7 @@ class FedDF(FedAvg):
             object.__setattr__(self, "properties", selecting)
 
     @property
-    def public_training(self) -> Training:
+    def public_training(self) -> TrainingConfig:
         """How the server distils."""
         return self.distill
 
@@ -74,7 +75,7 @@ class FedDF(FedAvg):
     ) -> Server:
         """Average within groups, then distil the ensemble of all clients into each average."""
         assert public is not None
-        crowd = _Crowd(task, public)
+        crowd = _Ensemble(task, public)
         averaged = average_by_group(crowd.hearing(uploads))
         lesson = public.lesson(crowd.mean(), public.rows)
         for group in sorted(task.models):
@@ -102,7 +103,7 @@ class FedDF(FedAvg):
         return found
 
 
-class _Crowd:
+class _Ensemble:
     """The running float64 sum of the logits of models as they come, for public examples."""
 
     def __init__(self, task: Task, public: Public) -> None:
@@ -113,7 +114,7 @@ class _Crowd:
         """The same uploads, each heard as it passes."""
         for upload in uploads:
             predict, public = self._task.models[upload.group].predict, self._public
-            logits = logits_of(predict, upload.payload, public.x, public.rows)
+            logits = predict_logits(predict, upload.payload, public.x, public.rows)
             self._sum, self._kind = self._sum.to(logits.device) + logits, logits.dtype
             self._count += 1
             yield upload
@@ -128,7 +129,7 @@ def _towards(outputs: Outputs, y: Tensor) -> Tensor:
 
 
 def _passes(
-    predict: Predict, start: Params, lesson: Batches, training: Training
+    predict: Predict, start: Params, lesson: Batches, training: TrainingConfig
 ) -> Iterable[Params]:
     """The parameters after each pass, as `fit` has them, with one optimiser all along."""
     leaves = [value.detach().clone().requires_grad_() for value in start.values()]
@@ -146,5 +147,5 @@ def _passes(
 
 
 def _accuracy(predict: Predict, params: Params, examples: Examples) -> float:
-    said = logits_of(predict, params, examples.x, examples.rows).argmax(dim=-1)
+    said = predict_logits(predict, params, examples.x, examples.rows).argmax(dim=-1)
     return float((said == examples.y[examples.rows]).double().mean())

@@ -8,13 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from fedkd.algorithms.fedavg import FedAvg, average_by_group, of_group
-from fedkd.core import Claim, Message, Model, Properties, Public, Received, Server, Task, Upload
-from fedkd.features import feature_width, head_names, label_counts
-from fedkd.generator import lessons, maker, seeds, teaching
-from knowledge.outputs import Outputs
-from knowledge.randomness import generator as stream
-from knowledge.response import cross_entropy, soft_cross_entropy
-from knowledge.training import Batches, Params, Predict, Training, fit
+from fedkd.components.feature_generator import lessons, maker, seeds, teaching
+from fedkd.components.features import feature_width, head_names, label_counts
+from fedkd.core import Model, Properties, Public, Server, Task
+from fedkd.messages import Message, PayloadSpec, Received, Upload
+from kdcore.losses.response import cross_entropy, soft_cross_entropy
+from kdcore.outputs import Outputs
+from kdcore.rng import generator as stream
+from kdcore.training.loop import Batches, Params, Predict, TrainingConfig, fit
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class FedGen(FedAvg):
     hidden: int = 256
     samples: int = 16
     steps: int = 40
-    generator: Training = Training("adam", learning_rate=3e-4, weight_decay=1e-2, batch_size=32)
+    generator: TrainingConfig = TrainingConfig(
+        "adam", learning_rate=3e-4, weight_decay=1e-2, batch_size=32
+    )
 
     properties = Properties(
         public="none",
@@ -119,10 +122,10 @@ class FedGen(FedAvg):
         counts = label_counts(private, len(start[bias]))
         return trained, Upload(trained | {"label_counts": counts}, private.size)
 
-    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+    def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """Every parameter, in its shape, and a number for each label."""
-        counts = Claim((task.num_classes,), most=task.private)
-        return super().claims(task, group) | {"label_counts": counts}
+        counts = PayloadSpec((task.num_classes,), most=task.private)
+        return super().payload_spec(task, group) | {"label_counts": counts}
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None

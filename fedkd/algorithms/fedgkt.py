@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from fedkd.algorithms.fedavg import of_group
-from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
-from fedkd.shown import (
+from fedkd.components.sample_exchange import (
     SHOWN,
     claims_by_example,
     features_and_logits,
@@ -16,11 +15,13 @@ from fedkd.shown import (
     own_examples,
     with_teacher,
 )
-from knowledge.batches import Examples, draw
-from knowledge.outputs import Outputs
-from knowledge.randomness import generator as stream
-from knowledge.response import cross_entropy, kl
-from knowledge.training import Batches, Params, Predict, Training, fit, logits_of
+from fedkd.core import Algorithm, Properties, Public, Server, Task
+from fedkd.messages import Message, PayloadSpec, Received, Upload
+from kdcore.losses.response import cross_entropy, kl
+from kdcore.outputs import Outputs
+from kdcore.rng import generator as stream
+from kdcore.training.batches import Examples, draw
+from kdcore.training.loop import Batches, Params, Predict, TrainingConfig, fit, predict_logits
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class FedGKT(Algorithm):
     client under the server's network. Clients not in a round keep the logits that they last got.
     """
 
-    server: Training = Training("adam", learning_rate=1e-3, epochs=5, batch_size=64)
+    server: TrainingConfig = TrainingConfig("adam", learning_rate=1e-3, epochs=5, batch_size=64)
     server_width: int = 128
     loss_weight: float = 1.0
     temperature: float = 3.0
@@ -109,7 +110,7 @@ class FedGKT(Algorithm):
         payload = dict(zip(SHOWN, (hidden, logits, private.y[shown].int()), strict=True))
         return params, Upload(payload, rows=held)
 
-    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+    def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """Of as many examples as the client has: vectors, logits, labels."""
         return claims_by_example(task, group)
 
@@ -150,7 +151,7 @@ class FedGKT(Algorithm):
         predict = network_on_features(task, group, self.server_width).predict
         params = of_group(server, f"net/{group}")
         params = fit(predict, params, lesson._replace(y=(lesson.y, logits)), self.server, loss)
-        said = logits_of(predict, params, hidden, everything)
+        said = predict_logits(predict, params, hidden, everything)
         parts = torch.split(said, [len(lot[0]) for lot in lots.values()])
         mine = {f"logits/{k}": part for k, part in zip(lots, parts, strict=True) if len(part)}
         return mine | {f"net/{group}/{name}": value for name, value in params.items()}

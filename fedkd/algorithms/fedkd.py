@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 
 from fedkd.algorithms.fedavg import average_by_group, of_group
-from fedkd.channel import Stage
-from fedkd.compression.low_rank import by_broadcast
-from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
-from fedkd.pairs import (
+from fedkd.communication.compression.low_rank import by_broadcast
+from fedkd.components.paired_models import (
     OWN,
     SHARED,
     joined,
@@ -20,9 +18,11 @@ from fedkd.pairs import (
     shared_model,
     shared_predict,
 )
-from knowledge.outputs import Outputs
-from knowledge.response import cross_entropy, kl
-from knowledge.training import Batches, Network, Params, Predict, fit
+from fedkd.core import Algorithm, Properties, Public, Server, Task
+from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
+from kdcore.losses.response import cross_entropy, kl
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Batches, Network, Params, Predict, fit
 
 FLOOR = 0.1  # of what the distillation is divided by, which otherwise vanishes as models get good
 
@@ -114,7 +114,7 @@ class FedKD(Algorithm):
         update = {key: after[key] - before for key, before in mentee.items()}
         return part(trained, OWN), Upload(update, private.size)
 
-    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+    def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """The update of every parameter of the mentee, in its shape."""
         return shared_claims(task, self.mentee, "update")
 

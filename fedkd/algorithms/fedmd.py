@@ -7,29 +7,27 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedkd.consensus import (
+from fedkd.components.public_consensus import (
     check_public_size,
     consensus_message,
     digest,
     mean_of,
-    predictions_claim,
+    predictions_spec,
     soft,
     student_steps,
 )
-from fedkd.core import (
-    Algorithm,
-    Claim,
-    Message,
-    Properties,
-    Public,
-    Received,
-    Server,
-    Task,
-    Upload,
-    as_sent,
+from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
+from fedkd.messages import Message, PayloadSpec, Received, Upload
+from kdcore.outputs import Outputs
+from kdcore.training.loop import (
+    Batches,
+    Params,
+    Predict,
+    TrainingConfig,
+    fit,
+    predict_logits,
+    supervised,
 )
-from knowledge.outputs import Outputs
-from knowledge.training import Batches, Params, Predict, Training, fit, logits_of, supervised
 
 MET = "met"  # who has been heard, for as long as newcomers are treated differently
 
@@ -56,7 +54,7 @@ class FedMD(Algorithm):
     which it is sent no consensus. Nobody stops early, and so nobody looks at test examples.
     """
 
-    distill: Training = Training(learning_rate=0.5, epochs=3)
+    distill: TrainingConfig = TrainingConfig(learning_rate=0.5, epochs=3)
     public_size: int | None = None
     exchange: Literal["probabilities", "logits"] = "probabilities"
     pretrain: int = 0
@@ -84,7 +82,7 @@ class FedMD(Algorithm):
             object.__setattr__(self, "properties", labelled)
 
     @property
-    def public_training(self) -> Training:
+    def public_training(self) -> TrainingConfig:
         """How the consensus is digested."""
         return self.distill
 
@@ -117,7 +115,7 @@ class FedMD(Algorithm):
         elif self.pretrain:
             params = fit(predict, params, self._labelled(public), self.distill, supervised)
         params = fit(predict, params, private, self.local, supervised)
-        logits = logits_of(predict, params, public.x, public.rows)
+        logits = predict_logits(predict, params, public.x, public.rows)
         said = logits if self.exchange == "logits" else logits.softmax(dim=-1)
         return params, Upload({self.exchange: said})
 
@@ -128,10 +126,10 @@ class FedMD(Algorithm):
             return self._labelled(public).steps + private.steps
         return student_steps(received, public) + private.steps
 
-    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+    def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """A distribution (or logits) for each public example of the round."""
-        (claim,) = predictions_claim(task, self.public_size).values()
-        return {self.exchange: claim._replace(simplex=self.exchange == "probabilities")}
+        (spec,) = predictions_spec(task, self.public_size).values()
+        return {self.exchange: spec._replace(simplex=self.exchange == "probabilities")}
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None

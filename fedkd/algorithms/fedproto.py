@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
-from fedkd.features import each_once, feature_width, features, head_names, label_means
-from knowledge.outputs import Outputs
-from knowledge.response import cross_entropy
-from knowledge.training import Batches, Params, Predict, fit, logits_of
+from fedkd.components.features import each_once, feature_width, features, head_names, label_means
+from fedkd.core import Algorithm, Properties, Public, Server, Task
+from fedkd.messages import Message, PayloadSpec, Received, Upload
+from kdcore.losses.response import cross_entropy
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Batches, Params, Predict, fit, predict_logits
 
 NOWHERE = -1e9  # the logit of a label that has no prototype
 
@@ -85,7 +86,7 @@ class FedProto(Algorithm):
             return hard + self.strength * _known(target) * gap
 
         params = fit(predict, params, private, self.local, loss, received)
-        values = logits_of(features(predict), params, private.x, each_once(private))
+        values = predict_logits(features(predict), params, private.x, each_once(private))
         _, bias = head_names(params)
         means, held = label_means(values, private, len(params[bias]))
         return params, Upload({"prototypes": means}, rows=held)
@@ -106,9 +107,9 @@ class FedProto(Algorithm):
         shift = torch.where(_known(prototypes) > 0, -norms, NOWHERE)
         return params | {weight: 2 * prototypes, bias: shift}
 
-    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+    def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """A row of features for each label."""
-        return {"prototypes": Claim((task.num_classes, feature_width(task)), rows=True)}
+        return {"prototypes": PayloadSpec((task.num_classes, feature_width(task)), rows=True)}
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from fedkd.algorithms.fedavg import FedAvg
-from fedkd.core import Message, Public, Upload
-from knowledge.outputs import Outputs
-from knowledge.response import cross_entropy
-from knowledge.training import Batches, Params, Predict, fit
+from fedkd.core import Public
+from fedkd.messages import Message, Upload
+from kdcore.losses.response import cross_entropy
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Batches, Params, Predict, fit
 
 
 @dataclass(frozen=True)

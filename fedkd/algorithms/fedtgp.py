@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from fedkd.algorithms.fedproto import FedProto
-from fedkd.core import Properties, Public, Received, Server, Task
-from fedkd.features import feature_width
+from fedkd.components.features import feature_width
+from fedkd.core import Properties, Public, Server, Task
+from fedkd.messages import Received
 from fedkd.models import mlp
-from knowledge.outputs import Outputs
-from knowledge.randomness import generator as stream
-from knowledge.response import cross_entropy
-from knowledge.training import Examples, Params, Predict, Training, draw, fit
+from kdcore.losses.response import cross_entropy
+from kdcore.outputs import Outputs
+from kdcore.rng import generator as stream
+from kdcore.training.loop import Examples, Params, Predict, TrainingConfig, draw, fit
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class FedTGP(FedProto):
 
     strength: float = 10.0
     margin: float = 100.0
-    server: Training = Training(learning_rate=0.01, epochs=100, batch_size=10)
+    server: TrainingConfig = TrainingConfig(learning_rate=0.01, epochs=100, batch_size=10)
 
     properties = Properties(
         public="none",

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from fedkd.algorithms.fedavg import average_by_group, of_group
-from fedkd.core import Algorithm, Claim, Message, Properties, Public, Received, Server, Task, Upload
-from fedkd.pairs import (
+from fedkd.components.paired_models import (
     OWN,
     SHARED,
     joined,
@@ -18,9 +17,11 @@ from fedkd.pairs import (
     shared_model,
     shared_predict,
 )
-from knowledge.outputs import Outputs
-from knowledge.response import cross_entropy, kl
-from knowledge.training import Batches, Params, Predict, fit
+from fedkd.core import Algorithm, Properties, Public, Server, Task
+from fedkd.messages import Message, PayloadSpec, Received, Upload
+from kdcore.losses.response import cross_entropy, kl
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Batches, Params, Predict, fit
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class FML(Algorithm):
         trained = fit(both, joined(params, received), private, self.local, loss)
         return part(trained, OWN), Upload(part(trained, SHARED), private.size)
 
-    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+    def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """Every parameter of the meme, in its shape."""
         return shared_claims(task, self.meme)
 

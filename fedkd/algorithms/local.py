@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from fedkd.core import Algorithm, Message, Properties, Public, Upload
-from knowledge.training import Batches, Params, Predict, fit, supervised
+from fedkd.core import Algorithm, Properties, Public
+from fedkd.messages import Message, Upload
+from kdcore.training.loop import Batches, Params, Predict, fit, supervised
 
 
 @dataclass(frozen=True)

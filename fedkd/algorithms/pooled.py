@@ -7,20 +7,10 @@ import torch
 from torch import Tensor
 
 from fedkd.algorithms.fedavg import FedAvg, of_group
-from fedkd.core import (
-    ANY,
-    Claim,
-    Message,
-    Properties,
-    Public,
-    Received,
-    Server,
-    Task,
-    Upload,
-    as_sent,
-)
-from knowledge.randomness import generator as stream
-from knowledge.training import Batches, Examples, Params, Predict, draw, fit, supervised
+from fedkd.core import Properties, Public, Server, Task, as_sent
+from fedkd.messages import ANY, Message, PayloadSpec, Received, Upload
+from kdcore.rng import generator as stream
+from kdcore.training.loop import Batches, Examples, Params, Predict, draw, fit, supervised
 
 
 @dataclass(frozen=True)
@@ -75,9 +65,12 @@ class Pooled(FedAvg):
         """None: it is the server that trains."""
         return 0
 
-    def claims(self, task: Task, group: str) -> dict[str, Claim]:
+    def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """As many examples as there are."""
-        return {"x": Claim((ANY, *task.shape), rows=True), "y": Claim((ANY,), rows=True)}
+        return {
+            "x": PayloadSpec((ANY, *task.shape), rows=True),
+            "y": PayloadSpec((ANY,), rows=True),
+        }
 
     def check(self, task: Task) -> None:
         """The shape of an example is known, to tell examples from anything else."""

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedkd.checks import check_finite, check_labels, whole
+from fedkd.data.checks import check_finite, check_labels, whole
 from fedkd.data.cifar import cifar10_jpeg
 from fedkd.data.speech import spoken_digits
 

@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heapreplace
 import torch
 from torch import Tensor
 
-from fedkd.checks import whole
+from fedkd.data.checks import whole
 
 Partition = list[Tensor]
 HOPELESS = 20

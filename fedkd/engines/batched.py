@@ -9,12 +9,12 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from fedkd.core import Client, Task
-from knowledge.training import Batches, Predict
+from kdcore.training.loop import Batches, Predict
 
 CACHED = 10e6  # bytes of parameters of a chunk: more are no faster, as they leave the cache
 FEWEST = 10  # clients of a chunk where the chunk's limit allows it: fewer do not pay
 COPIES = 6  # of a client's parameters in a step: old, new, gradient, optimiser, temporaries
-AT_ONCE = 500  # examples that a client predicts at once, see knowledge.training.logits_of
+AT_ONCE = 500  # examples that a client predicts at once, see kdcore.training.loop.logits_of
 
 Call = tuple[Any, ...]  # what a client's function is given: its parameters, then its inputs
 

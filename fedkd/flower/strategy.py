@@ -1,4 +1,4 @@
-"""The server's side: the rounds of `fedkd.federation` as a Flower Strategy."""
+"""The server's side: the rounds of `fedkd.rounds.round` as a Flower Strategy."""
 
 from collections.abc import Container, Iterable
 from logging import INFO, WARNING, getLogger
@@ -7,19 +7,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedkd.channel import Channel
-from fedkd.core import Algorithm, Client, Public, Server, Task, Upload
-from fedkd.federation import (
-    Opening,
-    check_federation,
-    close_round,
-    nothing_learnt,
-    open_deployment,
-    open_round,
-    public_of,
-)
-from fedkd.flower.meeting import Roster, meet
-from fedkd.flower.messages import (
+from fedkd.communication.channel import Channel
+from fedkd.core import Algorithm, Client, Public, Server, Task
+from fedkd.flower.discovery import NodeRegistry, meet
+from fedkd.flower.history import RoundMetrics
+from fedkd.flower.wire.serde import (
     DISTIL,
     SCORE,
     brief,
@@ -30,9 +22,18 @@ from fedkd.flower.messages import (
     unpack,
     unpack_upload,
 )
-from fedkd.flower.record import Record
-from fedkd.sampling import Sample, everyone
-from knowledge.randomness import generator
+from fedkd.messages import Upload
+from fedkd.rounds.client_sampling import Sample, everyone
+from fedkd.rounds.round import (
+    OpenRound,
+    check_federation,
+    close_round,
+    nothing_learnt,
+    open_deployment,
+    open_round,
+    public_of,
+)
+from kdcore.rng import generator
 
 LOGGER = getLogger("flwr")
 
@@ -46,7 +47,7 @@ class DistillationStrategy(Strategy):
     claims is named in the record of the round, which goes on without it.
 
     Attributes:
-        records: one `Record` for each round so far.
+        records: one `RoundMetrics` for each round so far.
     """
 
     def __init__(
@@ -79,18 +80,18 @@ class DistillationStrategy(Strategy):
         self.algorithm = algorithm
         self.task = task
         self.clients = clients
-        self.channel = channel.carrying(algorithm)
+        self.channel = channel.with_algorithm(algorithm)
         self.sample = sample
         self.seed = seed
         self.score = score
         self.patience = patience
         self.weigh = weigh
-        self.records: list[Record] = []
+        self.records: list[RoundMetrics] = []
         self._terms = terms(algorithm, task, channel)
-        self._roster: Roster | None = None
+        self._roster: NodeRegistry | None = None
         self._asked: dict[int, Message] = {}  # client number -> the newest request to it
         self._last: dict[int, int] = {}  # client number -> the last round in which it answered
-        self._round: tuple[Opening, Server, Public | None]
+        self._round: tuple[OpenRound, Server, Public | None]
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -106,7 +107,9 @@ class DistillationStrategy(Strategy):
         public = public_of(self.algorithm, self.task, self.seed, server_round)
         self._round = opening, server, public
         requests = self._requests(DISTIL, opening, server_round)
-        self.records.append(Record(server_round, opening.cohort, wire_down=self._wire(requests)))
+        self.records.append(
+            RoundMetrics(server_round, opening.cohort, wire_down=self._wire(requests))
+        )
         return requests
 
     def aggregate_train(
@@ -168,7 +171,7 @@ class DistillationStrategy(Strategy):
     def _groups(self) -> dict[int, str]:
         return self._roster.groups if self._roster else {}
 
-    def _meet(self, grid: Grid) -> Roster:
+    def _meet(self, grid: Grid) -> NodeRegistry:
         """Find out who is there, and whether they can run this algorithm."""
         roster = meet(grid, self.clients, self.patience)
         nobody = [Client(number, group, {}, None) for number, group in roster.groups.items()]
@@ -178,7 +181,7 @@ class DistillationStrategy(Strategy):
     def _wire(self, messages: Iterable[Message]) -> int:
         return sum(map(serialised, messages)) if self.weigh else 0
 
-    def _requests(self, kind: str, opening: Opening, index: int) -> list[Message]:
+    def _requests(self, kind: str, opening: OpenRound, index: int) -> list[Message]:
         """One message for each client of an opened round; the same tensors are packed once."""
         assert self._roster is not None
         packed: dict[int, ArrayRecord] = {}

@@ -16,21 +16,21 @@ Whatever grows with the pairs of nodes is worked out in blocks, and again in the
 that a block is all that memory holds; each docstring says what time and memory grow with.
 """
 
-from graphkd.losses import learned as learned
+from graphkd.losses import projectors as projectors
 from graphkd.losses import reliability as reliability
 from graphkd.losses.features import attention_transfer, hint
-from graphkd.losses.information import contrastive, mutual_information
-from graphkd.losses.kernels import KERNELS as KERNELS
-from graphkd.losses.kernels import check_kernel as check_kernel
-from graphkd.losses.labels import high_frequency, low_frequency, reliable_labels, soft_labels
-from graphkd.losses.local import local_structure
-from graphkd.losses.pairs import (
+from graphkd.losses.global_structure import (
     angle,
     distance,
     global_structure,
     similarity_preserving,
     structural_similarity,
 )
+from graphkd.losses.information import contrastive, mutual_information
+from graphkd.losses.kernels import KERNELS as KERNELS
+from graphkd.losses.kernels import check_kernel as check_kernel
+from graphkd.losses.labels import high_frequency, low_frequency, reliable_labels, soft_labels
+from graphkd.losses.local_structure import local_structure
 
 __all__ = [
     "angle",

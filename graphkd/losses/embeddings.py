@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from graphkd.graph import Graph, Part
-from knowledge.outputs import Outputs
+from kdcore.outputs import Outputs
 
 Map = Callable[[Tensor], Tensor]  # (N, D) -> (N, D'), such as an `nn.Module`
 
@@ -61,7 +61,7 @@ def check_widths(student: Tensor, teacher: Tensor) -> None:
         raise ValueError(
             f"the student's embedding is {student.shape[1]} wide, the teacher's "
             f"{teacher.shape[1]}; this loss compares them directly: give a `project` to the "
-            "teacher's width, see graphkd.losses.learned"
+            "teacher's width, see graphkd.losses.projectors"
         )
 
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from graphkd.graph import Graph, Part
 from graphkd.losses.embeddings import Map, check_widths, embeddings, unit
-from knowledge.outputs import Outputs
+from kdcore.outputs import Outputs
 
 
 def hint(

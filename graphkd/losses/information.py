@@ -14,9 +14,9 @@ import math
 from torch import Tensor
 
 from graphkd.graph import Graph, Part
-from graphkd.losses.blocks import in_blocks
+from graphkd.losses.chunking import in_blocks
 from graphkd.losses.embeddings import Map, check_widths, embeddings, unit
-from knowledge.outputs import Outputs
+from kdcore.outputs import Outputs
 
 
 def contrastive(
@@ -36,7 +36,7 @@ def contrastive(
         g = project(s),   f = project_teacher(t)
 
     Convention: the softmax runs over the teacher's nodes j, the positive included. The negatives
-    are all other nodes of the call: `Term.nodes` draws them. Not 0 where the student is the
+    are all other nodes of the call: `LossTerm.nodes` draws them. Not 0 where the student is the
     teacher, but near it where T is small. The projection of the teacher's side learns too, the
     teacher does not. Joshi et al. have T from 0.05 to 0.1 and `learned.heads` to 256 features.
 

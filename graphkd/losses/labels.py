@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from graphkd.graph import Graph, Part
-from graphkd.losses.blocks import in_blocks
+from graphkd.losses.chunking import in_blocks
 from graphkd.losses.embeddings import check_rows
-from knowledge import response
-from knowledge.logarithms import negative_entropy, times_log
-from knowledge.outputs import Outputs
-from knowledge.precision import in_float32
+from kdcore.losses import response
+from kdcore.losses.logarithms import negative_entropy, times_log
+from kdcore.losses.precision import in_float32
+from kdcore.outputs import Outputs
 
 
 @in_float32

@@ -16,8 +16,8 @@ from scipy.optimize import minimize_scalar
 from torch import Generator, Tensor
 
 from graphkd.graph import Graph, Part
-from knowledge.logarithms import negative_entropy
-from knowledge.precision import in_float32
+from kdcore.losses.logarithms import negative_entropy
+from kdcore.losses.precision import in_float32
 
 
 @in_float32

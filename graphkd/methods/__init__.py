@@ -4,33 +4,24 @@ A recipe says which network teaches which, from which inputs and by which terms.
 settings: `dataclasses.fields(methods.get("glnn"))`.
 """
 
-import importlib
-import inspect
-import pkgutil
+from graphkd.method import Method
+from kdcore.registry import Registry, files_of, subclass_of
 
-from graphkd.names import unknown
-from graphkd.recipe import Method
+_derived = subclass_of(Method)
+REGISTRY: Registry[type[Method]] = Registry(
+    "method", files_of(__name__, _derived), "kdsim.methods", _derived
+)
 
 
 def names() -> list[str]:
-    """The names of all methods."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    """The methods there are."""
+    return REGISTRY.names()
 
 
 def get(name: str) -> type[Method]:
-    """The method of this name, a frozen dataclass to be called with its settings.
+    """The method of a name, or at `module:Class`: a dataclass to be called with its settings.
 
     Raises:
-        ValueError: there is none; the message lists those there are and the nearest.
+        ValueError: there is none; the message names the nearest and lists all.
     """
-    if name not in names():
-        raise unknown("method", name, names())
-    module = importlib.import_module(f"{__name__}.{name}")
-    (found,) = (
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, Method)
-        and value.__module__ == module.__name__
-    )
-    return found
+    return REGISTRY.get(name)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from graphkd.graph import Graph, Part
-from graphkd.recipe import Lesson, Method, Term
-from knowledge.outputs import Outputs
+from graphkd.method import DistillationContext, LossTerm, Method
+from kdcore.outputs import Outputs
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class CPF(Method):
         """Label propagation around a network."""
         return Propagation(network, graph.x.shape[1] - graph.classes, self.rounds)
 
-    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
         """The squared distance of probabilities, but at training nodes."""
         known = torch.zeros(lesson.view.graph.num_nodes, dtype=torch.bool)
         known[lesson.view.part("train")] = True
@@ -61,7 +61,7 @@ class CPF(Method):
             free = (~known[nodes]).to(gap)
             return gap.square().sum(1) * free
 
-        return (Term(loss, 1.0),)
+        return (LossTerm(loss, 1.0),)
 
 
 class Propagation(nn.Module):

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from graphkd import losses
 from graphkd.graph import Graph, Part
-from graphkd.recipe import Lesson, Method, Term
-from knowledge.outputs import Outputs
+from graphkd.method import DistillationContext, LossTerm, Method
+from kdcore.outputs import Outputs
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class FFG2M(Method):
     temperature: float | None = None
     epochs: int = 500
 
-    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
         """Both frequencies, with the weight that the hard labels leave."""
         assert self.hard_weight is not None
         assert self.temperature is not None
         weight = 1 - self.hard_weight
         high = Differences(self.temperature)
-        return Term(losses.low_frequency, weight), Term(high, weight / self.temperature**2)
+        return LossTerm(losses.low_frequency, weight), LossTerm(high, weight / self.temperature**2)
 
 
 class Differences:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from graphkd import losses
 from graphkd.graph import Graph, Part
-from graphkd.losses.learned import heads
-from graphkd.recipe import ANY, Lesson, Method, Term, sample
-from knowledge.outputs import Outputs
+from graphkd.losses.projectors import heads
+from graphkd.method import ANY, DistillationContext, LossTerm, Method, sample
+from kdcore.outputs import Outputs
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class GCRD(Method):
     width: int = 128
     sample: int = 1024
 
-    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
         """The contrast between the last hidden states."""
         nodes = partial(sample, count=self.sample)
-        return (Term(_Contrast(lesson, self), self.contrast_weight, nodes),)
+        return (LossTerm(_Contrast(lesson, self), self.contrast_weight, nodes),)
 
 
 class _Contrast(nn.Module):
     """The contrastive loss between learned maps of both embeddings."""
 
-    def __init__(self, lesson: Lesson, method: GCRD):
+    def __init__(self, lesson: DistillationContext, method: GCRD):
         super().__init__()
         self.maps = nn.ModuleDict(heads(*lesson.widths(), method.width))
         self.temperature = method.temperature

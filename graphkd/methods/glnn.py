@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from graphkd import losses
-from graphkd.recipe import Lesson, Method, Term
+from graphkd.method import DistillationContext, LossTerm, Method
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class GLNN(Method):
     batch: int = 512
     temperature: float | None = 1.0
 
-    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
         """Soft labels, with the weight that the hard ones leave."""
         assert self.hard_weight is not None
         assert self.temperature is not None
         loss = partial(losses.soft_labels, temperature=self.temperature)
-        return (Term(loss, 1 - self.hard_weight),)
+        return (LossTerm(loss, 1 - self.hard_weight),)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from graphkd import sparse
 from graphkd.graph import Graph, Part
-from graphkd.recipe import ANY, Lesson, Method, Term
-from knowledge.outputs import Outputs
+from graphkd.method import ANY, DistillationContext, LossTerm, Method
+from graphkd.ops import sparse
+from kdcore.outputs import Outputs
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class GNNSD(Method):
     layers: int | None = 3
     discrepancy_weight: float = 0.1
 
-    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
         """What later layers lose of the discrepancy of earlier ones."""
-        return (Term(lost_discrepancy, self.discrepancy_weight),)
+        return (LossTerm(lost_discrepancy, self.discrepancy_weight),)
 
 
 def discrepancy(h: Tensor, graph: Graph | Part) -> Tensor:

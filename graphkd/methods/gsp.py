@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from graphkd import losses
-from graphkd.recipe import Lesson, Method, Term, sample
+from graphkd.method import DistillationContext, LossTerm, Method, sample
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class GSP(Method):
         super().__post_init__()
         losses.check_kernel(self.kernel, self.scale)
 
-    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
         """The global structure of the last hidden states."""
         loss = partial(losses.global_structure, kernel=self.kernel, scale=self.scale)
-        return (Term(loss, self.structure_weight, partial(sample, count=self.sample)),)
+        return (LossTerm(loss, self.structure_weight, partial(sample, count=self.sample)),)

@@ -7,13 +7,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from graphkd import losses, networks
+from graphkd import losses
 from graphkd.graph import Graph, Part
 from graphkd.losses import reliability
-from graphkd.recipe import ANY, Lesson, Method, Term
-from graphkd.training import predict
-from knowledge.outputs import Outputs
-from knowledge.randomness import generator
+from graphkd.method import ANY, DistillationContext, LossTerm, Method
+from graphkd.models import networks
+from graphkd.training.loop import predict
+from kdcore.outputs import Outputs
+from kdcore.rng import generator
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,18 @@ class KRD(Method):
     warmup: int = 50
     bins: int = 50
 
-    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
         """Labels along the edges that are kept."""
         assert self.hard_weight is not None
         assert self.temperature is not None
         weight = (1 - self.hard_weight) / self.temperature**2
-        return (Term(_Reliable(self, lesson), weight),)
+        return (LossTerm(_Reliable(self, lesson), weight),)
 
 
 class _Reliable(torch.nn.Module):
     """The loss along the edges that are kept, with the power that decides on them."""
 
-    def __init__(self, method: KRD, lesson: Lesson):
+    def __init__(self, method: KRD, lesson: DistillationContext):
         super().__init__()
         assert lesson.teacher is not None
         assert lesson.targets is not None

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from graphkd.graph import Graph, Part
-from graphkd.recipe import Lesson, Method, Term
-from knowledge.outputs import Outputs
+from graphkd.method import DistillationContext, LossTerm, Method
+from kdcore.outputs import Outputs
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Logits(Method):
 
     hard_weight: float | None = 0.5
 
-    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
         """Squared differences, with the weight that the hard targets leave."""
         assert self.hard_weight is not None
-        return (Term(squared_difference, 1 - self.hard_weight),)
+        return (LossTerm(squared_difference, 1 - self.hard_weight),)
 
 
 def squared_difference(student: Outputs, teacher: Outputs, graph: Graph | Part) -> Tensor:

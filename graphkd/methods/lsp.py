@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from graphkd import losses
-from graphkd.recipe import Lesson, Method, Term
+from graphkd.method import DistillationContext, LossTerm, Method
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LSP(Method):
         super().__post_init__()
         losses.check_kernel(self.kernel, self.scale)
 
-    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
         """The local structure of the last hidden states."""
         loss = partial(losses.local_structure, kernel=self.kernel, scale=self.scale)
-        return (Term(loss, self.structure_weight),)
+        return (LossTerm(loss, self.structure_weight),)

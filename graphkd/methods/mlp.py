@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from graphkd.recipe import Method
+from graphkd.method import Method
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ class MultiTeacher(GLNN):
         L = \lambda mean_{train} CE + (1 - \lambda) mean_i KL(\sum_m w_m teacher_m,i || student_i)
 
     Convention: the weights are those that make the labels of the validation nodes most likely
-    (`graphkd.crowd.learn_weights`), found once, before the student is trained. Any other method
-    with a `teacher` such as "sage+gcn" has the same kind of teacher.
+    (`graphkd.models.teacher_ensemble.learn_weights`), found once, before the student is trained.
+    Any other method with a `teacher` such as "sage+gcn" has the same kind of teacher.
     """
 
     teacher: str = "sage+gcn+appnp"

@@ -10,11 +10,11 @@ from graphkd import losses
 from graphkd.core import View
 from graphkd.graph import Graph, Part
 from graphkd.inputs import Encoder, positions
-from graphkd.losses.learned import rectified
-from graphkd.recipe import ANY, Lesson, Method, Term, sample
-from knowledge import response
-from knowledge.outputs import Outputs
-from knowledge.randomness import generator
+from graphkd.losses.projectors import rectified
+from graphkd.method import ANY, DistillationContext, LossTerm, Method, sample
+from kdcore.losses import response
+from kdcore.outputs import Outputs
+from kdcore.rng import generator
 
 
 @dataclass(frozen=True)
@@ -72,26 +72,26 @@ class NOSMOG(Method):
         sizes = (self.dimensions, self.walks, self.walk_length, self.window)
         return positions(view, seed, *(size for size in sizes if size is not None))
 
-    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
         """Soft labels, similarities, and soft labels under noise."""
         assert self.similarity_weight is not None
         assert self.radius is not None
-        found = [Term(losses.soft_labels, 1.0)]
+        found = [LossTerm(losses.soft_labels, 1.0)]
         if self.similarity_weight:
-            found.append(Term(_Similar(lesson, self.dropout or 0.0), self.similarity_weight))
+            found.append(LossTerm(_Similar(lesson, self.dropout or 0.0), self.similarity_weight))
         if self.adversarial_weight:
             noise = generator(lesson.seed, "adversary")
             moved = partial(adversarial, lesson.student, lesson.view.graph, self.radius)
             loss = partial(moved, steps=self.steps, draw=noise)
             nodes = partial(sample, count=self.moved) if self.moved else None
-            found.append(Term(loss, self.adversarial_weight, nodes))
+            found.append(LossTerm(loss, self.adversarial_weight, nodes))
         return tuple(found)
 
 
 class _Similar(nn.Module):
     """Structural similarity of the teacher's embedding and a learned map of the student's."""
 
-    def __init__(self, lesson: Lesson, dropout: float):
+    def __init__(self, lesson: DistillationContext, dropout: float):
         super().__init__()
         student, teacher = lesson.widths()
         self.maps = nn.ModuleDict(rectified(student, teacher, dropout))

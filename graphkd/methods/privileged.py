@@ -7,8 +7,8 @@ from torch import Generator, Tensor
 
 from graphkd import losses
 from graphkd.graph import Graph, Part
-from graphkd.recipe import Lesson, Method, Term
-from knowledge.outputs import Outputs
+from graphkd.method import DistillationContext, LossTerm, Method
+from kdcore.outputs import Outputs
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Privileged(Method):
     hard_weight: float | None = 0.5
     temperature: float | None = 2.0
 
-    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
         """Soft labels at the training nodes, with the weight that the hard ones leave."""
         assert self.hard_weight is not None
         assert self.temperature is not None
@@ -46,4 +46,4 @@ class Privileged(Method):
         def labelled(n: int, draw: Generator) -> Tensor:
             return train
 
-        return (Term(loss, 1 - self.hard_weight, labelled),)
+        return (LossTerm(loss, 1 - self.hard_weight, labelled),)

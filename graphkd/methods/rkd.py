@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from graphkd import losses
-from graphkd.recipe import ANY, Lesson, Method, Term, sample
+from graphkd.method import ANY, DistillationContext, LossTerm, Method, sample
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class RKD(Method):
     angle_weight: float = 50.0
     sample: int = 64
 
-    def terms(self, lesson: Lesson) -> tuple[Term, ...]:
+    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
         """Distances and angles, each among its own draw of nodes."""
         nodes = partial(sample, count=self.sample)
         return (
-            Term(losses.distance, self.distance_weight, nodes),
-            Term(losses.angle, self.angle_weight, nodes),
+            LossTerm(losses.distance, self.distance_weight, nodes),
+            LossTerm(losses.angle, self.angle_weight, nodes),
         )

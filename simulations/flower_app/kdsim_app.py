@@ -8,22 +8,23 @@ from typing import Any
 import torch
 from flwr.app import Context, UserConfigValue
 
-from fedkd import algorithms, compression
-from fedkd.channel import Channel
+from fedkd import algorithms
+from fedkd.communication import compression
+from fedkd.communication.channel import Channel
 from fedkd.core import Algorithm, Client
 from fedkd.data import datasets
-from fedkd.data.federate import Federation, federate, pools
+from fedkd.data.federated_data import FederatedData, federate, pools
 from fedkd.data.partition import partition
-from fedkd.evaluation import evaluate
-from fedkd.flower import DistillationStrategy, Party, Plan, client_app, server_app
-from fedkd.sampling import uniform
-from knowledge.randomness import generator
-from knowledge.training import Training
+from fedkd.flower import ClientRuntime, DistillationStrategy, Plan, client_app, server_app
+from fedkd.rounds.client_sampling import uniform
+from fedkd.rounds.evaluation import evaluate
+from kdcore.rng import generator
+from kdcore.training.loop import TrainingConfig
 
 Config = dict[str, UserConfigValue]
 
 
-def party(context: Context) -> Party:
+def party(context: Context) -> ClientRuntime:
     """What one node plays: the client whose number is the node's partition."""
     config = context.run_config
     federation = _federation(tuple(sorted(config.items())))
@@ -41,7 +42,7 @@ def party(context: Context) -> Party:
         }
 
     client = federation.clients[number]
-    return Party(algorithm(config), federation.task, client, channel(config), score)
+    return ClientRuntime(algorithm(config), federation.task, client, channel(config), score)
 
 
 def plan(context: Context) -> Plan:
@@ -66,13 +67,13 @@ def plan(context: Context) -> Plan:
 def algorithm(config: Config) -> Algorithm:
     """The algorithm of the run; all its training follows the same settings."""
     kind = algorithms.get(str(config["algorithm"]))
-    training = Training(
+    training = TrainingConfig(
         config["optimizer"],
         float(config["learning-rate"]),
         epochs=int(config["epochs"]),
         batch_size=int(config["batch-size"]),
     )
-    return kind(**{f.name: training for f in fields(kind) if isinstance(f.default, Training)})
+    return kind(**{f.name: training for f in fields(kind) if isinstance(f.default, TrainingConfig)})
 
 
 def channel(config: Config) -> Channel:
@@ -80,7 +81,7 @@ def channel(config: Config) -> Channel:
     return compression.channel(str(config["compression"]))
 
 
-def federation(config: Config) -> Federation:
+def federation(config: Config) -> FederatedData:
     """The data, the models and the clients of the run, the same on every node.
 
     A deployment in which each node has data of its own gives here, in the place of the clients'
@@ -105,7 +106,7 @@ def _one_of(options: dict[str, Any], config: Config, key: str) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _federation(items: tuple[tuple[str, UserConfigValue], ...]) -> Federation:
+def _federation(items: tuple[tuple[str, UserConfigValue], ...]) -> FederatedData:
     return federation(dict(items))
 
 

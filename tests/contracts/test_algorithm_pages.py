@@ -11,7 +11,7 @@ import torch
 
 from fedkd import algorithms
 from fedkd.engines.batched import batched
-from fedkd.federation import simulate
+from fedkd.rounds.synchronous import simulate
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs"

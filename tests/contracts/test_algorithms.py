@@ -19,15 +19,17 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fedkd import algorithms
-from fedkd.channel import Channel, Transform, weigh
-from fedkd.core import Failure, Received, Upload
+from fedkd.communication.channel import Channel
+from fedkd.core import Failure
 from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
-from fedkd.evaluation import evaluate
-from fedkd.federation import deployed, private_of, public_of, simulate
-from fedkd.sampling import available, everyone, uniform
-from knowledge.randomness import generator as stream
-from knowledge.training import Examples, Training, fit
+from fedkd.messages import Received, Transform, Upload, weigh
+from fedkd.rounds.client_sampling import available, everyone, uniform
+from fedkd.rounds.evaluation import evaluate
+from fedkd.rounds.round import deployed, private_of, public_of
+from fedkd.rounds.synchronous import simulate
+from kdcore.rng import generator as stream
+from kdcore.training.loop import Examples, TrainingConfig, fit
 
 every_algorithm = pytest.mark.parametrize("name", algorithms.names())
 PREDICTIONS = [n for n in algorithms.names() if "prediction" in algorithms.get(n).properties.up]
@@ -35,9 +37,9 @@ PREDICTIONS = [n for n in algorithms.names() if "prediction" in algorithms.get(n
 
 def small(name, **settings):
     """An algorithm, all of whose training is short."""
-    training = Training("momentum", 0.05, epochs=1, batch_size=4)
+    training = TrainingConfig("momentum", 0.05, epochs=1, batch_size=4)
     kind = algorithms.get(name)
-    short = {f.name: training for f in fields(kind) if isinstance(f.default, Training)}
+    short = {f.name: training for f in fields(kind) if isinstance(f.default, TrainingConfig)}
     return kind(**short | settings)
 
 
@@ -116,7 +118,7 @@ def test_it_is_a_frozen_dataclass_all_of_whose_fields_have_defaults(name):
     algorithm = algorithms.get(name)()
     assert algorithms.get(name)() == algorithm
     with pytest.raises(FrozenInstanceError):
-        algorithm.local = Training()
+        algorithm.local = TrainingConfig()
 
 
 # What it declares, and what crosses the channel
@@ -142,11 +144,11 @@ def test_messages_are_as_declared(name, tiny):
     groups = [client.group for client in federation.clients] * 2
     assert len(up) == len(groups)
     for message, group in zip(up, groups, strict=True):
-        claims = algorithm.claims(federation.task, group)
-        assert set(message) == set(claims)
-        for key, claim in claims.items():
-            rows = message[key].shape[0] if claim.rows else claim.shape[0]
-            assert message[key].shape == (rows, *claim.shape[1:])
+        payload_spec = algorithm.payload_spec(federation.task, group)
+        assert set(message) == set(payload_spec)
+        for key, spec in payload_spec.items():
+            rows = message[key].shape[0] if spec.rows else spec.shape[0]
+            assert message[key].shape == (rows, *spec.shape[1:])
     assert (algorithm.properties.up == "nothing") == (not any(up))
     assert (algorithm.properties.down == "nothing") == (not any(down))
     assert bool(last.ledger.bytes_down) == any(down)
@@ -268,7 +270,7 @@ def test_private_examples_reach_an_upload_by_training_or_as_declared(name, tiny,
     federation, algorithm = tiny(sizes=(7, 3, 5), held=4), small(name)
     start = algorithm.init(federation.task, stream(0))
     later = run(algorithm, federation, rounds=1)[0].server  # it has something to say
-    monkeypatch.setattr("knowledge.training._fit_one", untaught)
+    monkeypatch.setattr("kdcore.training.loop._fit_one", untaught)
     found = set()
     for client in federation.clients[:2]:
         *others, fewer = neighbours(client, federation.task.num_classes)
@@ -490,7 +492,7 @@ def test_a_federation_in_which_nobody_has_examples_stands_still(name, tiny):
 @every_algorithm
 def test_no_local_epochs_is_no_training_and_no_crash(name, tiny):
     federation = tiny()
-    algorithm = replace(small(name), local=Training(epochs=0))
+    algorithm = replace(small(name), local=TrainingConfig(epochs=0))
     assert run(algorithm, federation)[-1].rejected == {}
 
 
@@ -501,7 +503,7 @@ WHOLE = {"fedgkt", "pooled"}  # a client shows each of its examples once a round
 def test_an_epoch_of_one_batch_is_one_step_whatever_epochs_says(name, tiny):
     federation = tiny(sizes=(3, 4, 2))
     epoch = run(small(name), federation)[-1]
-    step = Training("momentum", 0.05, epochs=9, batch_size=4, steps=1)
+    step = TrainingConfig("momentum", 0.05, epochs=9, batch_size=4, steps=1)
     counted = run(small(name, local=step), federation)[-1]
     assert equal(params_of(counted), params_of(epoch))
     assert equal(counted.server, epoch.server)
@@ -510,7 +512,7 @@ def test_an_epoch_of_one_batch_is_one_step_whatever_epochs_says(name, tiny):
 @pytest.mark.parametrize("showing", sorted(WHOLE))
 def test_steps_are_refused_where_all_examples_are_shown(showing):
     with pytest.raises(ValueError, match=f"{showing} takes whole epochs, and steps is 3"):
-        small(showing, local=Training(steps=3))
+        small(showing, local=TrainingConfig(steps=3))
 
 
 @every_algorithm
@@ -715,23 +717,23 @@ WITH_ROWS = {
 def attacks(name, federation):
     """What can be tried on an algorithm, given what it sends."""
     algorithm, found = small(name), dict(MALICIOUS)
-    due = algorithm.claims(federation.task, federation.clients[2].group)
+    due = algorithm.payload_spec(federation.task, federation.clients[2].group)
     if algorithm.uplink:
         return found | (WITH_CODE if in_bytes(algorithm, due) else WITH_FACTORS)
-    claims = due.values()
-    if claims:
+    payload_spec = due.values()
+    if payload_spec:
         found |= WITH_PAYLOAD
-    if any(claim.simplex for claim in claims):
+    if any(spec.simplex for spec in payload_spec):
         found |= WITH_DISTRIBUTIONS
-    if any(claim.rows for claim in claims):
+    if any(spec.rows for spec in payload_spec):
         found |= WITH_ROWS
     return found
 
 
 def in_bytes(algorithm, due):
     """Whether the algorithm's own coding makes bytes of its uploads."""
-    wire = Channel().carrying(algorithm).answering({})
-    sample = {k: torch.full(claim.shape, 1 / claim.shape[-1]) for k, claim in due.items()}
+    wire = Channel().with_algorithm(algorithm).given_broadcast({})
+    sample = {k: torch.full(spec.shape, 1 / spec.shape[-1]) for k, spec in due.items()}
     sent = wire.send_up(Upload(sample, torch.tensor(1.0)), stream(0))
     return any(value.dtype == torch.uint8 for value in sent.payload.values())
 

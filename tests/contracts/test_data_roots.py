@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from fedkd.data import datasets
-from graphkd import tasks
-from simulations import workbench
+from graphkd.data import registry
+from simulations.survey import datasets as survey_datasets
 
 WITHOUT_FILES = {"digits", "digits-knn", "sbm-170k", "diabetes", "none"}
 LOADERS = {
     **{f"fed {name}": (datasets.load, name) for name in datasets.names()},
-    **{f"graph {name}": (tasks.load, name) for name in tasks.names()},
-    **{f"recipe {name}": (workbench.load, name) for name in workbench.LOADERS},
+    **{f"graph {name}": (registry.load, name) for name in registry.names()},
+    **{f"recipe {name}": (survey_datasets.load, name) for name in survey_datasets.LOADERS},
 }
 
 

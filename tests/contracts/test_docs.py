@@ -14,9 +14,18 @@ import pytest
 from fedkd import algorithms
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("knowledge", "fedkd", "graphkd", "simulations")
-MODULES = ("feature", "information", "ranking", "regression", "relation", "response", "sequence")
-LOSSES = (*(f"knowledge.{name}" for name in MODULES), "graphkd.losses")
+PACKAGES = ("kdcore", "fedkd", "graphkd", "simulations")
+MODULES = (
+    "feature",
+    "mutual_information",
+    "ranking",
+    "regression",
+    "relation",
+    "response",
+    "sequence",
+)
+MODULES += ("decoupled", "teacher_free")
+LOSSES = (*(f"kdcore.losses.{name}" for name in MODULES), "graphkd.losses")
 # Folders that only one machine has; what stands for any folder, such as /path/to, is fine.
 MACHINE = re.compile(r"(?<![\w.~/-])/(home|Users|root|work|private|venv|tmp/venv)/|\b[A-Z]:\\")
 
@@ -96,7 +105,7 @@ def test_paths_of_one_machine_are_found(text, found):
 
 
 def test_the_files_are_found():
-    assert {"fedkd/core.py", "knowledge/response.py"} <= set(sources())
+    assert {"fedkd/core.py", "kdcore/losses/response.py"} <= set(sources())
     assert {"kl", "decoupled", "angle"} <= {loss.__name__ for loss in losses()}
     assert "fedkd/engines/README.md" in pages()
 

@@ -20,10 +20,11 @@ import fedkd.engines
 from fedkd import algorithms
 from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
-from fedkd.evaluation import evaluate
-from fedkd.federation import deployed, simulate
-from knowledge.outputs import Outputs
-from knowledge.training import OPTIMIZERS, Training
+from fedkd.rounds.evaluation import evaluate
+from fedkd.rounds.round import deployed
+from fedkd.rounds.synchronous import simulate
+from kdcore.outputs import Outputs
+from kdcore.training.loop import OPTIMIZERS, TrainingConfig
 
 RAGGED = (1, 2, 9, 4)  # 1, 1, 3 and 1 batches of four: three clients have batches of padding alone
 FAMILIES = ("mlp-8", "cnn-4-4", "resnet8-4")
@@ -63,9 +64,9 @@ every_algorithm = pytest.mark.parametrize("name", algorithms.names())
 
 def small(name, optimizer="sgd", learning_rate=0.02):
     """An algorithm, all of whose training is short."""
-    training = Training(optimizer, learning_rate, weight_decay=1e-2, epochs=1, batch_size=4)
+    training = TrainingConfig(optimizer, learning_rate, weight_decay=1e-2, epochs=1, batch_size=4)
     kind = algorithms.get(name)
-    return kind(**{f.name: training for f in fields(kind) if isinstance(f.default, Training)})
+    return kind(**{f.name: training for f in fields(kind) if isinstance(f.default, TrainingConfig)})
 
 
 def rounds(algorithm, federation, engine, count=2):

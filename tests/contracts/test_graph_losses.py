@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphkd import losses
 from graphkd.graph import Graph
-from graphkd.losses import blocks
-from knowledge.outputs import Outputs
+from graphkd.losses import chunking
+from kdcore.outputs import Outputs
 
 NODES = 6
 # Node 5 has no edges; the edge from 0 to 1 runs one way.
@@ -162,7 +162,7 @@ def test_only_the_student_gets_a_gradient(loss, settings):
 @pytest.mark.parametrize("block", [None, 7])
 def test_the_gradient_is_that_of_the_value(loss, settings, block, monkeypatch):
     if block is not None:
-        monkeypatch.setattr(blocks, "BLOCK", block)
+        monkeypatch.setattr(chunking, "BLOCK", block)
     teacher = outputs(1, width=5)
 
     def value(logits, hidden):
@@ -177,7 +177,7 @@ def test_blocks_of_any_size_give_the_same_value_and_gradient(loss, settings, blo
     student, teacher = outputs(0), outputs(1, width=5)
     whole = call(loss, student, teacher, GRAPH, **settings)
     expected = gradients(whole, student)
-    monkeypatch.setattr(blocks, "BLOCK", block)
+    monkeypatch.setattr(chunking, "BLOCK", block)
     value = call(loss, student, teacher, GRAPH, **settings)
     torch.testing.assert_close(value, whole)
     torch.testing.assert_close(gradients(value, student), expected)
@@ -188,8 +188,8 @@ def test_nothing_as_large_as_the_pairs_or_the_edges_times_features_is_held(
     loss, settings, monkeypatch
 ):
     if loss is losses.angle:
-        pytest.skip("in blocks of its own, tested with knowledge.relation")
-    monkeypatch.setattr(blocks, "BLOCK", 2**12)
+        pytest.skip("in blocks of its own, tested with kdcore.losses.relation")
+    monkeypatch.setattr(chunking, "BLOCK", 2**12)
     nodes, width, edges = 300, 16, 4000
     draw = torch.Generator().manual_seed(2)
     ends = torch.randint(nodes, (2, edges), generator=draw)

@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 import graphkd
-from graphkd import data, distill, methods, teaching
+from graphkd import distill, methods
 from graphkd.core import Epoch
-from graphkd.teaching import fit_one_teacher
-from graphkd.training import predict
-from knowledge.outputs import Outputs
+from graphkd.data import datasets
+from graphkd.training import distillation
+from graphkd.training.distillation import fit_one_teacher
+from graphkd.training.loop import predict
+from kdcore.outputs import Outputs
 from tests.graphkd.examples import graphs
 
-FAKE = data.fake(size=55)
+FAKE = datasets.fake(size=55)
 QUICK = {"epochs": 3, "hidden": 8, "teacher_epochs": 3, "teacher_hidden": 8}
 EMBEDDED = {"gcrd", "gnnsd", "gsp", "lsp", "nosmog", "rkd"}  # compare hidden states
 OFFLINE = [name for name in methods.names() if methods.get(name).scheme == "offline"]
@@ -72,7 +74,7 @@ def test_a_run_on_a_float64_graph_is_in_float64_and_near_the_one_in_float32(name
     def fit_student(network, student, view, targets=None, terms=(), **more):
         for term in terms:
             types["loss"] = of_numbers(term.loss) if isinstance(term.loss, nn.Module) else set()
-        return teaching.fit_student(network, student, view, targets, terms, **more)
+        return distillation.fit_student(network, student, view, targets, terms, **more)
 
     def run(graph):
         view = graphkd.splits.transductive(graph, 1).view("evaluate")

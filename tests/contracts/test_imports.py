@@ -13,19 +13,19 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BELOW = {
-    "knowledge": {"knowledge"},
-    "fedkd": {"knowledge", "fedkd"},
-    "graphkd": {"knowledge", "graphkd"},
-    "simulations": {"knowledge", "fedkd", "graphkd", "simulations"},
+    "kdcore": {"kdcore"},
+    "fedkd": {"kdcore", "fedkd"},
+    "graphkd": {"kdcore", "graphkd"},
+    "simulations": {"kdcore", "fedkd", "graphkd", "simulations"},
 }
 # Library -> where it may be imported, whether at the top of a file or inside a function.
 PLACES = {
-    "flwr": ["fedkd/flower.py", "fedkd/flower/*", "simulations/flower_app/*"],
-    "ray": ["fedkd/engines/ray*.py", "simulations/scheduler.py"],
+    "flwr": ["fedkd/flower/*", "simulations/flower_app/*"],
+    "ray": ["fedkd/engines/ray*.py", "simulations/execution/scheduler.py"],
     "torch_geometric": ["graphkd/*", "simulations/federated_graphs.py"],
-    "networkx": ["graphkd/*", "simulations/federated_graphs.py", "simulations/plots*.py"]
+    "networkx": ["graphkd/*", "simulations/federated_graphs.py", "simulations/reporting/figures/*"]
     + ["*topolog*"],
-    "matplotlib": ["simulations/plots*.py"],
+    "matplotlib": ["simulations/reporting/figures/*"],
 }
 PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 SEEDERS = {
@@ -151,7 +151,7 @@ def test_shared_generators_are_found():
 
 
 def test_the_packages_are_found():
-    assert {"fedkd/core.py", "knowledge/training.py", "fedkd/algorithms/fd.py"} <= set(sources())
+    assert {"fedkd/core.py", "kdcore/training/loop.py", "fedkd/algorithms/fd.py"} <= set(sources())
 
 
 @pytest.mark.parametrize("path", sources())
@@ -169,9 +169,9 @@ def test_heavy_libraries_are_imported_where_they_belong(path):
             assert any(fnmatch(path, place) for place in places), f"{path} imports {library}"
 
 
-def test_knowledge_needs_torch_alone():
-    used = {n.split(".")[0] for path in sources("knowledge") for n in imports(parse(path), path)}
-    assert used <= {"torch", "knowledge", *sys.stdlib_module_names}
+def test_kdcore_needs_torch_alone():
+    used = {n.split(".")[0] for path in sources("kdcore") for n in imports(parse(path), path)}
+    assert used <= {"torch", "kdcore", *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("path", sources())
@@ -179,7 +179,7 @@ def test_nothing_is_pickled(path):
     assert unpickling(parse(path)) == []
 
 
-@pytest.mark.parametrize("path", sources("knowledge", "fedkd"))
+@pytest.mark.parametrize("path", sources("kdcore", "fedkd"))
 def test_no_generator_is_shared(path):
     assert seeding(parse(path)) == []
 
@@ -188,13 +188,15 @@ HEAVY = {"flwr", "ray", "torch_geometric", "networkx", "matplotlib", "sklearn"}
 
 
 def test_importing_the_federated_half_loads_nothing_heavy():
-    names = "fedkd, fedkd.federation, fedkd.algorithms, fedkd.evaluation, fedkd.data.datasets"
+    names = (
+        "fedkd, fedkd.rounds.round, fedkd.algorithms, fedkd.rounds.evaluation, fedkd.data.datasets"
+    )
     every = "from fedkd import algorithms\n[algorithms.get(name) for name in algorithms.names()]"
     loaded = loaded_by(f"import {names}\n{every}")
-    assert {"torch", "fedkd", "knowledge"} <= loaded
+    assert {"torch", "fedkd", "kdcore"} <= loaded
     assert not loaded & (HEAVY | {"graphkd", "simulations"})
 
 
 def test_importing_the_losses_loads_nothing_but_torch():
-    code = "from knowledge import ensemble, fidelity, relation, response, training"
+    code = "from kdcore import ensemble, metrics, training; from kdcore.losses import response"
     assert not loaded_by(code) & (HEAVY | {"fedkd", "graphkd", "simulations"})

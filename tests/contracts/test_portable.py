@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations import machine
+from simulations.execution import machine
 from tests.contracts.test_imports import dotted, imports, parse, sources
 
 MODULES = {"curses", "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog"}
@@ -62,7 +62,7 @@ def test_a_warning_of_a_library_about_itself_is_no_error_but_the_same_of_ours_is
     of_a_line = said, DeprecationWarning, "inspector.py", 433
     warnings.warn_explicit(*of_a_line, module="torch_geometric.inspector")
     with pytest.raises(DeprecationWarning):
-        warnings.warn_explicit(*of_a_line, module="graphkd.networks")
+        warnings.warn_explicit(*of_a_line, module="graphkd.models.networks")
 
 
 TAKEN_AWAY = """
@@ -94,7 +94,7 @@ def test_the_commands_run_without_what_other_systems_lack(tmp_path):
     ]
     code = f"""
 import os
-from simulations.cli import main
+from simulations.cli.app import main
 assert not hasattr(os, "sched_getaffinity")
 print([main(command) for command in {commands}])
 """

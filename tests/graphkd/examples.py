@@ -2,8 +2,8 @@
 
 import torch
 
-from graphkd.splits import simple
-from graphkd.whole import Graphs
+from graphkd.data.graph_collection import Graphs
+from graphkd.data.splits import simple
 
 
 def graphs(count=30, real=False, seed=0):

@@ -4,16 +4,19 @@ import pytest
 import torch
 
 import graphkd
-from graphkd import data, methods, settings, splits
+from graphkd import methods
 from graphkd.core import Epoch, LeakError, Result
+from graphkd.data import datasets as data
+from graphkd.data import splits
 from graphkd.distill import distill
-from graphkd.evaluation import everywhere
+from graphkd.evaluation.metrics import everywhere
 from graphkd.inputs import INPUTS
-from graphkd.recipe import Lesson, Method, Term
-from graphkd.teaching import fit_one_teacher, fit_student
-from graphkd.training import batches, build, finish, predict
-from knowledge.outputs import Outputs
-from knowledge.randomness import generator
+from graphkd.method import DistillationContext, LossTerm, Method
+from graphkd.training import published as settings
+from graphkd.training.distillation import fit_one_teacher, fit_student
+from graphkd.training.loop import batches, build, finish, predict
+from kdcore.outputs import Outputs
+from kdcore.rng import generator
 
 GRAPH = data.fake()
 GLNN, MLP = methods.get("glnn"), methods.get("mlp")
@@ -39,7 +42,7 @@ def taught(description, view, targets, terms, **settings):
 
 def terms_of(method, view):
     """The terms of a method that looks at nothing but outputs."""
-    return method.terms(Lesson(None, view, None, view.graph, None, 0))
+    return method.terms(DistillationContext(None, view, None, view.graph, None, 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Silent(Method):
 
     def terms(self, lesson):
         """One term that must not be looked at."""
-        return (Term(None, 0.0),)
+        return (LossTerm(None, 0.0),)
 
 
 def test_weightless_terms_are_a_student_without_a_teacher():

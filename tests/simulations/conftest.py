@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import simulations.report
-from simulations import cli
+import simulations.reporting.report
+from simulations.cli import app
 
 SMALL = ["--rounds", "2", "--clients", "3", "--private", "60", "--public", "20", "--test", "40"]
 SMALL += ["--models", "mlp-8"]
@@ -20,7 +20,7 @@ def kdsim(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def run(*arguments):
-        status = cli.main([str(argument) for argument in arguments])
+        status = app.main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 

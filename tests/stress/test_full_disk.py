@@ -12,7 +12,7 @@ import sys
 import pytest
 import sklearn.datasets  # noqa: F401  (joblib tries whether it can write, once)
 
-from simulations import cli
+from simulations.cli import app
 from tests.simulations.conftest import timeless
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def kdsim(command, size=resource.RLIM_INFINITY):
     if child == 0:
         sys.stdout, sys.stderr = (os.fdopen(writer, "w") for _, writer in pipes)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-        status = cli.main(command)
+        status = app.main(command)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

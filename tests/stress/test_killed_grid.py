@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from simulations import store
+from simulations.results import run_folder
 from tests.conftest import REPOSITORY
 from tests.simulations.conftest import timeless
 
@@ -74,7 +74,7 @@ def wait_for_progress(process, folder):
 
 def metrics(folder):
     """What a grid has come to: the records of every run."""
-    return {run.path.name: timeless(run.records) for run in store.load(folder)}
+    return {run.path.name: timeless(run.records) for run in run_folder.load(folder)}
 
 
 @pytest.fixture(scope="module")

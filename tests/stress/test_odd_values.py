@@ -12,11 +12,12 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-import simulations.report
-from simulations import cli, cookbook
-from simulations.config import KINDS
-from simulations.grid import Resources
-from simulations.settings import leaves
+import simulations.reporting.report
+from simulations.cli import app
+from simulations.config.experiments import KINDS
+from simulations.config.resources import Resources
+from simulations.config.schema import leaves
+from simulations.survey import experiments
 from tests.simulations.conftest import SMALL
 
 pytestmark = pytest.mark.slow
@@ -109,7 +110,11 @@ def other(draw):
             ["survey", folder],
             ["inspect", folder, f"--round={number}", f"--client={draw.choice(WHOLE)}"],
             ["list", folder],
-            ["recipe", draw.choice([*TEXT, *cookbook.names()]), f"--seeds={draw.choice(ABSURD)}"],
+            [
+                "recipe",
+                draw.choice([*TEXT, *experiments.names()]),
+                f"--seeds={draw.choice(ABSURD)}",
+            ],
             ["demo", f"--workers={draw.choice([*ABSURD[:2], *ABSURD[4:]])}"],
             ["run", folder, f"--set={draw.choice(TEXT)}={draw.choice(TOML)}"],
             [draw.choice([*TEXT, "fed", "graph"]), draw.choice(TEXT)],
@@ -141,7 +146,7 @@ def bounded(monkeypatch):
         start = time.process_time()
         signal.setitimer(signal.ITIMER_PROF, SECONDS, 1.0)
         try:
-            return cli.main(command), time.process_time() - start
+            return app.main(command), time.process_time() - start
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
 

@@ -9,20 +9,22 @@ import torch
 
 from fedkd.algorithms.cfd import CFD, largest
 from fedkd.algorithms.fedmd import FedMD
-from fedkd.channel import Channel, Transform
-from fedkd.compression import root8
+from fedkd.communication.channel import Channel
+from fedkd.communication.compression import root8
 from fedkd.core import Client, Model, Task
 from fedkd.data import datasets
-from fedkd.data.federate import federate, pools
+from fedkd.data.federated_data import federate, pools
 from fedkd.data.partition import partition
-from fedkd.evaluation import evaluate
-from fedkd.federation import deployed, simulate
-from knowledge.outputs import Outputs
-from knowledge.randomness import generator
-from knowledge.training import Examples, Training
+from fedkd.messages import Transform
+from fedkd.rounds.evaluation import evaluate
+from fedkd.rounds.round import deployed
+from fedkd.rounds.synchronous import simulate
+from kdcore.outputs import Outputs
+from kdcore.rng import generator
+from kdcore.training.loop import Examples, TrainingConfig
 
-STILL = Training(learning_rate=1e-300)  # training that moves nothing
-HALF = Training(learning_rate=0.5, batch_size=8)
+STILL = TrainingConfig(learning_rate=1e-300)  # training that moves nothing
+HALF = TrainingConfig(learning_rate=0.5, batch_size=8)
 
 
 def look_up(params, x):
@@ -111,7 +113,7 @@ def test_what_crosses_is_votes_in_bits_and_then_differences_of_votes(double):
 def test_votes_that_agree_with_the_consensus_are_nothing_but_zeros():
     says = [[0.9, 0.1]] + [[0.9, 0.1], [0.2, 0.8]] * 150
     federation = tables(says, says, says)
-    distill = Training(learning_rate=5.0, batch_size=4, epochs=3)
+    distill = TrainingConfig(learning_rate=5.0, batch_size=4, epochs=3)
     first, second = rounds(CFD(STILL, distill, distill), federation, witness=True)
     inside = inflated(second.sent[0].payload["probabilities"])
     assert len(inside) == 9 + math.ceil(300 / 8)
@@ -172,8 +174,8 @@ def test_on_digits_it_sends_a_thirtieth_of_what_fedmd_sends_and_is_as_good():
     chosen = pools(data, 500, 578, 0, 0, 0)
     parts = partition("dirichlet", data.y[chosen.private], 10, generator(0), 1.0, 2)
     federation = federate(data, chosen, parts, ["mlp-64"], 0)
-    local = Training("momentum", 0.05, epochs=3, batch_size=16)
-    distill = Training("momentum", 0.05, epochs=3, batch_size=32)
+    local = TrainingConfig("momentum", 0.05, epochs=3, batch_size=16)
+    distill = TrainingConfig("momentum", 0.05, epochs=3, batch_size=32)
     found = {}
     for kind in (FedMD, CFD):
         algorithm = kind(local, distill)

@@ -8,10 +8,11 @@ import torch
 from fedkd.algorithms.cfd import CFD
 from fedkd.algorithms.dsfl import DSFL
 from fedkd.algorithms.fedmd import FedMD
-from fedkd.core import Client, Received, Task
-from fedkd.federation import private_of, public_of
-from knowledge.outputs import Outputs
-from knowledge.training import Examples, Training
+from fedkd.core import Client, Task
+from fedkd.messages import Received
+from fedkd.rounds.round import private_of, public_of
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Examples, TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("double")
 PUBLIC = torch.zeros(1, 1, dtype=torch.float64)
@@ -70,7 +71,9 @@ def test_a_client_digests_then_trains_then_predicts(kind):
     # 1/2 + 4 (3/4 - s(1)) = 0.5757, with both steps from the start 3/2.
     one = torch.zeros(1, 1)
     client = Client(0, "g", {"z": torch.zeros(1)}, Examples(one, one[0].long(), torch.tensor([0])))
-    algorithm = kind(Training(learning_rate=0.5), Training(learning_rate=2.0))  # z stands twice
+    algorithm = kind(
+        TrainingConfig(learning_rate=0.5), TrainingConfig(learning_rate=2.0)
+    )  # z stands twice
     public = public_of(algorithm, Task({}, 2, one), 0, 2)
     private = private_of(algorithm, client, 0, 2)
     told = {"consensus": torch.tensor([[0.75, 0.25]])}

@@ -3,10 +3,11 @@
 import torch
 
 from fedkd.algorithms.fd import FD
-from fedkd.core import Client, Received, Task
-from fedkd.federation import private_of
-from knowledge.outputs import Outputs
-from knowledge.training import Examples, Training
+from fedkd.core import Client, Task
+from fedkd.messages import Received
+from fedkd.rounds.round import private_of
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Examples, TrainingConfig
 
 
 def upload(client, generator, held):
@@ -47,7 +48,7 @@ def test_two_epochs_count_each_example_once(double):
     rows = torch.tensor([[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0.1, 0.5, 0.4]])
     x, y = torch.arange(3.0).unsqueeze(1), torch.tensor([0, 0, 1])
     client = Client(0, "any", {"table": rows.log()}, Examples(x, y, torch.arange(3)))
-    algorithm = FD(Training(learning_rate=1e-300, epochs=2, batch_size=2))
+    algorithm = FD(TrainingConfig(learning_rate=1e-300, epochs=2, batch_size=2))
     private = private_of(algorithm, client, 0, 1)
     _, upload = algorithm.client_update(look_up, client.params, {}, private, None)
     expected = torch.tensor([[0.7, 0.15, 0.15], [0.1, 0.5, 0.4], [0.0, 0.0, 0.0]])

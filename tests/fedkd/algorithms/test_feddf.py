@@ -1,4 +1,4 @@
-"""FedDF: stopping early on validation examples. A round is in `tests/fedkd/test_federation.py`."""
+"""FedDF: stopping early on validation examples; `rounds/test_synchronous.py` has a round."""
 
 from dataclasses import replace
 
@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from fedkd.algorithms.feddf import FedDF
-from fedkd.core import Model, Received, Task
-from fedkd.federation import check_federation, public_of, simulate
-from knowledge.outputs import Outputs
-from knowledge.training import Examples, Training
+from fedkd.core import Model, Task
+from fedkd.messages import Received
+from fedkd.rounds.round import check_federation, public_of
+from fedkd.rounds.synchronous import simulate
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Examples, TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("double")
-STILL = Training(learning_rate=1e-300)
-STEP = Training(learning_rate=1.0, batch_size=8, epochs=6)
+STILL = TrainingConfig(learning_rate=1e-300)
+STEP = TrainingConfig(learning_rate=1.0, batch_size=8, epochs=6)
 
 
 def look_up(params, x):
@@ -107,7 +109,7 @@ def test_it_needs_validation_examples_and_says_so(tiny):
 
 def test_patience_counts_passes_and_no_steps():
     with pytest.raises(ValueError, match="patience takes whole epochs, and steps is 5"):
-        FedDF(distill=Training(steps=5), patience=2)
+        FedDF(distill=TrainingConfig(steps=5), patience=2)
 
 
 def test_labels_of_the_test_set_change_nothing(tiny):
@@ -118,7 +120,9 @@ def test_labels_of_the_test_set_change_nothing(tiny):
     task = replace(federation.task, validation=held)
     turned = replace(task, validation=replace(held, y=held.y.clone()))
     turned.validation.y[test.rows[10:]] = 0
-    algorithm = FedDF(Training(batch_size=4), distill=Training(batch_size=4), patience=1)
+    algorithm = FedDF(
+        TrainingConfig(batch_size=4), distill=TrainingConfig(batch_size=4), patience=1
+    )
     one, other = (
         list(simulate(algorithm, t, federation.clients, rounds=2))[-1].server
         for t in (task, turned)

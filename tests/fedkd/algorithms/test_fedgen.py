@@ -8,15 +8,17 @@ from torch.nn import functional as F  # noqa: N812
 
 from fedkd.algorithms.fedavg import FedAvg
 from fedkd.algorithms.fedgen import FedGen
-from fedkd.core import Client, Received, Task
-from fedkd.federation import check_federation, private_of, simulate
-from fedkd.generator import lessons, maker, seeds, teaching
+from fedkd.components.feature_generator import lessons, maker, seeds, teaching
+from fedkd.core import Client, Task
+from fedkd.messages import Received
 from fedkd.models import mlp
-from knowledge.outputs import Outputs
-from knowledge.training import Examples, Training
+from fedkd.rounds.round import check_federation, private_of
+from fedkd.rounds.synchronous import simulate
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Examples, TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("double")
-ONE_STEP = Training(learning_rate=1.0, batch_size=8)
+ONE_STEP = TrainingConfig(learning_rate=1.0, batch_size=8)
 
 
 def look_up(params, x):
@@ -82,7 +84,7 @@ def test_the_generators_answer_is_a_mean_of_probabilities():
 
 
 def test_before_there_is_a_generator_it_is_fedavg(tiny):
-    federation, training = tiny(), Training(learning_rate=0.1, epochs=2, batch_size=4)
+    federation, training = tiny(), TrainingConfig(learning_rate=0.1, epochs=2, batch_size=4)
     (one,) = simulate(FedGen(training), federation.task, federation.clients, rounds=1)
     (other,) = simulate(FedAvg(training), federation.task, federation.clients, rounds=1)
     for key, value in other.server.items():
@@ -90,7 +92,7 @@ def test_before_there_is_a_generator_it_is_fedavg(tiny):
 
 
 def test_without_weights_it_stays_fedavg(tiny):
-    federation, training = tiny(), Training(learning_rate=0.1, epochs=2, batch_size=4)
+    federation, training = tiny(), TrainingConfig(learning_rate=0.1, epochs=2, batch_size=4)
     free = FedGen(training, generated_weight=0.0, answer_weight=0.0)
     *_, one = simulate(free, federation.task, federation.clients, rounds=3)
     *_, other = simulate(FedAvg(training), federation.task, federation.clients, rounds=3)
@@ -110,7 +112,7 @@ def test_noise_is_normal():
 
 def test_the_generator_is_taught_labels_by_their_shares():
     shares, dice = torch.tensor([0.9, 0.1, 0.0]), torch.Generator().manual_seed(0)
-    batches = lessons(shares, 10000, 2, Training(batch_size=100), dice)
+    batches = lessons(shares, 10000, 2, TrainingConfig(batch_size=100), dice)
     labels, noise = batches.y
     drawn = torch.bincount(labels, minlength=3) / 10000
     torch.testing.assert_close(drawn, shares, rtol=0, atol=0.015)  # 5 standard deviations
@@ -197,7 +199,7 @@ def test_label_counts_that_are_lies_do_no_harm():
 
 def test_every_example_is_counted_once_however_many_epochs(tiny):
     federation = tiny(sizes=(7, 9))
-    algorithm = FedGen(Training(epochs=3, batch_size=4))
+    algorithm = FedGen(TrainingConfig(epochs=3, batch_size=4))
     for client, counts in zip(federation.clients, federation.label_counts, strict=True):
         private = private_of(algorithm, client, 0, 1)
         model = federation.task.models[client.group]
@@ -234,7 +236,7 @@ def test_a_group_hears_of_labels_that_it_lacks_through_the_generator():
     ]
 
     def bias(**weights):
-        algorithm = FedGen(Training(learning_rate=0.1, epochs=2, batch_size=8), **weights)
+        algorithm = FedGen(TrainingConfig(learning_rate=0.1, epochs=2, batch_size=8), **weights)
         *_, last = simulate(algorithm, Task(models, 3, shape=(4,)), clients, rounds=15)
         head = {k: v for k, v in last.server.items() if k.startswith("mlp-2/layer1")}
         made = last.server["made/features"][2]

@@ -6,17 +6,19 @@ import pytest
 import torch
 
 from fedkd.algorithms.fedgkt import FedGKT
-from fedkd.channel import Channel
-from fedkd.core import Client, Model, Received, Task, Upload
+from fedkd.communication.channel import Channel
+from fedkd.components.sample_exchange import own_examples
+from fedkd.core import Client, Model, Task
 from fedkd.engines.batched import batched
-from fedkd.federation import check_federation, private_of, simulate
-from fedkd.shown import own_examples
-from knowledge.outputs import Outputs
-from knowledge.training import Examples, Training, draw
+from fedkd.messages import Received, Upload
+from fedkd.rounds.round import check_federation, private_of
+from fedkd.rounds.synchronous import simulate
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Examples, TrainingConfig, draw
 
 pytestmark = pytest.mark.usefixtures("double")
-STILL = Training(learning_rate=1e-300)
-STEP = Training(learning_rate=1.0, batch_size=8)
+STILL = TrainingConfig(learning_rate=1e-300)
+STEP = TrainingConfig(learning_rate=1.0, batch_size=8)
 
 
 def linear(params, x):
@@ -88,7 +90,9 @@ Y = [i % 3 for i in range(9)]
 
 def test_the_server_says_of_each_example_what_its_network_says_of_that_ones_features():
     task, clients = federation(X, Y, [8, 0, 3], [5], [2, 7, 4, 1], classes=3)
-    algorithm = FedGKT(Training(epochs=2, batch_size=2), Training("adam", 0.01, batch_size=3))
+    algorithm = FedGKT(
+        TrainingConfig(epochs=2, batch_size=2), TrainingConfig("adam", 0.01, batch_size=3)
+    )
     for current in simulate(algorithm, task, clients, rounds=3):
         net = {
             key.removeprefix("net/linear/"): value
@@ -108,7 +112,7 @@ def test_the_server_says_of_each_example_what_its_network_says_of_that_ones_feat
 def test_the_server_learns_by_hand():
     # One example, and a step of the server's network by torch: a CE + T^2 KL, a = 3.
     task, clients = federation(X, Y, [4], classes=3)
-    server = Training(learning_rate=0.1, batch_size=4)
+    server = TrainingConfig(learning_rate=0.1, batch_size=4)
     algorithm = FedGKT(STILL, server, loss_weight=3.0, temperature=2.0)
     before = algorithm.init(task, torch.Generator().manual_seed(0))
     said = torch.tensor([[1.0, -1.0, 0.5]])
@@ -134,7 +138,7 @@ def test_shuffles_do_not_touch_the_names_of_examples():
     examples = Examples(torch.zeros(20, 1), torch.zeros(20), torch.tensor([17, 3, 11, 5, 8]))
     for seed in range(5):
         for epochs in (1, 2, 3):
-            training = Training(batch_size=2, epochs=epochs)
+            training = TrainingConfig(batch_size=2, epochs=epochs)
             private = draw(examples, training, torch.Generator().manual_seed(seed))
             for batches in (private, private.padded(private.steps + 4)):
                 rows, spare, held = own_examples(batches, epochs)
@@ -142,7 +146,7 @@ def test_shuffles_do_not_touch_the_names_of_examples():
                 assert rows.shape == spare.shape == held.shape
                 assert set(spare.tolist()) <= {0, 3, 5, 8, 11, 17}
     nobody = Examples(torch.zeros(20, 1), torch.zeros(20), torch.tensor([], dtype=torch.long))
-    nothing = draw(nobody, Training(), torch.Generator())
+    nothing = draw(nobody, TrainingConfig(), torch.Generator())
     assert own_examples(nothing.padded(3), 1)[2].sum() == 0
     assert len(own_examples(private, 0)[0]) == 0
 
@@ -150,7 +154,7 @@ def test_shuffles_do_not_touch_the_names_of_examples():
 def test_only_private_examples_go_up_each_once_and_to_the_byte():
     # (4 D + 4 C + 4) bytes an example in float32; here float64, of which labels stay int32.
     task, clients = federation(X, Y, [8, 0, 3], [5], [], classes=3)
-    algorithm = FedGKT(Training(epochs=3, batch_size=2), STILL)
+    algorithm = FedGKT(TrainingConfig(epochs=3, batch_size=2), STILL)
     first, second = simulate(algorithm, task, clients, rounds=2)
     assert first.ledger.up == {"features": 4 * 8 * 2, "logits": 4 * 8 * 3, "labels": 4 * 4}
     assert (first.ledger.bytes_down, second.ledger.down) == (0, {"logits": 4 * 8 * 3})
@@ -159,7 +163,7 @@ def test_only_private_examples_go_up_each_once_and_to_the_byte():
 def test_a_client_that_was_away_is_taught_what_was_said_of_it_last():
     task, clients = federation(X, Y, [8, 0, 3], [5, 1], classes=3)
     cohorts = [[0, 1], [1], [0]]
-    algorithm = FedGKT(STILL, Training("adam", 0.05, batch_size=3))
+    algorithm = FedGKT(STILL, TrainingConfig("adam", 0.05, batch_size=3))
     first, second, third = simulate(
         algorithm, task, clients, rounds=3, sample=lambda numbers, stream: cohorts.pop(0)
     )
@@ -169,7 +173,7 @@ def test_a_client_that_was_away_is_taught_what_was_said_of_it_last():
 
 
 def test_a_stack_of_clients_does_what_each_does_alone(tiny):
-    training = Training("momentum", 0.05, epochs=2, batch_size=4)
+    training = TrainingConfig("momentum", 0.05, epochs=2, batch_size=4)
     parties = tiny(["cnn-4-8"], sizes=(1, 2, 9, 4, 0, 9))
     runs = [
         list(simulate(FedGKT(training, training), parties.task, parties.clients, rounds=3, **more))
@@ -192,9 +196,9 @@ def test_labels_that_are_none_are_turned_away(labels, message):
         "logits": torch.zeros(2, 3),
         "labels": torch.tensor(labels, dtype=torch.int32),
     }
-    claims = FedGKT().claims(task, "linear")
+    payload_spec = FedGKT().payload_spec(task, "linear")
     with pytest.raises(ValueError, match=message):
-        Channel().read_up(Upload(payload, torch.tensor(1.0), torch.ones(2)), claims)
+        Channel().read_up(Upload(payload, torch.tensor(1.0), torch.ones(2)), payload_spec)
 
 
 def test_models_that_show_no_features_are_an_error():

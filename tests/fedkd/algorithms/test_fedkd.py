@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from fedkd.algorithms.fedkd import FedKD
-from fedkd.compression.low_rank import low_rank
+from fedkd.communication.compression.low_rank import low_rank
 from fedkd.core import Client
-from fedkd.federation import private_of, simulate
 from fedkd.models import build
-from knowledge.outputs import Outputs
-from knowledge.randomness import generator
-from knowledge.training import Examples, Training
+from fedkd.rounds.round import private_of
+from fedkd.rounds.synchronous import simulate
+from kdcore.outputs import Outputs
+from kdcore.rng import generator
+from kdcore.training.loop import Examples, TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("double")
-ONE_STEP = FedKD(Training(learning_rate=1.0, batch_size=8), mentee="mlp-2", energy_end=1.0)
+ONE_STEP = FedKD(TrainingConfig(learning_rate=1.0, batch_size=8), mentee="mlp-2", energy_end=1.0)
 
 
 def look_up(params, x):
@@ -81,7 +82,7 @@ def test_the_divisor_has_a_floor():
 
 def test_the_server_adds_the_mean_of_what_it_could_read(tiny):
     federation = tiny(["mlp-8"], sizes=(3, 9))
-    training = Training(learning_rate=0.1, epochs=1, batch_size=4)
+    training = TrainingConfig(learning_rate=0.1, epochs=1, batch_size=4)
     algorithm = FedKD(training, mentee="mlp-6", energy_start=0.7, energy_end=0.7)
     start = algorithm.init(federation.task, generator(0, "server"))
     (current,) = simulate(algorithm, federation.task, federation.clients, rounds=1)
@@ -111,7 +112,7 @@ def test_the_energy_rises_to_its_end(tiny):
 
 def test_with_all_energy_the_mentee_moves_as_the_clients_moved_it(tiny):
     federation = tiny(["mlp-8"], sizes=(9,))
-    training = Training(learning_rate=0.1, epochs=1, batch_size=4)
+    training = TrainingConfig(learning_rate=0.1, epochs=1, batch_size=4)
 
     def mentee(**energies):
         algorithm = FedKD(training, mentee="mlp-6", **energies)
@@ -131,7 +132,7 @@ def test_with_all_energy_the_mentee_moves_as_the_clients_moved_it(tiny):
 
 def test_an_update_that_has_diverged_is_turned_away(tiny):
     federation = tiny(sizes=(6, 6))
-    wild = FedKD(Training(learning_rate=1e200, epochs=3, batch_size=2))
+    wild = FedKD(TrainingConfig(learning_rate=1e200, epochs=3, batch_size=2))
     (last,) = simulate(wild, federation.task, federation.clients, rounds=1)
     assert set(last.rejected) == {0, 1}
     assert all("not finite" in reason for reason in last.rejected.values())

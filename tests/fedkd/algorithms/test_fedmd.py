@@ -1,21 +1,23 @@
 """FedMD the paper's way: logits, absolute errors, and a labelled public phase before all else.
 
-The default (probabilities) is worked by hand in `tests/fedkd/test_federation.py`.
+The default (probabilities) is worked by hand in `tests/fedkd/rounds/test_synchronous.py`.
 """
 
 import pytest
 import torch
 
 from fedkd.algorithms.fedmd import FedMD
-from fedkd.core import Client, Model, Received, Task
+from fedkd.core import Client, Model, Task
 from fedkd.engines.batched import batched
-from fedkd.federation import check_federation, private_of, public_of, simulate
-from knowledge.outputs import Outputs
-from knowledge.training import Examples, Training
+from fedkd.messages import Received
+from fedkd.rounds.round import check_federation, private_of, public_of
+from fedkd.rounds.synchronous import simulate
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Examples, TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("double")
-STILL = Training(learning_rate=1e-300)  # training that moves nothing
-HALF = Training(learning_rate=0.5, batch_size=8)
+STILL = TrainingConfig(learning_rate=1e-300)  # training that moves nothing
+HALF = TrainingConfig(learning_rate=0.5, batch_size=8)
 
 
 def look_up(params, x):
@@ -97,7 +99,7 @@ def test_the_public_phase_by_hand():
 def test_each_pass_is_another_step_whatever_the_epochs_of_digestion():
     task, clients = tables([[0.0, 0.0]] * 3, labels=[0, 1])
     for epochs in (1, 2, 3):
-        distill = Training(learning_rate=0.5, batch_size=8, epochs=epochs)
+        distill = TrainingConfig(learning_rate=0.5, batch_size=8, epochs=epochs)
         (first,) = rounds(FedMD(STILL, distill, pretrain=4), task, clients)
         value = 0.0
         for _ in range(4):  # the first logit of example 1, the second being its negative
@@ -108,7 +110,7 @@ def test_each_pass_is_another_step_whatever_the_epochs_of_digestion():
 def test_public_examples_come_before_private_ones():
     # Both phases move the same row: the private step is taken from where the public one ended.
     task, clients = tables([[0.0, 0.0]] * 3, public=[0.0], labels=[1])
-    algorithm = FedMD(Training(learning_rate=1.0), HALF, pretrain=1)
+    algorithm = FedMD(TrainingConfig(learning_rate=1.0), HALF, pretrain=1)
     (first,) = rounds(algorithm, task, clients)
     after_public = torch.tensor([-0.25, 0.25])
     step = torch.tensor([1.0, 0.0]) - after_public.softmax(-1)
@@ -161,15 +163,15 @@ def test_settings_that_cannot_be_are_errors():
     with pytest.raises(ValueError, match="pretrain must be >= 0"):
         FedMD(pretrain=-1)
     with pytest.raises(ValueError, match="distill.epochs >= 1 with it, got 2 and 0"):
-        FedMD(distill=Training(epochs=0), pretrain=2)
+        FedMD(distill=TrainingConfig(epochs=0), pretrain=2)
     with pytest.raises(ValueError, match="pretrain takes whole epochs, and steps is 5"):
-        FedMD(distill=Training(steps=5), pretrain=2)
+        FedMD(distill=TrainingConfig(steps=5), pretrain=2)
 
 
 @pytest.mark.parametrize("settings", [{"exchange": "logits"}, {"pretrain": 2}, {"public_size": 4}])
 def test_a_stack_of_clients_does_what_each_does_alone(settings, tiny):
     federation = tiny(sizes=(1, 2, 9, 4, 3))
-    training = Training("momentum", 0.05, epochs=2, batch_size=4)
+    training = TrainingConfig("momentum", 0.05, epochs=2, batch_size=4)
     algorithm = FedMD(training, training, **settings | {"pretrain": settings.get("pretrain", 1)})
     expected = rounds(algorithm, federation.task, federation.clients, 3)[-1]
     result = rounds(algorithm, federation.task, federation.clients, 3, engine=batched(50))[-1]
@@ -180,7 +182,7 @@ def test_a_stack_of_clients_does_what_each_does_alone(settings, tiny):
 
 def test_private_examples_are_not_in_the_public_phase(tiny):
     federation = tiny(["mlp-8"], sizes=(6,))
-    algorithm = FedMD(Training(epochs=0), Training(batch_size=4), pretrain=1)
+    algorithm = FedMD(TrainingConfig(epochs=0), TrainingConfig(batch_size=4), pretrain=1)
     public = public_of(algorithm, federation.task, 0, 1)
     private = private_of(algorithm, federation.clients[0], 0, 1)
     assert public.labels.shape == (11,)

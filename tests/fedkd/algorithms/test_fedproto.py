@@ -5,13 +5,15 @@ import torch
 
 from fedkd.algorithms.fedproto import FedProto
 from fedkd.algorithms.local import Local
-from fedkd.core import Client, Model, Received, Task
-from fedkd.federation import check_federation, deployed, private_of, simulate
-from knowledge.outputs import Outputs
-from knowledge.training import Examples, Training
+from fedkd.core import Client, Model, Task
+from fedkd.messages import Received
+from fedkd.rounds.round import check_federation, deployed, private_of
+from fedkd.rounds.synchronous import simulate
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Examples, TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("double")
-STILL = Training(learning_rate=1e-300)
+STILL = TrainingConfig(learning_rate=1e-300)
 
 
 def look_up(params, x):
@@ -52,7 +54,7 @@ def test_a_round_by_hand():
 def test_two_epochs_count_each_example_once():
     # Label 0: the mean of (1, 0) and (3, 0). Batches of two make three examples four places, which
     # come twice; repetitions and padding are no zeros among the features.
-    algorithm = FedProto(Training(learning_rate=1e-300, epochs=2, batch_size=2))
+    algorithm = FedProto(TrainingConfig(learning_rate=1e-300, epochs=2, batch_size=2))
     client = party(0, [[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]], [0, 0, 1])
     private = private_of(algorithm, client, 0, 1)
     _, upload = algorithm.client_update(look_up, client.params, {}, private, None)
@@ -66,7 +68,7 @@ def test_a_step_by_hand():
     # mean_d (h - P)^2 over two features has gradient h - P, so half a step goes half the way.
     # Rows of the head: (p - onehot) h, for the label 1/3 - 1, for the others 1/3.
     client = party(0, [[1.0, 0.0]], [0])
-    algorithm = FedProto(Training(learning_rate=0.5), strength=1.0)
+    algorithm = FedProto(TrainingConfig(learning_rate=0.5), strength=1.0)
     prototypes = torch.tensor([[3.0, 2.0], [9.0, 9.0], [0.0, 0.0]])
     private = private_of(algorithm, client, 0, 1)
     params, upload = algorithm.client_update(
@@ -81,7 +83,7 @@ def test_a_step_by_hand():
 
 def test_a_label_without_a_prototype_is_not_drawn_to_zero():
     client = party(0, [[1.0, 0.5]], [0], head=0.3)
-    algorithm = FedProto(Training(learning_rate=0.5), strength=7.0)
+    algorithm = FedProto(TrainingConfig(learning_rate=0.5), strength=7.0)
     private = private_of(algorithm, client, 0, 1)
     nobody = {"prototypes": torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])}
     told, _ = algorithm.client_update(look_up, client.params, nobody, private, None)
@@ -128,7 +130,7 @@ def test_the_order_of_uploads_and_their_weights_do_not_matter():
 
 
 def test_without_strength_it_is_local(tiny):
-    given, training = tiny(), Training(learning_rate=0.05, epochs=2, batch_size=4)
+    given, training = tiny(), TrainingConfig(learning_rate=0.05, epochs=2, batch_size=4)
     *_, alone = simulate(Local(training), given.task, given.clients, rounds=2)
     *_, free = simulate(FedProto(training, strength=0.0), given.task, given.clients, rounds=2)
     for one, other in zip(free.clients, alone.clients, strict=True):
@@ -138,7 +140,7 @@ def test_without_strength_it_is_local(tiny):
 
 def test_prototypes_bring_the_features_of_clients_together(tiny):
     given = tiny(sizes=(20, 20, 20))
-    training = Training(learning_rate=0.05, epochs=2, batch_size=4)
+    training = TrainingConfig(learning_rate=0.05, epochs=2, batch_size=4)
 
     def apart(strength):
         *_, last = simulate(FedProto(training, strength), given.task, given.clients, rounds=8)

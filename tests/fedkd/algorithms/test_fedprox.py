@@ -8,9 +8,10 @@ import torch
 from fedkd.algorithms.fedavg import FedAvg
 from fedkd.algorithms.fedprox import FedProx
 from fedkd.core import Client, Model, Task
-from fedkd.federation import private_of, simulate
-from knowledge.outputs import Outputs
-from knowledge.training import Examples, Training
+from fedkd.rounds.round import private_of
+from fedkd.rounds.synchronous import simulate
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Examples, TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -38,13 +39,13 @@ def test_two_steps_by_hand():
     # (1/2, -1/2). The second descends p - onehot = (-s, s) with s = 1 / (1 + e), and mu times the
     # way gone so far, (1/2, -1/2).
     task, clients = table([[0.0, 0.0]], [0])
-    server = after(FedProx(Training(learning_rate=1.0, epochs=2), mu=0.4), task, clients)
+    server = after(FedProx(TrainingConfig(learning_rate=1.0, epochs=2), mu=0.4), task, clients)
     place = 0.5 + 1 / (1 + math.e) - 0.4 * 0.5
     torch.testing.assert_close(server["table/table"], torch.tensor([[place, -place]]))
 
 
 def test_without_the_term_it_is_fedavg(tiny):
-    federation, training = tiny(), Training(learning_rate=0.1, epochs=2, batch_size=4)
+    federation, training = tiny(), TrainingConfig(learning_rate=0.1, epochs=2, batch_size=4)
     task, clients = federation.task, federation.clients
     free = after(FedProx(training, mu=0.0), task, clients, 2)
     plain = after(FedAvg(training), task, clients, 2)
@@ -52,7 +53,7 @@ def test_without_the_term_it_is_fedavg(tiny):
 
 
 def test_the_larger_mu_the_nearer_to_the_average(tiny):
-    federation, training = tiny(), Training(learning_rate=0.01, epochs=20, batch_size=4)
+    federation, training = tiny(), TrainingConfig(learning_rate=0.01, epochs=20, batch_size=4)
     task, clients = federation.task, federation.clients
     start = FedProx().init(task, torch.Generator().manual_seed(0))
 

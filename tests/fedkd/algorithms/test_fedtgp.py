@@ -8,11 +8,12 @@ from torch import nn
 
 from fedkd.algorithms.fedproto import FedProto
 from fedkd.algorithms.fedtgp import FedTGP, adaptive_margin, apart, distances, maker
-from fedkd.core import Received, Task
-from fedkd.federation import simulate
+from fedkd.core import Task
+from fedkd.messages import Received
 from fedkd.models import mlp
-from knowledge.outputs import Outputs
-from knowledge.training import Training
+from fedkd.rounds.synchronous import simulate
+from kdcore.outputs import Outputs
+from kdcore.training.loop import TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -79,7 +80,7 @@ class Prototypes(nn.Module):
 
 def test_two_rounds_against_modules_of_torch():
     # All prototypes in one batch, so that their order does not matter.
-    algorithm = FedTGP(server=Training(learning_rate=0.1, epochs=7, batch_size=50))
+    algorithm = FedTGP(server=TrainingConfig(learning_rate=0.1, epochs=7, batch_size=50))
     server = algorithm.init(task(), stream())
     module = Prototypes(server)
     optimiser = torch.optim.SGD(module.parameters(), 0.1)
@@ -131,7 +132,7 @@ def test_trained_prototypes_keep_the_margin_where_means_do_not():
     for number in range(4):
         noise = 0.1 * torch.randn(3, 8, generator=stream(number))
         uploads.append(Received(number, "mlp", {"prototypes": means + noise}, 1.0, torch.ones(3)))
-    algorithm = FedTGP(server=Training(learning_rate=0.05, epochs=300, batch_size=12))
+    algorithm = FedTGP(server=TrainingConfig(learning_rate=0.05, epochs=300, batch_size=12))
     given = task(width=8)
     server = algorithm.server_update(given, algorithm.init(given, stream()), uploads, None)
     x, y = torch.cat([u.payload["prototypes"] for u in uploads]), torch.arange(12) % 3
@@ -143,7 +144,7 @@ def test_trained_prototypes_keep_the_margin_where_means_do_not():
 
 def test_its_clients_are_those_of_fedproto(tiny):
     # Up to the first broadcast nothing differs.
-    given, training = tiny(), Training(learning_rate=0.05, epochs=2, batch_size=4)
+    given, training = tiny(), TrainingConfig(learning_rate=0.05, epochs=2, batch_size=4)
     task, clients = given.task, given.clients
     (one,) = simulate(FedTGP(training), task, clients, rounds=1)
     (other,) = simulate(FedProto(training), task, clients, rounds=1)

@@ -6,14 +6,16 @@ from torch.nn import functional as F  # noqa: N812
 
 from fedkd.algorithms.fml import FML
 from fedkd.algorithms.local import Local
-from fedkd.channel import Channel, Transform
+from fedkd.communication.channel import Channel
 from fedkd.core import Client, Model, Task
-from fedkd.federation import deployed, private_of, simulate
+from fedkd.messages import Transform
 from fedkd.models import build
-from knowledge.outputs import Outputs
-from knowledge.training import Examples, Training
+from fedkd.rounds.round import deployed, private_of
+from fedkd.rounds.synchronous import simulate
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Examples, TrainingConfig
 
-ONE_STEP = Training(learning_rate=1.0, batch_size=8)
+ONE_STEP = TrainingConfig(learning_rate=1.0, batch_size=8)
 
 
 def look_up(params, x):
@@ -56,7 +58,7 @@ def test_a_step_by_hand(double):
 
 def test_the_server_keeps_the_mean_by_examples(tiny):
     federation = tiny(sizes=(2, 6))
-    algorithm = FML(Training(epochs=1, batch_size=4), meme="mlp-3")
+    algorithm = FML(TrainingConfig(epochs=1, batch_size=4), meme="mlp-3")
     sent = []
     spy = Transform(lambda message, generator: sent.append(message) or message)
     (current,) = simulate(
@@ -71,7 +73,7 @@ def test_the_server_keeps_the_mean_by_examples(tiny):
 
 def test_bytes_are_those_of_the_meme_both_ways(tiny):
     federation = tiny(sizes=(2, 6, 3))  # images of 36 pixels, five classes, three architectures
-    algorithm = FML(Training(epochs=1, batch_size=4), meme="mlp-3")
+    algorithm = FML(TrainingConfig(epochs=1, batch_size=4), meme="mlp-3")
     (current,) = simulate(algorithm, federation.task, federation.clients, rounds=1)
     weights = 36 * 3 + 3 + 3 * 5 + 5
     assert current.ledger.bytes_down == 3 * 4 * weights
@@ -80,7 +82,7 @@ def test_bytes_are_those_of_the_meme_both_ways(tiny):
 
 def test_with_hard_labels_alone_it_is_local(tiny, double):
     federation = tiny()
-    training = Training(learning_rate=0.05, epochs=2, batch_size=4)
+    training = TrainingConfig(learning_rate=0.05, epochs=2, batch_size=4)
     *_, alone = simulate(Local(training), federation.task, federation.clients, rounds=2)
     algorithm = FML(training, own_weight=1.0, meme_weight=1.0)
     *_, both = simulate(algorithm, federation.task, federation.clients, rounds=2)
@@ -101,7 +103,7 @@ def test_the_model_in_use_is_the_clients_own(tiny):
 @pytest.mark.parametrize("meme", ["mlp-8", "cnn-4-8", "resnet8-4", "lenet@6"])
 def test_the_meme_may_be_of_any_architecture_and_learns(meme, tiny):
     federation = tiny()
-    algorithm = FML(Training(learning_rate=0.1, epochs=2, batch_size=4), meme=meme)
+    algorithm = FML(TrainingConfig(learning_rate=0.1, epochs=2, batch_size=4), meme=meme)
     model = build(meme, federation.task.shape, 5)
     x, y = federation.test.x, federation.test.y
 

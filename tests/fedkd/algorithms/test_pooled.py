@@ -6,13 +6,15 @@ from torch.nn import functional as F  # noqa: N812
 
 from fedkd.algorithms.fedavg import FedAvg
 from fedkd.algorithms.pooled import Pooled
-from fedkd.core import Client, Received, Task
-from fedkd.federation import check_federation, simulate
+from fedkd.core import Client, Task
+from fedkd.messages import Received
 from fedkd.models import mlp
-from knowledge.training import Examples, Training
+from fedkd.rounds.round import check_federation
+from fedkd.rounds.synchronous import simulate
+from kdcore.training.loop import Examples, TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("double")
-FULL = Training(learning_rate=0.3, weight_decay=0.01, epochs=3, batch_size=100)
+FULL = TrainingConfig(learning_rate=0.3, weight_decay=0.01, epochs=3, batch_size=100)
 
 
 def federation(sizes):
@@ -34,7 +36,7 @@ def test_it_is_gradient_descent_on_the_union():
     server = Pooled(FULL).init(task, torch.Generator().manual_seed(5))
     names = ("layer0.weight", "layer0.bias")
     *_, last = simulate(Pooled(FULL), task, clients, rounds=2, seed=5)
-    (first,) = simulate(Pooled(Training(epochs=0)), task, clients, rounds=1, seed=5)
+    (first,) = simulate(Pooled(TrainingConfig(epochs=0)), task, clients, rounds=1, seed=5)
     weight, bias = (first.server[f"linear/{name}"].clone().requires_grad_() for name in names)
     x = torch.cat([client.private.x for client in clients])
     y = torch.cat([client.private.y for client in clients])
@@ -67,7 +69,7 @@ def test_it_is_fedavg_with_one_client_that_has_everything():
 
 def test_each_example_goes_up_once_however_many_epochs():
     task, clients = federation([2, 7, 1])
-    (current,) = simulate(Pooled(Training(epochs=3, batch_size=4)), task, clients, rounds=1)
+    (current,) = simulate(Pooled(TrainingConfig(epochs=3, batch_size=4)), task, clients, rounds=1)
     assert current.ledger.up == {"x": 8 * 3 * 10, "y": 8 * 10}  # float64, features, examples
 
 

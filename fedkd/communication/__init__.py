@@ -1,0 +1,1 @@
+"""What crosses the network: the channel, and the compression of messages."""

@@ -1,0 +1,96 @@
+"""A model cut in two: the features that it computes, and its head, which is linear in them.
+
+Features are the last hidden activations that a model shows. The head is the last layer: the last
+two of its parameters, a weight (C, D) and a bias (C,).
+"""
+
+import torch
+from torch import Tensor
+
+from fedkd.core import Task, as_sent
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Batches, Network, Params, Predict
+from kdcore.training.stacked import stack_of
+
+
+def features(predict: Predict) -> Network:
+    """The network without its head: its logits are its features, (N, D)."""
+    whole = stack_of(predict)
+
+    def one(params: Params, x: Tensor) -> Outputs:
+        return Outputs(predict(params, x).hidden[-1])
+
+    def stack(params: Params, x: Tensor) -> Outputs:
+        return Outputs(whole(params, x).hidden[-1])
+
+    return Network(one, stack)
+
+
+def head_names(params: Params) -> tuple[str, str]:
+    """The names of the head's weight, (C, D), and bias, (C,)."""
+    weight, bias = list(params)[-2:]
+    return weight, bias
+
+
+def feature_width(task: Task) -> int:
+    """D, the width of the features of all models.
+
+    Raises:
+        ValueError: models differ in it, or one has no linear head on the features that it shows.
+    """
+    widths = {group: _width(task, group) for group in task.models}
+    if len(set(widths.values())) > 1:
+        said = ", ".join(f"{group} {width}" for group, width in widths.items())
+        example = next(iter(widths))
+        raise ValueError(
+            f"features are compared across models, and theirs differ in width: {said}; give all "
+            f"models one width by the end of their names, such as {example.partition('@')[0]}@64"
+        )
+    return next(iter(widths.values()))
+
+
+def each_once(private: Batches) -> Tensor:
+    """The rows in `private.order`, each where it comes first; -1 for repetitions and padding."""
+    return torch.where(private.first, private.order.flatten(), -1)
+
+
+def label_means(values: Tensor, private: Batches, classes: int) -> tuple[Tensor, Tensor]:
+    """The mean value for each label, each example counting once, and which labels there are.
+
+    Shapes:
+        values: (S B, D), of the rows `each_once`; gives (C, D), (C,) of 0 and 1.
+    """
+    index, mask = private.order.flatten(), private.first.to(values.dtype)
+    labels = torch.arange(classes, device=mask.device)
+    member = (private.y[index].unsqueeze(1) == labels) * mask.unsqueeze(1)  # (S B, C)
+    count = member.sum(dim=0)
+    means = member.T @ values / count.clamp(min=1).unsqueeze(1)
+    return means, (count > 0).to(means.dtype)
+
+
+def label_counts(private: Batches, classes: int) -> Tensor:
+    """How many different examples of each label the round goes through, (C,)."""
+    index = private.order.flatten()
+    labels = torch.arange(classes, device=index.device)
+    member: Tensor = private.y[index].unsqueeze(1) == labels
+    return as_sent((member * private.first.unsqueeze(1)).sum(dim=0))
+
+
+def _width(task: Task, group: str) -> int:
+    model = task.models[group]
+    params = model.init(torch.Generator().manual_seed(0))
+    weight, bias = (params[name] for name in head_names(params))
+    fits = weight.dim() == 2 and bias.shape == weight.shape[:1] == (task.num_classes,)
+    if fits and task.shape:
+        outputs = model.predict(params, torch.ones(2, *task.shape))
+        hidden = outputs.hidden[-1] if outputs.hidden else outputs.logits
+        fits = hidden.shape[1:] == weight.shape[1:] and torch.allclose(
+            torch.nn.functional.linear(hidden, weight, bias), outputs.logits, atol=1e-5
+        )
+    if not fits:
+        raise ValueError(
+            f"{group} shows no features on which its last layer is linear; have it return "
+            "Outputs(logits, (features,)), where logits = linear(features) and the weight and the "
+            "bias of that layer are its last two parameters"
+        )
+    return int(weight.shape[1])

@@ -1,0 +1,68 @@
+"""What a client shows of each of its examples, and how both ends name them.
+
+An example's name is its place among the client's own in the order of their rows: the shuffles of a
+round do not touch it, and no number of a row has to be sent.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fedkd.components.features import feature_width, features, head_names
+from fedkd.core import Model, Task, as_sent
+from fedkd.messages import ANY, PayloadSpec
+from fedkd.models import mlp
+from kdcore.training.loop import Batches, Params, Predict, predict_logits
+
+SHOWN = ("features", "logits", "labels")
+
+
+def own_examples(private: Batches, epochs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A client's examples by name, whatever the shuffle of its mini-batches.
+
+    Shapes:
+        gives (M,) rows of `private.x`, ascending, and behind them rows of nobody; (M,) own rows to
+        take in the places of these; (M,) 1 for an example and 0 behind them.
+    """
+    steps = -(-private.steps // epochs) if epochs else 0  # the first epoch lies within these
+    order = private.order[:steps].flatten()
+    first = private.first[: len(order)]
+    nobody = len(private.y)
+    rows = torch.where(first, order, nobody).sort().values
+    return rows, order, as_sent(rows < nobody)
+
+
+def with_teacher(private: Batches, examples: Tensor, said: Tensor) -> Batches:
+    """The mini-batches with targets (label, logits), from what was said (N_k, C) by name."""
+    table = said.new_zeros(len(private.y), said.shape[-1])
+    table = table.index_put((examples[: len(said)],), said)
+    return private._replace(y=(private.y, table))
+
+
+def features_and_logits(
+    predict: Predict, params: Params, x: Tensor, wanted: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The last hidden layer, (M, D), and the logits, (M, C), for some rows of x, in one pass."""
+    hidden = predict_logits(features(predict), params, x, wanted)
+    weight, bias = (params[name] for name in head_names(params))
+    return hidden, torch.nn.functional.linear(hidden, weight, bias)
+
+
+def claims_by_example(task: Task, group: str) -> dict[str, PayloadSpec]:
+    """Features, logits and labels of as many examples as a client has."""
+    return {
+        "features": PayloadSpec((ANY, width_of(task, group)), rows=True),
+        "logits": PayloadSpec((ANY, task.num_classes), rows=True),
+        "labels": PayloadSpec((ANY,), rows=True, below=task.num_classes),
+    }
+
+
+def network_on_features(task: Task, group: str, width: int) -> Model:
+    """A perceptron of two hidden layers on the features of one architecture."""
+    return mlp((width_of(task, group),), task.num_classes, (width, width))
+
+
+def width_of(task: Task, group: str) -> int:
+    """D, the width of the features of one architecture; ValueError if it shows none."""
+    return feature_width(replace(task, models={group: task.models[group]}))

@@ -1,0 +1,200 @@
+"""From a data set to a federation: private parts, public examples, a test set, and clients."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedkd.core import Client, Task
+from fedkd.data.datasets import Dataset, checked
+from fedkd.data.partition import Partition
+from fedkd.models import build
+from kdcore.rng import generator
+from kdcore.training.loop import Examples
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Row numbers of a data set, each row in one pool at the most."""
+
+    private: Tensor
+    public: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+class FederatedData(NamedTuple):
+    """All that `simulate` needs, and what to measure it with.
+
+    Attributes:
+        task, clients: for `simulate`.
+        test, validation: labelled examples that no client trains on.
+        label_counts: (K, C), how many private examples of each label each client holds.
+        kinds: (N,) of each test example, by which clients' own data are told apart: its label, or
+            where examples are of several domains, domain x C + label.
+        kind_counts: (K, kinds), how many private examples of each kind each client holds.
+    """
+
+    task: Task
+    clients: list[Client]
+    test: Examples
+    validation: Examples
+    label_counts: Tensor
+    kinds: Tensor
+    kind_counts: Tensor
+
+
+def pools(
+    data: Dataset, private: int, public: int, validation: int, test: int, seed: int, absent: int = 0
+) -> Pools:
+    """Draw disjoint pools. An official test set is kept apart, and the test pool drawn from it.
+
+    Args:
+        data: the data set.
+        private: how many examples to deal out to clients, >= 1.
+        public: how many for all to see.
+        validation: how many to select on.
+        test: how many; 0 means all that are left (of the official test set, where there is one).
+        seed: of the draw.
+        absent: how many labels, drawn at random, no client holds; they stay in the other pools.
+
+    Raises:
+        ValueError: more asked for than there is, or data that are none (`datasets.checked`).
+    """
+    data = checked(data)
+    inside = len(data.x) - data.official
+    order = torch.randperm(inside, generator=generator(seed, "pools"))
+    if absent:
+        order = _held_first(data, order, private, absent, seed)
+    kept = torch.arange(inside, len(data.x))
+    kept = kept[torch.randperm(len(kept), generator=generator(seed, "test"))]
+    elsewhere = public if data.foreign else 0
+    wanted = private + public - elsewhere + validation + (0 if data.official else max(test, 1))
+    there = inside - data.foreign
+    if min(private, public, validation, test) < 0 or private == 0 or wanted > there:
+        raise ValueError(
+            f"{private} private, {public} public, {validation} validation and {test} test examples "
+            f"were asked for, and the data set has {there}; every number must be >= 0, private "
+            ">= 1, and some examples must be left to test on"
+        )
+    if data.foreign:
+        order = _foreign_public(order, data.foreign, private, public)
+    first, second, third, rest = order.tensor_split(
+        [private, private + public, private + public + validation]
+    )
+    remaining = kept if data.official else rest
+    if test > len(remaining):
+        raise ValueError(f"{test} test examples were asked for, and {len(remaining)} are left")
+    return Pools(first, second, third, remaining[: test or None])
+
+
+def _foreign_public(order: Tensor, foreign: int, private: int, public: int) -> Tensor:
+    """The order with examples of the other data set in the places of the public ones."""
+    if public > foreign:
+        raise ValueError(
+            f"{public} public examples were asked for, and the other data set has {foreign}"
+        )
+    own, other = order[order >= foreign], order[order < foreign]
+    return torch.cat([own[:private], other[:public], own[private:]])
+
+
+def _held_first(data: Dataset, order: Tensor, private: int, absent: int, seed: int) -> Tensor:
+    """The order with enough examples of labels that are not absent in front."""
+    if data.foreign:
+        raise ValueError(
+            "absent classes are for one data set; of two, clients hold no label of the second"
+        )
+    if not 0 < absent < data.num_classes:
+        raise ValueError(
+            f"{absent} absent classes: the data set has {data.num_classes}, and clients must hold "
+            f"at least one; take 0 to {data.num_classes - 1}"
+        )
+    labels = torch.randperm(data.num_classes, generator=generator(seed, "absent"))[:absent]
+    held = order[~torch.isin(data.y[order], labels)]
+    if private > len(held):
+        raise ValueError(
+            f"{private} private examples were asked for, and without {absent} classes there are "
+            f"{len(held)}; take fewer of either"
+        )
+    first = held[:private]
+    return torch.cat([first, order[~torch.isin(order, first)]])
+
+
+def federate(
+    data: Dataset,
+    chosen: Pools,
+    parts: Partition,
+    models: Sequence[str],
+    seed: int,
+    rotations: int = 1,
+) -> FederatedData:
+    """Deal architectures and private parts out to clients.
+
+    Args:
+        data: the data set.
+        chosen: its pools.
+        parts: for each client, places in the private pool.
+        models: architecture names (`fedkd.models.build`), dealt out in turn: client i gets
+            number i modulo their count.
+        seed: of the clients' initial parameters, each drawn on its own.
+        rotations: domains that differ by a turn, see `rotated`.
+
+    Raises:
+        ValueError: no models, or a name that is none; examples that cannot be turned; or data that
+            are none (`datasets.checked`).
+    """
+    if not models:
+        raise ValueError("models: name at least one architecture, such as mlp")
+    data = checked(data)
+    if rotations > 1:
+        data = rotated(data, chosen, parts, rotations)
+    built = {name: build(name, data.shape, data.num_classes) for name in dict.fromkeys(models)}
+    clients = []
+    for number, places in enumerate(parts):
+        name = models[number % len(models)]
+        params = built[name].init(generator(seed, "client", number))
+        examples = Examples(data.x, data.y, chosen.private[places])
+        clients.append(Client(number, name, params, examples))
+    public = data.x[chosen.public] if len(chosen.public) else None
+    labels = None if public is None else data.y[chosen.public]
+    selected = Examples(data.x, data.y, chosen.validation) if len(chosen.validation) else None
+    shape, dealt = tuple(data.shape), sum(map(len, parts))
+    task = Task(built, data.num_classes, public, shape, labels, selected, max(dealt, 1))
+    counts = torch.stack(
+        [torch.bincount(data.y[c.private.rows], minlength=data.num_classes) for c in clients]
+    )
+    test, validation = (Examples(data.x, data.y, rows) for rows in (chosen.test, chosen.validation))
+    kinds, count = data.y, data.num_classes
+    if data.domains is not None:
+        kinds, count = data.domains * count + data.y, (int(data.domains.max()) + 1) * count
+    own = torch.stack([torch.bincount(kinds[c.private.rows], minlength=count) for c in clients])
+    return FederatedData(task, clients, test, validation, counts, kinds[chosen.test], own)
+
+
+def rotated(data: Dataset, chosen: Pools, parts: Partition, rotations: int) -> Dataset:
+    """The data with features shifted by a turn: of client k by (k modulo rotations) / rotations.
+
+    Avishek Ghosh, Jichan Chung, Dong Yin, Kannan Ramchandran. "An Efficient Framework for Clustered
+    Federated Learning". NeurIPS 2020. https://arxiv.org/abs/2006.04088 turns clients by 0, 90, 180
+    and 270 degrees, as rotations = 4 does. The examples of the other pools take turns, so that each
+    domain has an even part of them. Turns are exact: no pixel is interpolated.
+
+    Raises:
+        ValueError: rotations other than 1, 2 and 4, or examples that are no squares.
+    """
+    if rotations not in (1, 2, 4):
+        raise ValueError(f"rotations must be 1, 2 or 4 (exact turns), got {rotations}")
+    if len(data.shape) != 3 or data.shape[1] != data.shape[2]:
+        raise ValueError(f"rotations {rotations}: examples of shape {data.shape} are no squares")
+    turn = torch.zeros(len(data.x), dtype=torch.long)
+    for client, places in enumerate(parts):
+        turn[chosen.private[places]] = client % rotations
+    for rows in (chosen.public, chosen.validation, chosen.test):
+        turn[rows] = torch.arange(len(rows)) % rotations
+    x = data.x.clone()
+    for step in range(1, rotations):
+        own = turn == step
+        x[own] = torch.rot90(x[own], step * 4 // rotations, (-2, -1))
+    return data._replace(x=x, domains=turn)

@@ -1,0 +1,1 @@
+"""Clients resident in Ray actors."""

@@ -1,0 +1,1 @@
+"""Flower's grid, served by local clients or by the engines."""

@@ -1,0 +1,179 @@
+"""What a client does with a request: open it, run the algorithm's function, close it.
+
+One node does so for itself (`fedkd.flower.client_app`); `fedkd.flower.grids.client_pool` does it
+for many nodes, with one call of an engine between the opening and the closing. There is no third
+way.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fedkd.communication.channel import Channel
+from fedkd.core import Algorithm, Client, Public, Task
+from fedkd.flower.wire.serde import DISTIL, SCORE, check_terms, pack_upload, terms, unpack
+from fedkd.messages import Message, Upload
+from fedkd.rounds.round import private_of, public_of
+from kdcore.rng import generator
+from kdcore.training.loop import Params
+
+
+class ClientRuntime(NamedTuple):
+    """What one node plays.
+
+    Attributes:
+        algorithm, task, channel: the same as the server's; any difference is an error.
+        client: who it is, with the parameters it begins with.
+        score: measures a client whose model is ready for use; None where nobody asks.
+        secret: the seed of what the uplink draws (noise). None takes the run's seed: the run can
+            be repeated, and the server, who knows that seed, can take the noise off again. Where
+            noise is to protect from the server, give every client a secret of its own.
+    """
+
+    algorithm: Algorithm
+    task: Task
+    client: Client
+    channel: Channel = Channel()
+    score: Callable[[Client], Mapping[str, float]] | None = None
+    secret: int | None = None
+
+    @property
+    def wire(self) -> Channel:
+        """The channel, with the algorithm's own coding."""
+        return self.channel.with_algorithm(self.algorithm)
+
+    def terms(self) -> ConfigRecord:
+        """What the server has to agree with."""
+        return ConfigRecord(dict(terms(self.algorithm, self.task, self.channel)))
+
+
+def present(party: ClientRuntime, params: Params | None, content: RecordDict) -> ClientRuntime:
+    """The party with the parameters that its client kept from its last round, if there was one.
+
+    Raises:
+        ValueError: the server had an answer, and nothing was kept. So it is with a SuperNode that
+            was restarted: it comes back under its old number, if it has a key, and without state.
+    """
+    if params is not None:
+        return party._replace(client=replace(party.client, params=params))
+    if last := content["order"].get("last", 0):
+        raise ValueError(
+            f"it has answered in round {last} and lost its parameters since; was it restarted?"
+        )
+    return party
+
+
+class DeliveryCache:
+    """What the requests of a round have in common, read and drawn once.
+
+    Engines see by the identity of tensors what clients share; so the same bytes have to become the
+    same tensors. A memo is for one delivery: it goes by the identity of objects that it keeps.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[Any, tuple[Message, ArrayRecord]] = {}
+        self._public: dict[Any, tuple[Public | None, Task]] = {}
+
+    def received(self, channel: Channel, downlink: str, record: ArrayRecord) -> Message:
+        """A broadcast as it is read; `downlink` is the channel in words."""
+        same = ((k, id(a.data), a.dtype, a.shape, a.stype) for k, a in record.items())
+        key = (downlink, *same)
+        if key not in self._read:
+            self._read[key] = channel.read_down(unpack(record)), record
+        return self._read[key][0]
+
+    def public(self, party: ClientRuntime, algorithm: str, seed: int, index: int) -> Public | None:
+        """The public examples of a round; `algorithm` is the party's in words."""
+        key = (id(party.task), algorithm, seed, index)
+        if key not in self._public:
+            self._public[key] = public_of(party.algorithm, party.task, seed, index), party.task
+        return self._public[key][0]
+
+
+class Work(NamedTuple):
+    """An opened request.
+
+    Attributes:
+        party: whose it is, with the parameters that the client has now.
+        agreed: the party's terms.
+        index, seed: of the round.
+        inputs: what the algorithm's function is given beside the model and its parameters.
+    """
+
+    party: ClientRuntime
+    agreed: ConfigRecord
+    index: int
+    seed: int
+    inputs: tuple[Any, ...]
+
+
+class ExperimentKind(NamedTuple):
+    """A kind of request, in three steps.
+
+    Attributes:
+        open: (party, its terms, content, memo) -> the work.
+        function: the part of the algorithm that does it.
+        close: (work, what the function returned) -> the content of the reply, and the parameters
+            that the client keeps, if they are new.
+    """
+
+    open: Callable[[ClientRuntime, ConfigRecord, RecordDict, DeliveryCache], Work]
+    function: Callable[[Algorithm], Callable[..., Any]]
+    close: Callable[[Work, Any], tuple[RecordDict, Params | None]]
+
+
+def _open_distil(
+    party: ClientRuntime, agreed: ConfigRecord, content: RecordDict, memo: DeliveryCache
+) -> Work:
+    """One round of a client: read the broadcast, draw the mini-batches."""
+    index, seed, received = _read(party, agreed, content, memo)
+    private = private_of(party.algorithm, party.client, seed, index)
+    public = memo.public(party, str(agreed["algorithm"]), seed, index)
+    return Work(party, agreed, index, seed, (received, private, public))
+
+
+def _close_distil(work: Work, result: tuple[Params, Upload]) -> tuple[RecordDict, Params]:
+    """Send up through the channel; keep the parameters."""
+    params, upload = result
+    party, noise = work.party, work.seed if work.party.secret is None else work.party.secret
+    answer = party.wire.given_broadcast(work.inputs[0])
+    sent = answer.send_up(upload, generator(noise, "up", work.index, party.client.id))
+    return pack_upload(sent, work.agreed), params
+
+
+def _open_score(
+    party: ClientRuntime, agreed: ConfigRecord, content: RecordDict, memo: DeliveryCache
+) -> Work:
+    """How good the model is that the client would use now (`federation.deployed`)."""
+    if party.score is None:
+        raise ValueError("this client was built without a way to score itself")
+    index, seed, received = _read(party, agreed, content, memo)
+    public = memo.public(party, str(agreed["algorithm"]), seed, index + 1)
+    return Work(party, agreed, index, seed, (received, public))
+
+
+def _close_score(work: Work, params: Params) -> tuple[RecordDict, None]:
+    """Measure, and keep nothing."""
+    assert work.party.score is not None
+    scores = work.party.score(replace(work.party.client, params=params))
+    report = MetricRecord({name: float(value) for name, value in scores.items()})
+    return RecordDict({"scores": report}), None
+
+
+def _read(
+    party: ClientRuntime, agreed: ConfigRecord, content: RecordDict, memo: DeliveryCache
+) -> tuple[int, int, Message]:
+    """The round, the seed and the broadcast of a request under the right terms."""
+    order = content["order"]
+    check_terms(order, agreed)  # before anything leaves: no upload past a wrong channel
+    words = str(agreed["downlink"]) + str(agreed["algorithm"])
+    received = memo.received(party.wire, words, content["broadcast"])
+    return int(order["round"]), int(order["seed"]), received
+
+
+KINDS = {
+    DISTIL: ExperimentKind(_open_distil, lambda algorithm: algorithm.client_update, _close_distil),
+    SCORE: ExperimentKind(_open_score, lambda algorithm: algorithm.deploy, _close_score),
+}

@@ -1,0 +1,1 @@
+"""Messages and arrays as Flower carries them."""

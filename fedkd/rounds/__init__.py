@@ -1,0 +1,1 @@
+"""Rounds of a federation: synchronous, asynchronous, decentralized; who takes part."""

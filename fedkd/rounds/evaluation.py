@@ -1,0 +1,162 @@
+"""How good the clients' models are: on the whole test set, and on what each client itself meets."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedkd.core import Client, Engine, Task
+from fedkd.engines.sequential import sequential
+from kdcore.training.loop import Examples, Params, Predict, predict_logits
+
+
+class Scores(NamedTuple):
+    """What each of K clients reaches on N test examples.
+
+    Shapes:
+        accuracy: (K,) share of test examples that are right.
+        accuracy_local: (K,) the same, labels weighted as in the client's own data.
+        agreement: (K,) share of examples on which it says what most clients say.
+        calibration_error: (K,) expected calibration error, 15 bins.
+    """
+
+    accuracy: Tensor
+    accuracy_local: Tensor
+    agreement: Tensor
+    calibration_error: Tensor
+
+
+def evaluate(
+    task: Task,
+    clients: Sequence[Client],
+    test: Examples,
+    label_counts: Tensor,
+    engine: Engine = sequential,
+    kinds: Tensor | None = None,
+) -> Scores:
+    """Score every client on the same test examples.
+
+    A client's accuracy on its own distribution is sum_l q_l a_l, with q_l the share of label l in
+    its private examples and a_l its accuracy on the test examples of that label: no test example
+    is spent on one client alone, and clients with few examples are measured as finely as others.
+
+    Args:
+        task: the models and the number of classes.
+        clients: whose parameters are scored.
+        test: N labelled examples that nobody trained on.
+        label_counts: (K, C) private examples by label; with `kinds`, by kind.
+        engine: who runs the predictions.
+        kinds: (N,) what a client's own distribution is over, where that is more than the label:
+            the label and the domain (`fedkd.data.federated_data.FederatedData`).
+
+    Raises:
+        ValueError: there are no test examples.
+    """
+    if not len(test):
+        raise ValueError("there are no test examples to score the clients on")
+    y = test.y[test.rows]
+    models: dict[Any, Client] = {}  # those who share a model, as an average, are asked once
+    names = [_name(client) for client in clients]
+    for name, client in zip(names, clients, strict=True):
+        models.setdefault(name, client)
+    asked = list(models.values())
+    answers = engine(_answers, task, asked, [(test.x, test.rows)] * len(asked))
+    found = dict(zip(models, answers, strict=True))
+    said, sure = map(torch.stack, zip(*(found[name] for name in names), strict=True))
+    right = said == y  # (K, N)
+    return Scores(
+        accuracy=right.double().mean(dim=1),
+        accuracy_local=_own_accuracy(right, y if kinds is None else kinds, label_counts),
+        agreement=(said == _plurality(said, task.num_classes)).double().mean(dim=1),
+        calibration_error=torch.stack([_gap(s, r) for s, r in zip(sure, right, strict=True)]),
+    )
+
+
+def training_accuracy(task: Task, clients: Sequence[Client], engine: Engine = sequential) -> Tensor:
+    """(K,) balanced accuracy of each client on its own private examples.
+
+    The mean, over the C_k labels that it holds, of the share that is right: whoever says one label
+    for everything reaches 1 / C_k at the most, however uneven its labels are.
+    """
+    inputs = [(client.private.x, client.private.rows) for client in clients]
+    answers = engine(_answers, task, clients, inputs)
+    return torch.stack(
+        [
+            _balanced(said, client.private.y[client.private.rows])
+            for (said, _), client in zip(answers, clients, strict=True)
+        ]
+    )
+
+
+def collapsed(
+    task: Task, before: Sequence[Client], after: Sequence[Client], engine: Engine = sequential
+) -> dict[int, float]:
+    """Who forgot its own training data by what it took in: client number -> what is left.
+
+    Those whose balanced accuracy on their own private examples was above chance before and is not
+    any more. Chance is 1 / C_k, what one answer for everything reaches; a half for one label.
+    """
+    was = training_accuracy(task, before, engine).tolist()
+    left = training_accuracy(task, after, engine).tolist()
+    found = {}
+    for client, high, low in zip(after, was, left, strict=True):
+        labels = len(client.private.y[client.private.rows].unique())
+        if low <= 1 / max(labels, 2) < high:
+            found[client.id] = low
+    return found
+
+
+def diverged(task: Task, clients: Sequence[Client], engine: Engine = sequential) -> list[int]:
+    """The numbers of those clients who have a parameter that is no finite number."""
+    found = engine(_finite, task, clients, [()] * len(clients))
+    return [client.id for client, finite in zip(clients, found, strict=True) if not finite]
+
+
+def _finite(predict: Predict, params: Params) -> Tensor:
+    return torch.stack([value.isfinite().all() for value in params.values()]).all()
+
+
+def _balanced(said: Tensor, y: Tensor) -> Tensor:
+    right = (said == y).double()
+    return torch.stack([right[y == label].mean() for label in y.unique()]).mean()
+
+
+def _answers(predict: Predict, params: Params, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Each example's label, and how sure the model is of it: (N,), (N,).
+
+    A model that has diverged to NaN says -1, which is nobody's label.
+    """
+    sure, said = predict_logits(predict, params, x, rows).softmax(dim=-1).max(dim=-1)
+    return torch.where(sure.isnan(), -1, said), sure
+
+
+def _name(client: Client) -> Any:
+    """What is the same for clients whose parameters are the very same memory."""
+    if not isinstance(client.params, dict):  # they are elsewhere, and are not fetched to compare
+        return client.id
+    places = ((v.data_ptr(), v.shape, v.stride()) for v in client.params.values())
+    return client.group, *places
+
+
+def _own_accuracy(right: Tensor, y: Tensor, label_counts: Tensor) -> Tensor:
+    """(K, N), (N,), (K, C) -> (K,); labels without test examples are left out of the weights."""
+    classes = label_counts.shape[1]
+    member = torch.nn.functional.one_hot(y, classes).double()  # (N, C)
+    per_label = right.double() @ member / member.sum(dim=0).clamp(min=1)  # (K, C)
+    weights = label_counts.double() * (member.sum(dim=0) > 0)
+    return (weights * per_label).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+def _plurality(said: Tensor, classes: int) -> Tensor:
+    """The label that most clients give to each example; the smallest of those tied."""
+    votes = torch.stack([(said == label).sum(dim=0) for label in range(classes)])
+    return votes.argmax(dim=0)
+
+
+def _gap(sure: Tensor, right: Tensor, bins: int = 15) -> Tensor:
+    """Expected calibration error of answers given with a certainty. (N,), (N,) -> ()."""
+    place = (sure.double() * bins).ceil().long().clamp(1, bins) - 1
+    zeros = torch.zeros(bins, dtype=torch.float64)
+    total = zeros.index_add(0, place, sure.double() - right.double())
+    return total.abs().sum() / len(sure)

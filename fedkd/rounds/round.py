@@ -1,0 +1,322 @@
+"""One federated round, and the loop over rounds.
+
+`open_round` and `close_round` are the server's two halves; between them an engine, or Flower,
+lets the cohort work. They are the only places where messages meet the channel.
+"""
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+
+from fedkd.communication.border import Border
+from fedkd.communication.channel import Channel, weigh_broadcast, weigh_upload
+from fedkd.core import Algorithm, Client, Engine, Failure, Public, Server, Task
+from fedkd.data.checks import check_examples, check_finite
+from fedkd.engines.sequential import sequential
+from fedkd.messages import Ledger, Message, Received, Upload
+from fedkd.rounds.client_sampling import Sample
+from kdcore.rng import generator
+from kdcore.training.loop import Batches, Examples, Params, draw
+
+WAVE = 1000  # clients whose uploads are in memory at once, where the server needs only a sum
+
+
+@dataclass(frozen=True)
+class Round:
+    """What stands after a round.
+
+    Attributes:
+        index: 1 for the first round.
+        server: the server's knowledge.
+        clients: all clients, whether or not they took part.
+        cohort: the numbers of those who did.
+        rejected: client number -> why its upload was turned away.
+        ledger: bytes of this round.
+        failed: client number -> why it gave no result; it keeps the parameters that it had.
+        told, sent: client number -> what crossed the network to it and from it, in the form in
+            which it crossed.
+    """
+
+    index: int
+    server: Server
+    clients: tuple[Client, ...]
+    cohort: tuple[int, ...]
+    rejected: dict[int, str]
+    ledger: Ledger
+    failed: dict[int, str] = field(default_factory=dict)
+    told: Mapping[int, Message] = field(default_factory=dict)
+    sent: Mapping[int, Upload] = field(default_factory=dict)
+
+    @property
+    def heard(self) -> set[int]:
+        """Those from whom an upload came in this round, whatever it was."""
+        return set(self.cohort) - set(self.failed)
+
+
+@dataclass
+class OpenRound:
+    """A round on its way out: who takes part, and the message that each was sent."""
+
+    cohort: tuple[int, ...]
+    sent: dict[int, Message]
+    ledger: Ledger = field(default_factory=Ledger)
+    read: dict[int, Message] = field(default_factory=dict)  # id of a message -> as it is read
+
+
+def send_all(
+    channel: Channel,
+    cohort: Sequence[Client],
+    inputs: Sequence[tuple[Any, ...]],
+    results: Sequence[Any],
+    seed: int,
+    index: int,
+) -> tuple[dict[int, Params], dict[int, Upload], dict[int, str], dict[int, str]]:
+    """What an engine gave back, client by client.
+
+    New parameters; uploads as sent; why an upload could not be sent, which its sender's own end of
+    the channel refuses; and why there is no result.
+    """
+    params: dict[int, Params] = {}
+    sent: dict[int, Upload] = {}
+    refused: dict[int, str] = {}
+    failed: dict[int, str] = {}
+    for client, (told, *_), result in zip(cohort, inputs, results, strict=True):
+        if isinstance(result, Failure):
+            failed[client.id] = result.reason
+            continue
+        if not isinstance(result, tuple) or len(result) != 2:
+            failed[client.id] = f"it gave a {type(result).__name__}, not parameters and an upload"
+            continue
+        params[client.id], upload = result
+        try:
+            stream = generator(seed, "up", index, client.id)
+            sent[client.id] = channel.given_broadcast(told).send_up(upload, stream)
+        except ValueError as reason:
+            refused[client.id] = str(reason)
+    return params, sent, refused, failed
+
+
+def check_somebody(cohort: Sequence[int], failed: Mapping[int, str]) -> None:
+    """Raise RuntimeError if a whole cohort failed, so that there is no round."""
+    if cohort and len(failed) == len(cohort):
+        raise RuntimeError(f"every client failed; client {cohort[0]}: {failed[cohort[0]]}")
+
+
+def nothing_learnt(index: int, heard: Collection[int], rejected: Mapping[int, str]) -> str | None:
+    """That all uploads of a round were turned away, in a line; None where they were not.
+
+    Args:
+        index: of the round.
+        heard: those from whom an upload came (`Round.heard`).
+        rejected: client number -> why its upload was turned away.
+    """
+    if not heard or not set(heard) <= set(rejected):
+        return None
+    first = min(heard)
+    return (
+        f"round {index}: every upload was turned away ({len(heard)} in all), and the server learnt "
+        f"nothing; client {first}: {rejected[first]}"
+    )
+
+
+def open_round(
+    algorithm: Algorithm,
+    server: Server,
+    groups: Mapping[int, str],
+    channel: Channel,
+    sample: Sample,
+    seed: int,
+    index: int,
+) -> OpenRound:
+    """Draw the cohort and send each member its broadcast."""
+    cohort = tuple(sample(list(groups), generator(seed, "sample", index)))
+    return _tell(algorithm, algorithm.broadcast, server, groups, cohort, channel, seed, index)
+
+
+def open_deployment(
+    algorithm: Algorithm,
+    server: Server,
+    groups: Mapping[int, str],
+    channel: Channel,
+    seed: int,
+    index: int,
+) -> OpenRound:
+    """Send all clients what the models in use need of the server's knowledge after a round.
+
+    Its ledger is no part of a round's. Where a run ends here, these bytes are its last ones; where
+    it goes on, the next round's broadcast brings the same.
+    """
+    cohort = tuple(groups)
+    return _tell(algorithm, algorithm.deployment, server, groups, cohort, channel, seed, index)
+
+
+def _tell(
+    algorithm: Algorithm,
+    message_to: Callable[[Server, int, str], Message],
+    server: Server,
+    groups: Mapping[int, str],
+    cohort: tuple[int, ...],
+    channel: Channel,
+    seed: int,
+    index: int,
+) -> OpenRound:
+    """Send each of some clients its message down.
+
+    Clients who are told the same (the very same tensors) are sent one and the same encoding.
+    """
+    opening = OpenRound(cohort, {})
+    encoded: dict[tuple[tuple[str, int], ...], tuple[Message, Message]] = {}
+    for client in cohort:
+        message = message_to(server, client, groups[client])
+        identity = tuple((key, id(value)) for key, value in message.items())
+        if identity not in encoded:
+            sent = channel.send_down(message, generator(seed, "down", index, len(encoded)))
+            encoded[identity] = message, sent  # the message is kept, so that its ids stay taken
+        opening.sent[client] = encoded[identity][1]
+        opening.ledger.down.update(weigh_broadcast(algorithm, opening.sent[client]))
+    return opening
+
+
+def read_all(channel: Channel, opening: OpenRound) -> list[Message]:
+    """The broadcasts as the cohort reads them; one reading in a round for each message sent."""
+    for message in opening.sent.values():
+        if id(message) not in opening.read:
+            opening.read[id(message)] = channel.read_down(message)
+    return [opening.read[id(opening.sent[client])] for client in opening.cohort]
+
+
+def close_round(
+    algorithm: Algorithm,
+    task: Task,
+    server: Server,
+    groups: Mapping[int, str],
+    channel: Channel,
+    opening: OpenRound,
+    sent: Iterable[tuple[int, Upload]],
+    public: Public | None,
+    counted: Callable[[Iterator[Received]], Iterable[Received]] = iter,
+) -> tuple[Server, dict[int, str], Ledger]:
+    """Weigh and check the uploads as they come, and update the server with them.
+
+    Uploads that are not what they claim to be are left out, as if their senders had not taken
+    part; so is a client that sent nothing. `sent` are client numbers and uploads, in the order of
+    the numbers; it is gone through once. `counted` makes of the uploads that are let in those that
+    the server is updated with (`fedkd.rounds.staleness`).
+    """
+    ledger = Ledger(down=opening.ledger.down)
+    payload_spec = {
+        g: algorithm.payload_spec(task, g) for g in sorted({groups[c] for c in opening.cohort})
+    }
+    told = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
+    channel = replace(channel, max_weight=min(channel.max_weight, task.private))
+    border = Border(channel, payload_spec, told)
+
+    def arriving() -> Iterator[tuple[int, str, Upload]]:
+        for client, upload in sent:
+            ledger.up.update(weigh_upload(algorithm, client, upload))
+            yield client, groups[client], upload
+
+    uploads = iter(counted(border.admitted(arriving(), WAVE)))
+    first = next(uploads, None)
+    if first is not None:
+        server = algorithm.server_update(task, server, itertools.chain([first], uploads), public)
+    for _ in uploads:  # those that an algorithm does not look at are weighed all the same
+        pass
+    return server, dict(sorted(border.rejected.items())), ledger
+
+
+class Deployment(NamedTuple):
+    """The clients with the models that they would use now, and the bytes that brought these."""
+
+    clients: list[Client]
+    ledger: Ledger
+
+
+def deployed(algorithm: Algorithm, task: Task, current: Round, **how: Any) -> list[Client]:
+    """The clients of `deploy_all`, which see."""
+    return deploy_all(algorithm, task, current, **how).clients
+
+
+def deploy_all(
+    algorithm: Algorithm,
+    task: Task,
+    current: Round,
+    *,
+    engine: Engine = sequential,
+    channel: Channel = Channel(),  # noqa: B008  (frozen)
+    seed: int = 0,
+) -> Deployment:
+    """The clients with the models that they would use now, if what these need went down once more.
+
+    For FedAvg this is the averaged model, for DS-FL the student that has digested the newest
+    consensus, for Local simply the client's own, for which nothing goes down.
+    """
+    channel = channel.with_algorithm(algorithm)
+    groups = {client.id: client.group for client in current.clients}
+    opening = open_deployment(algorithm, current.server, groups, channel, seed, current.index)
+    public = public_of(algorithm, task, seed, current.index + 1)
+    inputs = [(received, public) for received in read_all(channel, opening)]
+    params = engine(algorithm.deploy, task, current.clients, inputs)
+    clients = [
+        client if isinstance(found, Failure) else replace(client, params=found)
+        for client, found in zip(current.clients, params, strict=True)
+    ]
+    return Deployment(clients, opening.ledger)
+
+
+def private_of(algorithm: Algorithm, client: Client, seed: int, index: int) -> Batches:
+    """A client's own mini-batches of one round."""
+    return draw(client.private, algorithm.local, generator(seed, "private", index, client.id))
+
+
+def public_of(algorithm: Algorithm, task: Task, seed: int, index: int) -> Public | None:
+    """The public examples of one round; the order is common knowledge, and costs no bytes."""
+    training = algorithm.public_training
+    if training is None or task.public is None:
+        return None
+    stream = generator(seed, "public", index)
+    total = len(task.public)
+    count = min(algorithm.asks or total, total)
+    rows = torch.arange(total)
+    if count < total:
+        rows = torch.randperm(total, generator=stream)[:count]
+    places = Examples(task.public, rows, torch.arange(count))
+    batches = draw(places, training, stream)
+    return Public(task.public, rows, batches.order, batches.mask, task.labels)
+
+
+def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]) -> None:
+    """Raise ValueError, in one line, for a federation that cannot run."""
+    if not clients:
+        raise ValueError("a federation needs at least one client, got none")
+    numbers = [client.id for client in clients]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"client numbers must differ, got {sorted(numbers)}")
+    unknown = sorted({client.group for client in clients} - set(task.models))
+    if unknown:
+        raise ValueError(
+            f"no model for the group {unknown[0]!r}; the task has {', '.join(sorted(task.models))}"
+        )
+    if algorithm.properties.public != "none" and (task.public is None or not len(task.public)):
+        name = type(algorithm).__name__
+        raise ValueError(
+            f"{name} needs public examples ({algorithm.properties.public}) and the task has none; "
+            "set aside some, or take an algorithm that works without"
+        )
+    check_examples([c.private for c in clients if c.private is not None], task.num_classes)
+    if task.public is not None and algorithm.properties.public != "none":
+        check_finite(task.public, "public examples")
+    needs = algorithm.properties
+    for what, missing in (
+        ("labels of public examples", needs.public == "labelled" and task.labels is None),
+        ("labelled validation examples", needs.validation != "none" and not task.validation),
+    ):
+        if missing:
+            raise ValueError(
+                f"{type(algorithm).__name__} with these settings needs {what} at the server, and "
+                "the task has none; set aside some, or change the settings"
+            )
+    algorithm.check(task)

@@ -1,0 +1,135 @@
+"""The loop over synchronous rounds."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from fedkd.communication.channel import Channel
+from fedkd.core import Algorithm, Client, Engine, Public, Task
+from fedkd.engines.sequential import sequential
+from fedkd.messages import Upload
+from fedkd.rounds.client_sampling import Sample, everyone
+from fedkd.rounds.round import (
+    WAVE,
+    OpenRound,
+    Round,
+    check_federation,
+    check_somebody,
+    close_round,
+    open_round,
+    private_of,
+    public_of,
+    read_all,
+    send_all,
+)
+from fedkd.storage.client_store import ClientStore, with_own_memory
+from kdcore.rng import generator
+
+
+def simulate(
+    algorithm: Algorithm,
+    task: Task,
+    clients: Sequence[Client],
+    *,
+    rounds: int,
+    engine: Engine = sequential,
+    channel: Channel = Channel(),  # noqa: B008  (frozen)
+    sample: Sample = everyone,
+    seed: int = 0,
+    after: Round | None = None,
+    shelf: ClientStore | None = None,
+    witness: bool = True,
+) -> Iterator[Round]:
+    """Run a federation, one `Round` at a time; the caller logs, evaluates, and stops.
+
+    The clients of a round work in waves of a thousand, and the server sees their uploads one by
+    one: what an algorithm does not keep is gone before the next wave, unless `witness` holds it.
+
+    Args:
+        algorithm: what clients and server do.
+        task: models, classes, public examples.
+        clients: the parties; their numbers must differ.
+        rounds: how many rounds.
+        engine: who runs the clients' functions (`fedkd.engines`); a matter of speed alone.
+        channel: what happens to messages on the way.
+        sample: who takes part in a round.
+        seed: of every random choice; two runs with the same seed are the same run.
+        after: go on from this round of an earlier call with the same arguments
+            (`fedkd.storage.checkpoint`), as if it had never stopped.
+        shelf: where parameters are kept between rounds; by default in memory.
+        witness: whether rounds hold what crossed the network (`Round.told`, `Round.sent`).
+
+    Raises:
+        ValueError: no clients, a number used twice, an unknown group, or public examples missing.
+    """
+    check_federation(algorithm, task, clients)
+    channel = channel.with_algorithm(algorithm)
+    known = clients if after is None else after.clients
+    party = {client.id: client for client in sorted(known, key=lambda client: client.id)}
+    groups = {client.id: client.group for client in party.values()}
+    server = after.server if after else algorithm.init(task, generator(seed, "server"))
+    for index in range(after.index + 1 if after else 1, rounds + 1):
+        opening = open_round(algorithm, server, groups, channel, sample, seed, index)
+        public = public_of(algorithm, task, seed, index)
+        seen: dict[int, Upload] = {}
+        refused: dict[int, str] = {}
+        failed: dict[int, str] = {}
+        keep = shelf or (None if len(opening.cohort) == len(party) else _apart)
+        uploads = _work(
+            *(algorithm, task, engine, channel, opening, public, seed, index, party),
+            *(refused, failed, keep),
+        )
+        if witness:
+            uploads = _noted(uploads, seen)
+        server, rejected, ledger = close_round(
+            algorithm, task, server, groups, channel, opening, uploads, public
+        )
+        rejected = dict(sorted((refused | rejected).items()))
+        check_somebody(opening.cohort, failed)
+        everybody = tuple(party.values())
+        crossed = (opening.sent, seen) if witness else ({}, {})
+        yield Round(index, server, everybody, opening.cohort, rejected, ledger, failed, *crossed)
+
+
+def _work(
+    algorithm: Algorithm,
+    task: Task,
+    engine: Engine,
+    channel: Channel,
+    opening: OpenRound,
+    public: Public | None,
+    seed: int,
+    index: int,
+    party: dict[int, Client],
+    refused: dict[int, str],
+    failed: dict[int, str],
+    keep: Callable[[Sequence[Client]], list[Client]] | None,
+) -> Iterator[tuple[int, Upload]]:
+    """The uploads of a cohort as they are sent, wave by wave.
+
+    Fills in `party`, `refused` and `failed`.
+    """
+    told = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
+    numbers = sorted(told)
+    for start in range(0, len(numbers), WAVE):
+        wave = [party[number] for number in numbers[start : start + WAVE]]
+        inputs = [(told[c.id], private_of(algorithm, c, seed, index), public) for c in wave]
+        results = engine(algorithm.client_update, task, wave, inputs)
+        params, sent, refusals, broken = send_all(channel, wave, inputs, results, seed, index)
+        fresh = [replace(party[number], params=new) for number, new in params.items()]
+        party.update((client.id, client) for client in (keep(fresh) if keep else fresh))
+        refused.update(refusals)
+        failed.update(broken)
+        yield from sent.items()
+
+
+def _noted(
+    uploads: Iterable[tuple[int, Upload]], seen: dict[int, Upload]
+) -> Iterator[tuple[int, Upload]]:
+    for number, upload in uploads:
+        seen[number] = upload
+        yield number, upload
+
+
+def _apart(clients: Sequence[Client]) -> list[Client]:
+    """Clients of whom some may not be seen again for long: none keeps another's memory alive."""
+    return [with_own_memory(client) for client in clients]

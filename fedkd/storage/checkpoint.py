@@ -1,0 +1,189 @@
+"""What a federation is after a round, on disk: whole or not at all, and never pickled.
+
+A checkpoint is a folder `round-000012` with the server's and all clients' tensors (safetensors),
+the bytes moved so far, and a manifest with the SHA-256 of each file (`fedkd.storage.atomic_files`
+writes it). Nothing else has to be saved: every random stream is made anew from the seed and the
+round, and optimisers start afresh in every round.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedkd.core import Client
+from fedkd.messages import Ledger
+from fedkd.rounds.round import Round
+from fedkd.storage import atomic_files
+
+KEPT = 2
+FORMAT = 1
+MANIFEST, STATE = "manifest.json", "state.json"
+SERVER, CLIENTS = "server.safetensors", "clients.safetensors"
+
+
+def save(folder: Path, current: Round, total: Ledger, identity: str) -> Path:
+    """Write a checkpoint, and remove all but the newest two.
+
+    Args:
+        folder: of the checkpoints of one run; made where it is not there.
+        current: the round that has just ended.
+        total: bytes moved in all rounds so far.
+        identity: of the experiment; only the same one can go on from here.
+
+    Returns:
+        The checkpoint's own folder.
+
+    Raises:
+        OSError: it cannot be written; the one before stays.
+    """
+    atomic_files.sweep(folder)
+    target = folder / f"round-{current.index:06d}"
+    params = {f"{c.id}/{name}": v for c in current.clients for name, v in c.params.items()}
+    state = {"round": current.index, "up": dict(total.up), "down": dict(total.down)}
+    with atomic_files.replacing(target) as draft:
+        draft.mkdir()
+        save_file(_owned(current.server), draft / SERVER)
+        save_file(_owned(params), draft / CLIENTS)
+        (draft / STATE).write_text(json.dumps(state), encoding="utf-8")
+        hashes = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
+        said = {"format": FORMAT, "identity": identity, "round": current.index, "sha256": hashes}
+        (draft / MANIFEST).write_text(json.dumps(said, indent=1), encoding="utf-8")
+    for old in _all(folder)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load(folder: Path, clients: Sequence[Client], identity: str) -> tuple[Round, Ledger] | None:
+    """The newest checkpoint of a run, to be handed to `simulate(after=...)`; None if none.
+
+    Args:
+        folder: of the checkpoints.
+        clients: as they were before the first round; they get the saved parameters.
+        identity: of the experiment.
+
+    Raises:
+        ValueError: the newest checkpoint is damaged, or one of another experiment.
+    """
+    state = verified(folder, identity)
+    if state is None:
+        return None
+    newest = _all(folder)[-1]
+    try:
+        server = load_file(newest / SERVER)
+        params = load_file(newest / CLIENTS)
+    except SafetensorError as reason:
+        raise _damaged(newest, str(reason)) from None
+    after = tuple(replace(client, params=_of_client(client, params, newest)) for client in clients)
+    total = Ledger(state["up"], state["down"])
+    return Round(state["round"], server, after, (), {}, Ledger()), total
+
+
+def reached(folder: Path) -> int:
+    """The round of the newest checkpoint of a run, 0 where there is none; nothing is verified."""
+    return max(rounds(folder), default=0)
+
+
+def rounds(folder: Path) -> list[int]:
+    """The rounds after which there are checkpoints of a run, which nobody has verified."""
+    return [_index(found) for found in _all(folder)]
+
+
+def drop_after(folder: Path, index: int) -> None:
+    """Remove the checkpoints of all rounds after this one."""
+    for checkpoint in _all(folder):
+        if _index(checkpoint) > index:
+            shutil.rmtree(checkpoint)
+
+
+def verified(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The round and the bytes of the newest checkpoint, whose files are as they were written.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or one of another experiment.
+    """
+    found = _all(folder)
+    if not found:
+        return None
+    _check_files(found[-1], identity)
+    path = found[-1] / STATE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        told = int(state["round"]), Counter(state["up"]), Counter(state["down"])
+    except (ValueError, KeyError, TypeError) as reason:
+        raise _damaged(found[-1], f"{STATE} cannot be read ({reason!r})") from None
+    if told[0] != _index(found[-1]):
+        raise _damaged(found[-1], f"{STATE} is of round {told[0]}")
+    return dict(zip(("round", "up", "down"), told, strict=True))
+
+
+def digest(current: Round) -> str:
+    """The SHA-256 of everything a round leaves behind: server and clients, bit for bit."""
+    found = hashlib.sha256()
+    named = {f"server/{name}": value for name, value in current.server.items()}
+    for client in current.clients:
+        named |= {f"{client.id}/{name}": value for name, value in client.params.items()}
+    for name, value in sorted(named.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _check_files(checkpoint: Path, identity: str) -> None:
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        known, hashes = manifest["identity"], dict(manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as reason:
+        raise _damaged(checkpoint, f"its manifest cannot be read ({reason})") from None
+    if manifest.get("format") != FORMAT or known != identity:
+        raise ValueError(
+            f"{checkpoint} belongs to another experiment ({str(known)[:8]} instead of "
+            f"{identity[:8]}); resume the run that it was written by, or start anew elsewhere"
+        )
+    for name in (SERVER, CLIENTS, STATE):
+        path = checkpoint / name
+        if not path.is_file() or _sha256(path) != hashes.get(name):
+            raise _damaged(checkpoint, f"{name} is not what the manifest says")
+
+
+def _damaged(checkpoint: Path, why: str) -> ValueError:
+    return ValueError(
+        f"the checkpoint {checkpoint} is damaged: {why}; remove that folder to go on from the one "
+        "before it, or from the start"
+    )
+
+
+def _of_client(client: Client, params: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
+    try:
+        return {name: params[f"{client.id}/{name}"] for name in client.params}
+    except KeyError as missing:
+        raise _damaged(where, f"no parameter {missing} of client {client.id}") from None
+
+
+def _owned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies: rows of one stack share their memory, which the format does not take."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def _all(folder: Path) -> list[Path]:
+    found = [path for path in folder.glob("round-*") if re.fullmatch(r"round-\d{6,}", path.name)]
+    return sorted(found, key=_index)
+
+
+def _index(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("round-"))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Graphs, collections of graphs, splits and neighbour sampling."""

@@ -1,0 +1,1 @@
+"""How good a student is, how fast, and what it predicts."""

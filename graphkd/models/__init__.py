@@ -1,0 +1,1 @@
+"""Graph networks, their stacked and layer-wise forms, ensembles and readouts."""

@@ -1,0 +1,240 @@
+"""The networks that teach and learn on graphs; each shows its `Outputs`.
+
+The layers are PyTorch Geometric's and hold the weights; the products run through
+`graphkd.ops.sparse` and `graphkd.ops.sparse_attention`, which the tests hold to PyG's own message
+passing. Every network is called as `network(graph, nodes=None)` and gives the outputs of these
+nodes, in order, or of all. A thin network is one with a small width.
+
+Convention: hidden states are those after the activation and before dropout, one per hidden layer.
+Dropout acts on hidden states, not on the input features, except in GAT and GATv2.
+
+Initialisation: linear maps of the MLP, APPNP and GIN as PyTorch's default, uniform within
+1 / sqrt(D); those of the others Glorot's, with biases of 0, as PyG's and DGL's convolutions.
+
+Shapes (all networks):
+    graph: N nodes with D features; nodes: (n,) ids; gives logits (n, C) and hidden (n, H) each.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812
+import torch_geometric.nn as pyg
+from torch import Tensor, nn
+
+from graphkd.graph import Graph
+from graphkd.models.gat import GAT, GATv2
+from graphkd.models.layers import dropout, first, linear, rows, shown
+from graphkd.names import unknown
+from kdcore.outputs import Outputs
+
+__all__ = ["APPNP", "GAT", "GATv2", "GCN", "GIN", "MLP", "SAGE", "SGC", "build", "get", "names"]
+__all__ += ["NETWORKS", "rows"]
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron on the features of a node alone: a student that needs no graph.
+
+    Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors", Nature
+    1986, https://doi.org/10.1038/323533a0.
+    """
+
+    layers: Any
+
+    def __init__(self, sizes: list[int], dropout: float):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.dropout = dropout
+
+    def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
+        """See the module."""
+        h = linear(graph.features, self.layers[0].weight, self.layers[0].bias, nodes)
+        return self.onward(h.relu_()) if len(self.layers) > 1 else Outputs(h, ())
+
+    def onward(self, h: Tensor) -> Outputs:
+        """What the network shows from its first hidden state on, (n, H), which has no dropout."""
+        hidden = [h]
+        for layer in self.layers[1:-1]:
+            hidden.append(layer(dropout(hidden[-1], self.dropout, self.training)).relu_())
+        h = self.layers[-1](dropout(hidden[-1], self.dropout, self.training))
+        return Outputs(h, tuple(hidden))
+
+
+class GCN(nn.Module):
+    r"""Kipf and Welling, "Semi-Supervised Classification with Graph Convolutional Networks".
+
+    ICLR 2017, https://arxiv.org/abs/1609.02907.
+
+        H' = D^{-1/2} (A + I) D^{-1/2} H W + b
+    """
+
+    layers: Any
+
+    def __init__(self, sizes: list[int], dropout: float):
+        super().__init__()
+        self.layers = nn.ModuleList(pyg.GCNConv(a, b) for a, b in pairwise(sizes))
+        self.dropout = dropout
+
+    def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
+        """See the module."""
+        h = first(graph, "normalized", self.layers[0].lin.weight, self.layers[0].bias)
+        hidden = []
+        for layer in self.layers[1:]:
+            hidden.append(h.relu_())
+            h = dropout(hidden[-1], self.dropout, self.training)
+            h = graph.normalized @ F.linear(h, layer.lin.weight) + layer.bias
+        return shown(h, hidden, nodes)
+
+
+class SAGE(nn.Module):
+    r"""Hamilton, Ying and Leskovec, "Inductive Representation Learning on Large Graphs".
+
+    NIPS 2017, https://arxiv.org/abs/1706.02216; with the aggregator that GLNN takes, DGL's 'gcn':
+
+        h'_i = W mean(h_j, j in N(i) + {i}) + b
+
+    Convention: PyG's default adds a second matrix for the node itself; this one does not. DGL on
+    a graph that has self-loops already, as in GLNN's code, counts the node itself twice.
+    """
+
+    layers: Any
+
+    def __init__(self, sizes: list[int], dropout: float):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            pyg.SAGEConv(a, b, aggr="mean", root_weight=False) for a, b in pairwise(sizes)
+        )
+        self.dropout = dropout
+        for layer in self.layers:
+            nn.init.xavier_uniform_(layer.lin_l.weight)
+            nn.init.zeros_(layer.lin_l.bias)
+
+    def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
+        """See the module."""
+        h = first(graph, "mean", self.layers[0].lin_l.weight, self.layers[0].lin_l.bias)
+        hidden = []
+        for layer in self.layers[1:]:
+            hidden.append(h.relu_())
+            h = dropout(hidden[-1], self.dropout, self.training)
+            # The mean commutes with the linear map.
+            h = graph.mean @ F.linear(h, layer.lin_l.weight) + layer.lin_l.bias
+        return shown(h, hidden, nodes)
+
+
+class GIN(nn.Module):
+    r"""Xu, Hu, Leskovec and Jegelka, "How Powerful are Graph Neural Networks?", ICLR 2019.
+
+    https://arxiv.org/abs/1810.00826.
+
+        h'_i = W_2 relu(W_1 (h_i + \sum_{j in N(i)} h_j) + b_1) + b_2
+
+    Convention: GIN-0, the paper's variant with epsilon fixed at 0; two linear maps in each layer,
+    without the paper's batch normalisation, since running statistics do not survive stacking.
+    """
+
+    layers: Any
+
+    def __init__(self, sizes: list[int], dropout: float):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            pyg.GINConv(nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Linear(b, b)))
+            for a, b in pairwise(sizes)
+        )
+        self.dropout = dropout
+
+    def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
+        """See the module."""
+        inner, _, outer = self.layers[0].nn
+        h = outer(first(graph, "total", inner.weight, inner.bias).relu_())
+        hidden = []
+        for layer in self.layers[1:]:
+            hidden.append(h.relu_())
+            h = dropout(hidden[-1], self.dropout, self.training)
+            inner, _, outer = layer.nn
+            h = outer((graph.total @ F.linear(h, inner.weight) + inner.bias).relu_())
+        return shown(h, hidden, nodes)
+
+
+class SGC(nn.Module):
+    r"""Wu, Zhang, de Souza, Fifty, Yu and Weinberger, "Simplifying Graph Convolutional Networks".
+
+    ICML 2019, https://arxiv.org/abs/1902.07153; a GCN without activations, hence one linear map:
+
+        (D^{-1/2} (A + I) D^{-1/2})^L X W + b
+
+    Convention: L is the number of layers. There is no hidden state, so width and dropout have no
+    effect, and losses on the embedding refuse it.
+    """
+
+    layer: Any
+
+    def __init__(self, sizes: list[int], dropout: float):
+        super().__init__()
+        self.layer = pyg.SGConv(sizes[0], sizes[-1], K=len(sizes) - 1)
+
+    def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
+        """See the module."""
+        h = first(graph, "normalized", self.layer.lin.weight)
+        for _ in range(self.layer.K - 1):
+            h = graph.normalized @ h
+        return shown(h + self.layer.lin.bias, (), nodes)
+
+
+class APPNP(nn.Module):
+    r"""Gasteiger, Bojchevski and Guennemann, "Predict then Propagate", ICLR 2019.
+
+    https://arxiv.org/abs/1810.05997; personalised PageRank on the outputs of an MLP:
+
+        Z_0 = MLP(X),   Z_{k+1} = (1 - \alpha) D^{-1/2} (A + I) D^{-1/2} Z_k + \alpha Z_0
+
+    with K = 10 steps and \alpha = 0.1. Convention: no dropout on the edges.
+    """
+
+    steps, alpha = 10, 0.1
+
+    def __init__(self, sizes: list[int], dropout: float):
+        super().__init__()
+        self.predict = MLP(sizes, dropout)
+
+    def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
+        """See the module."""
+        logits, hidden = self.predict(graph)
+        z = logits
+        for _ in range(self.steps):
+            z = (1 - self.alpha) * (graph.normalized @ z) + self.alpha * logits
+        return shown(z, hidden, nodes)
+
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    network.__name__.lower(): network for network in (APPNP, GAT, GATv2, GCN, GIN, MLP, SAGE, SGC)
+}
+
+
+def names() -> list[str]:
+    """The names of all networks."""
+    return sorted(NETWORKS)
+
+
+def get(name: str) -> type[nn.Module]:
+    """The network of this name; ValueError if there is none."""
+    if name not in NETWORKS:
+        raise unknown("network", name, NETWORKS)
+    return NETWORKS[name]
+
+
+def build(name: str, graph: Graph, hidden: int, layers: int, dropout: float) -> nn.Module:
+    """A fresh network for the features and classes of a graph, on the graph's device.
+
+    Draws its weights from torch's global stream: see `graphkd.training.loop.seeded`.
+
+    Raises:
+        ValueError: the name is unknown, or a size makes no network.
+    """
+    network = get(name)
+    if layers < 2 or hidden < 1:
+        raise ValueError(
+            f"{name} with {layers} layers of width {hidden}: expected 2 layers or more, 1 wide or "
+            "more; the default is 2 layers"
+        )
+    sizes = [graph.x.shape[1], *[hidden] * (layers - 1), graph.classes]
+    return network(sizes, dropout).to(device=graph.x.device, dtype=graph.x.dtype)

@@ -1,0 +1,1 @@
+"""Operations on graphs: sparse products, attention, random walks."""

@@ -1,0 +1,1 @@
+"""Training of teachers, of students, online, and of many seeds at once."""

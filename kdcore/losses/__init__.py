@@ -1,0 +1,1 @@
+"""Losses by what is transferred: responses, features, relations, information, rankings."""

@@ -1,0 +1,109 @@
+"""Which examples a training sees, in which order: drawn beforehand, so that training is pure."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from kdcore.training.optimizers import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Some rows of a data set; the tensors may be shared with many others, the rows say which.
+
+    Shapes:
+        x: (N, ...) features; y: (N,) labels; rows: (M,) indices into both, M <= N.
+    """
+
+    x: Tensor
+    y: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        """How many examples there are, M."""
+        return len(self.rows)
+
+
+class Batches(NamedTuple):
+    """Shuffled, padded mini-batches, drawn before training begins.
+
+    Shapes:
+        x: (N, ...) features and y: (N, ...) targets: labels, or one row of probabilities each,
+            or a tuple of such tables.
+        order: (S, B) rows of x and y; mask: (S, B) bool, whether it is an example or padding.
+        size: () how many different examples there are, a whole number.
+    """
+
+    x: Tensor
+    y: Any
+    order: Tensor
+    mask: Tensor
+    size: Tensor
+
+    @property
+    def steps(self) -> int:
+        """S, the number of mini-batches over all epochs."""
+        return self.order.shape[0]
+
+    @property
+    def first(self) -> Tensor:
+        """(S B,) bool, whether an entry of the order is the first for its example.
+
+        Those are the examples of the first epoch; what comes behind are padding and repetitions.
+        """
+        mask = self.mask.flatten().bool()
+        return mask & (mask.cumsum(dim=0) <= self.size)
+
+    def padded(self, steps: int) -> "Batches":
+        """The same batches followed by all-padding ones, `steps` in total."""
+        missing = (steps - self.steps, self.order.shape[1])
+        return self._replace(
+            order=torch.cat([self.order, self.order.new_zeros(missing)]),
+            mask=torch.cat([self.mask, self.mask.new_zeros(missing)]),
+        )
+
+
+def draw(examples: Examples, training: TrainingConfig, generator: torch.Generator) -> Batches:
+    """Cut examples into shuffled mini-batches, anew for each epoch; the last one is padded.
+
+    No example is dropped: a client with a single example trains on it in every epoch. The padding
+    repeats examples of the client's own, so that nobody's else are ever touched. Where steps are
+    counted, the last epoch ends when there are enough; nobody trains on no examples.
+    """
+    count, width = len(examples), training.batch_size
+    once = -(-count // width)
+    steps = training.epochs * once if training.steps is None else training.steps * min(count, 1)
+    epochs = -(-steps // max(once, 1))
+    places = torch.arange(once * width)
+    rows = examples.rows.cpu()
+    index = torch.zeros(epochs, once * width, dtype=torch.long)
+    for epoch in index:
+        order = torch.randperm(count, generator=generator)
+        epoch[:] = rows[order[places % max(count, 1)]]
+    mask = places < count
+    device = examples.x.device  # draws are made on the CPU, the same for any device
+    return Batches(
+        x=examples.x,
+        y=examples.y,
+        order=index.reshape(-1, width)[:steps].to(device),
+        mask=mask.repeat(epochs).reshape(-1, width)[:steps].to(device),
+        size=torch.tensor(count, device=device),
+    )
+
+
+def rows(table: Any, index: Tensor) -> Any:
+    """table[index] for the first axis; for a tuple of tables, the rows of each.
+
+    Floating-point rows are gathered as an embedding, which is several times faster than indexing.
+    """
+    return tree_map(lambda one: _rows(one, index), table)
+
+
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    if not table.is_floating_point():
+        return table[index]
+    found = torch.nn.functional.embedding(index, table.reshape(len(table), -1))
+    return found.reshape(*index.shape, *table.shape[1:])

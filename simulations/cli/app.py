@@ -1,0 +1,361 @@
+"""The `kdsim` command.
+
+Heavy imports stay inside functions, so that `kdsim --help` is quick.
+"""
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from simulations.cli.options import Methods
+from simulations.execution import process
+
+# Nobody is told what runs here, and Ray listens on loopback only; a user may say otherwise.
+SWITCHES = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
+RESOURCES = (
+    "cpus",
+    "gpus",
+    "memory",
+    "actors",
+    "shares",
+    "ray_address",
+    "deadline",
+    "checkpoint_every",
+)
+
+STATUS = """Exit status: 0 done; 1 a run failed, or a file could not be written; 2 the input is
+wrong, and nothing was run; 130 stopped by Ctrl-C, 143 by SIGTERM, 141 as nobody reads the output:
+then the same command goes on from there."""
+
+app = typer.Typer(
+    help="Simulate federated and graph knowledge distillation.",
+    epilog=STATUS,
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Out = Annotated[Path | None, typer.Option(help="folder of the runs [default: in runs/]")]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="folder of data sets [default: $KDSIM_DATA, ~/.cache/kdsim]")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="runs at once [default: as many as there are cores]")
+]
+Json = Annotated[bool, typer.Option("--json", help="a JSON object a line on standard output")]
+
+
+@app.command()
+def demo(
+    out: Out = None, data_root: DataRoot = None, workers: Workers = None, json: Json = False
+) -> int:
+    """The main job, on data that ships with the dependencies: about a minute on two cores."""
+    from simulations.config import library
+    from simulations.execution import machine
+
+    path, workers = library.FOLDER / "demo.toml", workers or min(machine.cores(), 4)
+    return _run(path, [], out, data_root, workers, json)
+
+
+@app.command()
+def run(
+    experiment: Annotated[
+        Path, typer.Argument(help="a TOML file, or a name: `kdsim list experiments`")
+    ],
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. fed.rounds=5")
+    ] = None,
+    out: Out = None,
+    data_root: DataRoot = None,
+    workers: Workers = None,
+    json: Json = False,
+    download: Annotated[bool, typer.Option(help="fetch missing graph data")] = False,
+) -> int:
+    """All runs of an experiment; those that are done already are not run again."""
+    return _run(experiment, assign or [], out, data_root, workers, json, download)
+
+
+@app.command()
+def recipe(
+    name: Annotated[str | None, typer.Argument(help="`kdsim list recipes`")] = None,
+    every: Annotated[bool, typer.Option("--all", help="every recipe there is")] = False,
+    seeds: Annotated[
+        int | None, typer.Option(help="seeds 0 to N-1 [default: as the recipe's file says]")
+    ] = None,
+    out: Out = None,
+    data_root: DataRoot = None,
+    workers: Workers = None,
+    json: Json = False,
+) -> int:
+    """A term of the surveys, measured: what it claims, its controls, and what came out."""
+    from simulations.execution.batch import execute, users_input
+    from simulations.execution.console import Options
+    from simulations.survey import experiments
+
+    with users_input():
+        names = experiments.chosen(name, every)
+        document = experiments.joined(names, seeds)
+    options = Options(out, data_root, workers, json)
+    return execute(document, "kdsim recipe", "recipes" if every else names[0], options)
+
+
+@app.command()
+def survey(
+    runs: Annotated[list[Path], typer.Argument(help="folders of runs of recipes")],
+    out: Annotated[Path, typer.Option(help="the page, Markdown")] = Path("survey.md"),
+) -> int:
+    """The page of the surveys: a row for each term, with what was measured and a verdict."""
+    from simulations.execution.batch import users_input
+    from simulations.survey import page
+
+    with users_input():
+        print(page.write(runs, out))
+    return 0
+
+
+@app.command()
+def resume(
+    folder: Annotated[Path, typer.Argument(help="of a run, or of several")],
+    data_root: DataRoot = None,
+    workers: Workers = None,
+    json: Json = False,
+) -> int:
+    """Go on with what was stopped or killed, bit for bit from the newest checkpoint."""
+    from simulations.config import files
+    from simulations.execution.batch import execute, users_input
+    from simulations.execution.console import Options
+    from simulations.results import run_folder
+
+    with users_input():
+        folder = run_folder.unfinished(folder)
+        path = folder / run_folder.EXPERIMENT
+        document, text = files.read(path), path.read_text(encoding="utf-8")
+    options = Options(folder, data_root, workers, json)
+    return execute(document, run_folder.EXPERIMENT, "resumed", options, text)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            help="algorithms, methods, losses, models, datasets, partitions, recipes, experiments"
+        ),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """What there is, and what each algorithm needs and reveals."""
+    from simulations.cli import listing
+    from simulations.execution.batch import users_input
+
+    with users_input():
+        listing.show(what, json)
+    return 0
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="folders of runs")],
+    out: Annotated[Path | None, typer.Option(help="where the page goes")] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC", help="only each method's best setting by, say, accuracy_validation"
+        ),
+    ] = None,
+) -> int:
+    """One self-contained page about runs, with tables as Markdown and CSV, and figures."""
+    from simulations.execution.batch import users_input
+    from simulations.reporting.report import write_report
+
+    with users_input():
+        print(write_report(runs, out, select))
+    return 0
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="of one federated run")],
+    round_: Annotated[int, typer.Option("--round", help="from 1")],
+    client: Annotated[int, typer.Option(help="its number")],
+    rows: Annotated[int, typer.Option(min=0, help="rows of predictions to show")] = 3,
+    data_root: DataRoot = None,
+    json: Json = False,
+) -> int:
+    """What exactly crossed the network to and from a client in a round, which is run again."""
+    from simulations.execution import replay as module
+    from simulations.execution.batch import users_input
+
+    with users_input():
+        module.show(module.inspect(folder, round_, client, data_root, rows), json)
+    return 0
+
+
+@app.command()
+def flower(
+    change: Annotated[
+        list[str] | None,
+        typer.Option("-c", metavar="'KEY=VALUE ...'", help="settings of the app, as in flwr run"),
+    ] = None,
+    clients: Annotated[int, typer.Option(min=1, help="how many")] = 5,
+    out: Annotated[Path | None, typer.Option(help="folder of the results [in runs/]")] = None,
+    limit: Annotated[float, typer.Option(min=1, help="seconds before it is stopped")] = 3600,
+) -> int:
+    """The demo federation in Flower's own simulation: about a minute, and nothing stays running."""
+    from simulations.execution.batch import users_input
+    from simulations.runners import flower as module
+
+    with users_input():
+        results = module.folder(out)
+    return module.run(change or [], clients, results, limit)
+
+
+@app.command()
+def doctor(data_root: DataRoot = None) -> int:
+    """Versions, cores, GPUs, memory, data; what would not work, and how to mend it."""
+    from simulations.cli import doctor as module
+
+    module.show(data_root, SWITCHES)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status, see `STATUS`."""
+    for name, value in SWITCHES.items():
+        os.environ.setdefault(name, value)
+    process.speak_plainly()
+    with process.ended_by_signals():
+        try:
+            status = int(command().main(arguments, prog_name="kdsim", standalone_mode=False) or 0)
+            sys.stdout.flush()
+            if status == process.INTERRUPTED:  # click has caught what a signal raised
+                raise KeyboardInterrupt
+            return status
+        except BaseException as error:
+            return _ended(error)
+
+
+def _ended(error: BaseException) -> int:
+    """Say in a line what has ended the command; the exit status."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)  # of a mistake in the command itself
+        hint = f" See `{context.command_path} --help`." if context else ""
+        process.complain(error.format_message() + hint)
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        process.complain("stopped")
+        return process.stopped()
+    if isinstance(error, BrokenPipeError | SystemExit):  # the latter is how Rich says the same
+        process.fall_silent()
+        return process.UNREAD
+    process.complain(_unexpected(error))
+    return process.FAILED
+
+
+def command() -> click.Group:
+    """The whole command, with `fed` and `graph`."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    group.add_command(Methods("fed", _single, _options_fed))
+    group.add_command(Methods("graph", _single, _options))
+    return group
+
+
+def _run(
+    path: Path,
+    assignments: list[str],
+    out: Path | None,
+    root: Path | None,
+    workers: int | None,
+    json: bool,
+    download: bool = False,
+) -> int:
+    from simulations.config import files, library
+    from simulations.execution.batch import execute, users_input
+    from simulations.execution.console import Options
+
+    with users_input():
+        path = library.find(path)
+        document = files.override(files.read(path), assignments)
+        text = "" if assignments else path.read_text(encoding="utf-8")
+    options = Options(out, root, workers, json, None, download)
+    return execute(document, path.name, path.stem, options, text)
+
+
+def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any]) -> int:
+    """`kdsim fed` or `kdsim graph`: the settings as an experiment file, and run."""
+    from simulations.config.experiments import KINDS
+    from simulations.execution.batch import execute
+    from simulations.execution.console import Options
+
+    also = ["local"] if flags.get("baseline") and name != "local" else []
+    document = {
+        kind: {KINDS[kind].key: [name, *also], **settings},
+        "resources": {key: flags[key] for key in RESOURCES if flags.get(key) not in (None, ())},
+    }
+    options = Options(
+        *(flags[key] for key in ("out", "data_root", "workers", "json")),
+        hide="local" if also else None,
+        download=flags.get("download", False),
+    )
+    return execute(document, f"kdsim {kind}", name, options)
+
+
+def _options() -> list[click.Option]:
+    """The flags of `fed` and `graph` that are no settings: they change no number."""
+    path = click.Path(path_type=Path)
+    return [
+        _flag("--out", type=path, help="folder of the runs; by default in runs/"),
+        _flag("--data-root", type=path, help="folder of data sets; $KDSIM_DATA, ~/.cache/kdsim"),
+        _flag("--workers", type=click.IntRange(1), help="runs at once; by default one a core"),
+        _flag("--cpus", type=int, default=1, show_default=True, help="cores of a run"),
+        _flag("--gpus", type=float, default=0.0, show_default=True, help="share of a GPU of a run"),
+        _flag("--json", is_flag=True, default=False, help="a JSON object a line"),
+        _flag("--download/--no-download", default=False, help="fetch missing graph data"),
+    ]
+
+
+def _options_fed() -> list[click.Option]:
+    text = "run the same students without a federation too"
+    baseline = _flag("--baseline/--no-baseline", default=True, show_default=True, help=text)
+    runtime = [
+        _flag("--memory", type=float, help="megabytes for a chunk, and for all parameters"),
+        _flag("--actors", type=int, help="of the engine ray; by default 2"),
+        _flag("--shares", multiple=True, help="MODEL=CPUS:GPUS, for actors that need others"),
+        _flag("--ray-address", help="HOST:PORT of a Ray cluster; by default one is started"),
+        _flag("--deadline", type=float, help="seconds that a chunk of clients may take on Ray"),
+        _flag("--checkpoint-every", type=int, help="rounds; 0 for never; by default 10"),
+    ]
+    return [option for option in _options() if option.name != "download"] + [baseline, *runtime]
+
+
+def _flag(declaration: str, **settings: Any) -> click.Option:
+    return click.Option(param_decls=[declaration], **settings)
+
+
+def _unexpected(error: BaseException) -> str:
+    said = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "wb", prefix="kdsim-", suffix=".txt", delete=False
+        ) as file:
+            file.write("".join(traceback.format_exception(error)).encode(errors="replace"))
+    except OSError:  # the disk may be what has failed
+        return said
+    return f"{said} (traceback in {file.name})"

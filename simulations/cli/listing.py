@@ -1,0 +1,162 @@
+"""`kdsim list`: what there is, found by looking into the packages."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any
+
+from simulations.config.schema import nearest, values
+from simulations.results.run_folder import Record, line
+
+
+def algorithms() -> Iterable[Record]:
+    """Federated algorithms, with what each needs and what it reveals."""
+    from fedkd.algorithms import get, names
+
+    for name in names():
+        algorithm = get(name)
+        yield _entry(name, algorithm) | algorithm.properties._asdict() | _settings(algorithm())
+
+
+def methods() -> Iterable[Record]:
+    """Methods of graph distillation."""
+    from graphkd.methods import get, names
+
+    for name in names():
+        yield _entry(name, get(name)) | _settings(get(name)())
+
+
+def losses() -> Iterable[Record]:
+    """Losses: of graph distillation, and those of `kdcore` on any outputs."""
+    import graphkd.losses
+    import kdcore.losses
+
+    found = [m.name for m in pkgutil.iter_modules(kdcore.losses.__path__) if m.name != "numerics"]
+    modules = [importlib.import_module(f"kdcore.losses.{name}") for name in sorted(found)]
+    for module in (graphkd.losses, *modules):
+        for name, function in _functions(module).items():
+            yield _entry(f"{module.__name__}.{name}", function)
+
+
+def models() -> Iterable[Record]:
+    """Architectures of federated clients, and networks on graphs."""
+    from fedkd import models as federated
+    from graphkd.models import networks
+
+    for name in federated.names():
+        yield {**_entry(name, getattr(federated, name)), "for": "fed"}
+    for name in networks.names():
+        yield {**_entry(name, networks.get(name)), "for": "graph"}
+
+
+def datasets() -> Iterable[Record]:
+    """Data sets; `kdsim doctor` says which of them are there."""
+    from fedkd.data import datasets as images
+    from graphkd.data import registry as graphs
+
+    yield from ({"name": name, "for": "fed"} for name in images.names())
+    yield from ({"name": name, "for": "graph"} for name in graphs.names())
+
+
+def partitions() -> Iterable[Record]:
+    """Ways to deal private examples out to clients."""
+    from fedkd.data.partition import PARTITIONS
+
+    yield from (_entry(name, function) for name, function in PARTITIONS.items())
+
+
+def recipes() -> Iterable[Record]:
+    """Recipes, as the surveys group their terms."""
+    from simulations.survey import experiments as cookbook
+
+    for name in cookbook.names():
+        said = cookbook.described(name)
+        about = {"group": said.group, "term": said.term, "claims": "; ".join(said.claims)}
+        yield {"name": name, "summary": said.what, **about}
+
+
+def experiments() -> Iterable[Record]:
+    """Experiments for `kdsim run NAME`, that come with kdsim."""
+    from simulations.config import library
+
+    yield from ({"name": name, "summary": library.summary(name)} for name in library.names())
+
+
+KINDS: dict[str, Callable[[], Iterable[Record]]] = {
+    "algorithms": algorithms,
+    "methods": methods,
+    "losses": losses,
+    "models": models,
+    "datasets": datasets,
+    "partitions": partitions,
+    "recipes": recipes,
+    "experiments": experiments,
+}
+
+
+def show(what: str | None, json: bool) -> None:
+    """Print one kind, or all of them.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    if what is not None and what not in KINDS:
+        hint = nearest(what, KINDS)
+        raise ValueError(f"unknown kind {what!r}, choose one of {', '.join(KINDS)}{hint}")
+    for kind in KINDS if what is None else [what]:
+        entries = list(KINDS[kind]())
+        if json:
+            for entry in entries:
+                print(
+                    line({"record": kind.removesuffix("es" if kind == "losses" else "s"), **entry})
+                )
+        else:
+            _print(kind, entries)
+
+
+def _print(kind: str, entries: list[Record]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    group = ""
+    for entry in entries:
+        module, _, name = entry["name"].rpartition(".")
+        if module != group:
+            group = module
+            table.add_row(Text(f"  {module}", style="bold underline"), "")
+        about = {k: v for k, v in entry.items() if k not in ("name", "summary", "settings")}
+        said = [f"{key.replace('_', ' ')}: {_text(value)}" for key, value in about.items()]
+        lines = [entry["summary"], *said] if "summary" in entry else said
+        table.add_row(Text(f"  {name}", style="bold"), Text("\n".join(lines)))
+    console = Console(highlight=False)
+    console.print(Text(kind.upper()), table, Text(""))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "nothing"
+    return str(value)
+
+
+def _entry(name: str, documented: Any) -> Record:
+    """Its name, and the first sentence of its docstring."""
+    return {"name": name, "summary": (inspect.getdoc(documented) or "").partition("\n")[0]}
+
+
+def _settings(instance: Any) -> Record:
+    return {"settings": values(instance)}
+
+
+def _functions(module: ModuleType) -> dict[str, Any]:
+    return {
+        name: function
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__.startswith(module.__name__)
+        and name in getattr(module, "__all__", [name])
+        and not name.startswith("_")
+    }

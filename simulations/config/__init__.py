@@ -1,0 +1,1 @@
+"""From experiment files and flags to experiments."""

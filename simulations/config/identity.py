@@ -1,0 +1,35 @@
+"""What makes two experiments the same run: settings, digest, the name of the folder."""
+
+import hashlib
+import json
+from typing import Any
+
+from simulations.config.experiments import KINDS, Experiment, kind_of
+from simulations.config.schema import values
+
+
+def settings(experiment: Experiment) -> dict[str, Any]:
+    """All that determines the numbers of a run, as JSON holds it."""
+    kind = kind_of(experiment)
+    key = KINDS[kind].key
+    flat = {name.removeprefix(f"{key}."): value for name, value in values(experiment).items()}
+    return {"kind": kind, key: experiment.name} | flat
+
+
+def digest(experiment: Experiment) -> str:
+    """A hash of all that determines the numbers of a run."""
+    return _hash(json.dumps(settings(experiment), sort_keys=True))
+
+
+def digest_all(experiments: list[Experiment]) -> str:
+    """A hash of a set of experiments, in any order."""
+    return _hash("".join(sorted(map(digest, experiments))))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def folder_name(experiment: Experiment) -> str:
+    """Where an experiment's run is kept: `fedmd-digits-s0-1a2b3c4d`."""
+    return f"{experiment.name}-{experiment.data}-s{experiment.seed}-{digest(experiment)[:8]}"

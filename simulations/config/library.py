@@ -1,0 +1,39 @@
+"""The experiment files that come with kdsim, found by name from anywhere."""
+
+import re
+from pathlib import Path
+
+from simulations.config.schema import nearest
+
+FOLDER = Path(__file__).parent / "experiments"
+SUFFIX = ".toml"
+
+
+def names(folder: Path = FOLDER) -> list[str]:
+    """The experiments in a folder, by default those that are no recipes."""
+    return sorted(path.stem for path in folder.glob(f"*{SUFFIX}"))
+
+
+def find(named: Path) -> Path:
+    """The experiment file of a path, or of the name of one that comes with kdsim.
+
+    `.toml` may be left out, and a file of the working folder comes first.
+
+    Raises:
+        FileNotFoundError: there is none; the message names the nearest.
+    """
+    spelled = named, named.with_name(named.name + SUFFIX)
+    for path in (*spelled, *(FOLDER / path for path in spelled)):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"no experiment file {named}, nor one of that name that comes with kdsim"
+        f"{nearest(named.name.removesuffix(SUFFIX), names())}; see `kdsim list experiments`"
+    )
+
+
+def summary(name: str) -> str:
+    """The first sentence of the comment at the top of a file that comes with kdsim."""
+    text = (FOLDER / f"{name}{SUFFIX}").read_text(encoding="utf-8")
+    comment = " ".join(line.lstrip("# ") for line in text.partition("\n\n")[0].splitlines())
+    return re.split(r"(?<=[.?!])\s", comment, maxsplit=1)[0]

@@ -1,0 +1,1 @@
+"""Running experiments: one after another, on Ray, and again."""

@@ -1,0 +1,241 @@
+"""Many runs: in this process, or as Ray tasks with shares of the cores and GPUs.
+
+Runs that are complete are not run again, so the same command goes on where it was stopped.
+"""
+
+import importlib
+import os
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from fedkd.storage import atomic_files, checkpoint
+from simulations.config import experiments as config
+from simulations.config import identity
+from simulations.config.experiments import Experiment
+from simulations.config.resources import Resources
+from simulations.execution import machine, process
+from simulations.results import run_folder
+
+Record = dict[str, Any]
+RETRIES = 2  # of a run whose worker process died
+CHECKPOINT = "checkpoint"  # its folder, in that of a run
+TEACHERS = "teachers"  # the folder of graph networks that several runs share, beside theirs
+PATIENCE = 20.0  # seconds; starting Ray and its workers takes about ten
+
+
+class Job(NamedTuple):
+    """A run and all it needs.
+
+    Attributes:
+        experiment: what to run.
+        folder: the run folder.
+        root: the folder of data sets.
+        resources: the cores (as threads) and the share of a GPU that it takes.
+        command: what the user typed, to be recorded.
+    """
+
+    experiment: Experiment
+    folder: Path
+    root: Path | None
+    resources: Resources
+    command: tuple[str, ...] = ()
+
+
+def check(
+    experiments: Sequence[Experiment],
+    root: Path | None,
+    download: bool = False,
+    resources: Resources = Resources(),  # noqa: B008  (frozen)
+) -> None:
+    """Prepare every experiment once, whatever its seed, so that mistakes show before any run.
+
+    Raises:
+        ValueError: an experiment cannot run.
+        FileNotFoundError: a data file is missing.
+    """
+    seen = set()
+    for experiment in experiments:
+        settings = identity.settings(experiment) | {"seed": None}
+        key = run_folder.line(settings)
+        if key not in seen:
+            seen.add(key)
+            more = {"graph": {"download": download}, "fed": {"resources": resources}}
+            kind = config.kind_of(experiment)
+            _module(experiment).prepare(experiment, root, **more.get(kind, {}))
+
+
+def run(jobs: Sequence[Job], workers: int, patience: float = 0.0) -> Iterator[tuple[Job, Record]]:
+    """The records of all jobs as they come; of a run that fails, a record "failed" at last.
+
+    All settings have their first seed before any has its second.
+
+    Args:
+        jobs: what to run.
+        workers: how many at once; 1 is in this process, one after another.
+        patience: for so many seconds runs are started in this process anyway, since Ray takes a
+            while to start. Runs that start Ray themselves always are.
+    """
+    start = time.monotonic()
+    waiting = deque(sorted(jobs, key=lambda job: job.experiment.seed))
+    while waiting:
+        nested = any(getattr(job.experiment, "engine", "") == "ray" for job in waiting)
+        patient = time.monotonic() - start < patience
+        if workers > 1 and len(waiting) > 1 and not patient and not nested:
+            yield from _on_ray(waiting, workers)
+        else:
+            job = waiting.popleft()
+            yield from ((job, record) for record in attempt(job))
+
+
+def attempt(job: Job) -> Iterator[Record]:
+    """The records of one run in this process; an error ends it with a record "failed"."""
+    try:
+        yield from _execute(job)
+    except Exception as error:
+        yield _failed(error, _logged(job.folder / run_folder.ERROR))
+
+
+def _logged(path: Path) -> Path | None:
+    """Where the traceback of an error is; None where the disk is what failed."""
+    try:
+        atomic_files.write(path, traceback.format_exc().encode(errors="backslashreplace"))
+    except OSError:
+        return None
+    return path
+
+
+def workers_for(resources: Resources, asked: int | None) -> int:
+    """How many runs at once: as asked, or as many as the cores hold."""
+    return asked or max(1, machine.cores() // resources.cpus)
+
+
+def _execute(job: Job) -> Iterator[Record]:
+    torch.set_num_threads(job.resources.cpus)
+    settings, digest = identity.settings(job.experiment), identity.digest(job.experiment)
+    device = "cuda" if _gpus(job) else "cpu"
+    header = run_folder.header(settings, digest, device, torch.get_num_threads(), job.command)
+    with run_folder.locked(job.folder, run_folder.PATIENCE):
+        kept = whole(job)
+        if lost := checkpoint.reached(job.folder / CHECKPOINT) - kept:
+            checkpoint.drop_after(job.folder / CHECKPOINT, kept)
+            yield {"record": "note", "notes": [_goes_back(job.folder, kept, lost)]}
+        yield from run_folder.write(job.folder, header, _records(job, device), kept)
+
+
+def whole(job: Job) -> int:
+    """The round that a run goes on from: of a checkpoint, and all records up to it are there."""
+    if not checkpoint.reached(job.folder / CHECKPOINT):
+        return 0
+    there = run_folder.written(job.folder)
+    return max((n for n in checkpoint.rounds(job.folder / CHECKPOINT) if n <= there), default=0)
+
+
+def check_kept(jobs: Iterable[Job]) -> None:
+    """Look at what runs go on from, before any of them does.
+
+    Raises:
+        ValueError: a checkpoint is damaged, or one of another experiment.
+    """
+    for job in jobs:
+        checkpoint.verified(job.folder / CHECKPOINT, identity.digest(job.experiment))
+
+
+def _goes_back(folder: Path, kept: int, lost: int) -> str:
+    start = f"goes on from the checkpoint of round {kept}" if kept else "starts over"
+    return (
+        f"{folder / run_folder.METRICS} does not have all rounds up to the newest checkpoint, that "
+        f"of round {kept + lost}; the run {start}"
+    )
+
+
+def _records(job: Job, device: str) -> Iterator[Record]:
+    fed = {"resources": job.resources, "kept": job.folder / CHECKPOINT}
+    graph = {"device": device, "shared": job.folder.parent / TEACHERS}
+    graph["kept"] = job.folder / run_folder.PORTRAIT
+    more = {"graph": graph, "fed": fed}.get(config.kind_of(job.experiment), {})
+    records: Iterator[Record] = _module(job.experiment).run(job.experiment, job.root, **more)
+    return records
+
+
+def _gpus(job: Job) -> float:
+    """The share of a GPU; federated runs compute on the CPU."""
+    return job.resources.gpus if config.kind_of(job.experiment) == "graph" else 0.0
+
+
+def _module(experiment: Experiment) -> Any:
+    """What runs such experiments, loaded when first needed: graphs take long to import."""
+    return importlib.import_module(config.KINDS[config.kind_of(experiment)].runner)
+
+
+def _failed(error: BaseException, log: Path | None) -> Record:
+    said = " ".join(str(error).split())[:300]
+    where = None if log is None else str(log)
+    return {"record": "failed", "error": f"{type(error).__name__}: {said}", "traceback": where}
+
+
+def _on_ray(waiting: deque[Job], workers: int) -> Iterator[tuple[Job, Record]]:
+    """Take jobs from those that wait, until there are none."""
+    import ray
+
+    _start(min(workers, len(waiting)) * waiting[0].resources.cpus)
+    try:
+        running: dict[Any, Job] = {}
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.popleft()
+                running[_submit(job)] = job
+            with redirect_stdout(sys.stderr):  # Ray prints there when a worker dies
+                (done,), _ = ray.wait(list(running))
+            job = running.pop(done)
+            yield from ((job, record) for record in _collect(done))
+    finally:
+        ray.shutdown()
+
+
+def _start(cores: int) -> None:
+    """A Ray of our own, on loopback only, that says nothing and reports to nobody."""
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it binds 0.0.0.0
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    home = str(Path(__file__).resolve().parents[2])  # workers find this package where we did
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    import ray
+
+    with process.own_signals():
+        ray.init(
+            address="local",
+            num_cpus=cores,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            object_store_memory=256 * 2**20,
+        )
+
+
+def _submit(job: Job) -> Any:
+    import ray
+
+    share = {"num_cpus": job.resources.cpus, "num_gpus": _gpus(job)}
+    return ray.remote(_task).options(**share, max_retries=RETRIES).remote(job)
+
+
+def _task(job: Job) -> list[Record]:
+    return list(attempt(job))
+
+
+def _collect(reference: Any) -> list[Record]:
+    """A finished task's records; a worker that kept dying is a failed run."""
+    import ray
+
+    try:
+        return list(ray.get(reference))
+    except ray.exceptions.RayError as error:
+        return [_failed(error, None)]

@@ -1,0 +1,1 @@
+"""Run folders, and from the records in them to tables."""

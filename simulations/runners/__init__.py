@@ -1,0 +1,1 @@
+"""One run of each kind of experiment: an experiment in, records out."""

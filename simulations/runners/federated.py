@@ -1,0 +1,371 @@
+"""One federated run: an experiment in, a record per round and one of the whole run out."""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from torch import Tensor
+
+from fedkd.attacks.byzantine import corrupt
+from fedkd.core import Algorithm, Engine
+from fedkd.data import datasets
+from fedkd.data.federated_data import FederatedData, federate, pools
+from fedkd.data.partition import partition
+from fedkd.engines.auto import AutoEngine
+from fedkd.engines.batched import batched
+from fedkd.engines.fault_tolerance import tolerant
+from fedkd.engines.sequential import sequential
+from fedkd.messages import Ledger
+from fedkd.models import build, size
+from fedkd.rounds.evaluation import collapsed, diverged, evaluate
+from fedkd.rounds.round import Round, check_federation, deploy_all, nothing_learnt
+from fedkd.storage import checkpoint
+from fedkd.storage.client_store import ClientStore
+from kdcore.rng import generator
+from kdcore.training.loop import TrainingConfig
+from simulations.config.experiments import FedExperiment, tampering
+from simulations.config.identity import digest
+from simulations.config.resources import Resources
+from simulations.execution import process
+from simulations.results import run_folder
+from simulations.runners.federated_run import FederatedRun, course, saved
+
+Record = dict[str, Any]
+METRICS = (
+    "accuracy",
+    "accuracy_median",
+    "accuracy_min",
+    "accuracy_local",
+    "agreement",
+    "calibration_error",
+)
+VALIDATION = "accuracy_validation"  # where there are such examples
+
+ENGINES: dict[str, Callable[[int, float | None], Engine]] = {
+    "sequential": lambda chunk, budget: sequential,
+    "batched": batched,
+    "auto": lambda chunk, budget: AutoEngine(chunk),
+}
+
+
+def prepare(
+    experiment: FedExperiment,
+    root: Path | None = None,
+    resources: Resources = Resources(),  # noqa: B008  (frozen)
+) -> FederatedData:
+    """The parties of an experiment, checked.
+
+    Args:
+        experiment: what to run.
+        root: the folder of data sets, see `fedkd.data.datasets.load`.
+        resources: what the engine may take.
+
+    Raises:
+        ValueError: it cannot run; the message names the value, what was expected and the way out.
+        FileNotFoundError: a data file is missing.
+    """
+    e = experiment
+    data = datasets.load(e.data, root)
+    sizes = e.private, e.public, e.validation, e.test
+    chosen = pools(data, *sizes, e.seed, e.absent_classes)
+    stream = generator(e.seed, "partition")
+    labels = data.y[chosen.private]
+    domains = None if data.domains is None else data.domains[chosen.private]
+    dealt = e.alpha, e.shards, e.classes_per_client, domains
+    _check_room(e, data)
+    parts = partition(e.partition, labels, e.clients, stream, *dealt)
+    federation = federate(data, chosen, parts, e.models, e.seed, e.rotations)
+    check_federation(e.algorithm, federation.task, federation.clients)
+    channel = course(e, federation).channel.with_algorithm(e.algorithm)
+    for group in federation.task.models:
+        channel.check(e.algorithm.payload_spec(federation.task, group))
+    _check_fault(e, federation)
+    _check_engine(e, federation, resources)
+    return federation
+
+
+def run(
+    experiment: FedExperiment,
+    root: Path | None = None,
+    resources: Resources = Resources(),  # noqa: B008  (frozen)
+    kept: Path | None = None,
+) -> Iterator[Record]:
+    """A record of each round, and one of the run, whose metrics are those of the last round.
+
+    "bytes_up" and "bytes_down" of a round are what crossed in all rounds so far, "bytes_deployed"
+    what goes down once more so that the scored models are what they are. The run's "bytes_down" has
+    that of its last round, and no other: where a run goes on, the next broadcast brings it.
+
+    Only what is called "seconds" may differ between two runs of the same experiment.
+
+    Args:
+        experiment: what to run.
+        root: the folder of data sets.
+        resources: actors of the engine `ray`, and how often a checkpoint is written.
+        kept: where checkpoints are, in the run's folder; if there is one, the run goes on from it.
+    """
+    federation = prepare(experiment, root, resources)
+    gc.freeze()  # what is here stays, and need not be looked at again at each collection
+    shelf = ClientStore(resources.memory or None)
+    with engine_of(experiment, resources) as (engine, notes):
+        every = resources.checkpoint_every
+        for record in _rounds(experiment, federation, engine, shelf, every, kept):
+            said = [*notes, *shelf.notes]
+            notes.clear()
+            shelf.notes.clear()
+            said += record.get("notes", [])
+            yield record | ({"notes": said} if said else {})
+
+
+def _rounds(
+    experiment: FedExperiment,
+    federation: FederatedData,
+    engine: Engine,
+    shelf: ClientStore,
+    every: int,
+    kept: Path | None,
+) -> Iterator[Record]:
+    start = time.perf_counter()
+    way = course(experiment, federation)
+    identity = digest(experiment)
+    found = checkpoint.load(kept, federation.clients, identity) if kept else None
+    before, total = found or (None, Ledger())
+    record, scores, current = {}, {}, before
+    for current in way.rounds(federation, engine, before, shelf):
+        ledger = current.ledger
+        total += ledger
+        due = current.index % experiment.eval_every == 0 or current.index == experiment.rounds
+        scores = _scores(way, federation, current, engine) if due else {}
+        record = _round(current, total, ledger, scores) | way.said(federation, current)
+        if note := nothing_learnt(current.index, current.heard, current.rejected):
+            record["notes"] = [note]
+        yield record | {"seconds": time.perf_counter() - start}
+        if kept and every and current.index % every == 0 and current.index < experiment.rounds:
+            run_folder.settle(kept.parent)
+            checkpoint.save(kept, saved(current), total, identity)
+    assert current is not None
+    names = (*METRICS, VALIDATION) if len(federation.validation) else METRICS
+    metrics = {name: scores[name] for name in names}
+    down = total.bytes_down + scores["bytes_deployed"]
+    metrics |= {"bytes_up": total.bytes_up, "bytes_down": down} | way.metrics(record)
+    yield {
+        "record": "run",
+        "kind": "fed",
+        "method": experiment.name,
+        "data": experiment.data,
+        "protocol": experiment.protocol,
+        "seed": experiment.seed,
+        "metrics": metrics,
+        **way.drawn(),
+        "state": checkpoint.digest(saved(current)),
+        **({"diverged": scores["diverged"]} if "diverged" in scores else {}),
+        **({"notes": [_collapse(scores)]} if "collapsed" in scores else {}),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+@contextmanager
+def engine_of(
+    experiment: FedExperiment, resources: Resources
+) -> Iterator[tuple[Engine, list[str]]]:
+    """The engine, and the list in which it notes what it did otherwise than asked."""
+    with ExitStack() as held:
+        if experiment.engine == "ray":
+            from fedkd.engines.ray.engine import RayEngine  # Ray takes a second to import
+
+            share, shares = _shares(experiment, resources)
+            with process.own_signals():
+                engine: Engine = held.enter_context(
+                    RayEngine(
+                        resources.actors,
+                        chunk=experiment.chunk,
+                        share=share,
+                        shares=shares,
+                        address=resources.ray_address or None,
+                        deadline=resources.deadline or None,
+                    )
+                )
+        else:
+            engine = ENGINES[experiment.engine](experiment.chunk, resources.memory or None)
+        notes: list[str] = getattr(engine, "notes", [])
+        engine = tolerant(engine)
+        if experiment.corrupt is not None:
+            engine = corrupt(engine, *tampering(experiment.corrupt, experiment.clients))
+        yield engine, notes
+
+
+def _check_room(e: FedExperiment, data: datasets.Dataset) -> None:
+    """Raise ValueError for models and orders of examples that this machine has no memory for."""
+    there = psutil.virtual_memory().total
+    counts = {name: size(build(name, data.shape, data.num_classes)) for name in e.models}
+    bytes_of = [math.inf if n is None else 4 * n for n in counts.values()]
+    # Parameters of all; and of one that is trained, its gradients, momentum and what it becomes.
+    need = e.clients / len(e.models) * sum(bytes_of) + 3 * max(bytes_of, default=0)
+    if need > there:
+        raise ValueError(
+            f"models {','.join(e.models)}: the parameters of {e.clients} clients take "
+            f"{need / 1e9:.3g} GB, and this machine has {there / 1e9:.3g} GB; take smaller models "
+            "or fewer clients"
+        )
+    for name, own in vars(e.algorithm).items():
+        if not isinstance(own, TrainingConfig):
+            continue
+        passes = own.epochs if own.steps is None else own.steps
+        need = 16 * passes * (own.batch_size + max(e.private, e.public) * (own.steps is None))
+        if need > there:
+            raise ValueError(
+                f"{name}: the order of examples in {passes} passes with batch_size "
+                f"{own.batch_size} takes {need / 1e9:.3g} GB, and this machine has "
+                f"{there / 1e9:.3g} GB; take smaller ones"
+            )
+
+
+def _check_engine(
+    experiment: FedExperiment, federation: FederatedData, resources: Resources
+) -> None:
+    """Raise ValueError for an engine that could not start."""
+    if experiment.engine == "ray":
+        from fedkd.engines.ray import engine as ray  # it takes a second to import
+
+        share, shares = _shares(experiment, resources)
+        with process.own_signals():
+            ray.check(resources.actors, [share, *shares.values()], resources.ray_address or None)
+    elif experiment.engine == "batched":
+        engine = batched(experiment.chunk, resources.memory or None)
+        for client in federation.clients:
+            engine.check(client, client.private.x)
+
+
+def _shares(experiment: FedExperiment, resources: Resources) -> tuple[Any, dict[str, Any]]:
+    """What an actor of the engine `ray` takes, and the architectures whose actors take other."""
+    from fedkd.engines.ray.engine import Share
+
+    unknown = sorted(set(resources.share_of) - set(experiment.models))
+    if unknown:
+        raise ValueError(
+            f"shares names {unknown[0]!r}, which is none of the models "
+            f"({', '.join(experiment.models)})"
+        )
+    others = {group: Share(*amounts) for group, amounts in resources.share_of.items()}
+    return Share(resources.cpus, resources.gpus), others
+
+
+def _check_fault(experiment: FedExperiment, federation: FederatedData) -> None:
+    """Raise ValueError for a fault that nobody could see."""
+    if experiment.corrupt is None or not experiment.corrupt.endswith(":simplex"):
+        return
+    task = federation.task
+    payload_spec = [
+        c for g in task.models for c in experiment.algorithm.payload_spec(task, g).values()
+    ]
+    if payload_spec and not any(spec.simplex for spec in payload_spec):
+        raise ValueError(
+            f"corrupt {experiment.corrupt}: the uploads of {experiment.name} are no distributions; "
+            "take another fault, such as nan, or an algorithm that exchanges predictions"
+        )
+
+
+def _scores(way: FederatedRun, federation: FederatedData, current: Round, engine: Engine) -> Record:
+    clients, brought = deploy_all(
+        way.algorithm,
+        federation.task,
+        current,
+        engine=engine,
+        channel=way.channel,
+        seed=way.experiment.seed,
+    )
+    own = federation.kind_counts, engine, federation.kinds
+    scores = evaluate(federation.task, clients, federation.test, *own)
+    spread = scores.accuracy
+    forgot = {}
+    if _digests(way.algorithm):
+        forgot = collapsed(federation.task, current.clients, clients, engine)
+    chosen_on = {}
+    if len(federation.validation):  # what settings may be chosen on, test examples being spared
+        held_out = evaluate(
+            federation.task, clients, federation.validation, federation.label_counts, engine
+        )
+        chosen_on = {VALIDATION: _number(held_out.accuracy.mean())}
+    return {
+        "accuracy": _number(spread.mean()),
+        "accuracy_median": _number(spread.quantile(0.5)),
+        "accuracy_std": _number(spread.std()) if len(spread) > 1 else None,
+        "accuracy_min": _number(spread.min()),
+        "accuracy_max": _number(spread.max()),
+        "accuracy_local": _number(scores.accuracy_local.mean()),
+        "agreement": _number(scores.agreement.mean()),
+        "calibration_error": _number(scores.calibration_error.mean()),
+        "bytes_deployed": brought.bytes_down,
+        **chosen_on,
+        "clients": {
+            "accuracy": _list(scores.accuracy),
+            "accuracy_local": _list(scores.accuracy_local),
+            "group": [client.group for client in clients],
+        },
+        **_divergence(federation, current, scores.calibration_error, engine),
+        **({"collapsed": {str(client): left for client, left in forgot.items()}} if forgot else {}),
+    }
+
+
+def _divergence(
+    federation: FederatedData, current: Round, certainty: Tensor, engine: Engine
+) -> dict[str, str]:
+    """Which clients train, or are measured, on what is no number any more; nothing if none do.
+
+    A certainty is NaN where a prediction is: a model that has diverged may be one of averages, or
+    have parameters that are finite and too large.
+    """
+    lost = {*diverged(federation.task, current.clients, engine)}
+    lost |= set(certainty.isnan().nonzero().flatten().tolist())
+    if not lost:
+        return {}
+    who = ", ".join(map(str, sorted(lost)[:5])) + (f" and {len(lost) - 5} more" * (len(lost) > 5))
+    return {
+        "diverged": f"parameters or predictions of {'clients' if lost - {min(lost)} else 'client'} "
+        f"{who} are no finite numbers; lower the learning rate"
+    }
+
+
+def _digests(algorithm: Algorithm) -> bool:
+    """Whether clients fit the models that they use to public examples."""
+    averaged = algorithm.properties.architectures == "shared within a group"
+    return algorithm.public_training is not None and not averaged
+
+
+def _collapse(scores: Record) -> str:
+    """Who collapsed in the last digest, and the way out, in a line."""
+    who = ", ".join(
+        f"client {client} ({100 * left:.0f} %)" for client, left in scores["collapsed"].items()
+    )
+    return (
+        f"at chance on the own training data after the last digest: {who}; a smaller "
+        "distill.learning_rate, or fewer distill.epochs, may keep what was learnt"
+    )
+
+
+def _round(current: Round, total: Ledger, ledger: Ledger, scores: Record) -> Record:
+    return {
+        "record": "round",
+        "round": current.index,
+        **scores,
+        "bytes_up": total.bytes_up,
+        "bytes_down": total.bytes_down,
+        "traffic": {"up": dict(ledger.up), "down": dict(ledger.down)},
+        "cohort": list(current.cohort),
+        "rejected": {str(client): reason for client, reason in current.rejected.items()},
+        "failed": {str(client): reason for client, reason in current.failed.items()},
+    }
+
+
+def _number(value: Tensor) -> float | None:
+    """A number as JSON can hold it: NaN, of a model that has diverged, is null."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _list(values: Tensor) -> list[float | None]:
+    return [_number(value) for value in values]

@@ -1,0 +1,166 @@
+"""`kdsim flower`: the demo federation in Flower's own simulation, from its start to its table.
+
+`flwr run` leaves servers running, shows no result, and exits with 0 even when the run has failed.
+Here it has a port and a folder for its state of its own; the run is followed to its end, and so are
+all processes that came of it.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import psutil
+
+from simulations.execution.console import ERRORS, print_tables
+from simulations.results import run_folder
+
+APP = Path(__file__).parent / "flower_app"
+DONE = "finished:completed"
+STARTED = re.compile(r"Successfully started run\D*(\d+)")
+ENDING = 5.0  # seconds for processes to end by themselves
+
+
+def folder(out: Path | None) -> Path:
+    """Where the results go: as asked, or a new folder in `runs`.
+
+    Raises:
+        ValueError: it holds something already, or Flower cannot be told of it.
+    """
+    if out is None:
+        taken = {path.name for path in Path("runs").glob("flower-*")}
+        out = Path("runs") / next(n for i in count(1) if (n := f"flower-{i}") not in taken)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ValueError(f"{out} is there already; name a new folder with --out")
+    if "'" in str(out.absolute()):
+        raise ValueError(f"Flower takes no quotes, and {out.absolute()} has one; name another")
+    return out.absolute()
+
+
+def run(changes: Sequence[str], clients: int, results: Path, limit: float) -> int:
+    """Run the app and print its table.
+
+    Args:
+        changes: of the app's settings, "key=value ..." as Flower reads them.
+        clients: how many, each a node of Flower's.
+        results: an empty or new folder.
+        limit: seconds after which the run is stopped.
+
+    Returns:
+        The exit status: 0, or 1 if the run failed or took too long.
+    """
+    settings = [f"clients={clients} results='{results}'", *changes]
+    with _private_state() as environment:
+        state = _followed(settings, clients, environment, limit)
+    if state != DONE or not (results / "result.json").is_file():
+        ERRORS.print(f"failed: {state}; what Flower said is above")
+        return 1
+    print_tables([_read(results)])
+    ERRORS.print(f"results: {results}")
+    return 0
+
+
+@contextmanager
+def _private_state() -> Iterator[dict[str, str]]:
+    """The environment of Flower's processes, none of which outlives the block."""
+    with tempfile.TemporaryDirectory(prefix="kdsim-flower-", ignore_cleanup_errors=True) as home:
+        environment = os.environ | {
+            "FLWR_HOME": home,
+            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(_free_port()),
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # no `uv sync`: this Python as is
+            "PATH": os.pathsep.join([*_scripts(), os.environ.get("PATH", "")]),
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(APP.parents[1]), os.environ.get("PYTHONPATH")])
+            ),
+        }
+        try:
+            yield environment
+        finally:
+            _end_all(home)
+
+
+def _scripts() -> list[str]:
+    """Where the commands of this Python's packages are."""
+    beside = Path(sys.executable).parent, sysconfig.get_path("scripts"), APP.parents[1] / "bin"
+    return [str(folder) for folder in beside]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        return int(place.getsockname()[1])
+
+
+def _followed(
+    changes: Sequence[str], clients: int, environment: dict[str, str], limit: float
+) -> str:
+    """Start the run and pass on what is said of it; what Flower calls its end, or why none."""
+    flwr = shutil.which("flwr", path=environment["PATH"])
+    if flwr is None:
+        return f"there is no `flwr` command beside {sys.executable}"
+    # Clients import from the folder of the server first, so it has to be an empty one.
+    place = {"env": environment, "cwd": tempfile.mkdtemp(dir=environment["FLWR_HOME"])}
+    nodes = f"num-supernodes={clients} client-resources-num-cpus=1"
+    command = [flwr, "run", str(APP), "--stream", "--federation-config", nodes]
+    command += [word for change in changes for word in ("-c", change)]
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **place
+    )
+    number, late = None, Timer(limit, child.kill)
+    late.start()
+    with child:
+        try:
+            for line in child.stdout or ():
+                print(line, end="", file=sys.stderr, flush=True)
+                number = number or STARTED.search(line)
+        finally:
+            in_time = late.is_alive()
+            late.cancel()
+    if not in_time:
+        return f"not done within {limit:g} seconds"
+    if number is None:
+        return "Flower did not start a run"
+    listing = [flwr, "ls", "--run-id", number[1], "--format", "json"]
+    listed = subprocess.run(listing, capture_output=True, text=True, **place)
+    return str(json.loads(listed.stdout)["runs"][0]["status"])
+
+
+def _end_all(home: str) -> None:
+    """End the processes that have this FLWR_HOME, and wait until they are gone."""
+    for _ in range(5):  # one may have started another meanwhile
+        left = list(_living(home))
+        for process in left:
+            with suppress(psutil.Error):
+                process.terminate()
+        _, stubborn = psutil.wait_procs(left, timeout=ENDING)
+        for process in stubborn:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(stubborn, timeout=ENDING)
+        if not left:
+            return
+
+
+def _living(home: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("FLWR_HOME") == home and process.pid != os.getpid():
+                yield process
+
+
+def _read(results: Path) -> run_folder.Run:
+    """What the app left, as a run of `kdsim`."""
+    found: dict[str, Any] = json.loads((results / "result.json").read_text(encoding="utf-8"))
+    protocol = f"{found['clients']} clients, {found['rounds']} rounds"
+    about = {"kind": "fed", "data": "in Flower", "protocol": protocol}
+    return run_folder.Run(results, {}, "", [found | about])

@@ -1,0 +1,98 @@
+"""One graph distillation: an experiment in, a record per epoch and one of the whole run out."""
+
+import time
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import graphkd
+from fedkd.storage import atomic_files
+from graphkd.data import registry
+from graphkd.evaluation.predictions import portrait
+from graphkd.training.distillation import fit_one_teacher
+from graphkd.training.loop import build
+from graphkd.training.published import resolve, student
+from graphkd.training.published import teachers as teachers_of
+from simulations.config.experiments import GraphExperiment
+from simulations.runners import teacher_cache
+
+Record = dict[str, Any]
+
+_load = lru_cache(4)(registry.load)  # a worker runs many experiments on few data sets
+
+
+def prepare(
+    experiment: GraphExperiment, root: Path | None = None, download: bool = False
+) -> graphkd.Split:
+    """The graph of an experiment, cut by its protocol, and its method checked.
+
+    Args:
+        experiment: what to run.
+        root: the folder of data sets, see `graphkd.data.datasets.load`.
+        download: whether missing data may be fetched.
+
+    Raises:
+        ValueError: it cannot run; the message names the value, what was expected and the way out.
+        FileNotFoundError: a data file is missing.
+    """
+    graph = _load(experiment.data, graphkd.data.data_root(root), download)
+    graphkd.distill.check(experiment.method, graph)
+    cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
+    split = registry.split(graph, experiment.protocol, experiment.seed, *cut)
+    method = resolve(experiment.method, experiment.data, experiment.protocol)
+    for one in (*teachers_of(method), student(method)):  # a width that no network can have
+        build(one, split.view("train").graph, experiment.seed, "check")
+    return split
+
+
+def run(
+    experiment: GraphExperiment,
+    root: Path | None = None,
+    device: str = "cpu",
+    shared: Path | None = None,
+    kept: Path | None = None,
+) -> Iterator[Record]:
+    """A record of each epoch of teacher, baseline and student, and one of the run.
+
+    Only what is called "seconds" may differ between two runs of the same experiment. With a
+    folder `shared`, a teacher that another run has left there is not trained again. The file `kept`
+    gets what pictures are drawn from (`graphkd.evaluation.predictions`).
+    """
+    start = time.perf_counter()
+    split = prepare(experiment, root).to(device)
+    train = fit_one_teacher if shared is None else partial(teacher_cache.fit, shared)
+    for step in graphkd.distill.distill(
+        experiment.method, split, seed=experiment.seed, train=train
+    ):
+        if isinstance(step, graphkd.Epoch):
+            record = _epoch(step)
+        else:
+            record = _run(experiment, step)
+            if kept is not None and (found := portrait(split, step.trained, experiment.seed)):
+                atomic_files.save(kept, {name: value.numpy() for name, value in found.items()})
+        yield record | {"seconds": time.perf_counter() - start}
+
+
+def _epoch(epoch: graphkd.Epoch) -> Record:
+    return {
+        "record": "epoch",
+        "phase": epoch.phase,
+        "epoch": epoch.index,
+        "loss": epoch.loss,
+        "accuracy_validation": epoch.accuracy,
+        "best": epoch.best,
+    }
+
+
+def _run(experiment: GraphExperiment, result: graphkd.Result) -> Record:
+    return {
+        "record": "run",
+        "kind": "graph",
+        "method": experiment.name,
+        "data": experiment.data,
+        "protocol": experiment.protocol,
+        "seed": experiment.seed,
+        "metrics": dict(result.metrics),
+        "epochs": dict(result.epochs),
+    }

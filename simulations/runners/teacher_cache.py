@@ -1,0 +1,80 @@
+"""Teachers that several runs share: trained once, then read from a file.
+
+What a teacher is depends on its settings, the seed and the graph that it may see, and not on the
+method that it teaches by. A file is named after a hash of all that and written under another name
+first, so two runs that train the same teacher at once do no harm. It has a checksum; a damaged one
+is trained again, which gives the same to the last bit.
+"""
+
+import hashlib
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedkd.storage import atomic_files
+from graphkd.core import Epoch, Split, TeacherSpec, View
+from graphkd.training.distillation import fit_one_teacher
+from graphkd.training.loop import Fit, Fitted, build
+from simulations.results import run_folder
+
+FORMAT = 2  # of the file; those of the first had no checksum
+
+
+def fit(
+    folder: Path, teacher: TeacherSpec, split: Split, *, phase: str = "teacher", seed: int
+) -> Fit:
+    """`fit_one_teacher`, but a teacher that has been trained before is read.
+
+    The epochs and the network are the same, bit for bit. A file that cannot be read, or whose
+    checksum is not that of what it holds, is written anew.
+
+    The folder is made where it is not there; all else is as for that function.
+    """
+    view = split.view("train")
+    path = folder / f"{identity(teacher, view, phase, seed)}.safetensors"
+    try:
+        arrays, texts = atomic_files.load(path)
+        said = json.loads(texts["training"])
+    except (OSError, ValueError, KeyError):
+        return (yield from _trained(path, teacher, split, phase, seed))
+    yield from (Epoch(phase, *epoch) for epoch in said["epochs"])
+    network = build(teacher, view.graph, seed, phase)
+    network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+    return Fitted(network.eval().requires_grad_(False), said["chosen"])
+
+
+def identity(teacher: TeacherSpec, view: View, phase: str, seed: int) -> str:
+    """The SHA-256 of all that determines a trained teacher, to the last bit."""
+    graph, found = view.graph, hashlib.sha256()
+    machine = FORMAT, run_folder.versions(), graph.x.device.type, torch.get_num_threads()
+    found.update(repr((teacher, phase, seed, machine)).encode())
+    known = {field.name: getattr(graph, field.name) for field in fields(graph)}
+    for name, value in (known | {part: view.part(part) for part in ("train", "val")}).items():
+        found.update(f"{name} {_words(value)}".encode())
+        if isinstance(value, Tensor):
+            found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _words(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+
+
+def _trained(path: Path, teacher: TeacherSpec, split: Split, phase: str, seed: int) -> Fit:
+    epochs, fitting = [], fit_one_teacher(teacher, split, phase=phase, seed=seed)
+    while True:
+        try:
+            epoch = next(fitting)
+        except StopIteration as stop:
+            fitted: Fitted = stop.value
+            break
+        epochs.append((epoch.index, epoch.loss, epoch.accuracy, epoch.best))
+        yield epoch
+    said = json.dumps({"epochs": epochs, "chosen": fitted.epoch})
+    state = fitted.network.state_dict()
+    atomic_files.save(path, {name: v.cpu().numpy() for name, v in state.items()}, training=said)
+    return fitted

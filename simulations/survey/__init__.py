@@ -1,0 +1,1 @@
+"""Terms of the surveys as measured recipes, their claims, and the page of verdicts."""

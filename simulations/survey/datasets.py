@@ -1,0 +1,167 @@
+"""What recipes are made with: data sets by name, small networks, scores.
+
+Data are read whole, nothing is downloaded, and nothing here draws a random number that it was not
+given a generator for.
+"""
+
+import csv
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedkd.data import datasets
+from fedkd.data.datasets import data_root
+from kdcore import metrics
+from kdcore.rng import generator
+from kdcore.schemes.stages import UNLABELLED
+from kdcore.training.batches import Examples
+from simulations.config.schema import nearest
+
+
+class Table(NamedTuple):
+    """Rows of numbers and a real target. Shapes: x (N, D); y (N,)."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Views(NamedTuple):
+    """The same examples seen in several ways. Shapes: each of x (N, D_v); y (N,)."""
+
+    x: tuple[Tensor, ...]
+    y: Tensor
+
+
+class Ratings(NamedTuple):
+    """Who rated what, in the order of time. Shapes: users, items (R,), numbered from 0."""
+
+    users: Tensor
+    items: Tensor
+
+
+def load(name: str, root: str | Path | None = None) -> Any:
+    """The data of a name: images as `fedkd.data.datasets` has them, and what else recipes need.
+
+    Several names joined by "+" give a tuple.
+
+    Raises:
+        ValueError: the name is not known.
+        FileNotFoundError: a file is missing; the message says which, where and how to get it.
+    """
+    if "+" in name:
+        return tuple(load(one, root) for one in name.split("+"))
+    if name in datasets.names():
+        return datasets.load(name, root)
+    if name not in LOADERS:
+        known = [*LOADERS, *datasets.names()]
+        raise ValueError(f"unknown data {name!r}{nearest(name, known)}; there are {known}")
+    return LOADERS[name](data_root(root))
+
+
+def _diabetes(root: Path) -> Table:
+    from sklearn.datasets import load_diabetes
+
+    x, y = load_diabetes(return_X_y=True)
+    return Table(torch.tensor(x), torch.tensor(y))
+
+
+def _shakespeare(root: Path) -> str:
+    path = _file(root, "text/tinyshakespeare/input.txt", "github.com/karpathy/char-rnn")
+    return path.read_text(encoding="utf-8")
+
+
+def _movielens(root: Path) -> Ratings:
+    place = "grouplens.org/datasets/movielens (ml-latest-small)"
+    path = _file(root, "ranking/ml-latest-small/ratings.csv", place)
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: int(row["timestamp"]))
+    numbers = [torch.tensor([int(row[key]) for row in rows]) for key in ("userId", "movieId")]
+    users, items = (n.unique(return_inverse=True)[1] for n in numbers)
+    return Ratings(users, items)
+
+
+def _views(root: Path) -> Views:
+    from scipy.io import loadmat
+
+    place = "archive.ics.uci.edu/dataset/72/multiple+features"
+    found = loadmat(_file(root, "multiview/handwritten.mat", place))
+    x = tuple(torch.tensor(view, dtype=torch.float32) for view in found["X"].ravel())
+    return Views(x, torch.tensor(found["Y"].ravel()).long() - 1)
+
+
+LOADERS: dict[str, Callable[[Path], Any]] = {
+    "diabetes": _diabetes,
+    "shakespeare": _shakespeare,
+    "movielens": _movielens,
+    "views": _views,
+    "mnist-8x8": lambda root: small_mnist(root),
+    "none": lambda root: None,
+}
+
+
+def _file(root: Path, name: str, place: str) -> Path:
+    path = root / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{name} is not in {root}; get it from {place}, or name the folder of data with "
+            "--data-root or $KDSIM_DATA"
+        )
+    return path
+
+
+def split(count: int, sizes: Sequence[int], seed: int) -> tuple[Tensor, ...]:
+    """Disjoint rows of a table of `count`: so many each, and at last all that are left."""
+    order = torch.randperm(count, generator=generator(seed, "split"))
+    return torch.split(order, [*sizes, count - sum(sizes)])
+
+
+def labelled(x: Tensor, y: Tensor, rows: Tensor) -> Examples:
+    """Examples with their labels; the rows are copied out of the table."""
+    return Examples(x[rows], y[rows], torch.arange(len(rows)))
+
+
+def unlabelled(x: Any) -> Examples:
+    """Examples without labels; x is (N, ...), or a tuple of views."""
+    count = len(x[0] if isinstance(x, tuple) else x)
+    return Examples(x, torch.full((count,), UNLABELLED), torch.arange(count))
+
+
+def moved(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
+    """Each image moved by up to so many pixels down or up, and right or left; dark comes in.
+
+    Shapes:
+        images: (N, channels, height, width); gives the same.
+    """
+    count, _, height, width = images.shape
+    framed = torch.nn.functional.pad(images, (reach,) * 4)
+    down, right = torch.randint(2 * reach + 1, (2, count), generator=generator)
+    rows = down[:, None] + torch.arange(height)
+    columns = right[:, None] + torch.arange(width)
+    which = torch.arange(count)[:, None, None]
+    return framed.movedim(1, -1)[which, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+def share_right(logits: Tensor, y: Tensor) -> float:
+    """`kdcore.metrics.accuracy` of a network that has not diverged.
+
+    Raises:
+        ArithmeticError: it has: a logit is no number.
+    """
+    if logits.isnan().any():
+        raise ArithmeticError("training diverged: a prediction is no number; lower a learning rate")
+    return metrics.accuracy(logits, y)
+
+
+@functools.cache
+def small_mnist(root: Path | None = None) -> datasets.Dataset:
+    """MNIST as large as the digits of UCI: its middle 20 x 20 pixels, where digits are, at 8 x 8.
+
+    Shapes: x (N, 1, 8, 8), means over areas.
+    """
+    found = datasets.load("mnist", root)
+    middle = found.x[:, :, 4:24, 4:24]
+    return found._replace(x=torch.nn.functional.interpolate(middle, size=(8, 8), mode="area"))

@@ -1,0 +1,47 @@
+"""Recipes: a term of the surveys, made to work on data, in one file each.
+
+A recipe is a frozen dataclass whose fields are its settings. It names the data it needs and
+measures one seed: what its students reach, and each of its controls, as flat numbers. A number is
+called by what it is and by whose it is: `accuracy` of the taught student, `accuracy_baseline` of
+the same student without a teacher, `accuracy_teacher`, and so on; accuracies are shares.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+from kdcore.registry import Registry, files_of
+
+Metrics = Mapping[str, float]
+
+
+class Recipe(Protocol):
+    """What a recipe is."""
+
+    data: ClassVar[str]
+
+    def measure(self, data: Any, seed: int) -> Metrics:
+        """The numbers of one seed, which governs split, initial weights, batches and noise."""
+
+
+def _measures(found: Any) -> bool:
+    return inspect.isclass(found) and "data" in vars(found) and hasattr(found, "measure")
+
+
+REGISTRY: Registry[type[Recipe]] = Registry(
+    "recipe", files_of(__name__, _measures), "kdsim.recipes", _measures
+)
+
+
+def names() -> list[str]:
+    """The recipes there are."""
+    return REGISTRY.names()
+
+
+def get(name: str) -> type[Recipe]:
+    """The recipe of a name, or at `module:Class`: a dataclass to be called with its settings.
+
+    Raises:
+        ValueError: there is none; the message names the nearest and lists all.
+    """
+    return REGISTRY.get(name)

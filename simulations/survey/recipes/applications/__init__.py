@@ -1,0 +1,1 @@
+"""What it is applied to."""

@@ -1,0 +1,79 @@
+"""Noisy labels: a teacher of the few that were checked, for a student of the many that were not."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedkd.data.datasets import Dataset
+from kdcore.losses import response, teacher_free
+from kdcore.outputs import Outputs
+from kdcore.rng import generator
+from kdcore.schemes.offline import alone, offline
+from kdcore.schemes.stages import LossTerm, Stage, run, soft
+from kdcore.training.loop import TrainingConfig
+from simulations.survey.datasets import labelled, split
+from simulations.survey.recipes import Metrics
+from simulations.survey.students import accuracy, classifiers
+
+
+@dataclass(frozen=True)
+class LabelNoise:
+    """Learning from noisy labels, with a side of what a teacher of clean labels says.
+
+    Yuncheng Li, Jianchao Yang, Yale Song, Liangliang Cao, Jiebo Luo, Li-Jia Li. "Learning from
+    Noisy Labels with Distillation". ICCV 2017. https://arxiv.org/abs/1703.02391
+
+        hard CE(student, noisy y) + (1 - hard) KL(teacher || student)
+
+    on all examples, of which those that were checked have their right label. Controls: the labels
+    alone (`baseline`); labels smoothed to as much doubt as a constant teacher would add
+    (`smoothed`), which regularises too and knows nothing; the teacher alone (`taught_only`).
+    """
+
+    data: ClassVar[str] = "digits"
+
+    checked: int = 100
+    train: int = 1078
+    wrong: float = 0.4
+    model: str = "mlp-64"
+    hard: float = 0.3
+    teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=100, batch_size=32)
+    learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=40, batch_size=32)
+
+    def measure(self, data: Dataset, seed: int) -> Metrics:
+        """Test accuracy of the students, and of the teacher."""
+        few, rest, test = split(len(data.y), (self.checked, self.train - self.checked), seed)
+        y = data.y.clone()
+        y[rest] = flipped(y[rest], self.wrong, data.num_classes, generator(seed, "wrong"))
+        known, every = (labelled(data.x, y, rows) for rows in (few, torch.cat([few, rest])))
+        start = classifiers(data, {"teacher": self.model, "student": self.model}, seed)
+        taught = run(alone("teacher", known, self.teaching), start, generator(seed, "teach"))
+
+        def mixed(hard: float) -> list[Stage]:
+            return offline("student", ["teacher"], soft(), every, self.learning, hard)
+
+        def smoothed(student: Outputs, y: Tensor) -> Tensor:
+            doubt = teacher_free.smoothed_labels(y, data.num_classes, 1 - self.hard)
+            return response.soft_cross_entropy(student.logits, doubt)
+
+        arms = {
+            "": mixed(self.hard),
+            "_baseline": mixed(1.0),
+            "_taught_only": mixed(0.0),
+            "_smoothed": [Stage({"student": (LossTerm(smoothed),)}, every, self.learning)],
+        }
+        metrics = {"accuracy_teacher": accuracy(taught["teacher"], data.x[test], data.y[test])}
+        for arm, scheme in arms.items():
+            student = run(scheme, taught, generator(seed, "learn"))["student"]
+            metrics[f"accuracy{arm}"] = accuracy(student, data.x[test], data.y[test])
+        return metrics
+
+
+def flipped(y: Tensor, share: float, classes: int, source: torch.Generator) -> Tensor:
+    """Labels (N,) of which a share is another, any other with the same chance."""
+    wrong = torch.randperm(len(y), generator=source)[: round(share * len(y))]
+    found = y.clone()
+    found[wrong] += torch.randint(1, classes, (len(wrong),), generator=source)
+    return found % classes

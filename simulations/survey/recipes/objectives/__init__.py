@@ -1,0 +1,1 @@
+"""What distillation is for: compression, enhancement, expansion, adaptation."""

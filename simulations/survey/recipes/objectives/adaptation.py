@@ -1,0 +1,64 @@
+"""Adaptation: a teacher of one domain, a student of another that has no labels."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedkd.data.datasets import Dataset
+from kdcore.rng import generator
+from kdcore.schemes.offline import alone, offline
+from kdcore.schemes.self_distillation import self_training
+from kdcore.schemes.stages import run, soft
+from kdcore.training.loop import TrainingConfig
+from simulations.survey.datasets import labelled, split, unlabelled
+from simulations.survey.recipes import Metrics
+from simulations.survey.students import accuracy, learner
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Knowledge adaptation: MNIST is labelled, the digits of UCI are not.
+
+    Yang Zou, Zhiding Yu, B. V. K. Vijaya Kumar, Jinsong Wang. "Unsupervised Domain Adaptation for
+    Semantic Segmentation via Class-Balanced Self-Training". ECCV 2018.
+    https://arxiv.org/abs/1810.07911
+
+    The teacher learns MNIST at the size of the others. The student begins as the teacher, and
+    learns, of each class that it predicts, the examples that it is surest of; a larger share from
+    stage to stage. `_baseline` is the teacher as it is. Controls: a student of all the teacher's
+    soft answers (`_soft`); one that knows the labels (`_oracle`).
+    """
+
+    data: ClassVar[str] = "mnist-8x8+digits"
+
+    source: int = 5000
+    target: int = 1078
+    network: str = "mlp-64"
+    shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=20, batch_size=100)
+    learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=20, batch_size=32)
+
+    def measure(self, data: tuple[Dataset, Dataset], seed: int) -> Metrics:
+        """Accuracy on held-out examples of the target domain, and the teacher's on its own."""
+        mnist, digits = data
+        known, seen, _ = split(len(mnist.y), (self.source, 2000), seed)
+        here, test = split(len(digits.y), (self.target,), seed)
+        source = labelled(mnist.x, mnist.y, known)
+        begin = learner(self.network, digits.shape, digits.num_classes, seed)
+        trained = run(alone("one", source, self.teaching), {"one": begin}, generator(seed, "teach"))
+        teacher, x = trained["one"], digits.x[here]
+        start = {"teacher": teacher, "student": teacher}
+        arms = {
+            "": self_training("student", "teacher", x, self.shares, self.learning),
+            "_soft": offline("student", ["teacher"], soft(), unlabelled(x), self.learning),
+            "_oracle": alone("student", labelled(digits.x, digits.y, here), self.learning),
+        }
+        metrics = {
+            "accuracy_baseline": accuracy(teacher, digits.x[test], digits.y[test]),
+            "accuracy_source": accuracy(teacher, mnist.x[seen], mnist.y[seen]),
+        }
+        for arm, scheme in arms.items():
+            # A student of its own soft answers would have nothing to learn: it begins anew.
+            students = start | ({"student": begin} if arm == "_soft" else {})
+            student = run(scheme, students, generator(seed, "learn"))["student"]
+            metrics[f"accuracy{arm}"] = accuracy(student, digits.x[test], digits.y[test])
+        return metrics

@@ -1,0 +1,120 @@
+"""Co-distillation: peers that know different digits tell each other what they think."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedkd.data.datasets import Dataset
+from fedkd.data.partition import dirichlet
+from kdcore import ensemble
+from kdcore.losses import response
+from kdcore.rng import generator
+from kdcore.schemes.learners import Learner, Learners
+from kdcore.schemes.offline import alone
+from kdcore.schemes.stages import LossTerm, Stage, pooled, run
+from kdcore.training.batches import Examples
+from kdcore.training.loop import TrainingConfig
+from simulations.survey.datasets import labelled, split, unlabelled
+from simulations.survey.recipes import Metrics
+from simulations.survey.students import accuracy, classifiers
+
+Pool = Callable[[Tensor], Tensor]  # (M, B, C) probabilities -> (B, C)
+
+
+@dataclass(frozen=True)
+class Codistillation:
+    """Online distillation of peers with label-skewed data, on inputs that all of them see.
+
+    Rohan Anil, Gabriel Pereyra, Alexandre Passos, Robert Ormandi, George Dahl, Geoffrey Hinton.
+    "Large scale distributed neural network training through online distillation". ICLR 2018.
+    https://arxiv.org/abs/1804.03235
+
+    In each round every peer learns its own labels, and then what all have said, a moment ago, of
+    the shared inputs, which have no labels. Arms: their probabilities averaged; the same weighted
+    by how sure each is of the example (`sure`); averages of what all think now, while they learn
+    (`live`). Controls: as many epochs of own labels (`baseline`); the ensemble of peers that
+    never exchanged anything (`ensemble`); answers to other inputs than those that were asked about
+    (`broken`).
+
+    Convention: a peer is one of those whom it listens to, where the paper leaves it out: all have
+    the same target, as in federated distillation.
+    """
+
+    data: ClassVar[str] = "digits"
+
+    peers: tuple[str, ...] = ("mlp-64", "mlp-128-64", "cnn", "mlp-64", "mlp-128-64")
+    skew: float = 0.3
+    private: int = 500
+    shared: int = 578
+    rounds: int = 5
+    learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=5, batch_size=16)
+    exchange: TrainingConfig = TrainingConfig("adam", 0.003, epochs=4, batch_size=64)
+
+    def measure(self, data: Dataset, seed: int) -> Metrics:
+        """Mean test accuracy of the peers; how far apart they are, in nats."""
+        private, shared, test = split(len(data.y), (self.private, self.shared), seed)
+        parts = skewed(data.y, private, len(self.peers), self.skew, seed)
+        own = {f"peer{i}": labelled(data.x, data.y, rows) for i, rows in enumerate(parts)}
+        start = classifiers(data, dict(zip(own, self.peers, strict=True)), seed)
+        inputs = unlabelled(data.x[shared])
+        x, y = data.x[test], data.y[test]
+        metrics = {}
+        for arm, lessons in {
+            "": told(own, ensemble.mean, "before"),
+            "_sure": told(own, ensemble.entropy_weighted, "before"),
+            "_live": told(own, ensemble.mean),
+            "_broken": told(own, misplaced, "before"),
+            "_baseline": {},  # the last: its peers make up the ensemble
+        }.items():
+            peers = self.taught(own, lessons, inputs, start, seed)
+            metrics[f"accuracy{arm}"] = sum(accuracy(p, x, y) for p in peers.values()) / len(peers)
+            if arm in ("", "_baseline"):
+                metrics[f"divergence{arm}"] = divergence([*peers.values()], x)
+        crowd = torch.stack([peer(x).logits.softmax(-1) for peer in peers.values()])
+        right = ensemble.mean(crowd).argmax(-1) == y
+        return metrics | {"accuracy_ensemble": float(right.double().mean())}
+
+    def taught(
+        self,
+        own: Mapping[str, Examples],
+        lessons: Mapping[str, tuple[LossTerm, ...]],
+        inputs: Examples,
+        peers: Learners,
+        seed: int,
+    ) -> dict[str, Learner]:
+        """The peers after all rounds; without lessons each is alone."""
+        study = [stage for who, data in own.items() for stage in alone(who, data, self.learning)]
+        now, source = dict(peers), generator(seed, "learn")
+        for _ in range(self.rounds):
+            now = run(study, now, source)
+            if lessons:
+                before = {f"{who} before": peer for who, peer in now.items()}
+                now = run([Stage(lessons, inputs, self.exchange)], now | before, source)
+                now = {who: now[who] for who in peers}
+        return now
+
+
+def skewed(y: Tensor, rows: Tensor, peers: int, alpha: float, seed: int) -> list[Tensor]:
+    """Rows for each peer, each label dealt out in proportions of a Dirichlet distribution."""
+    parts = dirichlet(y[rows], peers, generator(seed, "skew"), alpha, minimum=10)
+    return [rows[part] for part in parts]
+
+
+def told(peers: Iterable[str], pool: Pool, when: str = "") -> dict[str, tuple[LossTerm, ...]]:
+    """Each peer listens to all, itself included, as they are or as they were before."""
+    voices = tuple(f"{peer} {when}".strip() for peer in peers)
+    return {peer: (LossTerm(pooled(pool), voices),) for peer in peers}
+
+
+def misplaced(crowd: Tensor) -> Tensor:
+    """The mean of what is said of the example beside."""
+    return ensemble.mean(crowd).roll(1, 0)
+
+
+def divergence(peers: Sequence[Learner], x: Tensor) -> float:
+    """The mean KL divergence between two peers' answers, over examples and ordered pairs."""
+    values = response.mutual([peer(x).logits for peer in peers])
+    return float(torch.stack(values).mean())

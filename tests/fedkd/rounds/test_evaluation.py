@@ -1,0 +1,185 @@
+"""Scores against values worked out by hand. A client is a table: its logits are its parameters."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fedkd.core import Client, Model, Task
+from fedkd.engines.batched import batched
+from fedkd.engines.sequential import sequential
+from fedkd.rounds.evaluation import collapsed, diverged, evaluate, training_accuracy
+from kdcore import metrics
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Examples
+
+
+def look_up(params, x):
+    return Outputs(params["table"][x[:, 0].long()])
+
+
+def score(tables, labels, label_counts, rows=None, classes=3, **more):
+    model = Model(lambda generator: {}, look_up)
+    x = torch.arange(float(len(labels))).unsqueeze(1)
+    test = Examples(x, torch.tensor(labels), torch.arange(len(labels)) if rows is None else rows)
+    clients = [Client(i, "g", {"table": torch.as_tensor(t)}, test) for i, t in enumerate(tables)]
+    counts = torch.tensor(label_counts)
+    return evaluate(Task({"g": model}, classes), clients, test, counts, **more)
+
+
+def saying(*answers, sure=5.0):
+    """Logits of a client that gives these answers."""
+    return sure * torch.nn.functional.one_hot(torch.tensor(answers), 3).float()
+
+
+LABELS = [0, 0, 1, 1, 2, 2]
+
+
+def test_accuracy_by_hand():
+    scores = score([saying(0, 0, 1, 1, 2, 2), saying(0, 1, 1, 2, 0, 0)], LABELS, [[1] * 3] * 2)
+    assert scores.accuracy.tolist() == pytest.approx([1.0, 2 / 6])
+
+
+def test_accuracy_on_the_own_distribution_by_hand():
+    # Right on one half of label 0, on all of label 1, on none of label 2. A client that holds
+    # labels 0 and 1 as 3 to 1 scores 3/4 * 1/2 + 1/4 * 1 = 5/8.
+    answers = saying(0, 1, 1, 1, 0, 0)
+    counts = [[3, 1, 0], [0, 0, 9], [0, 4, 0], [2, 2, 2]]
+    scores = score([answers] * 4, LABELS, counts)
+    assert scores.accuracy_local.tolist() == pytest.approx([5 / 8, 0.0, 1.0, 0.5])
+
+
+def test_labels_without_test_examples_are_left_out_of_the_weights():
+    # Nothing is known of label 2: what counts are labels 0 and 1, as 1 to 3.
+    scores = score([saying(0, 0, 0, 1)], [0, 0, 1, 1], [[1, 3, 100]])
+    assert scores.accuracy_local.tolist() == pytest.approx([1 / 4 * 1 + 3 / 4 * 1 / 2])
+
+
+def test_a_client_of_which_no_label_is_tested_scores_nothing():
+    scores = score([saying(0, 0, 0, 1)] * 2, [0, 0, 1, 1], [[0, 0, 0], [0, 0, 7]])
+    assert scores.accuracy_local.tolist() == [0.0, 0.0]
+
+
+def test_agreement_with_most_by_hand():
+    # Most say 0, 1, 2, and for the last example 0 and 1 are tied: the smaller counts.
+    answers = [saying(0, 1, 2, 0), saying(0, 1, 2, 1), saying(0, 1, 0, 1), saying(1, 1, 2, 0)]
+    scores = score(answers, [0, 0, 0, 0], [[1, 1, 1]] * 4)
+    assert scores.agreement.tolist() == pytest.approx([1.0, 3 / 4, 2 / 4, 3 / 4])
+
+
+def test_calibration_is_that_of_the_library(double):
+    generator = torch.Generator().manual_seed(0)
+    tables = [3 * torch.randn(200, 3, generator=generator) for _ in range(3)]
+    labels = torch.randint(3, (200,), generator=generator)
+    scores = score(tables, labels.tolist(), [[1] * 3] * 3)
+    for table, one in zip(tables, scores.calibration_error, strict=True):
+        assert one.item() == pytest.approx(metrics.calibration_error(table, labels), abs=1e-12)
+    assert scores.accuracy.tolist() == pytest.approx(
+        [metrics.accuracy(table, labels) for table in tables]
+    )
+
+
+def test_accuracy_on_the_own_domain_by_hand():
+    # Even examples are of domain 0, odd ones of domain 1; kinds are domain x 3 + label. A client
+    # that is right on the examples 0 and 2 alone, and holds label 0 of domain 0 three times and
+    # label 1 of domain 1 once, scores 3/4; with label 0 of both domains alike it scores 1/2.
+    kinds = torch.tensor([0, 3, 1, 4, 2, 5])
+    answers = [saying(0, 1, 1, 2, 0, 0)] * 2
+    counts = [[3, 0, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0]]
+    scores = score(answers, LABELS, counts, kinds=kinds)
+    assert scores.accuracy_local.tolist() == pytest.approx([3 / 4, 1 / 2])
+    assert scores.accuracy.tolist() == pytest.approx([2 / 6, 2 / 6])
+
+
+def test_calibration_by_hand():
+    # Always 3/4 sure of class 0, and right half of the time: off by a quarter.
+    even = torch.tensor([[6.0, 1.0, 1.0]] * 4).log()  # 6/8 for the first of three
+    scores = score([even], [0, 0, 1, 2], [[1, 1, 1]])
+    assert scores.calibration_error.tolist() == pytest.approx([0.25], abs=1e-6)
+
+
+def test_only_the_rows_of_the_test_set_are_asked():
+    rows = torch.tensor([4, 0])
+    scores = score([saying(0, 1, 2, 0, 2, 0)], LABELS, [[1, 1, 1]], rows)
+    assert scores.accuracy.tolist() == [1.0]
+
+
+def test_a_model_that_has_diverged_is_right_about_nothing():
+    broken = torch.full((6, 3), torch.nan)
+    overflown = torch.full((6, 3), torch.inf)
+    scores = score([broken, overflown, saying(*LABELS)], LABELS, [[1] * 3] * 3)
+    assert scores.accuracy.tolist() == [0.0, 0.0, 1.0]
+    assert scores.accuracy_local.tolist() == [0.0, 0.0, 1.0]
+    assert scores.agreement.tolist() == [0.0, 0.0, 1.0]
+    assert scores.calibration_error.isnan().tolist() == [True, True, False]
+
+
+def test_an_empty_test_set_is_an_error():
+    with pytest.raises(ValueError, match="no test examples"):
+        score([saying(*LABELS)], LABELS, [[1, 1, 1]], torch.arange(0))
+
+
+def test_clients_who_share_a_model_are_asked_once_and_scored_each():
+    shared, own = saying(0, 1, 1, 1, 0, 0), saying(0, 0, 1, 1, 2, 2)
+    tables = [shared, own, shared, shared.expand(6, 3), shared.clone()]
+    asked = []
+
+    def noting(function, task, clients, inputs):
+        asked.append([client.id for client in clients])
+        return sequential(function, task, clients, inputs)
+
+    counts = [[3, 1, 0], [1, 1, 1], [0, 0, 9], [0, 4, 0], [2, 2, 2]]
+    scores = score(tables, LABELS, counts, engine=noting)
+    assert asked == [[0, 1, 4]]  # a copy is another model
+    assert scores.accuracy.tolist() == pytest.approx([1 / 2, 1, 1 / 2, 1 / 2, 1 / 2])
+    assert scores.accuracy_local.tolist() == pytest.approx([5 / 8, 1, 0, 1, 1 / 2])
+
+
+def test_many_examples_are_scored_a_few_at_a_time():
+    labels = [i % 3 for i in range(1201)]
+    right = saying(*labels)
+    right[700:] = saying(*[(label + 1) % 3 for label in labels])[700:]
+    assert score([right], labels, [[1, 1, 1]]).accuracy.item() == pytest.approx(700 / 1201)
+
+
+def holders(tables, labels, rows):
+    """A task, and clients that hold the rows of one data set and answer by their tables."""
+    x, y = torch.arange(float(len(labels))).unsqueeze(1), torch.tensor(labels)
+    clients = [
+        Client(i, "g", {"table": table}, Examples(x, y, torch.tensor(own)))
+        for i, (table, own) in enumerate(zip(tables, rows, strict=True))
+    ]
+    return Task({"g": Model(lambda generator: {}, look_up)}, 3), clients
+
+
+def test_training_accuracy_by_hand():
+    # Client 0 holds label 0 three times and label 1 once, and says 0 to all: (3/3 + 0/1) / 2.
+    # Client 1 holds labels 1, 2, 2 and is right on 1 and on one of two: (1 + 1/2) / 2.
+    tables = [saying(0, 0, 0, 0, 0, 0, 0), saying(0, 0, 0, 0, 1, 2, 0)]
+    task, clients = holders(tables, [0, 0, 0, 1, 1, 2, 2], [[0, 1, 2, 3], [4, 5, 6]])
+    assert training_accuracy(task, clients).tolist() == pytest.approx([1 / 2, 3 / 4])
+
+
+def test_who_collapsed_by_hand():
+    # Labels 0 0 0 1 2. One answer for everything is chance, be it right three times of five;
+    # who was at chance before has lost nothing; a label of three kept beside another is above it.
+    labels, own = [0, 0, 0, 1, 2], [0, 1, 2, 3, 4]
+    good, constant = saying(*labels), saying(0, 0, 0, 0, 0)
+    half = saying(0, 0, 0, 1, 0)
+    rows = [own, own, own, [0, 1], [0, 1]]
+    task, before = holders([good, constant, good, good, good], labels, rows)
+    _, after = holders([constant, constant, half, good, saying(1, 2, 0, 0, 0)], labels, rows)
+    assert collapsed(task, before, after) == pytest.approx({0: 1 / 3, 4: 0.0})
+    assert collapsed(task, before, before) == {}
+
+
+@pytest.mark.parametrize("engine", [sequential, batched(2)])
+def test_who_has_a_parameter_that_is_no_number_has_diverged(tiny, engine):
+    federation = tiny()
+    clients = list(federation.clients)
+    for place, bad in ((1, float("nan")), (3, float("-inf"))):
+        params = {name: value.clone() for name, value in clients[place].params.items()}
+        list(params.values())[-1].view(-1)[0] = bad
+        clients[place] = replace(clients[place], params=params)
+    assert diverged(federation.task, federation.clients, engine) == []
+    assert diverged(federation.task, clients, engine) == [1, 3]

@@ -1,0 +1,148 @@
+"""Peers and clocks from the command line to the record: numbers, notes, and resuming."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import pytest
+
+from fedkd import algorithms
+from fedkd.rounds.clock import Clock
+from fedkd.storage import checkpoint
+from kdcore.training.loop import TrainingConfig
+from simulations.cli import app
+from simulations.config.experiments import FedExperiment
+from simulations.runners import federated
+from tests.simulations.conftest import SMALL as FLAGS
+from tests.simulations.conftest import timeless
+
+SMALL = dict(clients=5, private=60, public=20, test=40, rounds=3, models=("mlp-8", "mlp-9"))
+SLOW = Clock(step_seconds=1.0, stragglers=0.2, slowdown=5.0)
+
+
+def experiment(name="fedmd", **settings):
+    return FedExperiment(algorithms.get(name)(), **(SMALL | settings))
+
+
+@pytest.mark.parametrize("name", ["fedmd", "dsfl"])
+def test_a_complete_topology_has_the_scores_of_the_server(name):
+    served = list(federated.run(experiment(name)))
+    among = list(federated.run(experiment(name, topology="complete")))
+    for one, other in zip(served[:-1], among[:-1], strict=True):
+        assert one["clients"]["accuracy"] == pytest.approx(other["clients"]["accuracy"], abs=1e-6)
+    assert among[-1]["metrics"]["spectral_gap"] == pytest.approx(1)
+    assert among[-1]["metrics"]["diameter"] == 1
+    assert "spectral_gap" not in served[-1]["metrics"]
+
+
+def test_bytes_of_peers_are_those_of_their_links():
+    *rounds, end = federated.run(experiment(topology="ring"))
+    each = 20 * 10 * 4  # public examples, classes, bytes
+    assert rounds[0]["bytes_per_link"] == {str(peer): each for peer in range(5)}
+    assert [record["bytes_up"] for record in rounds] == [10 * each, 20 * each, 30 * each]
+    assert end["metrics"]["bytes_down"] == 0
+    assert end["topology"]["links"] == [[0, 1], [0, 4], [1, 2], [2, 3], [3, 4]]
+    assert len(end["topology"]["positions"]) == 5
+    assert end["metrics"]["diameter"] == 2
+    assert end["metrics"]["consensus_distance"] == rounds[-1]["consensus_distance"] > 0
+
+
+def test_peers_on_a_ring_come_to_agree():
+    training = TrainingConfig("momentum", 0.05, epochs=2, batch_size=16)
+    algorithm = algorithms.get("fedmd")(local=training, distill=training)
+    settings = dict(clients=8, private=400, public=200, models=("mlp-32",), alpha=1.0)
+    settings |= dict(topology="ring", engine="batched", rounds=12, eval_every=4)
+    *rounds, _ = federated.run(FedExperiment(algorithm, **settings))
+    apart = [1 - record["agreement"] for record in rounds if "agreement" in record]
+    assert apart == sorted(apart, reverse=True)
+    assert apart[-1] < 0.7 * apart[0]
+
+
+def test_time_is_told_and_a_deadline_saves_it():
+    *waiting, end = federated.run(experiment(clock=SLOW))
+    *rounds, sooner = federated.run(experiment(clock=dataclasses.replace(SLOW, deadline=15.0)))
+    times = [record["virtual_seconds"] for record in rounds]
+    assert times == sorted(times)
+    assert end["metrics"]["virtual_seconds"] == waiting[-1]["virtual_seconds"]
+    assert sooner["metrics"]["virtual_seconds"] < end["metrics"]["virtual_seconds"] / 2
+    assert [len(record["cohort"]) for record in rounds[:2]] == [5, 4]
+    assert end["protocol"] == sooner["protocol"]  # how long to wait is what is compared
+    assert end["protocol"].endswith("1 s a step, 20% of clients 5 times slower")
+
+
+def test_the_same_timed_experiment_gives_the_same_records():
+    late = dataclasses.replace(SLOW, spread=0.5, dropout=0.3, deadline=10.0, staleness=2)
+    one, again = (timeless(federated.run(experiment(clock=late))) for _ in range(2))
+    assert one == again
+
+
+def test_peers_have_no_clock():
+    with pytest.raises(ValueError, match="topology ring: peers have no common clock"):
+        experiment(topology="ring", clock=SLOW)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(topology="ring", clients=1), "needs at least 2 clients"),
+        (dict(topology="small-world", clients=4), "is complete; take a smaller degree"),
+        (dict(topology="random-geometric", radius=0.01), "raise the radius"),
+        (dict(topology="ring", compression="root8-delta"), "its neighbours do not know"),
+    ],
+)
+def test_topologies_that_cannot_be_are_refused_before_anything_runs(settings, message):
+    with pytest.raises(ValueError, match=message):
+        federated.prepare(experiment(**settings))
+
+
+def test_late_predictions_about_other_examples_are_refused_before_anything_runs():
+    algorithm = algorithms.get("fedmd")(public_size=5)
+    clock = dataclasses.replace(SLOW, deadline=5.0, staleness=1)
+    with pytest.raises(ValueError, match="late predictions would be about other public examples"):
+        federated.prepare(FedExperiment(algorithm, clock=clock, **SMALL))
+
+
+def test_mistakes_are_one_line(kdsim, small):
+    for flags in (["--topology", "ring", "--clients", "1"], ["--clock-stragglers", "0.2"]):
+        status, _, err = kdsim("fed", "fedmd", *small, *flags, "--no-baseline")
+        assert (status, err.count("\n")) == (2, 1), err
+
+
+RUNS = {
+    "clock": ["--clock-step-seconds", "1", "--clock-stragglers", "0.4", "--clock-slowdown", "3"]
+    + ["--clock-deadline", "12", "--clock-staleness", "1", "--clock-dropout", "0.1"],
+    "asynchronous": ["--clock-step-seconds", "1", "--clock-spread", "0.5", "--clock-buffer", "1"],
+    "peers": ["--topology", "ring"],
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_and_resumed(name, kdsim, tmp_path, monkeypatch):
+    command = ["fed", "fedmd", *FLAGS, "--rounds", "6", "--checkpoint-every", "1", "--no-baseline"]
+    command += ["--out", "runs", *RUNS[name]]
+
+    def records(folder):
+        (path,) = folder.glob("runs/*/metrics.jsonl")
+        return timeless([json.loads(line) for line in path.read_text().splitlines()])
+
+    (tmp_path / "whole").mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    assert kdsim(*command)[0] == 0
+    (tmp_path / "cut").mkdir()
+    monkeypatch.chdir(tmp_path / "cut")
+    child = os.fork()
+    if child == 0:
+        good, calls = checkpoint.save, []
+
+        def deadly(*given):
+            calls.append(given)
+            return good(*given) if len(calls) < 4 else os.kill(os.getpid(), signal.SIGKILL)
+
+        checkpoint.save = deadly
+        os._exit(app.main(command))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert kdsim("resume", "runs")[0] == 0
+    assert records(tmp_path / "cut") == records(tmp_path / "whole")

@@ -1,0 +1,162 @@
+"""`kdsim flower`, as a newcomer meets it: a table, the run's status, and nothing left running."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fedkd.rounds.client_sampling import uniform
+from fedkd.rounds.evaluation import evaluate
+from fedkd.rounds.round import deployed
+from fedkd.rounds.synchronous import simulate
+from simulations.runners import flower
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHORT = {"rounds": 2, "epochs": 1, "fraction": 0.6, "dtype": "float64"}
+GIVEN = " ".join(f"{key}={value!r}" for key, value in SHORT.items())
+
+
+@pytest.fixture
+def folder():
+    """A new one, with a short name: Ray keeps sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="kd") as name:
+        yield Path(name)
+
+
+def carried_out(command, folder, seconds=400, after=None):
+    """(status, standard output, standard error) of a command, and the processes that it left.
+
+    Args:
+        command: a list of words, run without the environment of Python on the PATH.
+        folder: where it runs, and keeps its temporary files.
+        seconds: that it may take.
+        after: a text; when it has been printed, the command is interrupted.
+    """
+    bin_folder = str(Path(sys.executable).parent)
+    path = [p for p in os.environ["PATH"].split(os.pathsep) if p != bin_folder]
+    environment = os.environ | {"PATH": os.pathsep.join(path), "TMPDIR": str(folder)}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    if not (REPOSITORY / ".venv").exists():  # where `make` has put it
+        environment |= {"PYTHON": sys.executable}
+    options = {"env": environment, "cwd": folder, "stdout": subprocess.PIPE, "text": True}
+    log = folder / "said.txt"
+    with open(log, "w") as said, subprocess.Popen(command, stderr=said, **options) as child:
+        try:
+            while after is not None and after not in log.read_text():
+                assert child.poll() is None
+                time.sleep(0.1)
+            if after is not None:
+                child.send_signal(signal.SIGINT)
+            printed, _ = child.communicate(timeout=seconds)
+        finally:
+            child.kill()
+            left = list(processes_of(folder))
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+    return child.returncode, printed, log.read_text(), left
+
+
+def processes_of(folder):
+    """Those with a state of Flower's in the folder."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("FLWR_HOME", "").startswith(str(folder)):
+                yield process
+
+
+@pytest.fixture
+def kdsim_app():
+    """The app's module."""
+    spec = importlib.util.spec_from_file_location("kdsim_app", flower.APP / "kdsim_app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def command_of_the_readme():
+    """The one that runs the demo federation in Flower, with this Python's `kdsim`."""
+    text = (REPOSITORY / "README.md").read_text()
+    (found,) = re.findall(r"^    (kdsim flower)\b.*demo federation", text, re.MULTILINE)
+    name, *words = found.split()
+    return [Path(sys.executable).with_name(name), *words]
+
+
+@pytest.mark.flower
+@pytest.mark.slow
+def test_the_command_of_the_readme_ends_with_a_table_that_is_the_simulation(
+    kdsim_app, folder, double
+):
+    command = [*command_of_the_readme(), "-c", GIVEN]
+    status, printed, said, left = carried_out(command, folder)
+    assert status == 0, said
+    assert left == []
+    assert "Federated distillation, in Flower, 5 clients, 2 rounds" in printed
+    results = folder / "runs" / "flower-1"
+    assert str(results) in said
+    assert {p.name for p in folder.iterdir()} - {"ray"} == {"runs", "said.txt"}  # and Ray's logs
+
+    app = tomllib.loads((flower.APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    config = app["config"] | SHORT
+    federation, algorithm = kdsim_app.federation(config), kdsim_app.algorithm(config)
+    *_, last = simulate(
+        algorithm, federation.task, federation.clients, rounds=2, sample=uniform(0.6)
+    )
+    clients = deployed(algorithm, federation.task, last)
+    expected = evaluate(federation.task, clients, federation.test, federation.label_counts)
+    result = json.loads((results / "result.json").read_text())
+    assert (result["rejected"], result["failed"], result["rounds"]) == (0, 0, 2)
+    scores = [result["scores"][str(client.id)]["accuracy"] for client in clients]
+    assert scores == expected.accuracy.tolist()
+    row = next(line for line in printed.splitlines() if line.split()[:1] == ["dsfl"])
+    assert row.split()[1:4] == [
+        "1",
+        f"{100 * expected.accuracy.mean():.1f}",
+        f"{100 * expected.accuracy_local.mean():.1f}",
+    ]
+
+
+@pytest.mark.flower
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_script_tells_of_an_app_that_fails(folder):
+    script = REPOSITORY / "simulations" / "flower_app" / "run.sh"
+    command = ["bash", script, "-c", "algorithm='nonsense'", "--out", "here"]
+    status, printed, said, left = carried_out(command, folder)
+    assert (status, left) == (1, [])
+    assert "unknown algorithm 'nonsense'" in said
+    assert said.splitlines()[-1].startswith("failed: finished:failed")
+    assert printed == ""
+
+
+@pytest.mark.flower
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_nothing_running(folder):
+    command = [*command_of_the_readme(), "-c", "rounds=1000"]
+    status, _, _, left = carried_out(command, folder, 60, after="Successfully started run")
+    assert (status, left) == (130, [])
+
+
+def test_results_go_to_a_new_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert flower.folder(None) == tmp_path / "runs" / "flower-1"
+    (tmp_path / "runs" / "flower-1").mkdir(parents=True)
+    assert flower.folder(None) == tmp_path / "runs" / "flower-2"
+    (tmp_path / "empty").mkdir()
+    assert flower.folder(Path("empty")) == tmp_path / "empty"
+    with pytest.raises(ValueError, match="runs is there already; name a new folder with --out"):
+        flower.folder(Path("runs"))
+    with pytest.raises(ValueError, match="Flower takes no quotes"):
+        flower.folder(Path("it's"))

@@ -1,0 +1,86 @@
+import pytest
+
+from graphkd import methods
+from simulations.config import identity
+from simulations.config.experiments import GraphExperiment
+from simulations.config.schema import leaves, updated, values
+from simulations.results.run_folder import finite
+from simulations.runners import graph
+from tests.simulations.conftest import read, timeless
+
+
+def experiment(name="glnn", protocol="transductive", **settings):
+    quick = {"epochs": 5, "teacher_epochs": 5}
+    return GraphExperiment(methods.get(name)(**quick | settings), protocol=protocol)
+
+
+def test_a_run_is_its_epochs_and_a_record():
+    *epochs, end = graph.run(experiment())
+    assert [e["phase"] for e in epochs] == ["teacher"] * 5 + ["baseline"] * 5 + ["student"] * 5
+    assert {"epoch", "loss", "accuracy_validation", "seconds"} <= set(epochs[0])
+    assert finite([*epochs, end]) == [*epochs, end]
+    assert (end["kind"], end["method"], end["data"]) == ("graph", "glnn", "digits-knn")
+    names = {"accuracy", "accuracy_baseline", "accuracy_teacher", "agreement", "calibration_error"}
+    assert names <= set(end["metrics"])
+
+
+def test_the_inductive_protocol_has_its_parts():
+    end = list(graph.run(experiment(protocol="inductive")))[-1]
+    assert end["protocol"] == "inductive"
+    assert {"accuracy_tran", "accuracy_ind", "accuracy_prod"} <= set(end["metrics"])
+
+
+def test_the_same_experiment_gives_the_same_records():
+    assert timeless(graph.run(experiment())) == timeless(graph.run(experiment()))
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_no_hyperparameter_has_the_name_of_a_setting(name):
+    method = methods.get(name)()
+    assert not set(leaves(method)) & set(leaves(GraphExperiment))
+    flat = identity.settings(GraphExperiment(method))
+    assert set(flat) == {"kind", "method", *leaves(method), *leaves(GraphExperiment)}
+    assert updated(method, values(method)) == method
+
+
+def test_what_cannot_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="unknown data set"):
+        graph.prepare(GraphExperiment(methods.get("mlp")(), data="digit-knn"))
+    with pytest.raises(FileNotFoundError, match="--data-root"):
+        graph.prepare(GraphExperiment(methods.get("mlp")(), data="cora"), tmp_path)
+    with pytest.raises(ValueError, match="sagen"):
+        graph.prepare(experiment(teacher="sagen"))
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_command(kdsim):
+    flags = [
+        "--epochs",
+        "3",
+        "--teacher-epochs",
+        "3",
+        "--seeds",
+        "2",
+        "--protocol",
+        "inductive",
+        "--workers",
+        "1",
+    ]
+    status, out, _ = kdsim("graph", "glnn", *flags, "--temperature", "2", "--json")
+    assert status == 0
+    records = read(out)
+    assert [record["record"] for record in records].count("epoch") == 2 * 3 * 3
+    summary = records[-1]
+    assert (summary["record"], summary["seeds"], summary["protocol"]) == (
+        "summary",
+        [0, 1],
+        "inductive",
+    )
+    assert summary["metrics"]["accuracy_teacher"]["n"] == 2
+    assert summary["settings"]["temperature"] == 2.0
+
+
+@pytest.mark.data
+def test_cora_is_found_under_the_data_root():
+    split = graph.prepare(GraphExperiment(methods.get("mlp")(), data="cora"))
+    assert len(split.parts["train"]) == 140

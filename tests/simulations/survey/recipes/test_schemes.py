@@ -1,0 +1,199 @@
+"""Recipes of schemes: their delicate parts, by hand, by loops and by other implementations."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import entropy
+from sklearn.metrics.pairwise import rbf_kernel
+
+from fedkd.data.datasets import Dataset
+from kdcore.outputs import Outputs
+from kdcore.rng import generator
+from kdcore.schemes.learners import Learner
+from simulations.survey.datasets import load
+from simulations.survey.recipes.applications import label_noise, regression
+from simulations.survey.recipes.knowledge import privileged
+from simulations.survey.recipes.schemes import codistillation, kernel_self, lifelong, multi_exit
+
+
+def by_numpy(number, x, noise, a):
+    """The experiments as the paper's appendix words them, one example at a time."""
+    regular, special, y = [], [], []
+    for one, e in zip(x, noise, strict=True):
+        if number == 1:
+            margin = np.dot(a, one)
+            row = one, [margin], margin + e[0] > 0
+        elif number == 2:
+            row = one + e, one, np.dot(a, one) > 0
+        else:
+            row = one, one[:3], np.dot(a[:3], one[:3]) > 0
+        for table, value in zip((regular, special, y), row, strict=True):
+            table.append(value)
+    return np.array(regular), np.array(special), np.array(y)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_synthetic_experiments_are_those_of_the_paper(number):
+    g = generator(3, "test")
+    x, noise = torch.randn(2, 300, 50, generator=g, dtype=torch.float64)
+    a = torch.randn(50, generator=g, dtype=torch.float64)
+    found = privileged.EXPERIMENTS[number - 1](x, noise, a)
+    regular, special, y = by_numpy(number, x.numpy(), noise.numpy(), a.numpy())
+    np.testing.assert_allclose(found.regular, regular, atol=1e-12)
+    np.testing.assert_allclose(found.privileged, special, atol=1e-12)
+    np.testing.assert_array_equal(found.y, y)
+
+
+def test_only_the_first_experiment_has_noisy_labels_and_only_the_second_noisy_features():
+    a = torch.randn(50, generator=generator(0, "a"))
+    clean, noisy_x, few = (
+        privileged.drawn(e, a, 4000, generator(0, "draw")) for e in privileged.EXPERIMENTS
+    )
+    agree = ((clean.privileged.squeeze(1) > 0).long() == clean.y).double().mean()
+    share = 1 - np.arctan(1 / a.norm().item()) / np.pi  # of two normal numbers, alike in sign
+    assert abs(agree.item() - share) < 0.01
+    assert abs(noisy_x.regular.var().item() - 2) < 0.05
+    assert abs(few.regular.var().item() - 1) < 0.05
+    assert ((few.privileged @ a[:3] > 0).long() == few.y).all()
+
+
+def test_peers_with_skewed_labels_share_out_each_label_unevenly_and_nothing_twice():
+    y = torch.arange(1000) % 10
+    rows = torch.randperm(1000, generator=generator(1, "rows"))[:500]
+    parts = codistillation.skewed(y, rows, 5, 0.3, seed=4)
+    assert sorted(torch.cat(parts).tolist()) == sorted(rows.tolist())
+    counts = torch.stack([torch.bincount(y[part], minlength=10) for part in parts])
+    assert counts.sum(0).tolist() == torch.bincount(y[rows], minlength=10).tolist()
+    largest = counts.max(0).values / counts.sum(0)  # of a label, at whoever has most of it
+    assert largest.mean() > 0.5
+    even = codistillation.skewed(y, rows, 5, 1e6, seed=4)
+    for part in even:
+        assert torch.bincount(y[part], minlength=10).sub(10).abs().max() <= 5
+
+
+def constant(logits):
+    return Learner(lambda params, x: Outputs(torch.tensor(logits).expand(len(x), -1)), {})
+
+
+def test_divergence_is_the_mean_over_ordered_pairs():
+    logits = [[0.0, 1.0, 2.0], [1.0, 1.0, -1.0], [0.5, 0.0, 0.0]]
+    p = [np.exp(z) / np.exp(z).sum() for z in logits]
+    expected = np.mean([entropy(q, r) for q in p for r in p if q is not r])
+    found = codistillation.divergence([constant(z) for z in logits], torch.zeros(4, 2))
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_misplaced_answers_are_those_to_other_examples():
+    crowd = torch.rand(3, 4, 2, generator=generator(0, "crowd"))
+    found = codistillation.misplaced(crowd)
+    for i in range(4):
+        torch.testing.assert_close(found[i], crowd[:, i - 1].mean(0))
+
+
+def real_table(n=60):
+    x = torch.randn(n, 4, generator=generator(0, "x"))
+    return x, x[:, :1] + 0.1 * torch.randn(n, 1, generator=generator(0, "y"))
+
+
+def test_out_of_bag_answers_are_of_trees_that_never_saw_the_row():
+    x, y = real_table()
+    forest = regression.grown(x, y, 50, 2, seed=0)
+    found = regression.out_of_bag(forest)
+    for row in range(len(x)):
+        blind = [
+            tree
+            for tree, seen in zip(forest.estimators_, forest.estimators_samples_, strict=True)
+            if row not in seen
+        ]
+        assert 0 < len(blind) < 50
+        expected = np.mean([tree.predict(x[row : row + 1].numpy())[0] for tree in blind])
+        assert found[row].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_label_that_is_changed_changes_what_is_said_of_others_only():
+    x, y = real_table()
+    other = y.clone()
+    other[7] = 100.0
+    before, after = (
+        regression.out_of_bag(regression.grown(x, target, 50, 2, seed=0)) for target in (y, other)
+    )
+    assert before[7] == after[7]
+    assert (before != after).sum() > 30
+
+
+def test_so_many_labels_are_wrong_and_no_others():
+    y = torch.zeros(200, 1)
+    found = regression.corrupted(y, 0.15, 2.0, generator(0, "wrong"))
+    assert (found != 0).sum() == 30
+    assert (y == 0).all()
+    assert 1.3 < found[found != 0].std() < 2.7
+
+
+def test_what_networks_put_out_are_predictions_and_the_oracle_reads_its_own():
+    term = regression.on_outputs(lambda s, t, y: (s - t).squeeze(1) + 10 * y.squeeze(1))
+    said = regression.ORACLE((torch.ones(3, 2), torch.tensor([[1.0], [2.0], [3.0]])))
+    found = term(Outputs(torch.full((3, 1), 5.0)), torch.ones(3, 1), said)
+    assert found.tolist() == [14.0, 13.0, 12.0]
+
+
+def test_robust_control_is_teacher_bounded_regression_that_no_teacher_can_change():
+    s, y = torch.tensor([[0.5], [3.0]]), torch.zeros(2, 1)
+    for teacher in (torch.zeros(2, 1), torch.full((2, 1), 9.0)):
+        assert regression.robust(s, teacher, y).tolist() == [0.125, 2.5]
+
+
+def test_kernel_and_freedom_are_those_of_the_matrices():
+    x = torch.randn(12, 3, generator=generator(0, "x"), dtype=torch.float64)
+    recipe = kernel_self.KernelSelf(width=1.5)
+    gram = recipe.kernel(x, x)
+    np.testing.assert_allclose(gram, rbf_kernel(x, gamma=1 / (2 * 1.5**2)), atol=1e-12)
+    smooth = [gram @ torch.linalg.inv(gram + c * torch.eye(12)) for c in (0.3, 0.1)]
+    values = torch.linalg.eigvalsh(gram)
+    expected = (smooth[1] @ smooth[0]).trace().item()
+    assert kernel_self.freedom(values, [0.3, 0.1]).item() == pytest.approx(expected)
+    ridge = kernel_self.ridge_of(values, expected)
+    assert ridge > 0.3
+    assert kernel_self.freedom(values, [ridge]).item() == pytest.approx(expected)
+
+
+def test_kernel_generations_shrink_the_fit_and_the_same_seed_gives_the_same_numbers():
+    recipe, data = kernel_self.KernelSelf(), load("diabetes")
+    found = recipe.measure(data, 100)
+    assert found == recipe.measure(data, 100)
+    assert found["freedom"] < found["freedom_baseline"] < recipe.train
+
+
+def test_exits_are_networks_that_end_earlier():
+    deep = multi_exit.exits(6, (5, 4, 3), 2, seed=1)
+    x = torch.randn(7, 2, 3, generator=generator(0, "x"))
+    said = deep(x)
+    assert [tuple(h.shape) for h in (*said.hidden, said.logits)] == [(7, 2)] * 3
+    for depth in (1, 2):
+        cut = multi_exit.exits(6, (5, 4, 3)[:depth], 2, seed=1)
+        params = {name: deep.params[name] for name in cut.params}
+        torch.testing.assert_close(cut.predict(params, x).logits, said.hidden[depth - 1])
+    p = {name: value.numpy() for name, value in deep.params.items()}
+    value = x.flatten(1).numpy()
+    for i in range(3):
+        value = np.maximum(value @ p[f"layer{i}.weight"].T + p[f"layer{i}.bias"], 0)
+    expected = value @ p["exit2.weight"].T + p["exit2.bias"]
+    np.testing.assert_allclose(said.logits, expected, atol=1e-5)
+
+
+def test_the_answer_is_the_best_among_the_labels_of_the_task():
+    # The largest logit of each row is of another task; of the task's own, 0 and 2 are right.
+    logits = torch.tensor([[9.0, 0, 3, 2], [9, 0, 3, 2], [0, 9, 1, 4]])
+    data = Dataset(torch.arange(3).float(), torch.tensor([2, 3, 3]), 4)
+    one = Learner(lambda params, x: Outputs(logits[x.long()]), {})
+    assert lifelong.among(one, data, torch.arange(3), range(2, 4)) == pytest.approx(2 / 3)
+    old, new = lifelong.Lifelong(old=3).tasks(data, torch.tensor([2, 0]))
+    assert (old.tolist(), new.tolist()) == ([0], [2])
+
+
+def test_flipped_labels_are_all_wrong_evenly_so_and_no_others():
+    y = torch.arange(1000) % 10
+    found = label_noise.flipped(y, 0.4, 10, generator(0, "wrong"))
+    assert (found != y).sum() == 400
+    shift = torch.bincount((found - y)[found != y] % 10, minlength=10)
+    assert shift[0] == 0
+    assert shift[1:].min() > 20
