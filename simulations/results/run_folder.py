@@ -92,12 +92,10 @@ def write(
 
 
 def _appended(path: Path, records: Iterable[Record]) -> Iterator[Record]:
-    with path.open("a", encoding="utf-8") as file:
-        for record in records:
-            with atomic_files.naming(path):
-                file.write(line(record) + "\n")
-                file.flush()
-            yield record
+    for record in records:
+        with atomic_files.naming(path), path.open("a", encoding="utf-8") as file:
+            file.write(line(record) + "\n")
+        yield record
 
 
 def settle(folder: Path) -> None:
