@@ -5,7 +5,7 @@ from pathlib import Path
 
 from simulations.config.schema import nearest
 
-FOLDER = Path(__file__).parent / "experiments"
+FOLDER = Path(__file__).parents[1] / "experiments"
 SUFFIX = ".toml"
 
 

@@ -26,7 +26,7 @@ import psutil
 from simulations.execution.console import ERRORS, print_tables
 from simulations.results import run_folder
 
-APP = Path(__file__).parent / "flower_app"
+APP = Path(__file__).parents[1] / "flower_app"
 DONE = "finished:completed"
 STARTED = re.compile(r"Successfully started run\D*(\d+)")
 ENDING = 5.0  # seconds for processes to end by themselves

@@ -47,8 +47,13 @@ class _Worker:
         people: list[tuple[int, str]],
         parcel: SerializedTree,
         token: int,
+        dtype: torch.dtype,
     ) -> tuple[SerializedTree, dict[str, Any]]:
-        """One function for a chunk of clients: what crosses, and a copy of what stays."""
+        """One function for a chunk of clients: what crosses, and a copy of what stays.
+
+        `dtype` is the default floating type where the engine is, in which messages cross.
+        """
+        torch.set_default_dtype(dtype)
         sources, inputs = unpack(parcel, self._fetch, self._device)
         clients = [
             Client(number, group, self._params(source), None)

@@ -216,7 +216,12 @@ class RayEngine:
             self.notes += pool.notes
         worker, token = self._pools[call.share].places[call.place], next(self._tokens)
         crossing, staying = worker.actor.run.remote(
-            call.function, [self._task[1]], call.people, call.parcel, token
+            call.function,
+            [self._task[1]],
+            call.people,
+            call.parcel,
+            token,
+            torch.get_default_dtype(),
         )
         worker.calls.append(crossing)
         return _Started(worker, token, crossing, staying)

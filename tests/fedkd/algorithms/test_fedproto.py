@@ -106,8 +106,10 @@ def test_in_use_the_nearest_prototype_wins_and_an_unknown_label_never():
 def test_a_client_may_answer_with_its_own_head():
     client = party(0, [[1.0, 1.0]], [0], head=1.0)
     known = {"prototypes": torch.tensor([[5.0, 5.0], [1.0, 2.0], [3.0, 3.0]])}
-    own = FedProto(answer="head").deploy(look_up, client.params, known, None)
-    assert own == client.params
+    algorithm = FedProto(answer="head")
+    brought = algorithm.deployment(known, 0, "g")
+    assert brought == {}
+    assert algorithm.deploy(look_up, client.params, brought, None) is client.params
     with pytest.raises(ValueError, match=r"answer must be prototypes or head, got 'both'"):
         FedProto(answer="both")
 

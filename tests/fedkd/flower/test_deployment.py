@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from fedkd.rounds.synchronous import simulate
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 APP = REPOSITORY / "simulations" / "flower_app"
 SCRIPT = APP / "local_deployment.sh"
 SHORT = {"epochs": 1, "dtype": "float64", "eval-every": 0}

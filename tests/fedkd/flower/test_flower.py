@@ -46,7 +46,7 @@ with warnings.catch_warnings():  # flwr imports typer, which imports names that 
     )
     from fedkd.flower.wire.serde import brief, terms
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 APP = REPOSITORY / "simulations" / "flower_app"
 CLIENTS = 5
 every_algorithm = pytest.mark.parametrize("name", algorithms.names())

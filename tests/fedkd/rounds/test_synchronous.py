@@ -579,11 +579,16 @@ def test_an_unknown_algorithm_is_an_error_that_names_the_nearest():
 # Waves
 
 
+def waves_of_two(monkeypatch):
+    for module in ("round", "synchronous"):
+        monkeypatch.setattr(f"fedkd.rounds.{module}.WAVE", 2)
+
+
 def test_waves_of_clients_change_nothing(monkeypatch):
     federation = tiny_federation(sizes=(5, 3, 4, 6, 2, 1, 7))
     parties = federation.task, federation.clients
     whole = list(simulate(FedMD(), *parties, rounds=2))
-    monkeypatch.setattr("fedkd.rounds.round.WAVE", 2)
+    waves_of_two(monkeypatch)
     waves = list(simulate(FedMD(), *parties, rounds=2))
     for one, other in zip(waves, whole, strict=True):
         assert torch.equal(one.server["consensus"], other.server["consensus"])
@@ -594,7 +599,7 @@ def test_waves_of_clients_change_nothing(monkeypatch):
 
 def test_only_one_wave_of_uploads_is_alive_at_a_time(monkeypatch):
     """A server that needs a sum alone sees each upload once, and nobody else holds on to it."""
-    monkeypatch.setattr("fedkd.rounds.round.WAVE", 2)
+    waves_of_two(monkeypatch)
     alive, most = [], []
 
     class Counting(FedMD):

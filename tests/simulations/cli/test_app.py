@@ -11,7 +11,7 @@ from simulations.results import run_folder
 from simulations.runners import federated
 from tests.simulations.conftest import read, timeless
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def stored(folder):

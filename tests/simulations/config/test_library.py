@@ -18,7 +18,7 @@ from simulations.config import library
 from simulations.results import run_folder
 from tests.simulations.conftest import read
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 

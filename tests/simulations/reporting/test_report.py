@@ -19,7 +19,7 @@ from simulations.results import run_folder
 from simulations.results.tables import results, rounds_to, tables
 from tests.simulations.reporting.figures.test_graph import portrait
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 FED = {"kind": "fed", "data": "digits", "protocol": "2 clients, iid, 2 rounds"}
 GRAPH = {"kind": "graph", "data": "digits-knn", "protocol": "transductive"}
 

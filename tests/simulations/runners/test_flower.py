@@ -23,7 +23,7 @@ from fedkd.rounds.round import deployed
 from fedkd.rounds.synchronous import simulate
 from simulations.runners import flower
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 SHORT = {"rounds": 2, "epochs": 1, "fraction": 0.6, "dtype": "float64"}
 GIVEN = " ".join(f"{key}={value!r}" for key, value in SHORT.items())
 

@@ -190,7 +190,7 @@ def test_a_ray_of_our_own_listens_on_loopback_alone():
     done = subprocess.run(
         [sys.executable, "-c", LISTENS],
         env=environment | {"OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=Path(__file__).resolve().parents[4],
         capture_output=True,
         text=True,
     )
