@@ -713,13 +713,14 @@ def assert_as_simulated(kdsim_app, config, results):
     """Server, scores and bytes of a finished run are those of `simulate`."""
     federation, algorithm = kdsim_app.federation(config), kdsim_app.algorithm(config)
     expected = rounds_of(algorithm, federation, rounds=config["rounds"], sample=uniform(0.6))
-    clients = deployed(algorithm, federation.task, expected[-1])
+    clients, brought = deploy_all(algorithm, federation.task, expected[-1])
     accuracy = evaluate(federation.task, clients, federation.test, federation.label_counts).accuracy
     result = json.loads((results / "result.json").read_text())
     assert (result["rejected"], result["failed"], result["rounds"]) == (0, 0, config["rounds"])
     assert [result["scores"][str(c.id)]["accuracy"] for c in clients] == accuracy.tolist()
     assert result["metrics"]["bytes_up"] == sum(r.ledger.bytes_up for r in expected)
-    assert result["metrics"]["bytes_down"] == sum(r.ledger.bytes_down for r in expected)
+    down = sum(r.ledger.bytes_down for r in expected) + brought.bytes_down
+    assert result["metrics"]["bytes_down"] == down
     assert_close(load_file(results / "server.safetensors"), expected[-1].server)
 
 
