@@ -8,7 +8,7 @@ from typing import Any
 
 import graphkd
 from fedkd.storage import atomic_files
-from graphkd.data import registry
+from graphkd.data import datasets, registry
 from graphkd.evaluation.predictions import portrait
 from graphkd.training.distillation import fit_one_teacher
 from graphkd.training.loop import build
@@ -36,7 +36,7 @@ def prepare(
         ValueError: it cannot run; the message names the value, what was expected and the way out.
         FileNotFoundError: a data file is missing.
     """
-    graph = _load(experiment.data, graphkd.data.data_root(root), download)
+    graph = _load(experiment.data, datasets.data_root(root), download)
     graphkd.distill.check(experiment.method, graph)
     cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
     split = registry.split(graph, experiment.protocol, experiment.seed, *cut)

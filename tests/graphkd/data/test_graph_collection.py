@@ -10,6 +10,7 @@ from graphkd import methods
 from graphkd.data import graph_collection, registry, tudataset
 from graphkd.graph import HIDDEN
 from graphkd.models import networks, readout
+from graphkd.training import published
 from graphkd.training.loop import build, hard, score
 from tests.graphkd.examples import graphs
 
@@ -250,6 +251,6 @@ def test_mutag_end_to_end():
 
 
 def test_a_network_for_graphs_is_built_from_its_seed():
-    (description,) = graphkd.settings.teachers(methods.get("glnn")(**QUICK))
+    (description,) = published.teachers(methods.get("glnn")(**QUICK))
     one, two = (build(description, MANY, 1, "teacher") for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
