@@ -15,8 +15,8 @@ from torch import Tensor
 
 from graphkd.core import View
 from graphkd.graph import Graph
-from graphkd.names import unknown
 from graphkd.ops.random_walks import deepwalk
+from kdcore.registry import unknown
 from kdcore.rng import generator
 
 Encoder = Callable[[View], Graph]

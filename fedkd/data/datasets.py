@@ -9,7 +9,6 @@ import gzip
 import os
 import zlib
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from fedkd.data.checks import check_finite, check_labels, whole
 from fedkd.data.cifar import cifar10_jpeg
 from fedkd.data.speech import spoken_digits
+from kdcore.registry import unknown
 
 
 class Dataset(NamedTuple):
@@ -76,9 +76,7 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
     if colon:
         return of_labels(load(whole, root), labels, name)
     if name not in _LOADERS:
-        close = get_close_matches(name, _LOADERS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown data set {name!r}; {hint}choose one of {', '.join(_LOADERS)}")
+        raise unknown("data set", name, _LOADERS)
     return _LOADERS[name](data_root(root))
 
 

@@ -5,13 +5,13 @@ and returns one tensor of row numbers per client; together they hold every row e
 """
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from heapq import heapify, heappop, heapreplace
 
 import torch
 from torch import Tensor
 
 from fedkd.data.checks import whole
+from kdcore.registry import unknown
 
 Partition = list[Tensor]
 HOPELESS = 20
@@ -225,9 +225,7 @@ def partition(
             partition is natural, and domains are not known.
     """
     if name not in PARTITIONS:
-        close = get_close_matches(name, PARTITIONS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown partition {name!r}; {hint}choose one of {', '.join(PARTITIONS)}")
+        raise unknown("partition", name, PARTITIONS)
     if name == "iid":
         return iid(labels, clients, generator)
     if name == "shards":

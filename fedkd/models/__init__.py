@@ -11,7 +11,6 @@ features that can be compared.
 """
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fedkd.core import Model
 from fedkd.models.architectures import cnn, initialiser, lenet, mlp, mobile, resnet8, with_features
 from kdcore.outputs import Outputs
+from kdcore.registry import nearest
 from kdcore.training.loop import Network, Params
 
 __all__ = ["build", "cnn", "from_module", "lenet", "mlp", "mobile", "names", "resnet8", "size"]
@@ -41,12 +41,10 @@ def build(name: str, shape: Sequence[int], num_classes: int) -> Model:
     family, *numbers = body.split("-")
     fits = family in names() and len(numbers) <= FEW.get(family, len(numbers))
     if not fits or not all(map(_is_size, [*numbers, *([width] if at else [])])):
-        close = get_close_matches(family, names(), n=1)
-        hint = f"did you mean {close[0]!r}? " if close and close[0] != family else ""
         raise ValueError(
-            f"unknown model {name!r}; {hint}models are mlp, mlp-128-64 (hidden widths), cnn, "
-            "cnn-16-32 (channels), mobile, mobile-16-32 (channels), lenet, and resnet8, "
-            "resnet8-32 (width), each also with a width of its features, as in cnn@64"
+            f"unknown model {name!r}; {nearest(family, names())}models are mlp, mlp-128-64 "
+            "(hidden widths), cnn, cnn-16-32 (channels), mobile, mobile-16-32 (channels), lenet, "
+            "and resnet8, resnet8-32 (width), each also with a width of its features, as in cnn@64"
         )
     if at:
         return with_features(build(body, shape, int(width)), int(width), num_classes)

@@ -234,7 +234,7 @@ def check_clock(algorithm: Algorithm, task: Task, clock: Clock) -> None:
 
 
 def pack(moment: TimedRound) -> Round:
-    """A moment as a round, all of its state in tensors: for `fedkd.storage.checkpoint`."""
+    """A moment as a round, all of its state in tensors: for `fedkd.rounds.checkpoint`."""
     state = {"now": torch.tensor(moment.now, dtype=torch.float64)}
     for number, one in moment.pending.items():
         found: dict[str, Tensor] = {

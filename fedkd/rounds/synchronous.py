@@ -54,7 +54,7 @@ def simulate(
         sample: who takes part in a round.
         seed: of every random choice; two runs with the same seed are the same run.
         after: go on from this round of an earlier call with the same arguments
-            (`fedkd.storage.checkpoint`), as if it had never stopped.
+            (`fedkd.rounds.checkpoint`), as if it had never stopped.
         shelf: where parameters are kept between rounds; by default in memory.
         witness: whether rounds hold what crossed the network (`Round.told`, `Round.sent`).
 

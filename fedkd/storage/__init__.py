@@ -1,1 +1,1 @@
-"""What a federation keeps on disk: checkpoints, parameters past a budget, whole files."""
+"""What is kept on disk: parameters past a budget, and files, whole or not at all."""

@@ -35,7 +35,7 @@ from torch_geometric.datasets import Amazon, Planetoid
 from graphkd.data import ogb, synthetic
 from graphkd.data.splits import simple
 from graphkd.graph import Graph
-from graphkd.names import unknown
+from kdcore.registry import unknown
 from kdcore.rng import generator
 
 NEIGHBOURS = 5

@@ -5,7 +5,7 @@ from pathlib import Path
 from graphkd.core import Split
 from graphkd.data import datasets, graph_collection, splits, tudataset
 from graphkd.graph import Graph
-from graphkd.names import unknown
+from kdcore.registry import unknown
 
 FOLDS = "folds"
 PROTOCOLS = (*splits.PROTOCOLS, FOLDS)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from graphkd.core import Split
 from graphkd.graph import Graph, check_labels
-from graphkd.names import unknown
+from kdcore.registry import unknown
 from kdcore.rng import generator
 
 TRAIN, VAL = 20, 30  # nodes per class

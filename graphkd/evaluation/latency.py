@@ -28,7 +28,7 @@ from graphkd.graph import Graph
 from graphkd.methods.cpf import Propagation
 from graphkd.models import networks
 from graphkd.models.teacher_ensemble import TeacherEnsemble
-from graphkd.names import unknown
+from kdcore.registry import unknown
 from kdcore.rng import generator
 
 SCENARIOS = ("cold", "warm", "whole")

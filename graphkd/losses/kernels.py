@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphkd.losses.embeddings import unit
-from graphkd.names import unknown
+from kdcore.registry import unknown
 
 
 class Kernel(NamedTuple):

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from graphkd.graph import Graph
 from graphkd.models.gat import GAT, GATv2
 from graphkd.models.layers import dropout, first, linear, rows, shown
-from graphkd.names import unknown
 from kdcore.outputs import Outputs
+from kdcore.registry import unknown
 
 __all__ = ["APPNP", "GAT", "GATv2", "GCN", "GIN", "MLP", "SAGE", "SGC", "build", "get", "names"]
 __all__ += ["NETWORKS", "rows"]

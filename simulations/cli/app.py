@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import click
 import typer
 
+from simulations import process
 from simulations.cli.options import Methods
-from simulations.execution import process
 
 # Nobody is told what runs here, and Ray listens on loopback only; a user may say otherwise.
 SWITCHES = {
@@ -213,8 +213,8 @@ def flower(
     limit: Annotated[float, typer.Option(min=1, help="seconds before it is stopped")] = 3600,
 ) -> int:
     """The demo federation in Flower's own simulation: about a minute, and nothing stays running."""
+    from simulations.execution import flower as module
     from simulations.execution.batch import users_input
-    from simulations.runners import flower as module
 
     with users_input():
         results = module.folder(out)

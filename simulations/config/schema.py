@@ -6,11 +6,12 @@ command, the keys of an experiment file, and what a run folder records.
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from functools import cache
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from kdcore import registry
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -131,5 +132,5 @@ def _short(value: Any) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'alpha'?`, or nothing where no known name is near."""
-    close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    hint = registry.nearest(name, known)
+    return f"; {hint.rstrip()}" if hint else ""

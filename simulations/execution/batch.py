@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 
 from fedkd.storage import atomic_files
+from simulations import process
 from simulations.config import experiments as config
 from simulations.config import files, grid, identity
 from simulations.config.resources import Resources, read_resources
-from simulations.execution import process, scheduler
+from simulations.execution import scheduler
 from simulations.execution.console import (
     ERRORS,
     Options,

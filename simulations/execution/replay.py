@@ -13,8 +13,8 @@ import torch
 from fedkd.communication.channel import weigh_broadcast, weigh_upload
 from fedkd.data.federated_data import FederatedData
 from fedkd.messages import Message
+from fedkd.rounds import checkpoint
 from fedkd.rounds.round import Round
-from fedkd.storage import checkpoint
 from simulations.config import experiments, files, identity
 from simulations.config.resources import Resources, read_resources
 from simulations.execution import scheduler

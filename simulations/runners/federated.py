@@ -22,16 +22,16 @@ from fedkd.engines.fault_tolerance import tolerant
 from fedkd.engines.sequential import sequential
 from fedkd.messages import Ledger
 from fedkd.models import build, size
+from fedkd.rounds import checkpoint
 from fedkd.rounds.evaluation import collapsed, diverged, evaluate
 from fedkd.rounds.round import Round, check_federation, deploy_all, nothing_learnt
-from fedkd.storage import checkpoint
 from fedkd.storage.client_store import ClientStore
 from kdcore.rng import generator
 from kdcore.training.loop import TrainingConfig
+from simulations import process
 from simulations.config.experiments import FedExperiment, tampering
 from simulations.config.identity import digest
 from simulations.config.resources import Resources
-from simulations.execution import process
 from simulations.results import run_folder
 from simulations.runners.federated_run import FederatedRun, course, saved
 

@@ -6,7 +6,9 @@ The files are parsed, not imported; there is no list of them, so that a new one 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,77 @@ BELOW = {
     "fedkd": {"kdcore", "fedkd"},
     "graphkd": {"kdcore", "graphkd"},
     "simulations": {"kdcore", "fedkd", "graphkd", "simulations"},
+    "kdsim": {"kdcore", "fedkd", "graphkd", "simulations", "kdsim"},
+}
+# Floors of each package, the highest first. What is on a floor (a sub-package, or a file beside
+# them) imports from the floors below alone, so not from its neighbours either.
+FLOORS = {
+    "kdcore": [
+        "__init__",
+        "schemes",
+        "metrics training",
+        "losses",
+        "ensemble outputs registry rng statistics",
+    ],
+    "fedkd": [
+        "__init__",
+        "flower",
+        "algorithms rounds",
+        "attacks communication components data engines storage",
+        "models",
+        "core",
+        "messages",
+    ],
+    "graphkd": [
+        "__init__",
+        "distill",
+        "evaluation",
+        "methods",
+        "training",
+        "method models",
+        "data inputs losses",
+        "core",
+        "graph",
+        "ops",
+    ],
+    "simulations": [
+        "__main__ flower_app",
+        "cli",
+        "execution",
+        "reporting runners",
+        "survey",
+        "results",
+        "config",
+        "__init__ process",
+    ],
+}
+# Imports inside functions, of files of ours, and why they wait: what is loaded for every command
+# is waited for by every user. In all other files they are at the top.
+LATE = {
+    "simulations/cli/app.py": "a command loads what it runs; `--help` is there at once",
+    "simulations/cli/doctor.py": "a broken library is one of the things that it reports",
+    "simulations/cli/listing.py": "one kind is listed, and torch is loaded for some alone",
+    "simulations/cli/options.py": "flags are made of the settings of the command that is used",
+    "simulations/execution/batch.py": "a report is written after the runs, and needs matplotlib",
+    "simulations/execution/console.py": "tables and verdicts are for those who print them",
+    "simulations/reporting/resolved_settings.py": "graphs are read for graph experiments alone",
+    "simulations/runners/federated.py": "Ray is loaded by the engine that uses it",
+    "simulations/runners/federated_run.py": "networkx is loaded for a topology alone",
+}
+# Folders that are lists by their nature, and may have more than ten files (without `__init__`).
+MOST_FILES = 10
+GLOSSARIES = {
+    "fedkd/algorithms": "a paper in each file",
+    "graphkd/methods": "a paper in each file",
+    "kdcore/losses": "a kind of knowledge in each file",
+    "simulations/experiments": "an experiment in each file",
+    "simulations/experiments/survey": "a recipe in each file",
+    "simulations/survey/recipes/schemes": "a scheme in each file",
 }
 # Library -> where it may be imported, whether at the top of a file or inside a function.
 PLACES = {
     "flwr": ["fedkd/flower/*", "simulations/flower_app/*"],
-    "ray": ["fedkd/engines/ray*.py", "simulations/execution/scheduler.py"],
+    "ray": ["fedkd/engines/ray/*", "simulations/execution/scheduler.py"],
     "torch_geometric": ["graphkd/*", "simulations/federated_graphs.py"],
     "networkx": ["graphkd/*", "simulations/federated_graphs.py", "simulations/reporting/figures/*"]
     + ["*topolog*"],
@@ -43,6 +111,7 @@ def sources(*packages):
     return [path.relative_to(REPOSITORY).as_posix() for found in files.values() for path in found]
 
 
+@cache
 def parse(path):
     return ast.parse((REPOSITORY / path).read_text(), path)
 
@@ -74,6 +143,81 @@ def dotted(node):
 
 def calls(tree):
     return [(dotted(n.func), n) for n in ast.walk(tree) if isinstance(n, ast.Call)]
+
+
+def module_of(path):
+    """The name by which a file is imported: `a/b.py` is a.b, and `a/__init__.py` is a."""
+    parts = Path(path).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def late_imports(tree, path=""):
+    """What is imported inside functions."""
+    functions = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.Lambda))
+    return set().union(*(imports(function, path) for function in functions))
+
+
+def import_graph(trees):
+    """Module -> the modules that it imports, of files path -> tree; others are left out."""
+    ours = {module_of(path) for path in trees}
+
+    def within(name):
+        while name and name not in ours:
+            name = name.rpartition(".")[0]
+        return name
+
+    return {
+        module_of(path): {within(name) for name in imports(tree, path)} - {"", module_of(path)}
+        for path, tree in trees.items()
+    }
+
+
+def circles(graph):
+    """The sets of two or more nodes that reach each other (Tarjan's strong components)."""
+    number, low, stack, found = {}, {}, [], []
+    for node in sorted(graph):
+        if node not in number:
+            _visit(node, graph, number, low, stack, found)
+    return [sorted(component) for component in found if len(component) > 1]
+
+
+def _visit(node, graph, number, low, stack, found):
+    number[node] = low[node] = len(number)
+    stack.append(node)
+    for after in sorted(graph.get(node, ())):
+        if after not in number:
+            _visit(after, graph, number, low, stack, found)
+        if after in stack:
+            low[node] = min(low[node], low[after])
+    if low[node] == number[node]:
+        place = stack.index(node)
+        found.append(stack[place:])
+        del stack[place:]
+
+
+def rooms(graph):
+    """The graph of sub-packages (and of files beside them): a.b.c and a.b.d are both a.b."""
+    found = {}
+    for module, imported in graph.items():
+        room = found.setdefault(room_of(module), set())
+        room |= {room_of(name) for name in imported} - {room_of(module)}
+    return found
+
+
+def room_of(module):
+    package, _, rest = module.partition(".")
+    return f"{package}.{rest.partition('.')[0] or '__init__'}"
+
+
+def package_of(module):
+    return module.partition(".")[0]
+
+
+def floor_of(room):
+    """How high a room is, and None for one that is on no floor."""
+    package, _, name = room.partition(".")
+    floors = FLOORS.get(package, [])
+    return next((len(floors) - i for i, names in enumerate(floors) if name in names.split()), None)
 
 
 def unpickling(tree):
@@ -114,6 +258,18 @@ def loaded_by(code):
     return {name.split(".")[0] for name in done.stdout.split()}
 
 
+def shipped():
+    """Files of the packages that somebody reads: code and experiments."""
+    for package in BELOW:
+        for path in (REPOSITORY / package).rglob("*"):
+            if path.suffix in (".py", ".toml") and path.name != "__init__.py":
+                yield path
+
+
+TREES = {path: parse(path) for path in sources()}
+GRAPH = import_graph(TREES)
+
+
 # The checks themselves
 
 
@@ -124,6 +280,28 @@ def test_imports_are_found_wherever_they_are():
     )
     expected = {"a.b", "c", "d.e", "top.sub.f", "top.g.h", "i", "j"}
     assert imports(tree, "top/sub/file.py") == expected
+
+
+def test_circles_are_found():
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"e"}, "e": {"d"}, "f": {"a", "g"}}
+    assert sorted(circles(graph)) == [["a", "b", "c"], ["d", "e"]]
+    assert circles({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}}) == []
+
+
+def test_an_import_is_of_a_module_and_between_rooms():
+    code = {
+        "p/__init__.py": "",
+        "p/a/x.py": "from p import core\nfrom p.b.y import deep\nimport os",
+        "p/b/y.py": "def late():\n    from ..a import x",
+        "p/core.py": "",
+    }
+    trees = {path: ast.parse(text) for path, text in code.items()}
+    graph = import_graph(trees)
+    assert graph == {"p": set(), "p.a.x": {"p.core", "p.b.y"}, "p.b.y": {"p.a.x"}, "p.core": set()}
+    assert circles(graph) == [["p.a.x", "p.b.y"]]
+    assert circles(rooms(graph)) == [["p.a", "p.b"]]
+    assert late_imports(trees["p/b/y.py"], "p/b/y.py") == {"p.a.x"}
+    assert late_imports(trees["p/a/x.py"], "p/a/x.py") == set()
 
 
 def test_ways_to_unpickle_are_found():
@@ -159,6 +337,58 @@ def test_packages_import_only_what_is_below_them(path):
     package = path.split("/")[0]
     used = {name.split(".")[0] for name in imports(parse(path), path)} & set(BELOW)
     assert used <= BELOW[package], f"{path} imports {sorted(used - BELOW[package])}"
+
+
+def test_no_modules_import_each_other():
+    assert circles(GRAPH) == []
+
+
+def test_no_sub_packages_import_each_other():
+    assert circles(rooms(GRAPH)) == []
+
+
+@pytest.mark.parametrize(
+    "room", sorted(room for room in rooms(GRAPH) if package_of(room) in FLOORS)
+)
+def test_rooms_import_from_the_floors_below_them(room):
+    package = package_of(room)
+    assert floor_of(room), f"{room} is on no floor: add it to FLOORS"
+    for other in rooms(GRAPH)[room]:
+        if package_of(other) == package:
+            assert floor_of(other), f"{other} is on no floor: add it to FLOORS"
+            assert floor_of(other) < floor_of(room), f"{room} imports {other}, not below it"
+
+
+def test_floors_hold_what_there_is():
+    listed = {f"{p}.{name}" for p, floors in FLOORS.items() for f in floors for name in f.split()}
+    assert listed <= set(rooms(GRAPH)), f"not there: {sorted(listed - set(rooms(GRAPH)))}"
+
+
+def test_files_of_ours_are_imported_at_the_top_but_where_it_is_said_why():
+    own = set(BELOW)
+    late = {
+        path
+        for path, tree in TREES.items()
+        if any(name.split(".")[0] in own for name in late_imports(tree, path))
+    }
+    assert late == set(LATE), f"imported late {late - set(LATE)}, no longer {set(LATE) - late}"
+
+
+def test_folders_are_small_or_glossaries():
+    counts = Counter(path.parent.relative_to(REPOSITORY).as_posix() for path in shipped())
+    large = {folder for folder, count in counts.items() if count > MOST_FILES}
+    assert large == set(GLOSSARIES), (
+        f"over {MOST_FILES} files {large - set(GLOSSARIES)}, no longer {set(GLOSSARIES) - large}"
+    )
+
+
+def test_tests_mirror_the_tree():
+    for package in BELOW:
+        folders = (p for p in (REPOSITORY / "tests" / package).rglob("*") if p.is_dir())
+        for folder in folders:
+            mirrored = folder.relative_to(REPOSITORY / "tests")
+            if folder.name != "__pycache__" and any(folder.glob("*.py")):
+                assert (REPOSITORY / mirrored).is_dir(), f"tests/{mirrored}: no folder {mirrored}"
 
 
 @pytest.mark.parametrize("path", sources())

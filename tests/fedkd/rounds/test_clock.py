@@ -9,11 +9,11 @@ from fedkd import algorithms
 from fedkd.core import Algorithm, Client, Model, Properties, Task
 from fedkd.engines.sequential import sequential
 from fedkd.messages import Ledger, PayloadSpec, Upload
+from fedkd.rounds import checkpoint
 from fedkd.rounds.asynchronous import devices, pack, simulate_timed, unpack
 from fedkd.rounds.client_sampling import uniform
 from fedkd.rounds.clock import Arrival, Clock, Device, closing, seconds
 from fedkd.rounds.synchronous import simulate
-from fedkd.storage import checkpoint
 from kdcore.training.loop import Examples, TrainingConfig
 
 SHORT = TrainingConfig("momentum", 0.05, epochs=1, batch_size=4)

@@ -11,11 +11,11 @@ from fedkd.algorithms.fedavg import FedAvg
 from fedkd.core import Client, Model, Task
 from fedkd.engines.sequential import sequential
 from fedkd.messages import PayloadSpec, Received, Upload
+from fedkd.rounds import checkpoint
 from fedkd.rounds.asynchronous import simulate_timed
 from fedkd.rounds.clock import Clock
 from fedkd.rounds.staleness import discount, moved, with_newest
 from fedkd.rounds.synchronous import simulate
-from fedkd.storage import checkpoint
 from kdcore.training.loop import Examples, TrainingConfig
 from tests.conftest import tiny_federation
 

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from fedkd.storage import atomic_files, checkpoint
+from fedkd.rounds import checkpoint
+from fedkd.storage import atomic_files
 from simulations.cli import app
 from simulations.execution import batch
 from simulations.results import run_folder

@@ -8,8 +8,8 @@ import signal
 import pytest
 
 from fedkd import algorithms
+from fedkd.rounds import checkpoint
 from fedkd.rounds.clock import Clock
-from fedkd.storage import checkpoint
 from kdcore.training.loop import TrainingConfig
 from simulations.cli import app
 from simulations.config.experiments import FedExperiment

@@ -5,7 +5,7 @@ import re
 import pytest
 
 MISTAKES = {
-    "unknown data": (["--data", "digit-knn"], "unknown data set .*did you mean digits-knn"),
+    "unknown data": (["--data", "digit-knn"], "unknown data set .*did you mean 'digits-knn'"),
     "no such file": (["--data", "cora"], "no file .*KDSIM_DATA"),
     "an empty part": (["--train", "500"], "the protocol takes 500 to train.*ask for fewer"),
     "nothing selects": (["--val", "0"], "val 0 nodes per class; both have to be 1 or more"),
@@ -17,7 +17,7 @@ MISTAKES = {
         ["--feature-noise", "nan"],
         "feature_noise is nan: input should be a finite number",
     ),
-    "unknown network": (["--teacher", "sagen"], "unknown network 'sagen'.*did you mean sage"),
+    "unknown network": (["--teacher", "sagen"], "unknown network 'sagen'; did you mean 'sage'"),
 }
 
 

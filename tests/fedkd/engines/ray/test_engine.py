@@ -14,11 +14,11 @@ import torch
 
 from fedkd.algorithms.fedmd import FedMD
 from fedkd.engines.fault_tolerance import tolerant
+from fedkd.rounds import checkpoint
 from fedkd.rounds.client_sampling import uniform
 from fedkd.rounds.evaluation import evaluate
 from fedkd.rounds.round import deployed
 from fedkd.rounds.synchronous import simulate
-from fedkd.storage import checkpoint
 from tests.conftest import tiny_federation
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

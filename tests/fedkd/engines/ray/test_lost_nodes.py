@@ -13,8 +13,8 @@ from fedkd.engines.fault_tolerance import EngineError, tolerant
 from fedkd.engines.ray.cluster import ray
 from fedkd.engines.ray.engine import RayEngine, Share
 from fedkd.engines.ray.engine import check as check_engine
+from fedkd.rounds import checkpoint
 from fedkd.rounds.synchronous import simulate
-from fedkd.storage import checkpoint
 from tests.conftest import tiny_federation
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -21,7 +21,7 @@ from fedkd.rounds.client_sampling import uniform
 from fedkd.rounds.evaluation import evaluate
 from fedkd.rounds.round import deployed
 from fedkd.rounds.synchronous import simulate
-from simulations.runners import flower
+from simulations.execution import flower
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SHORT = {"rounds": 2, "epochs": 1, "fraction": 0.6, "dtype": "float64"}

@@ -10,8 +10,8 @@ from fedkd.core import Client, Task
 from fedkd.engines.batched import batched
 from fedkd.messages import Ledger
 from fedkd.models import mlp
+from fedkd.rounds import checkpoint
 from fedkd.rounds.synchronous import simulate
-from fedkd.storage import checkpoint
 from kdcore.rng import generator
 from kdcore.training.loop import Examples
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import simulations.reporting.report
+from simulations import process
 from simulations.cli import app, listing
-from simulations.execution import process
 from simulations.results import run_folder
 from simulations.runners import federated, teacher_cache
 from simulations.survey import datasets
