@@ -39,7 +39,7 @@ PATHS = {
     "grid": ([*FED, "--seeds", "3", "--workers", "1"], federated, "_scores", 8),
     "graph": ([*GRAPH, "--workers", "1"], teacher_cache, "fit_one_teacher", 2),
     "recipe": ([*RECIPE, "--workers", "1"], compression.Compression, "measure", 2),
-    "report": (FED, simulations.report, "write_report", 1),
+    "report": (FED, simulations.reporting.report, "write_report", 1),
 }
 
 
@@ -52,7 +52,7 @@ def test_sigterm_ends_every_path_and_leaves_what_can_be_gone_on_with(
     measured = {"accuracy_teacher": 1.0, "accuracy": 0.5, "accuracy_baseline": 0.5}
     monkeypatch.setattr(compression.Compression, "measure", lambda *given: measured)
     page = lambda runs, out=None, select=None: tmp_path / "nowhere"  # noqa: E731
-    monkeypatch.setattr(simulations.report, "write_report", page)
+    monkeypatch.setattr(simulations.reporting.report, "write_report", page)
     assert kdsim(*command, "--out", "whole")[0] == 0
     with monkeypatch.context() as here:
         killing(here, *where)
@@ -120,7 +120,7 @@ class Unread:
 def test_output_that_nobody_reads_ends_the_command_quietly(kdsim, monkeypatch, capsys, command):
     if command[0] == "report":
         monkeypatch.setattr(
-            simulations.report, "write_report", lambda runs, out=None, select=None: "page"
+            simulations.reporting.report, "write_report", lambda runs, out=None, select=None: "page"
         )
     with monkeypatch.context() as here:
         unread = Unread(here)
