@@ -12,6 +12,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
@@ -90,7 +91,7 @@ def files_of(package: str, accepts: Callable[[Any], bool]) -> Callable[[], Mappi
         files = (m.name for m in found if not m.ispkg)
         named = {file.rpartition(".")[2]: file for file in files}
         return {
-            name: lambda file=file: _class_in(file, accepts)  # type: ignore[misc]
+            name: partial(_class_in, file, accepts)
             for name, file in named.items()
             if not name.startswith("_")
         }
@@ -105,7 +106,7 @@ def subclass_of(base: type[Any]) -> Callable[[Any], bool]:
 
 def table_of(members: Mapping[str, T]) -> Callable[[], Mapping[str, Callable[[], T]]]:
     """For a `Registry` of things that are there already, by name."""
-    return lambda: {name: lambda member=member: member for name, member in members.items()}  # type: ignore[misc]
+    return lambda: {name: partial(_itself, member) for name, member in members.items()}
 
 
 def is_reference(name: str) -> bool:
@@ -151,6 +152,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'fedmd'? `, or nothing where no known name is near."""
     close = get_close_matches(str(name), list(known), n=1)
     return f"did you mean {close[0]!r}? " if close and close[0] != name else ""
+
+
+def _itself(member: T) -> T:
+    return member
 
 
 def _class_in(module: str, accepts: Callable[[Any], bool]) -> Any:

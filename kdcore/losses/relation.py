@@ -94,7 +94,7 @@ def angle(student: Tensor, teacher: Tensor, block: int | None = None) -> Tensor:
         block = max(1, 2**24 // (n * (n + max(student.shape[1], teacher.shape[1]))))
     if block < 1:
         raise ValueError(f"block is {block}; it has to be at least 1, or None to have it chosen")
-    value: Tensor = _BlockedAngle.apply(student, teacher.detach(), block)  # type: ignore[no-untyped-call]
+    value: Tensor = _BlockedAngle.apply(student, teacher.detach(), block)
     return value
 
 

@@ -94,7 +94,7 @@ def gradient_reversed(x: Tensor, strength: float = 1.0) -> Tensor:
     Shapes:
         x: any; gives the same.
     """
-    reverse: Tensor = _Reversed.apply(x, strength)  # type: ignore[no-untyped-call]
+    reverse: Tensor = _Reversed.apply(x, strength)
     return reverse
 
 

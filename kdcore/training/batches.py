@@ -15,10 +15,11 @@ class Examples:
     """Some rows of a data set; the tensors may be shared with many others, the rows say which.
 
     Shapes:
-        x: (N, ...) features; y: (N,) labels; rows: (M,) indices into both, M <= N.
+        x: (N, ...) features, or a tuple of such tables where the network looks at several;
+        y: (N,) labels; rows: (M,) indices into both, M <= N.
     """
 
-    x: Tensor
+    x: Any
     y: Tensor
     rows: Tensor
 
@@ -31,13 +32,13 @@ class Batches(NamedTuple):
     """Shuffled, padded mini-batches, drawn before training begins.
 
     Shapes:
-        x: (N, ...) features and y: (N, ...) targets: labels, or one row of probabilities each,
-            or a tuple of such tables.
+        x: (N, ...) features and y: (N, ...) targets: labels, or one row of probabilities each;
+            either may be a tuple of such tables.
         order: (S, B) rows of x and y; mask: (S, B) bool, whether it is an example or padding.
         size: () how many different examples there are, a whole number.
     """
 
-    x: Tensor
+    x: Any
     y: Any
     order: Tensor
     mask: Tensor

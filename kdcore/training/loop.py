@@ -58,7 +58,7 @@ def fit(
         penalty: (params, y, *context) -> (), added to the loss of each step.
     """
     lesson = FitSpec(predict, training, loss, penalty)
-    values = _Fit.apply(lesson, params, batches, context)  # type: ignore[no-untyped-call]
+    values = _Fit.apply(lesson, params, batches, context)
     return dict(zip(params, values, strict=True))
 
 
@@ -71,7 +71,7 @@ def predict_logits(
         x: (N, ...); wanted: (M,) rows of it, or -1 for none, of which the logits are zero; gives
             (M, C).
     """
-    found: Tensor = _Logits.apply(predict, at_once, params, x, wanted)  # type: ignore[no-untyped-call]
+    found: Tensor = _Logits.apply(predict, at_once, params, x, wanted)
     return found
 
 

@@ -21,7 +21,7 @@ from kdcore.training.batches import Batches, rows
 from kdcore.training.optimizers import Gradient, TrainingConfig, rule
 
 Params = dict[str, Tensor]
-Predict = Callable[[Params, Tensor], Outputs]
+Predict = Callable[[Params, Any], Outputs]  # of (N, ...) features, or a tuple of such tables
 Loss = Callable[..., Tensor]
 AT_ONCE = 2000  # examples of a few models together, where each predicts its own
 
