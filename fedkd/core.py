@@ -46,6 +46,10 @@ class Client:
     private: Examples
 
 
+# In the place of private examples that are not at hand: at the server, or in an engine's worker.
+ELSEWHERE = Examples(torch.empty(0), torch.empty(0).long(), torch.empty(0).long())
+
+
 class Public(NamedTuple):
     """The public examples of one round, the same for all who take part.
 

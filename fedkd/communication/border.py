@@ -71,11 +71,11 @@ class Border:
             for key, size in (pair for each in sizes for pair in each.items()):
                 usual.setdefault(key, []).append(size)
             most = {key: max(USUAL, _median(found)) for key, found in usual.items()}
-            for one, size in zip(read, sizes, strict=True):
-                if reason := _unusual(size, most):
-                    self.rejected[one.client] = reason
+            for received, own in zip(read, sizes, strict=True):
+                if reason := _unusual(own, most):
+                    self.rejected[received.client] = reason
                 else:
-                    yield one
+                    yield received
             del read
 
     def _read(self, sent: Iterable[tuple[int, str, Upload]]) -> Iterator[Received]:

@@ -25,7 +25,7 @@ def whole(values: Tensor, name: str) -> Tensor:
     if flat.is_complex():
         raise ValueError(f"{name} are {flat.dtype}; expected whole numbers")
     found = flat.long()
-    wrong = (found != flat).nonzero().flatten() if flat.is_floating_point() else []
+    wrong = (found != flat).nonzero().flatten() if flat.is_floating_point() else flat[:0]
     if len(wrong):
         first = int(wrong[0])
         raise ValueError(

@@ -187,10 +187,10 @@ def _joined(column: Sequence[Any]) -> tuple[Any, Any]:
     if isinstance(first, Tensor):
         return _stack(column), 0
     if isinstance(first, Batches):
-        x, y, order, mask, size = zip(*column, strict=True)
+        x, y, orders, masks, size = zip(*column, strict=True)
         (x, y, size), dims = _joined(list(zip(x, y, size, strict=True)))
-        order, mask = (pad_sequence(table, batch_first=True) for table in (order, mask))
-        return Batches(x, y, order, mask, size), Batches(dims[0], dims[1], 0, 0, dims[2])
+        order, mask = (pad_sequence(list(table), batch_first=True) for table in (orders, masks))
+        return Batches(x, y, order, mask, size), Batches._make((dims[0], dims[1], 0, 0, dims[2]))
     if isinstance(first, dict):
         pairs = {key: _joined([value[key] for value in column]) for key in first}
         return {k: v for k, (v, _) in pairs.items()}, {k: dim for k, (_, dim) in pairs.items()}

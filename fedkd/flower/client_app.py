@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedkd.core import Client
 from fedkd.flower.handlers import KINDS, ClientRuntime, DeliveryCache, present
-from fedkd.flower.wire.serde import DISTIL, SCORE, WHO, pack, unpack
+from fedkd.flower.wire.serde import DISTIL, SCORE, WHO, pack, typed, unpack
 from kdcore.training.loop import Params
 
 
@@ -66,7 +66,9 @@ def introduction(client: Client) -> RecordDict:
 
 def kept(context: Context) -> Params | None:
     """The parameters that a node kept from its last round, if there was one."""
-    return unpack(context.state["params"]) if "params" in context.state else None
+    return (
+        unpack(typed(context.state, "params", ArrayRecord)) if "params" in context.state else None
+    )
 
 
 def _answer(party: ClientRuntime, message: Message, context: Context) -> Message:

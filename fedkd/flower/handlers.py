@@ -6,14 +6,23 @@ way.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedkd.communication.channel import Channel
 from fedkd.core import Algorithm, Client, Public, Task
-from fedkd.flower.wire.serde import DISTIL, SCORE, check_terms, pack_upload, terms, unpack
+from fedkd.flower.wire.serde import (
+    DISTIL,
+    SCORE,
+    check_terms,
+    pack_upload,
+    terms,
+    typed,
+    unpack,
+    whole,
+)
 from fedkd.messages import Message, Upload
 from fedkd.rounds.round import private_of, public_of
 from kdcore.rng import generator
@@ -58,9 +67,9 @@ def present(party: ClientRuntime, params: Params | None, content: RecordDict) ->
     """
     if params is not None:
         return party._replace(client=replace(party.client, params=params))
-    if last := content["order"].get("last", 0):
+    if last := typed(content, "order", ConfigRecord).get("last", 0):
         raise ValueError(
-            f"it has answered in round {last} and lost its parameters since; was it restarted?"
+            f"it has answered in round {last!r} and lost its parameters since; was it restarted?"
         )
     return party
 
@@ -92,7 +101,8 @@ class DeliveryCache:
         return self._public[key][0]
 
 
-class Work(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Work:
     """An opened request.
 
     Attributes:
@@ -166,11 +176,11 @@ def _read(
     party: ClientRuntime, agreed: ConfigRecord, content: RecordDict, memo: DeliveryCache
 ) -> tuple[int, int, Message]:
     """The round, the seed and the broadcast of a request under the right terms."""
-    order = content["order"]
+    order = typed(content, "order", ConfigRecord)
     check_terms(order, agreed)  # before anything leaves: no upload past a wrong channel
     words = str(agreed["downlink"]) + str(agreed["algorithm"])
-    received = memo.received(party.wire, words, content["broadcast"])
-    return int(order["round"]), int(order["seed"]), received
+    received = memo.received(party.wire, words, typed(content, "broadcast", ArrayRecord))
+    return whole(order, "round"), whole(order, "seed"), received
 
 
 KINDS = {

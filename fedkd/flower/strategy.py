@@ -1,6 +1,6 @@
 """The server's side: the rounds of `fedkd.rounds.round` as a Flower Strategy."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from logging import INFO, WARNING, getLogger
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -8,7 +8,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedkd.communication.channel import Channel
-from fedkd.core import Algorithm, Client, Public, Server, Task
+from fedkd.core import ELSEWHERE, Algorithm, Client, Public, Server, Task
 from fedkd.flower.discovery import NodeRegistry, meet
 from fedkd.flower.history import RoundMetrics
 from fedkd.flower.wire.serde import (
@@ -158,9 +158,9 @@ class DistillationStrategy(Strategy):
         for client, reason in failed.items():
             record.failed[client] = f"no score: {reason}"
         for client, reply in answers.items():
-            scores = reply.content.metric_records.get("scores", {})
+            scores: Mapping[str, object] = reply.content.metric_records.get("scores") or {}
             record.scores[client] = {n: v for n, v in scores.items() if isinstance(v, float)}
-        return MetricRecord(record.means())
+        return MetricRecord(dict(record.means()))
 
     def summary(self) -> None:
         """Log what both sides have to agree on."""
@@ -174,7 +174,7 @@ class DistillationStrategy(Strategy):
     def _meet(self, grid: Grid) -> NodeRegistry:
         """Find out who is there, and whether they can run this algorithm."""
         roster = meet(grid, self.clients, self.patience)
-        nobody = [Client(number, group, {}, None) for number, group in roster.groups.items()]
+        nobody = [Client(number, group, {}, ELSEWHERE) for number, group in roster.groups.items()]
         check_federation(self.algorithm, self.task, nobody)
         return roster
 

@@ -60,7 +60,8 @@ def size(model: Model) -> int | None:
     """How many parameters a model has, without making them; None for more than can be counted."""
     try:
         with torch.device("meta"):
-            return sum(value.numel() for value in model.init(None).values())  # type: ignore[arg-type]
+            made = model.init(None)  # type: ignore[arg-type]  # on "meta" nothing is drawn
+            return sum([value.numel() for value in made.values()])
     except (RuntimeError, TypeError, OverflowError):
         return None
 

@@ -123,7 +123,8 @@ def linear(params: Params, name: str, x: Tensor) -> Tensor:
     if len(x) == len(weight):
         return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
     wide = F.linear(x[0], weight.flatten(0, 1), bias.flatten())  # (B, K O)
-    return wide.unflatten(1, bias.shape).transpose(0, 1)
+    apart: Tensor = wide.unflatten(1, bias.shape)
+    return apart.transpose(0, 1)
 
 
 def side_by_side(x: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ def digest(current: Round) -> str:
         named |= {f"{client.id}/{name}": value for name, value in client.params.items()}
     for name, value in sorted(named.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -10,7 +10,7 @@ servers are one and the same, and the run is the one with a server.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,11 +36,11 @@ class Gossip(Algorithm):
         neighbourhoods: peer -> whom it hears, itself included.
     """
 
-    algorithm: Algorithm = None  # type: ignore[assignment]  # `gossip` always gives one
-    neighbourhoods: Mapping[int, frozenset[int]] = None  # type: ignore[assignment]
+    algorithm: Algorithm = field(kw_only=True)
+    neighbourhoods: Mapping[int, frozenset[int]] = field(kw_only=True)
 
     @property
-    def properties(self) -> Properties:  # type: ignore[override]
+    def properties(self) -> Properties:  # type: ignore[override]  # it is not one for all
         """Those of the algorithm; what a server would learn, neighbours do."""
         return self.algorithm.properties
 
@@ -149,7 +149,7 @@ def gossip(algorithm: Algorithm, neighbourhoods: Mapping[int, frozenset[int]]) -
     for peer, hears in neighbourhoods.items():
         if peer not in hears:
             raise ValueError(f"peer {peer} must hear itself, its neighbourhood is {sorted(hears)}")
-    return Gossip(algorithm.local, algorithm, neighbourhoods)
+    return Gossip(algorithm.local, algorithm=algorithm, neighbourhoods=neighbourhoods)
 
 
 def consensus_distance(

@@ -306,7 +306,7 @@ def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]
             f"{name} needs public examples ({algorithm.properties.public}) and the task has none; "
             "set aside some, or take an algorithm that works without"
         )
-    check_examples([c.private for c in clients if c.private is not None], task.num_classes)
+    check_examples([client.private for client in clients], task.num_classes)
     if task.public is not None and algorithm.properties.public != "none":
         check_finite(task.public, "public examples")
     needs = algorithm.properties

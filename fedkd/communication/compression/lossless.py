@@ -64,7 +64,7 @@ def delta(inner: Transform, of: Mapping[str, str]) -> Stage:
                 "leave public_size out, or take a compression without delta"
             )
         known = {up: told[down] for up, down in of.items() if down in told}
-        reference = inner.encode(known, None) if known else {}  # type: ignore[arg-type]
+        reference = inner.encode(known, None) if known else {}  # type: ignore[arg-type]  # it draws nothing
 
         def encode(message: Message, generator: torch.Generator) -> Message:
             if not message:  # local training sends nothing

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedkd.core import Client, Task
+from fedkd.core import ELSEWHERE, Client, Task
 from fedkd.engines.batched import batched
 from fedkd.engines.fault_tolerance import EngineError, tolerant
 from fedkd.engines.ray.cluster import Share, node_name, ray, within
 from fedkd.engines.ray.serialization import SerializedTree, array, pack, tensor, unpack
+from kdcore.training.loop import Params
 
 
 class Source(NamedTuple):
@@ -28,7 +29,6 @@ class Stays:
         self.names, self.place = names, place
 
 
-@ray.remote
 class _Worker:
     """An actor: the clients of some chunks, and the tensors that they share."""
 
@@ -39,7 +39,7 @@ class _Worker:
         self._live: dict[int, list[Any]] = {}
         self._fetched: dict[str, Any] = {}
 
-    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
+    @ray.method(num_returns=2)
     def run(
         self,
         function: Callable[..., Any],
@@ -56,12 +56,13 @@ class _Worker:
         torch.set_default_dtype(dtype)
         sources, inputs = unpack(parcel, self._fetch, self._device)
         clients = [
-            Client(number, group, self._params(source), None)
+            Client(number, group, self._params(source), ELSEWHERE)
             for (number, group), source in zip(people, sources, strict=True)
         ]
         engine = tolerant(batched(len(clients)))
         results = engine(function, Task(self._fetch(models[0]), 0), clients, inputs)
-        crossing, staying = [], []
+        crossing: list[Any] = []
+        staying: list[Params] = []
         for client, result in zip(clients, results, strict=True):
             answer, params = _parted(result, client.params, len(staying))
             crossing.append(answer)
@@ -127,4 +128,4 @@ def _parted(result: Any, params: Mapping[str, Tensor], place: int) -> tuple[Any,
 def actor(share: Share, room: Any) -> Any:
     """A new actor with its share of a machine, in the place that is reserved for it."""
     options = {"num_cpus": share.cpus, "num_gpus": share.gpus, "scheduling_strategy": within(room)}
-    return _Worker.options(**options).remote(share)
+    return ray.remote(_Worker).options(**options).remote(share)

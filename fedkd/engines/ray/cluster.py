@@ -1,5 +1,6 @@
 """A Ray to run actors on: an existing cluster, or one of our own on this machine's loopback."""
 
+import logging
 import math
 import os
 import socket
@@ -13,7 +14,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it binds 0.0.0.0
 
-import ray  # noqa: E402
+import ray as ray  # noqa: E402  (others take it from here, behind the switches)
 from ray.util.placement_group import placement_group, remove_placement_group  # noqa: E402
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # noqa: E402
 
@@ -86,7 +87,7 @@ def connect(address: str | None, workers: int, shares: set[Share]) -> bool:
             num_cpus=max(1, math.ceil(sum(workers * share.cpus for share in shares) - GRAIN)),
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
         )
     try:
         check_room(workers, shares, nodes())
@@ -185,6 +186,6 @@ def _join(address: str) -> None:
     except (OSError, ValueError) as reason:
         raise ValueError(f"no Ray cluster answers at {address!r} ({reason}); {expected}") from None
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (RuntimeError, ConnectionError) as reason:  # other versions of Ray or Python, say
         raise ValueError(f"cannot join the Ray cluster at {address!r}: {reason}") from reason

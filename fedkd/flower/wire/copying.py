@@ -5,11 +5,10 @@ words and bytes, which cannot change and need no copy.
 """
 
 from dataclasses import replace
-from typing import TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 
-RoundMetrics = TypeVar("RoundMetrics", ArrayRecord, ConfigRecord, MetricRecord)
+Record = ArrayRecord | ConfigRecord | MetricRecord
 
 
 def copy_message(message: Message) -> Message:
@@ -42,7 +41,7 @@ def copy_records(records: RecordDict) -> RecordDict:
     return new
 
 
-def _record(record: RoundMetrics) -> RoundMetrics:
+def _record(record: Record) -> Record:
     """The record again; what Flower has noted about its bytes is left behind."""
     new = record.copy()
     values = new.__dict__["_data"]

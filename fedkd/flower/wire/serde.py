@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -26,6 +26,8 @@ from fedkd.messages import Message, Stage, Transform, Upload
 WHO = "query.who"
 DISTIL = "train.distil"
 SCORE = "evaluate.score"
+
+Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 def pack(message: Message) -> ArrayRecord:
@@ -59,7 +61,7 @@ def terms(algorithm: Algorithm, task: Task, channel: Channel) -> dict[str, str]:
     }
 
 
-def check_terms(said: Mapping[str, Any], expected: Mapping[str, str]) -> None:
+def check_terms(said: Mapping[str, object], expected: Mapping[str, object]) -> None:
     """Raise ValueError, naming the first difference, unless all terms are as expected."""
     for key, value in expected.items():
         if said.get(key) != value:
@@ -92,14 +94,39 @@ def unpack_upload(content: RecordDict, expected: Mapping[str, str]) -> Upload:
         ValueError: it cannot be read, or was made under other terms; the message says which.
     """
     try:
-        check_terms(content["terms"], expected)
-        rows = unpack(content["rows"])["rows"] if "rows" in content else None
-        weight = torch.tensor(float(content["report"]["weight"]), dtype=torch.float64)
-        return Upload(unpack(content["payload"]), weight, rows)
+        check_terms(typed(content, "terms", ConfigRecord), expected)
+        named = "rows" in content
+        rows = unpack(typed(content, "rows", ArrayRecord))["rows"] if named else None
+        weight = typed(content, "report", MetricRecord)["weight"]
+        if isinstance(weight, list):
+            raise ValueError(f"the weight is {weight}; expected a number")
+        payload = unpack(typed(content, "payload", ArrayRecord))
+        return Upload(payload, torch.tensor(float(weight), dtype=torch.float64), rows)
     except ValueError:
         raise
     except Exception as reason:  # a reply may hold anything, and the round goes on without it
         raise ValueError(f"an unreadable reply ({type(reason).__name__}: {reason})") from reason
+
+
+def typed(content: RecordDict, name: str, kind: type[Record]) -> Record:
+    """A record of a message or of a node's state.
+
+    Raises:
+        KeyError: there is none of this name.
+        ValueError: it is of another kind.
+    """
+    found = content[name]
+    if not isinstance(found, kind):
+        raise ValueError(f"{name} is a {type(found).__name__}; expected a {kind.__name__}")
+    return found
+
+
+def whole(record: ConfigRecord, name: str) -> int:
+    """A whole number in a record. Raise ValueError for anything else under its name."""
+    value = record[name]
+    if not isinstance(value, int):
+        raise ValueError(f"{name} is {value!r}; expected a whole number")
+    return value
 
 
 def brief(reason: str | None) -> str:
@@ -130,7 +157,7 @@ def _stage(stage: Stage) -> str:
     return f"{_words(stage.encode)} / {_words(stage.decode)} +- {stage.error:g}"
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     """A function by its name and what it was made with; other values as they are written."""
     if isinstance(value, partial):
         return f"{_words(value.func)}{_words([*value.args, *value.keywords.items()])}"
