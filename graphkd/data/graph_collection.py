@@ -65,7 +65,7 @@ class Graphs(Graph):
         place, size = self.owner * len(x) + kind, self.num_nodes * len(x)
         return nodes, torch.bincount(place, minlength=size).view(-1, len(x)).to(x)
 
-    def take(self, examples: Tensor) -> "Graphs":  # type: ignore[override]
+    def take(self, examples: Tensor) -> "Graphs":  # type: ignore[override]  # no `Part`
         """Some of the graphs, in this order; those that are asked for again are kept."""
         return self._kept(tuple(examples.tolist()))
 

@@ -173,7 +173,7 @@ def hops(network: nn.Module) -> int:
         return max(map(hops, network.teachers))
     if isinstance(network, Propagation):
         return network.rounds + hops(network.network)
-    layers: nn.ModuleList = network.layers  # type: ignore[assignment]
+    layers: nn.ModuleList = network.layers  # type: ignore[assignment]  # as all others have
     return len(layers)
 
 

@@ -22,7 +22,7 @@ def in_blocks(values: Callable[..., Tensor], count: int, width: int, *inputs: Te
     size = max(1, BLOCK // max(1, width))
     if size >= count:
         return values(slice(0, count), *inputs)
-    result: Tensor = _Blocks.apply(values, count, size, *inputs)  # type: ignore[no-untyped-call]
+    result: Tensor = _Blocks.apply(values, count, size, *inputs)
     return result
 
 
@@ -31,7 +31,9 @@ class _Blocks(torch.autograd.Function):
     # the backward pass of all blocks is over, so that memory grows with their number.
 
     @staticmethod
-    def forward(ctx: Any, values: Callable[..., Tensor], count: int, size: int, *inputs: Tensor):  # type: ignore[no-untyped-def]
+    def forward(
+        ctx: Any, values: Callable[..., Tensor], count: int, size: int, *inputs: Tensor
+    ) -> Tensor:
         ctx.values, ctx.count, ctx.size = values, count, size
         ctx.save_for_backward(*inputs)
         return torch.cat([values(rows, *inputs) for rows in _slices(count, size)])

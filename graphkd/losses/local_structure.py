@@ -63,7 +63,7 @@ def local_structure(
 def _log_structure(h: Tensor, edges: Matrix, others: Tensor, kernel: str, scale: float) -> Tensor:
     """Log LS of every edge, (E,): a log-softmax over the edges into each node."""
     chosen, target = KERNELS[kernel], edges.row[others]
-    between: Tensor = _Between.apply(chosen.of(h), edges, chosen.squared)  # type: ignore[no-untyped-call]
+    between: Tensor = _Between.apply(chosen.of(h), edges, chosen.squared)
     score = chosen.shape(between.index_select(0, others), scale)
     top = torch.full_like(h[:, 0], -torch.inf).scatter_reduce(0, target, score.detach(), "amax")
     score = score - top[target]

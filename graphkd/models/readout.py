@@ -44,7 +44,8 @@ class Readout(nn.Module):
         return Outputs(self.head(pooled), (pooled,))
 
     def _states(self, nodes: Graph) -> Tensor:
-        return self.network(nodes).logits.relu() / self.size
+        outputs: Outputs = self.network(nodes)
+        return outputs.logits.relu() / self.size
 
 
 def build(name: str, graphs: Graphs, hidden: int, layers: int, dropout: float) -> nn.Module:

@@ -204,7 +204,7 @@ def _first(weight: Tensor, joint: Joint) -> Tensor:
 def _each(parts: Sequence[Tensor], weight: Tensor) -> Tensor:
     """Each network's rows times its weights, one under the other."""
     if len({len(part) for part in parts}) == 1:
-        product: Tensor = _Maps.apply(torch.stack(list(parts)), weight)  # type: ignore[no-untyped-call]
+        product: Tensor = _Maps.apply(torch.stack(list(parts)), weight)
         return product.flatten(0, 1)
     return torch.cat([F.linear(h, own) for h, own in zip(parts, weight.unbind(), strict=True)])
 

@@ -66,7 +66,7 @@ class Matrix:
 
     def __matmul__(self, dense: Tensor) -> Tensor:
         """The product with a dense (C, H) matrix, (R, H)."""
-        product: Tensor = _Product.apply(dense, self)  # type: ignore[no-untyped-call]
+        product: Tensor = _Product.apply(dense, self)
         return product
 
     def with_values(self, values: Tensor) -> "Matrix":

@@ -28,7 +28,7 @@ def additive(source: Tensor, target: Tensor, edges: Matrix) -> Tensor:
     Shapes:
         source, target: (N, H); gives (E, H).
     """
-    scores: Tensor = _Additive.apply(source, target, edges)  # type: ignore[no-untyped-call]
+    scores: Tensor = _Additive.apply(source, target, edges)
     return scores
 
 
@@ -41,7 +41,7 @@ def dynamic(source: Tensor, target: Tensor, weight: Tensor, edges: Matrix) -> Te
     Shapes:
         source, target: (N, H F); weight: (H, F), the vectors a; gives (E, H).
     """
-    scores: Tensor = _Dynamic.apply(source, target, weight, edges)  # type: ignore[no-untyped-call]
+    scores: Tensor = _Dynamic.apply(source, target, weight, edges)
     return scores
 
 
@@ -53,7 +53,7 @@ def attend(scores: Tensor, values: Tensor, edges: Matrix, keep: Tensor | None = 
     Shapes:
         scores: (E, H); values: (N, H F); keep: (E, H), the factors of dropout; gives (N, H F).
     """
-    out: Tensor = _Attend.apply(scores, values, keep, edges)  # type: ignore[no-untyped-call]
+    out: Tensor = _Attend.apply(scores, values, keep, edges)
     return out
 
 

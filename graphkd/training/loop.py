@@ -35,7 +35,8 @@ def finish(fitting: Fit) -> Fitted:
         try:
             next(fitting)
         except StopIteration as stop:
-            return stop.value
+            fitted: Fitted = stop.value
+            return fitted
 
 
 @contextmanager
@@ -124,7 +125,8 @@ def fit(
 def predict(network: nn.Module, graph: Graph, nodes: Tensor | None = None) -> Outputs:
     """The outputs of a network without dropout or gradients, at some nodes or all."""
     network.eval()
-    return network(graph, nodes)
+    outputs: Outputs = network(graph, nodes)
+    return outputs
 
 
 def supervised(graph: Graph, train: Tensor, weight: float = 1.0, batch: int = 0) -> Step:
