@@ -310,7 +310,10 @@ def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any
         "resources": {key: flags[key] for key in RESOURCES if flags.get(key) not in (None, ())},
     }
     options = Options(
-        *(flags[key] for key in ("out", "data_root", "workers", "json")),
+        flags["out"],
+        flags["data_root"],
+        flags["workers"],
+        flags["json"],
         hide="local" if also else None,
         download=flags.get("download", False),
     )

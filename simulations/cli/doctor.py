@@ -12,7 +12,15 @@ from simulations.execution import machine as system
 from simulations.results.run_folder import PACKAGES
 
 # What kdsim depends on, beside what is told apart in every run's record.
-MORE = ("dp-accounting", "filelock", "matplotlib", "networkx", "pandas", "psutil", "pydantic")
+MORE: tuple[str, ...] = (
+    "dp-accounting",
+    "filelock",
+    "matplotlib",
+    "networkx",
+    "pandas",
+    "psutil",
+    "pydantic",
+)
 MORE += ("rich", "safetensors", "scipy", "tomli-w", "typer")
 GIB = 2**30
 

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 Run = Callable[..., int]
 
 
-class Listing(click.ParamType):
+class Listing(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 only
     """Values separated by commas."""
 
     name = "a,b,c"

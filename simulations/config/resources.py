@@ -73,6 +73,7 @@ def read_resources(document: Document, source: str) -> Resources:
     given = _table(document, "resources", source)
     _check_keys(given, leaves(Resources), "resources", source)
     try:
-        return updated(Resources(), given)
+        found: Resources = updated(Resources(), given)
+        return found
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None

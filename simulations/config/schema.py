@@ -40,7 +40,7 @@ def leaves(owner: Any) -> dict[str, Leaf]:
     Fields without a default are left out: they are no settings.
     """
     hints = _hints(owner if isinstance(owner, type) else type(owner))
-    found = {}
+    found: dict[str, Leaf] = {}
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name, dataclasses.MISSING)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -44,7 +44,7 @@ class Stopped(click.ClickException):
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.exit_code = process.stopped()
+        self.exit_code = process.stopped()  # type: ignore[misc]  # click reads the instance's
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from simulations.execution.scheduler import Job
 from simulations.results import run_folder
 from simulations.results.run_folder import Record
 
-PLAIN = {"highlight": False, "markup": False}  # brackets are the user's
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False}  # brackets are the user's
 
 
 ERRORS = Console(stderr=True, soft_wrap=True, **PLAIN)

@@ -109,12 +109,17 @@ def _followed(
     if flwr is None:
         return f"there is no `flwr` command beside {sys.executable}"
     # Clients import from the folder of the server first, so it has to be an empty one.
-    place = {"env": environment, "cwd": tempfile.mkdtemp(dir=environment["FLWR_HOME"])}
+    empty = tempfile.mkdtemp(dir=environment["FLWR_HOME"])
     nodes = f"num-supernodes={clients} client-resources-num-cpus=1"
     command = [flwr, "run", str(APP), "--stream", "--federation-config", nodes]
     command += [word for change in changes for word in ("-c", change)]
     child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **place
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd=empty,
     )
     number, late = None, Timer(limit, child.kill)
     late.start()
@@ -131,7 +136,7 @@ def _followed(
     if number is None:
         return "Flower did not start a run"
     listing = [flwr, "ls", "--run-id", number[1], "--format", "json"]
-    listed = subprocess.run(listing, capture_output=True, text=True, **place)
+    listed = subprocess.run(listing, capture_output=True, text=True, env=environment, cwd=empty)
     return str(json.loads(listed.stdout)["runs"][0]["status"])
 
 

@@ -4,6 +4,7 @@ Runs that are complete are not run again, so the same command goes on where it w
 """
 
 import importlib
+import logging
 import os
 import sys
 import time
@@ -69,7 +70,10 @@ def check(
         key = run_folder.line(settings)
         if key not in seen:
             seen.add(key)
-            more = {"graph": {"download": download}, "fed": {"resources": resources}}
+            more: dict[str, dict[str, Any]] = {
+                "graph": {"download": download},
+                "fed": {"resources": resources},
+            }
             kind = config.kind_of(experiment)
             _module(experiment).prepare(experiment, root, **more.get(kind, {}))
 
@@ -217,7 +221,7 @@ def _start(cores: int) -> None:
             num_cpus=cores,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             object_store_memory=256 * 2**20,
         )
 

@@ -67,8 +67,9 @@ def plan(context: Context) -> Plan:
 def algorithm(config: Config) -> Algorithm:
     """The algorithm of the run; all its training follows the same settings."""
     kind = algorithms.get(str(config["algorithm"]))
+    optimizer: Any = config["optimizer"]  # any word; `TrainingConfig` refuses what it has not
     training = TrainingConfig(
-        config["optimizer"],
+        optimizer,
         float(config["learning-rate"]),
         epochs=int(config["epochs"]),
         batch_size=int(config["batch-size"]),

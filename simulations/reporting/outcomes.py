@@ -152,7 +152,8 @@ def _diverged(results: Sequence[Result]) -> Iterable[str]:
 
 def _cells(one: Table, column: Column) -> dict[str, Quantity]:
     place = one.columns.index(column)
-    return {label: cells[place] for label, cells in one.rows.items() if (cells[place] is not None)}
+    found = {label: cells[place] for label, cells in one.rows.items()}
+    return {label: cell for label, cell in found.items() if cell is not None}
 
 
 def _is_alone(result: Result) -> bool:

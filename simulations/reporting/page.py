@@ -3,6 +3,8 @@
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 
+from matplotlib.figure import Figure
+
 from simulations.reporting import outcomes
 from simulations.reporting.figures import common
 from simulations.reporting.markup import Markup, element, joined, table
@@ -198,7 +200,7 @@ def _figures(figures: Mapping[str, Drawn], seeds: str) -> Iterable[Markup]:
         yield element("figure", picture, element("figcaption", caption))
 
 
-def _data(figure: common.Figure) -> str:
+def _data(figure: Figure) -> str:
     return f"data:image/svg+xml;base64,{b64encode(common.encode(figure, 'svg')).decode()}"
 
 

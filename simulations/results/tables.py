@@ -245,7 +245,7 @@ def summary(values: Iterable[float]) -> Quantity | None:
 def rounds_to(share: float, curve: Iterable[Mapping[str, Any]]) -> int | None:
     """The first evaluated round with that share of the best accuracy; None where there is none."""
     scored = [r for r in curve if r.get("record") == "round" and r.get("accuracy") is not None]
-    best = max((record["accuracy"] for record in scored), default=None)
+    best: float = max((record["accuracy"] for record in scored), default=0.0)
     return next((r["round"] for r in scored if r["accuracy"] >= share * best), None)
 
 
@@ -280,7 +280,8 @@ def _finished(run: Any) -> Iterable[Result]:
 
 def _of_clients(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The accuracy of the median and of the least client at the end, where each has a number."""
-    told = next((r["clients"]["accuracy"] for r in reversed(rounds) if r.get("clients")), [])
+    found = next((r["clients"]["accuracy"] for r in reversed(rounds) if r.get("clients")), None)
+    told: list[float] = found or []
     if len(told) < 2 or None in told:
         return {}
     return {"accuracy_median": statistics.median(told), "accuracy_least": float(min(told))}
@@ -400,10 +401,8 @@ def _text(cell: Quantity | None, column: Column, seeds: int) -> str:
     else:
         size, form, unit = _scale(cell.mean, column.unit)
         text = format(cell.mean / size, form)
-        steady = cell.std is None or (
-            unit and not cell.std
-        )  # bytes are often the same in all seeds
-        text += ("" if steady else f" ± {cell.std / size:{form}}") + unit
+        std = None if unit and not cell.std else cell.std  # bytes are often the same in all seeds
+        text += ("" if std is None else f" ± {std / size:{form}}") + unit
     return text.replace("-", "−") + ("" if cell.n == seeds else f" (n = {cell.n})")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import graphkd
 from fedkd.storage import atomic_files
+from graphkd.core import StudentSpec, TeacherSpec
 from graphkd.data import datasets, registry
 from graphkd.evaluation.predictions import portrait
 from graphkd.training.distillation import fit_one_teacher
@@ -41,7 +42,8 @@ def prepare(
     cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
     split = registry.split(graph, experiment.protocol, experiment.seed, *cut)
     method = resolve(experiment.method, experiment.data, experiment.protocol)
-    for one in (*teachers_of(method), student(method)):  # a width that no network can have
+    networks: list[TeacherSpec | StudentSpec] = [*teachers_of(method), student(method)]
+    for one in networks:  # a width that no network can have
         build(one, split.view("train").graph, experiment.seed, "check")
     return split
 

@@ -93,12 +93,23 @@ def _views(root: Path) -> Views:
     return Views(x, torch.tensor(found["Y"].ravel()).long() - 1)
 
 
+@functools.cache
+def small_mnist(root: Path | None = None) -> datasets.Dataset:
+    """MNIST as large as the digits of UCI: its middle 20 x 20 pixels, where digits are, at 8 x 8.
+
+    Shapes: x (N, 1, 8, 8), means over areas.
+    """
+    found = datasets.load("mnist", root)
+    middle = found.x[:, :, 4:24, 4:24]
+    return found._replace(x=torch.nn.functional.interpolate(middle, size=(8, 8), mode="area"))
+
+
 LOADERS: dict[str, Callable[[Path], Any]] = {
     "diabetes": _diabetes,
     "shakespeare": _shakespeare,
     "movielens": _movielens,
     "views": _views,
-    "mnist-8x8": lambda root: small_mnist(root),
+    "mnist-8x8": small_mnist,
     "none": lambda root: None,
 }
 
@@ -154,14 +165,3 @@ def share_right(logits: Tensor, y: Tensor) -> float:
     if logits.isnan().any():
         raise ArithmeticError("training diverged: a prediction is no number; lower a learning rate")
     return metrics.accuracy(logits, y)
-
-
-@functools.cache
-def small_mnist(root: Path | None = None) -> datasets.Dataset:
-    """MNIST as large as the digits of UCI: its middle 20 x 20 pixels, where digits are, at 8 x 8.
-
-    Shapes: x (N, 1, 8, 8), means over areas.
-    """
-    found = datasets.load("mnist", root)
-    middle = found.x[:, :, 4:24, 4:24]
-    return found._replace(x=torch.nn.functional.interpolate(middle, size=(8, 8), mode="area"))

@@ -8,7 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -18,6 +18,9 @@ from matplotlib.lines import Line2D
 
 from simulations.results.tables import Result, summary
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType  # which older versions have not
+
 # https://jfly.uni-koeln.de/color/; grey is for `local`, and yellow is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
@@ -25,7 +28,7 @@ LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 # What is drawn in these is drawn in the second of each pair where the reader's screen is dark.
 INK, SOFT, FAINT, GRID, PAPER = "#1a1a1a", "#555555", "#bbbbbb", "#dddddd", "#ffffff"
 DARK = {INK: "#e6e6e6", SOFT: "#b0b0b0", FAINT: "#5c5c5c", GRID: "#383838", PAPER: "#161616"}
-STYLE = {
+STYLE: "dict[RcKeyType, Any]" = {
     "axes.axisbelow": True,
     "axes.edgecolor": INK,
     "axes.facecolor": PAPER,
@@ -46,6 +49,9 @@ STYLE = {
 }
 ACCURACY = "accuracy, global test set (%)"
 APART = 24  # settings, at the most, that have a panel or a row each
+
+
+Place = Literal["outside right upper", "outside lower center"]  # of a legend
 
 
 class Sheet(NamedTuple):
@@ -206,7 +212,12 @@ def _strip(
     low, middle, high = np.nanpercentile(pooled, (25, 50, 75))
     axes.barh(place, high - low, 0.7, left=low, color=colour, alpha=0.18)
     axes.vlines(middle, place - 0.35, place + 0.35, color=INK, lw=1.4)
-    style = {"color": colour, "s": 400 / max(16, len(pooled) ** 0.8), "alpha": 0.75, "lw": 0}
+    style: dict[str, Any] = {
+        "color": colour,
+        "s": 400 / max(16, len(pooled) ** 0.8),
+        "alpha": 0.75,
+        "lw": 0,
+    }
     for clients in seeds:
         x = 100 * np.asarray(clients[key], dtype=float)
         y = place + np.linspace(-0.28, 0.28, len(x)) * (len(x) > 1)
@@ -229,8 +240,9 @@ def _bar(
         axes.errorbar(mean, y, xerr=std, color=INK, capsize=2.5, lw=1)
     text = f"{mean:.1f}" + ("" if cell.std is None else f" ± {std:.1f}")
     axes.grid(visible=False)  # the values are written out
-    place = {"textcoords": "offset points", "va": "center", "fontsize": 8.5}
-    axes.annotate(text, (mean + std, y), (5, 0), **place)
+    axes.annotate(
+        text, (mean + std, y), (5, 0), textcoords="offset points", va="center", fontsize=8.5
+    )
     return mean + std
 
 
@@ -288,7 +300,7 @@ def name_rows(panels: Sequence[Axes], labels: Sequence[str], sheet: Sheet) -> No
 
 
 def with_legend(
-    figure: Figure, sheet: Sheet, axes: Axes, place: str = "outside right upper"
+    figure: Figure, sheet: Sheet, axes: Axes, place: Place = "outside right upper"
 ) -> Figure:
     """The figure with a legend of what the axes show."""
     place = "outside lower center" if sheet.narrow else place

@@ -54,11 +54,12 @@ def embeddings(results: Sequence[Result], sheet: Sheet) -> Figure | None:
     def draw(axes: Axes, portrait: Portrait, who: str) -> str:
         true, place = portrait["label"][portrait["placed"]], portrait[f"{who}.place"]
         rest = ~np.isin(true, classes)
-        axes.scatter(*place[rest].T, s=5, color=FAINT, lw=0, rasterized=True)
+        x, y = place[rest].T
+        axes.scatter(x, y, 5, color=FAINT, lw=0, rasterized=True)
         for i, name in enumerate(classes):
             colour, marker = _mark(i)
-            look = {"s": 13, "color": colour, "marker": marker, "lw": 0, "alpha": 0.8}
-            axes.scatter(*place[true == name].T, **look, rasterized=True)
+            x, y = place[true == name].T
+            axes.scatter(x, y, 13, color=colour, marker=marker, lw=0, alpha=0.8, rasterized=True)
         axes.set_box_aspect(1)
         axes.set(xticks=[], yticks=[])
         first, second = 100 * portrait[f"{who}.variance"]
@@ -85,12 +86,11 @@ def neighbourhood(results: Sequence[Result], sheet: Sheet) -> Figure | None:
         _edges(axes, place, portrait["drawn.edges"])
         for own, marker in ((known, "s"), (~known, "o")):
             fill = np.where(right[own], RIGHT, WRONG)
-            axes.scatter(
-                *place[own].T, s=95, c=fill, marker=marker, edgecolors=SOFT, lw=0.6, zorder=2
-            )
+            x, y = place[own].T
+            axes.scatter(x, y, 95, c=fill, marker=marker, edgecolors=SOFT, lw=0.6, zorder=2)
         for (x, y), name, ok in zip(place, said, right, strict=True):
-            ink = {"color": "black" if ok else "white", "ha": "center", "va": "center"}
-            axes.text(x, y, str(name), fontsize=6, **ink)
+            ink = "black" if ok else "white"
+            axes.text(x, y, str(name), fontsize=6, color=ink, ha="center", va="center")
         axes.set_axis_off()
         return f"{right[~known].sum()} of {(~known).sum()} right"
 
@@ -129,10 +129,12 @@ def _draw_graph(axes: Axes, portrait: Portrait, owner: int, kinds: Sequence[int]
     edges = np.searchsorted(inside, edges[:, np.isin(edges[0], inside)])
     place, of = _layout(edges, len(inside)), portrait["drawn.kind"][inside]
     _edges(axes, place, edges)
-    axes.scatter(*place[~np.isin(of, kinds)].T, s=16, color=FAINT, lw=0, zorder=2)
+    x, y = place[~np.isin(of, kinds)].T
+    axes.scatter(x, y, 16, color=FAINT, lw=0, zorder=2)
     for i, kind in enumerate(kinds):
         colour, marker = _mark(i)
-        axes.scatter(*place[of == kind].T, s=24, color=colour, marker=marker, lw=0, zorder=2)
+        x, y = place[of == kind].T
+        axes.scatter(x, y, 24, color=colour, marker=marker, lw=0, zorder=2)
     short = {"teacher": "teacher", "baseline": "alone", "student": "taught"}
     true, lines = portrait["label"][owner], []
     for who, text in short.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -36,7 +37,9 @@ from simulations.reporting.figures.predictions import (
 )
 from simulations.results.tables import Result
 
-STYLES = {  # of the three networks, in all figures; they differ in grey too
+STYLES: dict[
+    str, dict[str, Any]
+] = {  # of the three networks, in all figures; they differ in grey too
     "teacher": {"color": SOFT, "marker": "D", "ls": ":"},
     "baseline": {"color": COLOURS[1], "marker": "s", "ls": "--"},
     "student": {"color": COLOURS[0], "marker": "o", "ls": "-"},
@@ -90,7 +93,7 @@ def accuracy_against_latency(
     axes.set_xscale("log")
     fills = {"teacher": "none", "baseline": "bottom", "student": "full"}
     for label, same in labels.items():
-        style = {
+        style: dict[str, Any] = {
             "color": look[label].colour,
             "marker": look[label].marker,
             "ms": 8,
@@ -142,11 +145,11 @@ def _per_group(
         for shift, (who, each) in zip(shifts, found.items(), strict=False):
             x = [names.index(key) + shift for key in each]
             y, error = (100 * np.array([s[i] for s in each.values()]) for i in (0, 1))
-            style = {**STYLES[who], "ls": "", "ms": 5, "mec": PAPER, "mew": 0.5}
+            style: dict[str, Any] = {**STYLES[who], "ls": "", "ms": 5, "mec": PAPER, "mew": 0.5}
             axes.errorbar(x, y, yerr=error, lw=1, label=WHO[who], **style)
         count = next(iter(found.values()))
         every = -(-len(names) // 10)
-        told = [f"{name(key)}\n({count[key].count:.0f})" for key in names]
+        told = [f"{name(key)}\n({count[key].nodes:.0f})" for key in names]
         axes.set_xticks(range(0, len(names), every), told[::every], fontsize=7)
         axes.set(xlabel=f"{what} (below: {tested})", ylabel="accuracy (%)", ylim=(-3, 103))
         axes.grid(visible=False, axis="x")

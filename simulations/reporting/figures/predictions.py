@@ -32,7 +32,7 @@ class Share(NamedTuple):
 
     mean: float
     std: float
-    count: float
+    nodes: float
 
 
 def by_who(same: Iterable[Result]) -> dict[str, list[TestPredictions]]:

@@ -1,5 +1,7 @@
 """Figures of recipes: what is claimed, seed by seed."""
 
+from typing import Any
+
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,11 +52,11 @@ def _pairs(axes: Axes, claim: PayloadSpec, by_seed: BySeed) -> None:
     }
     for place, (other, arm) in enumerate(both.values()):
         way = arm > other if claim.order == "more" else arm < other
-        style = {"color": COLOURS[0] if way else COLOURS[1], "ls": "-" if way else ":"}
-        axes.plot([other, arm], [place, place], lw=1.4, zorder=2, **style)
+        colour, line = (COLOURS[0], "-") if way else (COLOURS[1], ":")
+        axes.plot([other, arm], [place, place], lw=1.4, zorder=2, color=colour, ls=line)
     places = list(range(len(both)))
     others, arms = zip(*both.values(), strict=True)
-    style = {"ls": "", "marker": "o", "ms": 5.5}
+    style: dict[str, Any] = {"ls": "", "marker": "o", "ms": 5.5}
     axes.plot(others, places, mfc=PAPER, mec=SOFT, **style)
     axes.plot(arms, places, mfc=COLOURS[0], mec=PAPER, **style)
     told = f"filled: {_of(claim.metric)}; open: {_of(claim.other)}"

@@ -112,9 +112,9 @@ def autoencoder(pixels: int, latent: int, width: int, source: torch.Generator) -
         "sketch": (width, latent),
         "paint": (pixels, width),
     }
-    weights = {f"{name}.weight": size for name, size in sizes.items()}
-    biases = {f"{name}.bias": size[:1] for name, size in sizes.items()}
-    return Learner(reconstruct, initialiser(weights | biases)(source))
+    shapes: dict[str, tuple[int, ...]] = {f"{n}.weight": size for n, size in sizes.items()}
+    shapes |= {f"{name}.bias": size[:1] for name, size in sizes.items()}
+    return Learner(reconstruct, initialiser(shapes)(source))
 
 
 def reconstruct(params: Params, x: tuple[Tensor, Tensor]) -> Outputs:

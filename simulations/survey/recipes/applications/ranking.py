@@ -67,9 +67,10 @@ class Ranking:
         liked = matrix(data, self.ratings)
         test = some(liked, self.test, generator(seed, "test"))
         known = liked & ~test
+        count, items = liked.shape
         seen = some(known, self.seen, generator(seed, "seen"))
         start = {
-            who: factors(*liked.shape, width, generator(seed, "init", who))
+            who: factors(count, items, width, generator(seed, "init", who))
             for who, width in (("teacher", self.teacher), ("student", self.student))
         }
         hear = Stage({"teacher": (LossTerm(interactions),)}, histories(known), self.teaching)

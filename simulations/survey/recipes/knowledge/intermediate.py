@@ -67,11 +67,11 @@ class Intermediate:
             "student": learner(self.student, shape, classes, seed, "student"),
         }
         first = run(alone("teacher", known, self.teaching), start, generator(seed, "teach"))
-        widths = tuple(
+        own, last = (
             first[name](x[:1]).hidden[layer].shape[1]
             for name, layer in (("student", self.guided), ("teacher", -1))
         )
-        mapped = first | {"student": regressing(first["student"], self.guided, widths, seed)}
+        mapped = first | {"student": regressing(first["student"], self.guided, (own, last), seed)}
         hint = Stage({"student": (LossTerm(_hint, ("teacher",)),)}, known, self.hinting)
         plain = alone("student", known, self.learning)
         arms: dict[str, tuple[Mapping[str, Learner], Scheme]] = {

@@ -60,7 +60,7 @@ class Privileged:
 
     def measure(self, data: None, seed: int) -> Metrics:
         """Test accuracy of student, of the same student without teacher, and of the teacher."""
-        metrics = {}
+        metrics: dict[str, float] = {}
         for number, experiment in enumerate(EXPERIMENTS, 1):
             g = generator(seed, "synthetic", number)
             a = torch.randn(self.features, generator=g)
@@ -136,8 +136,8 @@ def _zeros(x: Tensor) -> Params:
 
 def _standardised(seen: Seen, by: Seen | None = None) -> Seen:
     """Features of mean 0 and variance 1 over the examples that this goes by."""
-    scaled = [
+    regular, privileged = (
         (view - own.mean(0)) / own.std(0, correction=0)
         for view, own in zip(seen[:2], (by or seen)[:2], strict=True)
-    ]
-    return Seen(*scaled, seen.y)
+    )
+    return Seen(regular, privileged, seen.y)

@@ -57,7 +57,8 @@ class DataFree:
         pixels = build(self.inventor, (self.latent,), data.x[0].numel())
 
         def make(params: Params, z: Tensor) -> Tensor:
-            return pixels.predict(params, z).logits.sigmoid().unflatten(1, data.shape)
+            images: Tensor = pixels.predict(params, z).logits.sigmoid().unflatten(1, data.shape)
+            return images
 
         def ask(params: Params, z: Tensor) -> Outputs:
             return teacher.predict(teacher.params, make(params, z))

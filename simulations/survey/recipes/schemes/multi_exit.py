@@ -49,7 +49,7 @@ class MultiExit:
         start = exits(inputs, self.widths, data.num_classes, seed)
         shallow = exits(inputs, self.widths[:1], data.num_classes, seed)
         numbers = range(len(self.widths) - 1)
-        metrics = {}
+        metrics: dict[str, float] = {}
         for arm, weight in {"": self.weight, "_baseline": 0.0}.items():
             scheme = multi_exit(
                 "student", examples, self.training, numbers, weight, self.temperature

@@ -48,7 +48,7 @@ class Mutual:
                 stage for name in names for stage in alone(name, examples, self.training)
             ],
         }
-        metrics = {}
+        metrics: dict[str, float] = {}
         for arm, scheme in arms.items():
             peers = run(scheme, start, generator(seed, "learn")).values()
             said = [peer(x).logits for peer in peers]
