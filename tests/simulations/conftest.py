@@ -30,7 +30,9 @@ def kdsim(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def no_report(monkeypatch):
     """Figures take seconds; all tests but one do without."""
-    monkeypatch.setattr(simulations.report, "write_report", lambda runs, out=None: Path("nowhere"))
+    monkeypatch.setattr(
+        simulations.reporting.report, "write_report", lambda runs, out=None: Path("nowhere")
+    )
 
 
 @pytest.fixture

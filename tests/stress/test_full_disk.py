@@ -65,7 +65,7 @@ def test_a_full_disk_is_a_line_and_the_same_command_goes_on(tmp_path, monkeypatc
     for folder in ("whole", "full"):
         (tmp_path / folder).mkdir()
     with monkeypatch.context() as here:  # a page takes longer than all the rest
-        here.setattr(simulations.report, "write_report", lambda runs, out=None: "nowhere")
+        here.setattr(simulations.reporting.report, "write_report", lambda runs, out=None: "nowhere")
         here.chdir(tmp_path / "whole")
         assert kdsim(COMMAND)[0] == 0
         here.chdir(tmp_path / "full")
@@ -84,7 +84,9 @@ def test_a_full_disk_is_a_line_and_the_same_command_goes_on(tmp_path, monkeypatc
     assert not page.exists()
     assert not list((tmp_path / "full").rglob(".draft-*"))
     if not done:
-        monkeypatch.setattr(simulations.report, "write_report", lambda runs, out=None: "nowhere")
+        monkeypatch.setattr(
+            simulations.reporting.report, "write_report", lambda runs, out=None: "nowhere"
+        )
     status, _, err = kdsim(COMMAND)
     assert status == 0, err
     assert records(tmp_path / "full") == expected

@@ -151,7 +151,7 @@ def bounded(monkeypatch):
             signal.setitimer(signal.ITIMER_PROF, 0)
 
     page = lambda runs, out=None, select=None: "page"  # noqa: E731
-    monkeypatch.setattr(simulations.report, "write_report", page)
+    monkeypatch.setattr(simulations.reporting.report, "write_report", page)
     yield run
     signal.signal(signal.SIGPROF, before)
 

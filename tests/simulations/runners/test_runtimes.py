@@ -18,7 +18,14 @@ with warnings.catch_warnings():  # flwr imports typer, which imports names that 
     warnings.filterwarnings("ignore", ".*click", DeprecationWarning)
     from flwr.app import ArrayRecord
 
-    from fedkd.flower import DistillationStrategy, EngineGrid, LocalGrid, Party, client_app, unpack
+    from fedkd.flower import (
+        ClientRuntime,
+        DistillationStrategy,
+        EngineGrid,
+        LocalGrid,
+        client_app,
+        unpack,
+    )
 
 DEMO = Path(simulations.__file__).parent / "experiments" / "demo.toml"
 ROUNDS = 3
@@ -37,7 +44,7 @@ def consensus_on(kind, experiment, federation):
 
     def build(context):
         client = federation.clients[context.node_config["partition-id"]]
-        return Party(experiment.algorithm, federation.task, client)
+        return ClientRuntime(experiment.algorithm, federation.task, client)
 
     count = len(federation.clients)
     strategy = DistillationStrategy(
