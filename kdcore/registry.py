@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
@@ -67,8 +67,9 @@ class Registry(Generic[T]):
         given = vars(cls).get("NAME")
         if isinstance(given, str):
             return given
-        file = cls.__module__.rpartition(".")[2]
-        return file if file in self.own() else f"{cls.__module__}:{cls.__qualname__}"
+        file, own = cls.__module__.rpartition(".")[2], self.own()
+        ours = file in own and own[file]() is cls  # a file of the user's may have the same name
+        return file if ours else f"{cls.__module__}:{cls.__qualname__}"
 
     def _added(self) -> dict[str, Any]:
         return {point.name: point for point in entry_points(group=self.group)}
@@ -85,6 +86,7 @@ def files_of(package: str, accepts: Callable[[Any], bool]) -> Callable[[], Mappi
     The file's name is the name of the class, the only one in it that is accepted.
     """
 
+    @cache
     def own() -> Mapping[str, Loader]:
         path = importlib.import_module(package).__path__
         found = pkgutil.walk_packages(path, f"{package}.")

@@ -99,15 +99,14 @@ def recipe(
     json: Json = False,
 ) -> int:
     """A term of the surveys, measured: what it claims, its controls, and what came out."""
-    from simulations.execution.batch import execute, users_input
-    from simulations.execution.console import Options
+    from simulations.execution.console import Shown, execute, users_input
     from simulations.survey import experiments
 
     with users_input():
         names = experiments.chosen(name, every)
         document = experiments.joined(names, seeds)
-    options = Options(out, data_root, workers, json)
-    return execute(document, "kdsim recipe", "recipes" if every else names[0], options)
+    name = "recipes" if every else names[0]
+    return execute(document, "kdsim recipe", name, _how(out, data_root, workers), Shown(json))
 
 
 @app.command()
@@ -116,7 +115,7 @@ def survey(
     out: Annotated[Path, typer.Option(help="the page, Markdown")] = Path("survey.md"),
 ) -> int:
     """The page of the surveys: a row for each term, with what was measured and a verdict."""
-    from simulations.execution.batch import users_input
+    from simulations.execution.console import users_input
     from simulations.survey import page
 
     with users_input():
@@ -133,16 +132,15 @@ def resume(
 ) -> int:
     """Go on with what was stopped or killed, bit for bit from the newest checkpoint."""
     from simulations.config import files
-    from simulations.execution.batch import execute, users_input
-    from simulations.execution.console import Options
+    from simulations.execution.console import Shown, execute, users_input
     from simulations.results import run_folder
 
     with users_input():
         folder = run_folder.unfinished(folder)
         path = folder / run_folder.EXPERIMENT
         document, text = files.read(path), path.read_text(encoding="utf-8")
-    options = Options(folder, data_root, workers, json)
-    return execute(document, run_folder.EXPERIMENT, "resumed", options, text)
+    options = _how(folder, data_root, workers)
+    return execute(document, run_folder.EXPERIMENT, "resumed", options, Shown(json), text)
 
 
 @app.command(name="list")
@@ -157,7 +155,7 @@ def list_(
 ) -> int:
     """What there is, and what each algorithm needs and reveals."""
     from simulations.cli import listing
-    from simulations.execution.batch import users_input
+    from simulations.execution.console import users_input
 
     with users_input():
         listing.show(what, json)
@@ -176,7 +174,7 @@ def report(
     ] = None,
 ) -> int:
     """One self-contained page about runs, with tables as Markdown and CSV, and figures."""
-    from simulations.execution.batch import users_input
+    from simulations.execution.console import users_input
     from simulations.reporting.report import write_report
 
     with users_input():
@@ -195,7 +193,7 @@ def inspect(
 ) -> int:
     """What exactly crossed the network to and from a client in a round, which is run again."""
     from simulations.execution import replay as module
-    from simulations.execution.batch import users_input
+    from simulations.execution.console import users_input
 
     with users_input():
         module.show(module.inspect(folder, round_, client, data_root, rows), json)
@@ -214,7 +212,7 @@ def flower(
 ) -> int:
     """The demo federation in Flower's own simulation: about a minute, and nothing stays running."""
     from simulations.execution import flower as module
-    from simulations.execution.batch import users_input
+    from simulations.execution.console import users_input
 
     with users_input():
         results = module.folder(out)
@@ -287,37 +285,38 @@ def _run(
     download: bool = False,
 ) -> int:
     from simulations.config import files, library
-    from simulations.execution.batch import execute, users_input
-    from simulations.execution.console import Options
+    from simulations.execution.console import Shown, execute, users_input
 
     with users_input():
         path = library.find(path)
         document = files.override(files.read(path), assignments)
         text = "" if assignments else path.read_text(encoding="utf-8")
-    options = Options(out, root, workers, json, None, download)
-    return execute(document, path.name, path.stem, options, text)
+    options = _how(out, root, workers, download)
+    return execute(document, path.name, path.stem, options, Shown(json), text)
 
 
 def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any]) -> int:
     """`kdsim fed` or `kdsim graph`: the settings as an experiment file, and run."""
     from simulations.config.experiments import KINDS
-    from simulations.execution.batch import execute
-    from simulations.execution.console import Options
+    from simulations.execution.console import Shown, execute
 
     also = ["local"] if flags.get("baseline") and name != "local" else []
     document = {
         kind: {KINDS[kind].key: [name, *also], **settings},
         "resources": {key: flags[key] for key in RESOURCES if flags.get(key) not in (None, ())},
     }
-    options = Options(
-        flags["out"],
-        flags["data_root"],
-        flags["workers"],
-        flags["json"],
-        hide="local" if also else None,
-        download=flags.get("download", False),
-    )
-    return execute(document, f"kdsim {kind}", name, options)
+    where = (flags[key] for key in ("out", "data_root", "workers"))
+    options = _how(*where, flags.get("download", False))
+    shown = Shown(flags["json"], hide="local" if also else None)
+    return execute(document, f"kdsim {kind}", name, options, shown)
+
+
+def _how(out: Path | None, root: Path | None, workers: int | None, download: bool = False) -> Any:
+    """How to run, with the command line of this process, to be recorded."""
+    from simulations.execution.batch import Options
+    from simulations.results import run_folder
+
+    return Options(out, root, workers, download, tuple(run_folder.command()))
 
 
 def _options() -> list[click.Option]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from fedkd.rounds.clock import Clock
+from kdcore.registry import Registry
 from simulations.config.schema import changes, updated
 
 Engine = Literal["sequential", "batched", "auto", "ray"]
@@ -123,8 +124,8 @@ class FedExperiment:
 
     @property
     def name(self) -> str:
-        """The algorithm's name on the command line, which is that of its file."""
-        return type(self.algorithm).__module__.rpartition(".")[2]
+        """The algorithm's name on the command line: that of its file, or `module:Class`."""
+        return KINDS["fed"].name_of(self.algorithm)
 
     @property
     def protocol(self) -> str:
@@ -176,8 +177,8 @@ class GraphExperiment:
 
     @property
     def name(self) -> str:
-        """The method's name on the command line."""
-        return type(self.method).__name__.lower()
+        """The method's name on the command line: that of its file, or `module:Class`."""
+        return KINDS["graph"].name_of(self.method)
 
 
 @dataclass(frozen=True)
@@ -218,9 +219,19 @@ class ExperimentKind(NamedTuple):
         """The algorithms or methods there are."""
         return list(importlib.import_module(self.module).names())
 
+    @property
+    def registry(self) -> Registry[Any]:
+        """Where they are found by name."""
+        found: Registry[Any] = importlib.import_module(self.module).REGISTRY
+        return found
+
     def get(self, name: str) -> Any:
         """The algorithm or method of a name, with its default settings; ValueError if none."""
         return importlib.import_module(self.module).get(name)()
+
+    def name_of(self, member: Any) -> str:
+        """The name by which `get` gives one."""
+        return self.registry.name_of(member)
 
 
 KINDS = {

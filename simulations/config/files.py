@@ -8,7 +8,7 @@ from typing import Any
 import tomli_w
 
 from simulations.config.experiments import KINDS
-from simulations.config.grid import SEEDS, Document, _put
+from simulations.config.grid import SEEDS, Document, put
 from simulations.config.schema import leaves
 
 
@@ -37,8 +37,21 @@ def override(document: Document, assignments: Sequence[str]) -> Document:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
             raise ValueError(f"--set takes KEY=VALUE, such as fed.rounds=5, got {assignment!r}")
-        for place in _places(document, key.strip()):
-            document = _put(document, place.split("."), _value(text), assignment)
+        document = assigned(document, key.strip(), _value(text), f"--set {assignment}")
+    return document
+
+
+def assigned(document: Document, key: str, value: Any, said: str) -> Document:
+    """The document with a value for `fed.rounds`, or for `rounds` of [fed] and [graph].
+
+    Args:
+        document: to put it into.
+        key: dotted; of a table, or of those that know it.
+        value: as TOML would give it.
+        said: what to call the assignment in messages.
+    """
+    for place in _places(document, key):
+        document = put(document, place.split("."), value, said)
     return document
 
 

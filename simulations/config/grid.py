@@ -167,14 +167,12 @@ def _check_keys(given: Iterable[str], known: Iterable[str], table: str, source: 
             raise ValueError(f"{source}: unknown key {key!r} in [{table}]{hint}")
 
 
-def _put(document: Document, path: Sequence[str], value: Any, assignment: str) -> Document:
+def put(document: Document, path: Sequence[str], value: Any, said: str) -> Document:
     """The document with a value in a place, in tables that are made where they are not there."""
     first, *rest = path
     if not rest:
         return {**document, first: value}
     below = document.get(first, {})
     if not isinstance(below, dict):
-        raise ValueError(
-            f"--set {assignment}: {first} is {below!r}, and no table with {'.'.join(rest)} in it"
-        )
-    return {**document, first: _put(below, rest, value, assignment)}
+        raise ValueError(f"{said}: {first} is {below!r}, and no table with {'.'.join(rest)} in it")
+    return {**document, first: put(below, rest, value, said)}

@@ -32,4 +32,5 @@ def _hash(text: str) -> str:
 
 def folder_name(experiment: Experiment) -> str:
     """Where an experiment's run is kept: `fedmd-digits-s0-1a2b3c4d`."""
-    return f"{experiment.name}-{experiment.data}-s{experiment.seed}-{digest(experiment)[:8]}"
+    name = experiment.name.replace(":", ".")  # of a user's own, `module:Class`
+    return f"{name}-{experiment.data}-s{experiment.seed}-{digest(experiment)[:8]}"

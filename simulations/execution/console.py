@@ -1,45 +1,152 @@
-"""What a run says on the terminal: progress, records, tables, verdicts."""
+"""The command's ears and mouth: it runs experiments, and prints what comes of them.
 
+Progress and a line for each run go to standard error; records, tables and verdicts to standard
+output.
+"""
+
+import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from simulations import process
+from simulations.config import grid
+from simulations.execution import batch as batches
+from simulations.execution.batch import Batch, Options
 from simulations.execution.scheduler import Job
 from simulations.results import run_folder
 from simulations.results.run_folder import Record
+from simulations.results.summary import summaries
 
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False}  # brackets are the user's
 
 
 ERRORS = Console(stderr=True, soft_wrap=True, **PLAIN)
 
+# A disk that is full or broken, and a pipe that nobody reads, are nobody's mistake.
+NOT_THEIRS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
+
+
+class UsageError(click.ClickException):
+    """The user's input is wrong; its one line says what, and the way out."""
+
+    exit_code = process.WRONG
+
+
+class Stopped(click.ClickException):
+    """The user stopped it, or the system."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = process.stopped()  # type: ignore[misc]  # click reads the instance's
+
+
+@contextmanager
+def users_input() -> Iterator[None]:
+    """What goes wrong in here is the user's input."""
+    try:
+        yield
+    except RecursionError as error:
+        raise UsageError("lists or tables in the input are nested too deep to be read") from error
+    except (ValueError, OSError) as error:
+        if getattr(error, "errno", None) in NOT_THEIRS:
+            raise
+        raise UsageError(" ".join(str(error).split())) from error
+
 
 @dataclass(frozen=True)
-class Options:
-    """How to run, where to, and what to print; nothing here changes a number.
+class Shown:
+    """What is printed on standard output.
 
     Attributes:
-        out: the folder; by default one in `runs`, named after the experiments.
-        root: the folder of data sets.
-        workers: how many runs at once.
-        json: print records, not tables.
-        hide: of this algorithm nothing is printed, as it only is another one's baseline.
-        download: whether missing graph data may be fetched.
+        json: records, not tables.
+        hide: of this algorithm nothing, as it only is another one's baseline.
     """
 
-    out: Path | None = None
-    root: Path | None = None
-    workers: int | None = None
     json: bool = False
     hide: str | None = None
-    download: bool = False
+
+
+def execute(
+    document: grid.Document,
+    source: str,
+    name: str,
+    options: Options,
+    shown: Shown,
+    text: str = "",
+) -> int:
+    """Run the experiments of a document and print what comes of them; see `batch.opened`.
+
+    Returns:
+        The exit status: 0, or 1 if a run failed.
+    """
+    with ExitStack() as held:
+        with users_input():
+            opened = batches.opened(document, source, name, options, text)
+            batch = held.enter_context(opened)
+        failed = _run(batch, shown)
+        _finish(batch, shown)
+    return process.FAILED if failed else 0
+
+
+def _run(batch: Batch, shown: Shown) -> int:
+    """Run what is not complete, with a progress bar; the number of runs that failed."""
+    for job in batch.done:
+        for record in run_folder.load(job.folder)[0].records:
+            _show(job, record, shown)
+    total = len(batch.jobs)
+    if batch.done:
+        ERRORS.print(f"{len(batch.done)} of {total} runs are done already, in {batch.out}")
+    try:
+        return _listen(batch, shown) if batch.left else 0
+    except KeyboardInterrupt:
+        raise Stopped(
+            f"stopped; {len(batch.complete)} of {total} runs are done and kept in {batch.out}; "
+            "the same command goes on from there"
+        ) from None
+
+
+def _listen(batch: Batch, shown: Shown) -> int:
+    """Show records as they come, and a line for each finished run; how many runs failed."""
+    failed = 0
+    with _progress() as progress:
+        bar = progress.add_task("", total=len(batch.jobs), completed=len(batch.done))
+        for job, record in batches.run(batch):
+            _show(job, record, shown)
+            progress.update(bar, description=_status(job, record))
+            for note in record.get("notes", ()):
+                progress.console.print(f"{_who(job)}: {note}")
+            if record["record"] in ("run", "failed"):
+                progress.console.print(_line(job, record))
+                progress.advance(bar)
+            failed += record["record"] == "failed"
+    return failed
+
+
+def _finish(batch: Batch, shown: Shown) -> None:
+    """Summaries or tables, and the report."""
+    complete = batch.complete
+    runs = [run for folder in complete for run in run_folder.load(folder)]
+    if not runs:
+        return
+    if shown.json:
+        for summary in summaries(runs):
+            if summary["method"] != shown.hide:
+                print(run_folder.line(summary), flush=True)
+    else:
+        print_tables(runs)
+        print_verdicts(runs)
+    from simulations.reporting.report import write_report
+
+    ERRORS.print(f"report: {write_report(complete, batch.out)}")
 
 
 def _progress() -> Progress:
@@ -52,9 +159,9 @@ def _progress() -> Progress:
     return Progress(*columns, console=ERRORS, transient=True, disable=not ERRORS.is_terminal)
 
 
-def _show(job: Job, record: Record, options: Options) -> None:
+def _show(job: Job, record: Record, shown: Shown) -> None:
     """Print a record as a line of JSON, with the run that it belongs to."""
-    if options.json and job.experiment.name != options.hide:
+    if shown.json and job.experiment.name != shown.hide:
         who = {"method": job.experiment.name, "seed": job.experiment.seed}
         print(run_folder.line({"record": record["record"], **who, **record}), flush=True)
 

@@ -50,10 +50,10 @@ def test_a_name_that_is_none_has_a_hint(kdsim):
 
 
 def test_the_demo_is_that_of_kdsim_whatever_lies_here(kdsim, tmp_path, monkeypatch):
-    from simulations.execution import batch
+    from simulations.execution import console
 
     seen = []
-    monkeypatch.setattr(batch, "execute", lambda document, *_: seen.append(document) or 0)
+    monkeypatch.setattr(console, "execute", lambda document, *_: seen.append(document) or 0)
     (tmp_path / "demo.toml").write_text("[graph]\nmethod = 'mlp'")
     assert kdsim("demo")[0] == kdsim("run", "demo")[0] == 0
     assert ["fed" in document for document in seen] == [True, False]

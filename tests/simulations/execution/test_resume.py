@@ -9,7 +9,7 @@ import pytest
 from fedkd.rounds import checkpoint
 from fedkd.storage import atomic_files
 from simulations.cli import app
-from simulations.execution import batch
+from simulations.execution import console
 from simulations.results import run_folder
 from simulations.runners import federated
 from tests.simulations.conftest import SMALL, timeless
@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_is_refused_before_anything_runs(kdsim, tmp_path, n
 @pytest.mark.parametrize("command", [["resume", "runs"], COMMAND, ["report", "runs"]])
 def test_a_damaged_run_is_named_by_whoever_reads_it(kdsim, tmp_path, monkeypatch, name, command):
     with monkeypatch.context() as here:
-        here.setattr(batch, "_finish", lambda *given: None)
+        here.setattr(console, "_finish", lambda *given: None)
         assert kdsim(*COMMAND)[0] == 0
     (path,) = tmp_path.glob(f"runs/*/{name}")
     path.write_text("{\n" + path.read_text())

@@ -1,0 +1,72 @@
+"""Federated and graph knowledge distillation, simulated: the one name that a user imports.
+
+    import kdsim
+
+    for record in kdsim.simulate("dsfl", clients=10, alpha=0.1, rounds=5):
+        print(record["round"], record["accuracy"])            # the last one has the run's metrics
+
+    runs = kdsim.run("demo", set={"fed.rounds": 5}, out="runs/mine")    # an experiment, kept
+    print(runs.frame().groupby("method").accuracy.mean())
+    print(runs.report)                                        # the path of its page
+
+Nothing heavy is imported before it is used. What is public and stays: docs/stable.md.
+"""
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+# Public name -> the module that it is in.
+_PUBLIC = {
+    **dict.fromkeys(("simulate", "distill", "run", "load", "report"), "kdsim.api"),
+    "Runs": "kdsim.runs",
+    **dict.fromkeys(("Algorithm", "Client", "Model", "Properties", "Task"), "fedkd.core"),
+    **dict.fromkeys(
+        ("Message", "PayloadSpec", "Received", "Transform", "Upload"), "fedkd.messages"
+    ),
+    "Channel": "fedkd.communication.channel",
+    "Round": "fedkd.rounds.round",
+    **dict.fromkeys(("Graph", "Method"), "graphkd"),
+    "Outputs": "kdcore.outputs",
+    **dict.fromkeys(("Batches", "Examples", "TrainingConfig"), "kdcore.training.loop"),
+}
+_OURS = ("kdcore", "fedkd", "graphkd", "simulations")
+
+__all__ = [*sorted(_PUBLIC), "__version__"]
+
+
+def _guard() -> None:
+    """Say so, in one line, when a folder of the user's hides a package of ours."""
+    home = Path(__file__).resolve().parents[1]
+    for name in _OURS:
+        found = find_spec(name)
+        places = (
+            [Path(place).resolve() for place in (found.submodule_search_locations or ())]
+            if found
+            else []
+        )
+        if home / name not in places:
+            where = found.origin or ", ".join(map(str, places)) if found else "nowhere"
+            raise ImportError(
+                f"{name} of kdsim is hidden by {where}; rename that, or start Python elsewhere"
+            )
+
+
+_guard()
+
+try:
+    __version__ = version("kdsim")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"kdsim has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,187 @@
+"""What can be done with one call: simulate, distill, run an experiment, load and report runs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdsim import runs as kept
+from kdsim import settings as given
+from kdsim.runs import Runs, load
+from simulations.config.resources import Resources, read_resources
+from simulations.execution import batch as batches
+from simulations.execution.batch import Options
+from simulations.execution.scheduler import Job
+
+__all__ = ["distill", "load", "report", "run", "simulate"]
+
+Record = dict[str, Any]
+Folder = Path | str
+
+
+def simulate(
+    algorithm: Any,
+    *,
+    data: str = "digits",
+    data_root: Folder | None = None,
+    resources: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Iterator[Record]:
+    """One federated run, nothing of it kept: a record of each round, and at last one of the run.
+
+    Args:
+        algorithm: a name (`kdsim list algorithms`), `module:Class`, a class derived from
+            `kdsim.Algorithm`, or an instance.
+        data: the data set (`kdsim list datasets`).
+        data_root: the folder of data sets, by default $KDSIM_DATA or ~/.cache/kdsim.
+        resources: what it may take, as [resources] of an experiment file: actors, memory, ...
+        settings: of the experiment (`clients=10`, `alpha=0.1`, `rounds=5`) and of the algorithm;
+            nested ones as `local={"epochs": 5}` or `local__epochs=5`.
+
+    Raises:
+        ValueError: an unknown setting, the nearest is named, or a value that cannot be.
+        FileNotFoundError: a data file is missing.
+    """
+    experiment: Any = given.experiment("fed", algorithm, {"data": data, **settings})
+    from simulations.runners import federated
+
+    return federated.run(experiment, _path(data_root), _resources(resources))
+
+
+def distill(
+    method: Any,
+    *,
+    data: str = "digits-knn",
+    data_root: Folder | None = None,
+    download: bool = False,
+    device: str = "cpu",
+    **settings: Any,
+) -> Iterator[Record]:
+    """One graph distillation, nothing kept: a record of each epoch, and at last one of the run.
+
+    Args:
+        method: a name (`kdsim list methods`), `module:Class`, a class derived from
+            `kdsim.Method`, or an instance.
+        data: the graph.
+        data_root: the folder of data sets, by default $KDSIM_DATA or ~/.cache/kdsim.
+        download: whether missing data may be fetched.
+        device: of PyTorch.
+        settings: of the experiment (`protocol="inductive"`, `seed=1`) and of the method.
+
+    Raises:
+        ValueError: an unknown setting, the nearest is named, or a value that cannot be.
+        FileNotFoundError: a data file is missing.
+    """
+    experiment: Any = given.experiment("graph", method, {"data": data, **settings})
+    from simulations.runners import graph
+
+    root = _path(data_root)
+    if download:
+        graph.prepare(experiment, root, download)
+    return graph.run(experiment, root, device)
+
+
+def run(
+    what: Any,
+    *,
+    data: str | list[str] | None = None,
+    set: Mapping[str, Any] | None = None,
+    out: Folder | None = None,
+    data_root: Folder | None = None,
+    workers: int | None = None,
+    seeds: int | list[int] | None = None,
+    resources: Mapping[str, Any] | None = None,
+    download: bool = False,
+    listener: Callable[[Job, Record], None] | None = None,
+    **settings: Any,
+) -> Runs:
+    """All runs of an experiment, kept in a folder and reported; what is done is not done again.
+
+    As the command does it: the same folders, numbers and resuming. Nothing is printed.
+
+    Args:
+        what: the path of a TOML file; the name of an experiment that comes with kdsim (`kdsim list
+            experiments`); or an algorithm or a method, or a list of them, each as `simulate` and
+            `distill` take it.
+        data: the data set, or several.
+        set: settings of the file by their full names, `{"fed.rounds": 5}`, as after `--set`.
+        out: the folder; by default one in `runs`, named after the experiments.
+        data_root: the folder of data sets, by default $KDSIM_DATA or ~/.cache/kdsim.
+        workers: how many runs at once; by default as many as the cores hold.
+        seeds: seeds 0 to N-1, or a list.
+        resources: of each run, as [resources] of a file: cpus, gpus, actors, ...
+        download: whether missing graph data may be fetched.
+        listener: is called with the job and each record as it comes.
+        settings: for all that have them; a list where one value is due is an axis of the grid.
+
+    Raises:
+        ValueError, OSError: the input is wrong, and nothing was run; one line says why.
+        RuntimeError: a run failed. The others are done, and can be loaded.
+    """
+    asked = {"data": data, "seeds": seeds}
+    shared = {key: value for key, value in asked.items() if value is not None} | settings
+    wanted = (set or {}) | {f"resources.{k}": v for k, v in (resources or {}).items()}
+    source = given.source(what, shared, wanted)
+    said = [f"{key}={value!r}" for key, value in {**shared, **wanted}.items()]
+    call = f"kdsim.run({', '.join([repr(what), *said])})".replace("'", '"')
+    options = Options(_path(out), _path(data_root), workers, download, (call,))
+    failed = []
+    document, name, text = source.document, source.name, source.text
+    with _threads(), batches.opened(document, source.said, name, options, text) as batch:
+        for job, record in batches.run(batch):
+            if listener is not None:
+                listener(job, record)
+            if record["record"] == "failed":
+                failed.append(f"{job.folder.name}: {record['error']}")
+        complete = batch.complete
+        if complete:
+            report(*complete, out=batch.out)
+    if failed:
+        raise RuntimeError(
+            f"{len(failed)} of {len(batch.jobs)} runs failed, the first {failed[0]}; "
+            f"what is done is in {batch.out}"
+        )
+    return Runs(tuple(one for path in complete for one in kept.of([path])), batch.out)
+
+
+def report(*runs: Runs | Folder, out: Folder | None = None, select: str | None = None) -> Path:
+    """One self-contained page about runs, with tables and figures beside it; its path.
+
+    Args:
+        runs: folders of runs, or what `run` and `load` give.
+        out: the page, or the folder for it; by default what holds all the runs.
+        select: a metric, such as "accuracy_validation": of each method only the setting that is
+            best by it.
+
+    Raises:
+        ValueError: a folder is missing, or holds no finished run; nothing to select by.
+    """
+    from simulations.reporting.report import write_report
+
+    if not runs:
+        raise ValueError("name at least one folder of runs, such as report('runs/mine')")
+    folders: list[Path] = []
+    for one in runs:
+        folders += [r.path for r in one.complete] if isinstance(one, Runs) else [Path(one)]
+    alone = runs[0].folder if len(runs) == 1 and isinstance(runs[0], Runs) else None
+    return write_report(folders, _path(out) or alone, select)
+
+
+def _path(folder: Folder | None) -> Path | None:
+    return None if folder is None else Path(folder).expanduser()
+
+
+def _resources(asked: Mapping[str, Any] | None) -> Resources:
+    return read_resources({"resources": dict(asked or {})}, "resources")
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """A run sets how many threads PyTorch has; afterwards the caller has as many as before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

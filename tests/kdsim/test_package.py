@@ -1,0 +1,50 @@
+"""The one name that users import: what it has, what it costs, and what may hide it."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kdsim
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", [name for name in kdsim.__all__ if name != "__version__"])
+def test_every_public_name_is_there_and_documented(name):
+    found = getattr(kdsim, name)
+    assert (getattr(found, "__doc__", None) or name == "Message").__bool__()
+    assert name in dir(kdsim)
+
+
+def test_what_is_not_there_is_an_attribute_error_that_lists_what_is():
+    with pytest.raises(AttributeError, match="no 'simulat'.*simulate"):
+        _ = kdsim.simulat
+
+
+def test_importing_it_imports_nothing_heavy():
+    code = "import sys, kdsim; kdsim.__version__; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"torch", "flwr", "ray", "torch_geometric", "pandas", "pydantic", "rich"}
+
+
+@pytest.mark.parametrize("name", ["kdcore", "simulations"])
+def test_a_folder_that_hides_a_package_is_named(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(REPOSITORY)!r}]; import kdsim"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode != 0
+    assert f"ImportError: {name} of kdsim is hidden by {tmp_path}" in last
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert kdsim.__version__ == importlib.metadata.version("kdsim")
