@@ -3,11 +3,13 @@
 Heavy imports stay inside functions, so that `kdsim --help` is quick.
 """
 
+import importlib
 import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,6 +56,24 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="runs at once [default: as many as there are cores]")
 ]
 Json = Annotated[bool, typer.Option("--json", help="a JSON object a line on standard output")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import kdsim
+
+        print(f"kdsim {kdsim.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="print it, and no more"),
+    ] = False,
+) -> None:
+    """What comes before a command."""
 
 
 @app.command()
@@ -233,6 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
     process.speak_plainly()
+    if hidden := _hidden():
+        process.complain(hidden)
+        return process.WRONG
     with process.ended_by_signals():
         try:
             status = int(command().main(arguments, prog_name="kdsim", standalone_mode=False) or 0)
@@ -242,6 +265,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return status
         except BaseException as error:
             return _ended(error)
+
+
+def _hidden() -> str:
+    """What hides a package of kdsim from Python, in a line; nothing where nothing does."""
+    found = find_spec("kdsim")
+    where = found.origin if found else None
+    if where is None or Path(where).resolve().parents[1] != Path(__file__).resolve().parents[2]:
+        there = where or "another folder of that name"
+        return f"kdsim is hidden by {there}; rename that, or start elsewhere"
+    try:
+        importlib.import_module("kdsim")
+    except ImportError as error:
+        return str(error)
+    return ""
 
 
 def _ended(error: BaseException) -> int:

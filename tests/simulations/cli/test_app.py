@@ -331,3 +331,19 @@ def test_the_module_is_the_command(tmp_path):
         "no experiment file nowhere.toml, nor one of that name that comes with kdsim; "
         "see `kdsim list experiments`\n"
     )
+
+
+def test_the_version_is_that_of_the_distribution(kdsim):
+    import importlib.metadata
+
+    assert kdsim("--version") == (0, f"kdsim {importlib.metadata.version('kdsim')}\n", "")
+
+
+@pytest.mark.parametrize("name", ["kdsim", "fedkd", "kdcore"])
+def test_a_file_that_hides_a_package_of_ours_is_named_in_one_line(tmp_path, name):
+    (tmp_path / f"{name}.py").write_text("")
+    run = [sys.executable, "-m", "simulations", "--version"]
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"is hidden by {tmp_path / name}.py; rename that" in done.stderr
