@@ -2,4 +2,21 @@
 
 Read `fedkd.core` first (the nouns), then `fedkd.rounds.round` (one round), then any file of
 `fedkd.algorithms` (one paper each).
+
+`__all__` names the modules, none of which is imported before it is asked for.
 """
+
+__all__ = [
+    "algorithms",
+    "attacks",
+    "communication",
+    "components",
+    "core",
+    "data",
+    "engines",
+    "flower",
+    "messages",
+    "models",
+    "rounds",
+    "storage",
+]

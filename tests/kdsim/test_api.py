@@ -295,12 +295,8 @@ def test_a_frame_has_a_row_for_each_run(runs):
         for alpha in (0.1, 1.0)
         for seed in (0, 1)
     }
-    assert (
-        kdsim.load("out")
-        .frame()
-        .sort_values("folder", ignore_index=True)
-        .equals(frame.sort_values("folder", ignore_index=True))
-    )
+    again = kdsim.load(runs.folder).frame().sort_values("folder", ignore_index=True)
+    assert again.equals(frame.sort_values("folder", ignore_index=True))
 
 
 def test_a_table_has_mean_and_spread_over_seeds(runs):

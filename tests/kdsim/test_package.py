@@ -48,3 +48,32 @@ def test_a_folder_that_hides_a_package_is_named(tmp_path, name):
 
 def test_the_version_is_that_of_the_distribution():
     assert kdsim.__version__ == importlib.metadata.version("kdsim")
+
+
+@pytest.mark.parametrize("package", ["kdcore", "fedkd", "graphkd", "simulations"])
+def test_every_package_says_what_is_public_and_has_it(package):
+    code = f"from {package} import *; import {package}; print(*{package}.__all__)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; [globals()[name] for name in {package}.__all__]"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert bool(done.stdout.split()) == (package != "simulations")
+
+
+@pytest.mark.parametrize("package", ["kdcore", "fedkd", "simulations"])
+def test_a_package_alone_imports_nothing_heavy(package):
+    code = f"import sys, {package}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert "torch" not in done.stdout.split()
+
+
+def test_the_page_of_what_is_stable_names_all_that_is_public():
+    import kdsim.api
+
+    text = (REPOSITORY / "docs" / "stable.md").read_text()
+    assert all(f"`{name}`" in text for name in (*kdsim.api.__all__, "Runs", "kdsim.__all__"))
