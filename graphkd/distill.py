@@ -10,11 +10,10 @@ from torch import nn
 from graphkd import inputs, methods
 from graphkd.core import Epoch, Result, Split, Trained, View
 from graphkd.data import registry
-from graphkd.data.graph_collection import Graphs
 from graphkd.evaluation import metrics as evaluation
 from graphkd.graph import Graph
 from graphkd.inputs import Encoder
-from graphkd.method import DistillationContext, Method
+from graphkd.method import DistillationContext, Method, Plan
 from graphkd.models import networks
 from graphkd.training import published
 from graphkd.training.distillation import fit_one_teacher, fit_student, fit_teacher, fit_together
@@ -52,32 +51,49 @@ def run(
     if isinstance(method, str):
         method = methods.get(method)()
     graph = registry.load(data, root, download) if isinstance(data, str) else data
-    check(method, graph)
-    yield from distill(method, registry.split(graph, protocol, seed).to(device), seed=seed)
+    plan = planned(method, graph, protocol)
+    yield from carry_out(plan, registry.split(graph, protocol, seed).to(device), seed=seed)
 
 
 def distill(
     method: Method, split: Split, *, seed: int, train: Callable[..., Fit] = fit_one_teacher
 ) -> Iterator[Epoch | Result]:
-    """A method on a graph that is split already: every epoch, and at last the result.
+    """A method on a graph that is split already: `planned`, then `carry_out`."""
+    plan = planned(method, split.view("evaluate").graph, split.protocol)
+    yield from carry_out(plan, split, seed=seed, train=train)
+
+
+def planned(method: Method, graph: Graph, protocol: str) -> Plan:
+    """The plan of a method on this data, before any training.
+
+    Raises:
+        ValueError: the method cannot run on it; the message says which can.
+    """
+    check(method, graph)
+    return published.resolve(method, graph.name, protocol)
+
+
+def carry_out(
+    plan: Plan, split: Split, *, seed: int, train: Callable[..., Fit] = fit_one_teacher
+) -> Iterator[Epoch | Result]:
+    """A plan on a graph that is split: every epoch, and at last the result.
 
     Phases in order: "teacher", if the scheme has one; "baseline", the same student trained on the
     labels alone from the same weights; "student". In the scheme "alone" the baseline is the
     student; in the scheme "mutual" the teachers learn in the phase of the student. A teacher of
     the phase "teacher" is trained by `train`, which may as well know it from before.
     """
-    check(method, split.view("evaluate").graph)
-    task = _task(method, split, seed)
+    scheme, task = plan.method.scheme, _task(plan, split, seed)
     teacher, epochs = None, {}
-    if method.scheme == "offline":
-        teacher = yield from fit_teacher(task.method, split, seed=seed, train=train)
+    if scheme == "offline":
+        teacher = yield from fit_teacher(plan.teachers, split, seed=seed, train=train)
         epochs["teacher"] = teacher.epoch
-    phase = "student" if method.scheme == "alone" else "baseline"
+    phase = "student" if scheme == "alone" else "baseline"
     pupil = alone = yield from _alone(task, phase)
     epochs[phase] = alone.epoch
-    if method.scheme == "mutual":
+    if scheme == "mutual":
         pupil, teacher = yield from _together(task)
-    elif method.scheme != "alone":
+    elif scheme != "alone":
         pupil = yield from _taught(task, teacher)
     epochs["student"] = pupil.epoch
     metrics = evaluation.measure(
@@ -87,7 +103,7 @@ def distill(
         None if teacher is None else evaluation.everywhere(teacher.network, split),
     )
     data = task.view.graph.name
-    name = type(method).__name__.lower()
+    name = methods.REGISTRY.name_of(plan.method)
     trained = {"baseline": Trained(alone.network, task.encode)}
     if pupil is not alone:
         trained["student"] = Trained(pupil.network, task.encode)
@@ -101,25 +117,23 @@ def check(method: Method, graph: Graph) -> None:
     for name in (method.student, *method.teacher.split("+")):
         networks.get(name)
     inputs.get(method.inputs)
-    lacks = set()
-    if isinstance(graph, Graphs):
-        lacks = {"edges"} | ({"classes"} if graph.y.is_floating_point() else set())
-        if method.inputs != "features":
-            lacks |= {"inputs"}
+    lacks = graph.lacks
+    if "edges" in lacks and method.inputs != "features":
+        lacks |= {"inputs"}
     if missing := lacks & (method.needs | {"inputs"}):
         fit = [name for name in methods.names() if not methods.get(name).needs & lacks]
         raise ValueError(
             f"{graph.name} has no {' and no '.join(sorted(missing))} of the kind that "
-            f"{type(method).__name__.lower()} needs: its examples are whole graphs"
+            f"{methods.REGISTRY.name_of(method)} needs: its examples are whole graphs"
             f"{' with real targets' if 'classes' in lacks else ''}; choose one of "
             f"{', '.join(fit)}, with inputs 'features'"
         )
 
 
 class _Task(NamedTuple):
-    """A resolved method, the view to learn on, and the same view with the student's inputs."""
+    """A plan, the view to learn on, and the same view with the student's inputs."""
 
-    method: Method
+    plan: Plan
     view: View
     encode: Encoder
     seen: View
@@ -128,22 +142,21 @@ class _Task(NamedTuple):
     def fresh(self) -> nn.Module:
         """The student before any training."""
         graph = self.seen.graph
-        network = build(published.student(self.method), graph, self.seed, "student")
+        network = build(self.plan.student, graph, self.seed, "student")
         with seeded(self.seed, graph.x.device, "student", "more weights"):
-            return self.method.build(network, graph).to(graph.x)
+            return self.plan.method.build(network, graph).to(graph.x)
 
 
-def _task(method: Method, split: Split, seed: int) -> _Task:
+def _task(plan: Plan, split: Split, seed: int) -> _Task:
     view = split.view("distill")
-    method = published.resolve(method, view.graph.name, split.protocol)
-    encode = method.encoder(view, seed)
-    return _Task(method, view, encode, replace(view, graph=encode(view)), seed)
+    encode = plan.method.encoder(view, seed)
+    return _Task(plan, view, encode, replace(view, graph=encode(view)), seed)
 
 
 def _alone(task: _Task, phase: str) -> Fit:
     """The student from the labels alone."""
-    weight = task.method.hard_weight if task.method.scheme == "alone" else 1.0
-    student = published.student(task.method)
+    method, student = task.plan.method, task.plan.student
+    weight = method.hard_weight if method.scheme == "alone" else 1.0
     return fit_student(
         task.fresh(), student, task.seen, hard_weight=weight or 0.0, phase=phase, seed=task.seed
     )
@@ -151,25 +164,27 @@ def _alone(task: _Task, phase: str) -> Fit:
 
 def _taught(task: _Task, teacher: Fitted | None) -> Fit:
     """The student from a teacher, or from itself."""
-    method, view, _, seen, seed = task
+    plan, view, _, seen, seed = task
     network = task.fresh()
     guide = None if teacher is None else teacher.network
     targets = None if guide is None else predict(guide, view.graph)
     with seeded(seed, seen.graph.x.device, "student", "terms"):
-        terms = method.terms(DistillationContext(network, seen, guide, view.graph, targets, seed))
+        terms = plan.method.terms(
+            DistillationContext(network, seen, guide, view.graph, targets, seed)
+        )
     for term in terms:
         if isinstance(term.loss, nn.Module):
             term.loss.to(seen.graph.x)  # its device and floating type
-    weight = method.hard_weight or 0.0
-    student = published.student(method)
-    return fit_student(network, student, seen, targets, terms, hard_weight=weight, seed=seed)
+    weight = plan.method.hard_weight or 0.0
+    return fit_student(network, plan.student, seen, targets, terms, hard_weight=weight, seed=seed)
 
 
 def _together(task: _Task) -> Generator[Epoch, None, tuple[Fitted, Fitted]]:
     """The student and its teachers at once; the student, and the first of the others."""
-    method, view, _, seen, seed = task
-    others = [build(t, view.graph, seed, t.network) for t in published.teachers(method)]
+    plan, view, _, seen, seed = task
+    others = [build(one, view.graph, seed, one.network) for one in plan.teachers]
+    exchange = plan.method.exchange()
     found = yield from fit_together(
-        [task.fresh(), *others], published.student(method), method, seen, view.graph, seed=seed
+        [task.fresh(), *others], plan.student, exchange, seen, view.graph, seed=seed
     )
     return found[0], found[1]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class Graph:
         x: (N, D) features; edge_index: (2, E) from, to; y: (N,) labels 0..C-1, or HIDDEN.
     """
 
+    readout: ClassVar[str] = ""  # by which nodes become one example; "" where a node is one
     x: Tensor
     edge_index: Tensor
     y: Tensor
@@ -40,6 +42,16 @@ class Graph:
     def num_nodes(self) -> int:
         """How many nodes there are, N."""
         return self.x.shape[0]
+
+    @property
+    def union(self) -> "Graph":
+        """All nodes in one graph: this one."""
+        return self
+
+    @property
+    def lacks(self) -> frozenset[str]:
+        """What the data has not of that which a `Method` may need: "edges", "classes"."""
+        return frozenset()
 
     @cached_property
     def features(self) -> sparse.Matrix | Tensor:

@@ -1,14 +1,14 @@
-"""What a recipe is made of: the Lesson of a run, the Terms of a loss, and the Method itself."""
+"""The Method, what its loss is made of, and the Plan that it becomes for a data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 
 from graphkd import inputs
-from graphkd.core import View
+from graphkd.core import StudentSpec, TeacherSpec, View
 from graphkd.graph import Graph, Part
 from graphkd.inputs import Encoder
 from kdcore.outputs import Outputs
@@ -87,17 +87,20 @@ class Method:
     """A recipe: who teaches whom, from which inputs, by which terms. Its fields are its settings.
 
     A field that is None takes the published value for the data set or network, see
-    `graphkd.training.published`. The loss is hard_weight * CE[train] + sum of the terms. Several
-    teachers, such as "sage+gcn", teach as one, see `graphkd.models.teacher_ensemble`. Who is
-    trained, and in which order, is the scheme: "alone" (no teacher), "offline" (a teacher, then
-    the student), "own" (the student is its own teacher) or "mutual" (several students teach each
-    other), see `graphkd.distill`. What it needs of the data is "edges" between the examples, which
-    whole graphs have not, and "classes", which real targets are not.
+    `graphkd.training.published`, which makes a `Plan` of it. The loss is hard_weight * CE[train] +
+    sum of the terms. Several teachers, such as "sage+gcn", teach as one, see
+    `graphkd.models.teacher_ensemble`. Who is trained, and in which order, is the scheme: "alone"
+    (no teacher), "offline" (a teacher, then the student), "own" (the student is its own teacher) or
+    "mutual" (several students teach each other), see `graphkd.distill`. What it needs of the data
+    is "edges" between the examples, which whole graphs have not, and "classes", which real targets
+    are not.
     """
 
     scheme: ClassVar[Literal["alone", "offline", "own", "mutual"]] = "offline"
     needs: ClassVar[frozenset[str]] = frozenset({"edges", "classes"})  # of the data
     ranges: ClassVar[dict[str, tuple[float, float]]] = {}  # of its own settings, both ends included
+    # Its own settings by data set ("cora"), or data set and protocol ("cora inductive"); "" any.
+    published_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {"": {}}
 
     teacher: str = "sage"
     student: str = "mlp"
@@ -151,6 +154,20 @@ class Method:
         A run moves it to the device and the floating type of the graph.
         """
         return network
+
+
+class Plan(NamedTuple):
+    """A method for a data set and a protocol, with nothing left open: made once, then passed on.
+
+    Args:
+        method: its fields have values; it knows the student's inputs and the terms of the loss.
+        student: how the student is built and trained.
+        teachers: likewise each teacher, or each that learns beside it; none without a teacher.
+    """
+
+    method: Method
+    student: StudentSpec
+    teachers: tuple[TeacherSpec, ...]
 
 
 def sample(n: int, generator: Generator, count: int) -> Tensor:

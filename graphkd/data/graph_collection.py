@@ -36,6 +36,7 @@ class Graphs(Graph):
         is 1.
     """
 
+    readout = "sum"
     owner: Tensor = field(kw_only=True)
 
     def __post_init__(self) -> None:
@@ -47,6 +48,11 @@ class Graphs(Graph):
     def num_nodes(self) -> int:
         """How many examples there are, G: what is a node to a phase of a run is a graph here."""
         return len(self.y)
+
+    @property
+    def lacks(self) -> frozenset[str]:
+        """Edges between the examples; and classes, if the targets are real."""
+        return frozenset({"edges", "classes"} if self.y.is_floating_point() else {"edges"})
 
     @cached_property
     def union(self) -> Graph:

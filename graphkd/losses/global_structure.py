@@ -124,7 +124,7 @@ def structural_similarity(
 
     Convention: the inner products are as they are, not normalised, so the value grows with the
     fourth power of the embeddings and the authors' weights run from 0.9 down to 1e-9. Their
-    `project` is a learned linear map with ReLU and dropout, `learned.rectified`; None leaves the
+    `project` is a learned linear map with ReLU and dropout, `projectors.rectified`; None leaves the
     student as it is. It is `global_structure` with the linear kernel.
 
     Time grows as N^2 D; memory as N D, beside one block of N columns.

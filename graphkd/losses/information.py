@@ -38,7 +38,7 @@ def contrastive(
     Convention: the softmax runs over the teacher's nodes j, the positive included. The negatives
     are all other nodes of the call: `LossTerm.nodes` draws them. Not 0 where the student is the
     teacher, but near it where T is small. The projection of the teacher's side learns too, the
-    teacher does not. Joshi et al. have T from 0.05 to 0.1 and `learned.heads` to 256 features.
+    teacher does not. Joshi et al. have T from 0.05 to 0.1 and `projectors.heads` to 256 features.
 
     Time grows as N^2 D; memory as N D, beside one block of N columns. Edges are not looked at.
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from graphkd import losses
 from graphkd.graph import Graph, Part
 from graphkd.method import DistillationContext, LossTerm, Method
+from graphkd.training import published
 from kdcore.outputs import Outputs
 
 
@@ -24,6 +25,7 @@ class FFG2M(Method):
     without its square.
     """
 
+    published_settings = published.FFG2M
     ranges = {"hard_weight": (0, 1)}
 
     hard_weight: float | None = None

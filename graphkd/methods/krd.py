@@ -12,6 +12,7 @@ from graphkd.graph import Graph, Part
 from graphkd.losses import reliability
 from graphkd.method import ANY, DistillationContext, LossTerm, Method
 from graphkd.models import networks
+from graphkd.training import published
 from graphkd.training.loop import predict
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
@@ -37,6 +38,7 @@ class KRD(Method):
     without its square, and a mean over the kept pairs and the nodes themselves, not over nodes.
     """
 
+    published_settings = published.KRD
     ranges = {"hard_weight": (0, 1), "momentum": (0, 1), "warmup": (0, ANY), "bins": (2, ANY)}
 
     hard_weight: float | None = None

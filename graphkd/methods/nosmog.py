@@ -12,6 +12,7 @@ from graphkd.graph import Graph, Part
 from graphkd.inputs import Encoder, positions
 from graphkd.losses.projectors import rectified
 from graphkd.method import ANY, DistillationContext, LossTerm, Method, sample
+from graphkd.training import published
 from kdcore.losses import response
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
@@ -42,6 +43,7 @@ class NOSMOG(Method):
     themselves.
     """
 
+    published_settings = published.NOSMOG
     ranges = {
         "dimensions": (1, ANY),
         "walks": (1, ANY),

@@ -1,5 +1,6 @@
 """From the nodes of a graph to one answer for the graph."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -48,10 +49,18 @@ class Readout(nn.Module):
         return outputs.logits.relu() / self.size
 
 
-def build(name: str, graphs: Graphs, hidden: int, layers: int, dropout: float) -> nn.Module:
-    """A fresh network for graphs: that of this name, whose output is as wide as its layers."""
-    wide = replace(graphs.union, classes=hidden)
+READOUTS: dict[str, Callable[[nn.Module, int, int, float], nn.Module]] = {"sum": Readout}
+
+
+def build(name: str, graph: Graph, hidden: int, layers: int, dropout: float) -> nn.Module:
+    """A fresh network of this name for the examples of a graph: by its `readout` where it has one.
+
+    The network before a readout gives as many outputs as its layers are wide.
+    """
+    if not graph.readout:
+        return networks.build(name, graph, hidden, layers, dropout)
+    wide = replace(graph.union, classes=hidden)
     network = networks.build(name, wide, hidden, layers, dropout)
-    size = len(graphs.owner) / graphs.num_nodes
-    readout = Readout(network, hidden, graphs.classes, size)
-    return readout.to(device=graphs.x.device, dtype=graphs.x.dtype)
+    size = len(graph.x) / graph.num_nodes
+    whole = READOUTS[graph.readout](network, hidden, graph.classes, size)
+    return whole.to(device=graph.x.device, dtype=graph.x.dtype)

@@ -8,10 +8,10 @@ from torch import Generator, Tensor, nn
 
 from graphkd.core import Epoch, LeakError, Split, StudentSpec, TeacherSpec, View
 from graphkd.graph import Graph, Part
-from graphkd.method import LossTerm, Method
+from graphkd.method import LossTerm
 from graphkd.models import networks
 from graphkd.models.teacher_ensemble import TeacherEnsemble, learn_weights
-from graphkd.training import published, stacked
+from graphkd.training import stacked
 from graphkd.training.loop import (
     Fit,
     Fitted,
@@ -38,18 +38,21 @@ def fit_one_teacher(
 
 
 def fit_teacher(
-    method: Method, split: Split, *, seed: int, train: Callable[..., Fit] = fit_one_teacher
+    teachers: Sequence[TeacherSpec],
+    split: Split,
+    *,
+    seed: int,
+    train: Callable[..., Fit] = fit_one_teacher,
 ) -> Fit:
-    """Train the teacher of a method on the labels of the training nodes, on what it may see.
+    """Train the teacher of a student on the labels of the training nodes, on what it may see.
 
     Of several teachers, each is trained, and then the weights of their mixture are learnt on the
     validation nodes; the epoch is that of the first. Yields epochs and returns it `Fitted`, with
     frozen weights: `yield from`, or `finish`. `train` takes the place of `fit_one_teacher`.
     """
-    several = published.teachers(method)
     found = []
-    for one in several:
-        phase = "teacher" if len(several) == 1 else f"teacher {one.network}"
+    for one in teachers:
+        phase = "teacher" if len(teachers) == 1 else f"teacher {one.network}"
         found.append((yield from train(one, split, phase=phase, seed=seed)))
     if len(found) == 1:
         return found[0]
@@ -136,7 +139,7 @@ def _on_labels(
 def fit_together(
     fresh: Sequence[nn.Module],
     student: StudentSpec,
-    method: Method,
+    exchange: tuple[float, float],
     view: View,
     plain: Graph,
     *,
@@ -147,14 +150,14 @@ def fit_together(
     Args:
         fresh: the student, then the others.
         student: how all of them are trained.
-        method: has the temperature and the weight of what the others say.
+        exchange: the weight of what the others say, and its temperature.
         view: of the phase "distill", its graph with the student's inputs.
         plain: the same graph with the inputs of the others.
         seed: of dropout.
     """
     peers = MutualLearners(fresh)
     graphs = [view.graph] + [plain] * (len(fresh) - 1)
-    step = together(peers, graphs, view, *method.exchange())
+    step = together(peers, graphs, view, *exchange)
     fitted = yield from fit("student", peers, student, view.graph, view.part("val"), step, seed)
     return [Fitted(network, fitted.epoch) for network in fresh]
 

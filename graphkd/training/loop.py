@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from graphkd.core import Epoch, StudentSpec, TeacherSpec
-from graphkd.data import graph_collection
 from graphkd.graph import Graph
-from graphkd.models import networks, readout
+from graphkd.models import readout
 from kdcore import metrics
 from kdcore.losses import response
 from kdcore.outputs import Outputs
@@ -59,9 +58,7 @@ def build(description: TeacherSpec | StudentSpec, graph: Graph, seed: int, role:
     """A fresh network for a graph; the same for the same seed and role."""
     name, hidden, layers, dropout = description[:4]
     with seeded(seed, graph.x.device, role, "weights"):
-        if isinstance(graph, graph_collection.Graphs):
-            return readout.build(name, graph, hidden, layers, dropout)
-        return networks.build(name, graph, hidden, layers, dropout)
+        return readout.build(name, graph, hidden, layers, dropout)
 
 
 def fit(

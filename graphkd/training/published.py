@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from graphkd.core import StudentSpec, TeacherSpec
-from graphkd.method import Method
+from graphkd.method import Method, Plan
 
 Table = dict[str, dict[str, Any]]
 
@@ -62,66 +62,65 @@ _COMPUTERS = dict(lr=0.003, weight_decay=5e-3, dropout=0.1)
 _PHOTO = dict(lr=0.001, weight_decay=1e-3, dropout=0.1)
 
 # Of one method alone, on a data set, and where it matters by protocol; "" is any other.
-METHODS: dict[str, Table] = {
-    "nosmog": {
-        "cora": _nosmog(64, 5, 50, 5, 0.04, 0.1),
-        "cora inductive": _nosmog(64, 3, 50, 3, 0.05, 0.1),
-        "citeseer": _nosmog(16, 15, 50, 5, 0.045, 0.1),
-        "citeseer inductive": _nosmog(64, 9, 50, 5, 0.05, 0.3),
-        "amazon-computers": _nosmog(64, 1, 70, 5, 0.07, 1e-9, **_COMPUTERS),
-        "amazon-computers inductive": _nosmog(64, 15, 70, 5, 0.06, 1e-9, **_COMPUTERS),
-        "amazon-photo": _nosmog(64, 1, 30, 5, 0.1, 1e-9, **_PHOTO),
-        "amazon-photo inductive": _nosmog(32, 1, 50, 3, 0.1, 1e-8, **_PHOTO),
-        "": _nosmog(64, 5, 50, 5, 0.05, 1e-6),
-    },
-    "krd": {
-        "cora": _wu(0.3, 1.1, 0.6, 0.01, 5e-4),
-        "cora inductive": _wu(0.0, 0.8, 0.6, 0.005, 1e-3),
-        "citeseer": _wu(0.0, 0.8, 0.4, 0.01, 5e-4),
-        "citeseer inductive": _wu(0.0, 1.0, 0.3, 0.01, 5e-4),
-        "amazon-computers": _wu(0.0, 1.1, 0.4, 0.005, 5e-4),
-        "amazon-computers inductive": _wu(0.4, 1.2, 0.5, 0.005, 1e-3),
-        "amazon-photo": _wu(0.0, 1.1, 0.4, 0.005, 5e-4),
-        "amazon-photo inductive": _wu(0.4, 1.2, 0.5, 0.005, 1e-3),
-        "": _wu(0.0, 1.0, 0.5, 0.01, 5e-4),
-    },
-    "ffg2m": {
-        "cora": _wu(0.5, 1.3, 0.4, 0.01, 5e-4),
-        "citeseer": _wu(0.1, 1.2, 0.5, 0.01, 5e-4),
-        "amazon-computers": _wu(0.2, 1.5, 0.4, 0.001, 5e-4),
-        "amazon-photo": _wu(0.2, 1.5, 0.4, 0.001, 5e-4),
-        "": _wu(0.2, 1.3, 0.5, 0.01, 5e-4),
-    },
+NOSMOG: Table = {
+    "cora": _nosmog(64, 5, 50, 5, 0.04, 0.1),
+    "cora inductive": _nosmog(64, 3, 50, 3, 0.05, 0.1),
+    "citeseer": _nosmog(16, 15, 50, 5, 0.045, 0.1),
+    "citeseer inductive": _nosmog(64, 9, 50, 5, 0.05, 0.3),
+    "amazon-computers": _nosmog(64, 1, 70, 5, 0.07, 1e-9, **_COMPUTERS),
+    "amazon-computers inductive": _nosmog(64, 15, 70, 5, 0.06, 1e-9, **_COMPUTERS),
+    "amazon-photo": _nosmog(64, 1, 30, 5, 0.1, 1e-9, **_PHOTO),
+    "amazon-photo inductive": _nosmog(32, 1, 50, 3, 0.1, 1e-8, **_PHOTO),
+    "": _nosmog(64, 5, 50, 5, 0.05, 1e-6),
+}
+
+KRD: Table = {
+    "cora": _wu(0.3, 1.1, 0.6, 0.01, 5e-4),
+    "cora inductive": _wu(0.0, 0.8, 0.6, 0.005, 1e-3),
+    "citeseer": _wu(0.0, 0.8, 0.4, 0.01, 5e-4),
+    "citeseer inductive": _wu(0.0, 1.0, 0.3, 0.01, 5e-4),
+    "amazon-computers": _wu(0.0, 1.1, 0.4, 0.005, 5e-4),
+    "amazon-computers inductive": _wu(0.4, 1.2, 0.5, 0.005, 1e-3),
+    "amazon-photo": _wu(0.0, 1.1, 0.4, 0.005, 5e-4),
+    "amazon-photo inductive": _wu(0.4, 1.2, 0.5, 0.005, 1e-3),
+    "": _wu(0.0, 1.0, 0.5, 0.01, 5e-4),
+}
+
+FFG2M: Table = {
+    "cora": _wu(0.5, 1.3, 0.4, 0.01, 5e-4),
+    "citeseer": _wu(0.1, 1.2, 0.5, 0.01, 5e-4),
+    "amazon-computers": _wu(0.2, 1.5, 0.4, 0.001, 5e-4),
+    "amazon-photo": _wu(0.2, 1.5, 0.4, 0.001, 5e-4),
+    "": _wu(0.2, 1.3, 0.5, 0.01, 5e-4),
 }
 
 
-def resolve(method: Method, data: str, protocol: str) -> Method:
-    """The method with the student's fields, and its own, that are None at published values."""
+def resolve(method: Method, data: str, protocol: str) -> Plan:
+    """The plan of a method: published values for what is None, and who is trained how."""
     published = dict(THIN)
     if method.student == "mlp":
         published |= {"hidden": 128, **MLP.get(data, MLP[""])}
-    own = METHODS.get(type(method).__name__.lower(), {"": {}})
+    own = method.published_settings
     published |= own.get(f"{data} {protocol}") or own.get(data) or own[""]
     missing = {name: v for name, v in published.items() if getattr(method, name) is None}
-    return replace(method, **missing)
+    resolved = replace(method, **missing)
+    taught = method.scheme in ("offline", "mutual")
+    teachers = [_teacher(resolved, one) for one in method.teacher.split("+") if taught]
+    return Plan(resolved, _student(resolved), tuple(teachers))
 
 
-def teachers(method: Method) -> list[TeacherSpec]:
-    """How each teacher of a method is built and trained; what is given goes for all of them."""
-    found = []
-    for network in method.teacher.split("+"):
-        published = {"layers": 2, **TEACHERS.get(network, TEACHERS["sage"])}
-        given = {name: getattr(method, f"teacher_{name}") for name in published}
-        chosen: dict[str, Any] = {n: published[n] if v is None else v for n, v in given.items()}
-        for limit in ("epochs", "patience", "batch"):
-            chosen[limit] = getattr(method, f"teacher_{limit}")
-        found.append(TeacherSpec(network, **chosen))
-    return found
+def _teacher(method: Method, network: str) -> TeacherSpec:
+    """One of the teachers; what is given goes for all of them."""
+    published = {"layers": 2, **TEACHERS.get(network, TEACHERS["sage"])}
+    given = {name: getattr(method, f"teacher_{name}") for name in published}
+    chosen: dict[str, Any] = {n: published[n] if v is None else v for n, v in given.items()}
+    for limit in ("epochs", "patience", "batch"):
+        chosen[limit] = getattr(method, f"teacher_{limit}")
+    return TeacherSpec(network, **chosen)
 
 
-def student(method: Method) -> StudentSpec:
-    """How the student of a resolved method is built and trained."""
+def _student(method: Method) -> StudentSpec:
     names = [name for name in StudentSpec._fields if name != "network"]
     chosen: dict[str, Any] = {name: getattr(method, name) for name in names}
-    assert None not in chosen.values(), "resolve the method first"
+    assert None not in chosen.values(), "published values leave nothing open"
     return StudentSpec(method.student, **chosen)

@@ -96,8 +96,9 @@ def _federated(result: Result) -> dict[str, str]:
 
 def _graph(result: Result) -> dict[str, str]:
     """What the method's fields were on this data; nothing for those of a teacher where none is."""
+    from graphkd.core import TeacherSpec
     from graphkd.data import splits
-    from graphkd.training import published as settings  # takes a while
+    from graphkd.training import published  # takes a while
 
     folds = result.protocol == "folds"
     found = {
@@ -108,14 +109,12 @@ def _graph(result: Result) -> dict[str, str]:
         experiment = experiments.build("graph", result.settings["method"], _read(result.settings))
     except (KeyError, ValueError):  # of another version: what it used is not known
         return found
-    method = settings.resolve(experiment.method, result.data, result.protocol)
+    method, _, teachers = published.resolve(experiment.method, result.data, result.protocol)
     found |= {field.name: _said(getattr(method, field.name)) for field in fields(method)}
-    teachers = [teacher._asdict() for teacher in settings.teachers(method)]
-    for name in teachers[0]:
-        values = list(dict.fromkeys(_said(teacher[name]) for teacher in teachers))
-        found[f"teacher_{name}"] = " + ".join(values)
-    if method.scheme in ("alone", "own"):
-        found |= {name: "" for name in found if name.startswith("teacher")}
+    if not teachers:
+        return found | {name: "" for name in found if name.startswith("teacher")}
+    for name, several in zip(TeacherSpec._fields, zip(*teachers, strict=True), strict=True):
+        found[f"teacher_{name}"] = " + ".join(dict.fromkeys(map(_said, several)))
     return found
 
 

@@ -11,10 +11,9 @@ from fedkd.storage import atomic_files
 from graphkd.core import StudentSpec, TeacherSpec
 from graphkd.data import datasets, registry
 from graphkd.evaluation.predictions import portrait
+from graphkd.method import Plan
 from graphkd.training.distillation import fit_one_teacher
 from graphkd.training.loop import build
-from graphkd.training.published import resolve, student
-from graphkd.training.published import teachers as teachers_of
 from simulations.config.experiments import GraphExperiment
 from simulations.runners import teacher_cache
 
@@ -25,8 +24,8 @@ _load = lru_cache(4)(registry.load)  # a worker runs many experiments on few dat
 
 def prepare(
     experiment: GraphExperiment, root: Path | None = None, download: bool = False
-) -> graphkd.Split:
-    """The graph of an experiment, cut by its protocol, and its method checked.
+) -> tuple[Plan, graphkd.Split]:
+    """The plan of an experiment's method, checked, and its graph, cut by its protocol.
 
     Args:
         experiment: what to run.
@@ -38,14 +37,13 @@ def prepare(
         FileNotFoundError: a data file is missing.
     """
     graph = _load(experiment.data, datasets.data_root(root), download)
-    graphkd.distill.check(experiment.method, graph)
+    plan = graphkd.distill.planned(experiment.method, graph, experiment.protocol)
     cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
     split = registry.split(graph, experiment.protocol, experiment.seed, *cut)
-    method = resolve(experiment.method, experiment.data, experiment.protocol)
-    networks: list[TeacherSpec | StudentSpec] = [*teachers_of(method), student(method)]
+    networks: list[TeacherSpec | StudentSpec] = [*plan.teachers, plan.student]
     for one in networks:  # a width that no network can have
         build(one, split.view("train").graph, experiment.seed, "check")
-    return split
+    return plan, split
 
 
 def run(
@@ -62,11 +60,10 @@ def run(
     gets what pictures are drawn from (`graphkd.evaluation.predictions`).
     """
     start = time.perf_counter()
-    split = prepare(experiment, root).to(device)
+    plan, split = prepare(experiment, root)
+    split = split.to(device)
     train = fit_one_teacher if shared is None else partial(teacher_cache.fit, shared)
-    for step in graphkd.distill.distill(
-        experiment.method, split, seed=experiment.seed, train=train
-    ):
+    for step in graphkd.distill.carry_out(plan, split, seed=experiment.seed, train=train):
         if isinstance(step, graphkd.Epoch):
             record = _epoch(step)
         else:

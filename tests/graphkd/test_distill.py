@@ -31,7 +31,7 @@ def result(method, protocol="transductive", seed=0, graph=GRAPH):
 
 
 def student_of(method, data="fake"):
-    return settings.student(settings.resolve(method, data, "transductive"))
+    return settings.resolve(method, data, "transductive").student
 
 
 def taught(description, view, targets, terms, **settings):
@@ -87,7 +87,8 @@ def test_phases_come_in_order_and_stop_on_validation():
 
 def test_the_chosen_weights_are_those_of_the_chosen_epoch():
     split = splits.transductive(GRAPH, 0)
-    (teacher,) = settings.teachers(MLP(teacher_epochs=30, teacher_patience=5))
+    method = GLNN(teacher_epochs=30, teacher_patience=5)
+    (teacher,) = settings.resolve(method, "fake", "transductive").teachers
     fitted = finish(fit_one_teacher(teacher, split, seed=0))
     shorter = finish(fit_one_teacher(teacher._replace(epochs=fitted.epoch + 1), split, seed=0))
     seen = split.view("train").graph
@@ -203,7 +204,8 @@ def test_the_first_loss_is_the_formula(student, batch):
 def test_observed_nodes_are_scored_from_the_observed_graph():
     split = splits.inductive(GRAPH, 0)
     whole, seen = split.view("evaluate"), split.view("distill")
-    network = build(settings.teachers(GLNN())[0], seen.graph, 0, "teacher")
+    (teacher,) = settings.resolve(GLNN(), "fake", "transductive").teachers
+    network = build(teacher, seen.graph, 0, "teacher")
     logits = everywhere(network, split)
     ind = split.parts["ind"]
     assert torch.equal(logits[seen.ids], predict(network, seen.graph).logits)

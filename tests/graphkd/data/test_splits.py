@@ -249,5 +249,5 @@ def test_counts_that_leave_a_part_empty_say_why():
         splits.inductive(GRAPH, 0, held_out=1.0)
     with pytest.raises(ValueError, match="val 0 nodes per class"):
         splits.transductive(GRAPH, 0, val=0)
-    with pytest.raises(ValueError, match="unknown protocol 'inductiv'.*mean inductive"):
+    with pytest.raises(ValueError, match="unknown protocol 'inductiv'; did you mean 'inductive'"):
         splits.split(GRAPH, "inductiv", 0)

@@ -41,7 +41,7 @@ def test_a_hint_that_is_learned_finds_the_linear_map():
     s = embedding(3, 0, 50)
     t = s @ embedding(4, 1, 3) + 1
     torch.manual_seed(0)
-    made = losses.learned.regressor(3, 4)
+    made = losses.projectors.regressor(3, 4)
     project = made["project"].double()
     optimiser = torch.optim.Adam(project.parameters(), 0.1)
     for _ in range(300):
@@ -106,7 +106,7 @@ def test_contrastive_where_all_nodes_are_alike_is_log_n_and_where_all_differ_not
 
 def test_heads_learn_on_both_sides_and_the_teacher_does_not():
     s, t = (embedding(w, w, dtype=torch.float32).requires_grad_() for w in (3, 4))
-    made = losses.learned.heads(3, 4, width=8)
+    made = losses.projectors.heads(3, 4, width=8)
     losses.contrastive(outputs(s), outputs(t), graph(), **made).sum().backward()
     for head in made.values():
         assert all(p.grad is not None for p in head.parameters())
@@ -152,8 +152,8 @@ def test_the_bound_is_at_most_log_n():
 
 def test_a_loss_with_layers_of_its_own_is_a_loss_and_a_module():
     student, teacher = (outputs(embedding(w, w, dtype=torch.float32)) for w in (3, 4))
-    layers = losses.learned.regressor(3, 4)
-    loss = losses.learned.Learned(losses.hint, layers)
+    layers = losses.projectors.regressor(3, 4)
+    loss = losses.projectors.Learned(losses.hint, layers)
     found = loss(student, teacher, graph())
     torch.testing.assert_close(found, losses.hint(student, teacher, graph(), **layers))
     assert {id(p) for p in loss.parameters()} == {id(p) for p in layers["project"].parameters()}

@@ -139,7 +139,7 @@ def test_structural_similarity_by_hand():
 
 def test_the_rectified_projection_learns_and_the_teacher_does_not():
     s, t = (embedding(w, w).float().requires_grad_() for w in (3, 4))
-    made = losses.learned.rectified(3, 4, dropout=0.5)
+    made = losses.projectors.rectified(3, 4, dropout=0.5)
     assert [type(layer).__name__ for layer in made["project"]] == ["Linear", "ReLU", "Dropout"]
     losses.structural_similarity(outputs(s), outputs(t), graph(), **made).sum().backward()
     assert all(p.grad is not None for p in made["project"].parameters())

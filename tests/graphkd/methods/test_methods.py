@@ -23,31 +23,35 @@ def test_an_unknown_method_lists_the_known_ones_and_the_nearest():
 
 def test_settings_are_the_published_ones_unless_given():
     glnn = methods.get("glnn")
-    (teacher,) = published.teachers(glnn())
+    (teacher,) = teachers(glnn(), "cora")
     assert teacher == ("sage", 128, 2, 0.0, 0.01, 5e-4, 200, 50, 0)
     assert student(glnn(), "cora") == ("mlp", 128, 2, 0.6, 0.01, 5e-3, 200, 50, 512)
     assert student(glnn(), "amazon-photo").lr == 0.005
     given = glnn(lr=0.5, hidden=7, teacher_dropout=0.25, student="gcn", batch=0)
     assert student(given, "cora")[:5] == ("gcn", 7, 2, 0.5, 0.5)
-    assert published.teachers(given)[0].dropout == 0.25
+    assert teachers(given, "cora")[0].dropout == 0.25
     assert student(glnn(weight_decay=0.0), "cora").weight_decay == 0
 
 
 def student(method, data, protocol="transductive"):
-    return published.student(published.resolve(method, data, protocol))
+    return published.resolve(method, data, protocol).student
+
+
+def teachers(method, data, protocol="transductive"):
+    return published.resolve(method, data, protocol).teachers
 
 
 def test_settings_of_a_method_may_depend_on_data_and_protocol():
     krd = methods.get("krd")
     found = [published.resolve(krd(), "cora", p) for p in ("transductive", "inductive", "withheld")]
-    assert [m.hard_weight for m in found] == [0.3, 0.0, 0.3]
-    assert published.resolve(krd(hard_weight=0.7), "cora", "inductive").hard_weight == 0.7
-    nosmog = published.resolve(methods.get("nosmog")(), "amazon-photo", "transductive")
+    assert [plan.method.hard_weight for plan in found] == [0.3, 0.0, 0.3]
+    assert published.resolve(krd(hard_weight=0.7), "cora", "inductive").method.hard_weight == 0.7
+    nosmog = published.resolve(methods.get("nosmog")(), "amazon-photo", "transductive").method
     assert (nosmog.dimensions, nosmog.radius, nosmog.lr, nosmog.hidden) == (64, 0.1, 0.001, 128)
     for name in methods.names():
         for data in ("cora", "citeseer", "amazon-photo", "amazon-computers", "digits-knn", "x"):
             for protocol in ("transductive", "withheld", "inductive", "folds"):
-                resolved = published.resolve(methods.get(name)(), data, protocol)
+                resolved = published.resolve(methods.get(name)(), data, protocol).method
                 fields = [f.name for f in dataclasses.fields(resolved)]
                 open_ = {f for f in fields if getattr(resolved, f) is None}
                 assert all(field.startswith("teacher_") for field in open_)
@@ -55,7 +59,7 @@ def test_settings_of_a_method_may_depend_on_data_and_protocol():
 
 def test_each_of_several_teachers_has_its_own_settings():
     many = methods.get("multiteacher")(teacher="sage+gcn", teacher_layers=3)
-    assert [t[:4] for t in published.teachers(many)] == [("sage", 128, 3, 0.0), ("gcn", 64, 3, 0.8)]
+    assert [t[:4] for t in teachers(many, "cora")] == [("sage", 128, 3, 0.0), ("gcn", 64, 3, 0.8)]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,12 @@ def test_each_of_several_teachers_has_its_own_settings():
         ("cpf", "inputs", "features", "inputs are 'features'"),
         ("privileged", "batch", 8, "from 0 to 0"),
         ("glnn", "temperature", 0.0, "temperature is 0.0"),
-        ("lsp", "kernel", "cosin", "unknown kernel 'cosin'; choose one of cosine, l2"),
+        (
+            "lsp",
+            "kernel",
+            "cosin",
+            "unknown kernel 'cosin'; did you mean 'cosine'. choose one of cosine, l2",
+        ),
         ("rkd", "sample", 2, "sample is 2; expected a number from 3"),
     ],
 )

@@ -139,8 +139,8 @@ def test_a_crowd_says_the_weighted_mean_of_probabilities():
 def test_the_weights_of_a_crowd_are_learnt_on_the_validation_nodes():
     split = splits.transductive(FAKE, 0)
     method = methods.get("multiteacher")(teacher="sage+gcn", teacher_epochs=2, teacher_hidden=8)
-    method = published.resolve(method, "fake", "transductive")
-    crowd = finish(fit_teacher(method, split, seed=0)).network
+    plan = published.resolve(method, "fake", "transductive")
+    crowd = finish(fit_teacher(plan.teachers, split, seed=0)).network
     view = split.view("train")
 
     def learnt(part):

@@ -82,5 +82,5 @@ def test_the_command(kdsim):
 
 @pytest.mark.data
 def test_cora_is_found_under_the_data_root():
-    split = graph.prepare(GraphExperiment(methods.get("mlp")(), data="cora"))
+    _, split = graph.prepare(GraphExperiment(methods.get("mlp")(), data="cora"))
     assert len(split.parts["train"]) == 140

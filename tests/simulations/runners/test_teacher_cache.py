@@ -47,7 +47,7 @@ def test_methods_share_a_teacher_and_seeds_do_not(tmp_path, monkeypatch):
 
 
 def test_its_outputs_are_the_same_to_the_last_bit(tmp_path):
-    (how,) = published.teachers(get("glnn")(**QUICK))
+    (how,) = published.resolve(get("glnn")(**QUICK), "fake", "inductive").teachers
     first, second = (finish(teacher_cache.fit(tmp_path, how, SPLIT, seed=0)) for _ in range(2))
     fresh = finish(distillation.fit_one_teacher(how, SPLIT, seed=0))
     seen = SPLIT.view("train").graph
@@ -61,7 +61,7 @@ def test_its_outputs_are_the_same_to_the_last_bit(tmp_path):
 
 
 def test_all_that_determines_a_teacher_is_in_its_name():
-    (how,) = published.teachers(get("glnn")(**QUICK))
+    (how,) = published.resolve(get("glnn")(**QUICK), "fake", "inductive").teachers
     view = SPLIT.view("train")
     x, y, edges = view.graph.x.clone(), view.graph.y.clone(), view.graph.edge_index
     x[0, 0] += 1e-6
@@ -81,7 +81,7 @@ def test_all_that_determines_a_teacher_is_in_its_name():
 
 
 def test_two_that_train_it_at_once_do_no_harm(tmp_path):
-    (how,) = published.teachers(get("glnn")(**QUICK))
+    (how,) = published.resolve(get("glnn")(**QUICK), "fake", "inductive").teachers
     fit = partial(teacher_cache.fit, tmp_path, how, SPLIT, seed=0)
     slow = fit()
     for _ in range(3):
@@ -116,7 +116,7 @@ def test_a_teacher_whose_bits_have_changed_is_trained_again(tmp_path):
 
 
 def test_a_run_that_is_stopped_leaves_no_teacher(tmp_path):
-    (how,) = published.teachers(get("glnn")(**QUICK))
+    (how,) = published.resolve(get("glnn")(**QUICK), "fake", "inductive").teachers
     fitting = teacher_cache.fit(tmp_path, how, SPLIT, seed=0)
     next(fitting)
     fitting.close()
