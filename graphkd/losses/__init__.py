@@ -3,8 +3,8 @@
 Called as `loss(student, teacher, graph)`: the `Outputs` of both on the same N nodes, and the graph
 of these nodes. The caller takes the mean. The teacher's side is detached. Losses on "the
 embedding" take the last hidden state. Where widths may not differ, or a paper puts layers between
-the embedding and the loss, the loss takes them as `project` (`losses.projectors` makes them); what a
-method draws at random is an argument too (`losses.reliability`).
+the embedding and the loss, the loss takes them as `project` (`losses.projectors` makes them);
+what a method draws at random is an argument too (`losses.reliability`).
 
     labels        soft_labels, low_frequency, high_frequency, reliable_labels
     local         local_structure

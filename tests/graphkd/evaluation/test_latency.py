@@ -41,7 +41,7 @@ def test_students_and_teachers_around_other_networks_get_all_that_they_need():
     graph = replace(GRAPH, x=torch.cat([GRAPH.x, start], dim=1))  # as `inputs.labelled` has it
     with seeded(0, torch.device("cpu"), "test"):
         inner = networks.build("mlp", graph, 8, 2, 0.0)
-        spreading = Propagation(inner, graph.x.shape[1], rounds=2)
+        spreading = Propagation(inner, GRAPH.x.shape[1], rounds=2)
         teachers = [networks.build(name, graph, 8, 2, 0.0) for name in ("sage", "gat")]
     crowd, nodes = TeacherEnsemble(teachers, torch.tensor([0.3, 0.7])), torch.tensor([50, 2, 17])
     for network, depth in ((spreading, 2), (crowd, 2)):
