@@ -16,6 +16,7 @@ from torch import Tensor
 from graphkd.graph import Graph, Part
 from graphkd.losses.chunking import in_blocks
 from graphkd.losses.embeddings import Map, check_widths, embeddings, unit
+from kdcore.losses.numerics import check_temperature
 from kdcore.outputs import Outputs
 
 
@@ -50,8 +51,7 @@ def contrastive(
         ValueError: a side shows no hidden state or not a row per node, N < 2, the widths differ
             after the projections, or the temperature is not positive.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; expected a positive one, such as 0.1")
+    check_temperature(temperature, such_as=0.1)
     s, t = embeddings(student, teacher, graph, project, project_teacher, least=2)
     return _info_nce(unit(s) / temperature, unit(t))
 

@@ -10,6 +10,7 @@ from graphkd.losses.chunking import in_blocks
 from graphkd.losses.embeddings import check_rows
 from kdcore.losses import response
 from kdcore.losses.logarithms import negative_entropy, times_log
+from kdcore.losses.numerics import check_temperature
 from kdcore.losses.precision import in_float32
 from kdcore.outputs import Outputs
 
@@ -161,8 +162,7 @@ def _neighbours(
 def _logits(
     student: Outputs, teacher: Outputs, graph: Graph | Part, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; expected a positive one, such as 1")
+    check_temperature(temperature)
     check_rows("student", student.logits, graph)
     if student.logits.shape != teacher.logits.shape:
         raise ValueError(

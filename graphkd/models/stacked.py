@@ -62,8 +62,8 @@ def unstack(network: nn.Module, weights: Sequence[tuple[Tensor, Tensor]]) -> Non
         own[1].copy_(given[1])
 
 
-class Plan(NamedTuple):
-    """What one network works out in a pass.
+class MessageFlow(NamedTuple):
+    """What one network works out in a pass (DGL's message flow graph).
 
     Shapes:
         inputs: the features, or first products, of the rows that the first layer takes.
@@ -78,7 +78,9 @@ class Plan(NamedTuple):
     places: list[Tensor]
 
 
-def plan(kind: type[nn.Module], depth: int, graph: Graph, nodes: Tensor | None) -> Plan:
+def message_flow(
+    kind: type[nn.Module], depth: int, graph: Graph, nodes: Tensor | None
+) -> MessageFlow:
     """What a network of this kind and depth works out for some nodes, or for all."""
     if nodes is None:
         nodes = torch.arange(graph.num_nodes, device=graph.x.device)
@@ -97,7 +99,9 @@ def plan(kind: type[nn.Module], depth: int, graph: Graph, nodes: Tensor | None) 
     else:
         dense = getattr(graph, f"{name}_features") if name else graph.x
         inputs = dense if len(rows[1]) == len(dense) else dense[rows[1]]
-    return Plan(inputs, mixes, rows[1:], [torch.searchsorted(ids, nodes) for ids in rows[1:]])
+    return MessageFlow(
+        inputs, mixes, rows[1:], [torch.searchsorted(ids, nodes) for ids in rows[1:]]
+    )
 
 
 def _take(matrix: Matrix, rows: Tensor) -> Matrix:
@@ -105,9 +109,9 @@ def _take(matrix: Matrix, rows: Tensor) -> Matrix:
 
 
 class Joint(NamedTuple):
-    """What K networks work out together: their plans, one under the other.
+    """What K networks work out together: their flows, one under the other.
 
-    Attributes as of `Plan`; places is None where the asked nodes are the rows of a layer, in
+    Attributes as of `MessageFlow`; places is None where the asked nodes are the rows of a layer, in
     order. counts: how many nodes are asked of each network; sizes: how many rows each layer has
     of each.
     """
@@ -120,20 +124,20 @@ class Joint(NamedTuple):
     counts: list[int]
 
 
-def join(plans: Sequence[Plan]) -> Joint:
-    """The plans of several networks as one."""
-    sparse = [one.inputs for one in plans if isinstance(one.inputs, Matrix)]
-    dense = [one.inputs for one in plans if isinstance(one.inputs, Tensor)]
-    rows = [list(layer) for layer in zip(*(one.rows for one in plans), strict=True)]
+def join(flows: Sequence[MessageFlow]) -> Joint:
+    """The flows of several networks as one."""
+    sparse = [one.inputs for one in flows if isinstance(one.inputs, Matrix)]
+    dense = [one.inputs for one in flows if isinstance(one.inputs, Tensor)]
+    rows = [list(layer) for layer in zip(*(one.rows for one in flows), strict=True)]
     sizes = [[len(ids) for ids in layer] for layer in rows]
-    places = zip(*(one.places for one in plans), strict=True)
+    places = zip(*(one.places for one in flows), strict=True)
     return Joint(
         dense or block_diagonal(sparse),
-        [_diagonal(layer) for layer in zip(*(one.mixes for one in plans), strict=True)],
+        [_diagonal(layer) for layer in zip(*(one.mixes for one in flows), strict=True)],
         rows,
         sizes,
         [_moved(own, size) for own, size in zip(places, sizes, strict=True)],
-        [len(one.places[0]) for one in plans],
+        [len(one.places[0]) for one in flows],
     )
 
 

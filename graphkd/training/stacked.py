@@ -23,12 +23,12 @@ from graphkd.graph import Graph
 from graphkd.models.stacked import (
     ADJACENCY,
     Joint,
-    Plan,
+    MessageFlow,
     draw,
     dropped,
     forward,
     join,
-    plan,
+    message_flow,
     stack,
     unstack,
 )
@@ -151,9 +151,9 @@ class _Stack:
         self.beside = nn.ModuleList(one for member in members for one in member.beside)
         learnt = list(self.beside.parameters())
         self.others = [self._adam(learnt)] if learnt else []
-        self.judged = [self._plan(member.graph, member.val) for member in members]
+        self.judged = [self._flow(member.graph, member.val) for member in members]
         self.joint: Joint | None = None
-        self.lasts: list[tuple[Tensor | None, Plan] | None] = [None] * len(members)
+        self.lasts: list[tuple[Tensor | None, MessageFlow] | None] = [None] * len(members)
         self._go_on(list(range(len(members))))
 
     def fit(self) -> Fits:
@@ -217,20 +217,20 @@ class _Stack:
         return torch.stack([loss.detach() for loss in losses]).tolist()
 
     def _joint(self, nodes: Sequence[Tensor | None]) -> Joint:
-        """The plan of a pass; nothing is planned anew for the very same nodes."""
+        """The flow of a pass; nothing is worked out anew for the very same nodes."""
         same = self.joint is not None
         for k, ids in zip(self.active, nodes, strict=True):
             last = self.lasts[k]
             if last is None or last[0] is not ids:
-                self.lasts[k] = ids, self._plan(self.members[k].graph, ids)
+                self.lasts[k] = ids, self._flow(self.members[k].graph, ids)
                 same = False
         if self.joint is None or not same:
-            plans = [last[1] for k in self.active if (last := self.lasts[k]) is not None]
-            self.joint = join(plans)
+            flows = [last[1] for k in self.active if (last := self.lasts[k]) is not None]
+            self.joint = join(flows)
         return self.joint
 
-    def _plan(self, graph: Graph, nodes: Tensor | None) -> Plan:
-        return plan(self.kind, len(self.stacked), graph, nodes)
+    def _flow(self, graph: Graph, nodes: Tensor | None) -> MessageFlow:
+        return message_flow(self.kind, len(self.stacked), graph, nodes)
 
     @torch.no_grad()
     def _judge(self) -> list[float]:

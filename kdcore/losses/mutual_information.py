@@ -21,7 +21,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from kdcore.losses.feature import Regressor
-from kdcore.losses.numerics import check_rows, unit
+from kdcore.losses.numerics import check_rows, check_temperature, unit
 from kdcore.losses.precision import in_float32
 
 
@@ -168,8 +168,7 @@ def contrastive(student: Tensor, teacher: Tensor, temperature: float = 0.07) -> 
         ValueError: the shapes differ or are not (N, D), or the temperature is not positive.
     """
     _check_widths(student, teacher)
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; it has to be positive, such as 0.07")
+    check_temperature(temperature, such_as=0.07)
     return infonce(unit(student) @ unit(teacher.detach()).mT / temperature)
 
 

@@ -1,8 +1,11 @@
-"""Lengths, directions and distances of rows, with a finite gradient where rows are 0 or coincide.
+"""Lengths, directions and distances of rows, and what losses ask of their arguments.
 
-`where` stands twice wherever a root is taken: its slope at 0 is infinite, and infinity times a
-masked 0 is not a number. A length of 0 passes no gradient on.
+Gradients are finite where rows are 0 or coincide: `where` stands twice wherever a root is taken,
+since its slope at 0 is infinite, and infinity times a masked 0 is not a number. A length of 0
+passes no gradient on.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -35,6 +38,16 @@ def squared_distances(rows: Tensor) -> Tensor:
         rows: (N, D); gives (N, N).
     """
     return (rows.unsqueeze(0) - rows.unsqueeze(1)).square().sum(-1)
+
+
+def check_temperature(value: float, such_as: float = 4, name: str = "temperature") -> None:
+    """Fail unless scores can be divided by this.
+
+    Raises:
+        ValueError: it is not positive and finite; the message names a common one.
+    """
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {value}; it has to be positive and finite, e.g. {such_as:g}")
 
 
 def check_rows(student: Tensor, teacher: Tensor, least: int = 1) -> None:

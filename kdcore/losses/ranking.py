@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from kdcore.losses.logarithms import times_log
+from kdcore.losses.numerics import check_temperature
 from kdcore.losses.precision import in_float32
 
 
@@ -166,8 +167,7 @@ def listwise_softmax(
         ValueError: the shapes differ or are not (N, I), or the temperature is not positive.
     """
     items = _listed(student, teacher, mask)
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}; it has to be positive and finite, e.g. 1")
+    check_temperature(temperature, such_as=1)
     low = torch.finfo(student.dtype).min / 2
     q = torch.where(items, teacher.detach() / temperature, low).softmax(-1)
     log_p = torch.where(items, student / temperature, low).log_softmax(-1)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from kdcore.losses.numerics import check_rows, root, squared_distances, unit
+from kdcore.losses.numerics import check_rows, check_temperature, root, squared_distances, unit
 from kdcore.losses.precision import in_float32
 from kdcore.losses.ranking import plackett_luce
 from kdcore.losses.response import kl_to_probabilities
@@ -285,11 +285,7 @@ def similarity_distribution(
     def logits(rows: Tensor) -> Tensor:
         return torch.cat([rows @ d.mT, (rows * t).sum(-1, keepdim=True)], dim=1)
 
-    if not 0 < teacher_temperature < math.inf:
-        raise ValueError(
-            f"teacher_temperature is {teacher_temperature}; it has to be positive and finite: the "
-            "paper takes 0.01"
-        )
+    check_temperature(teacher_temperature, such_as=0.01, name="teacher_temperature")
     target = (logits(t) / teacher_temperature).softmax(-1)
     return kl_to_probabilities(logits(s), target, student_temperature)
 

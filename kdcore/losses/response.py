@@ -13,7 +13,6 @@ Logits of 16 bits are worked with in float32. Even so a divergence of near equal
 rounding, by some 1e-7 T^2; it is not clamped, which would take the gradient from these examples.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from kdcore.losses.logarithms import divergence, log_mean, times_log
+from kdcore.losses.numerics import check_temperature
 from kdcore.losses.precision import in_float32
 
 
@@ -260,8 +260,7 @@ def logit_matching(
 
 def _soften(logits: Tensor, temperature: float) -> Tensor:
     # Log-probabilities straight from the logits: log(softmax) is -inf from gaps of about 100 on.
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}; it has to be positive and finite, e.g. 4")
+    check_temperature(temperature)
     return (logits / temperature).log_softmax(-1)
 
 

@@ -8,7 +8,7 @@ from graphkd import methods
 from graphkd.core import Epoch, LeakError, Result
 from graphkd.data import datasets as data
 from graphkd.data import splits
-from graphkd.distill import distill
+from graphkd.distill import carry_out, distill, planned
 from graphkd.evaluation.metrics import everywhere
 from graphkd.inputs import INPUTS
 from graphkd.method import DistillationContext, LossTerm, Method
@@ -264,3 +264,29 @@ def test_glnn_brings_an_mlp_close_to_its_teacher_on_cora():
 def test_a_run_on_a_gpu_is_a_run():
     *_, last = graphkd.run(GLNN(**SHORT), GRAPH, "inductive", device="cuda")
     assert 0 <= last.metrics["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("name", ["glnn", "krd", "mutual", "multiteacher", "gnnsd", "mlp"])
+def test_a_method_is_resolved_once_in_a_run(name, monkeypatch):
+    asked = []
+
+    def resolve(*given):
+        asked.append(given[1:])
+        return once(*given)
+
+    once = settings.resolve
+    monkeypatch.setattr(settings, "resolve", resolve)
+    result(methods.get(name)(epochs=2, teacher_epochs=2, hidden=8, teacher_hidden=8))
+    assert asked == [("fake", "transductive")]
+
+
+def test_a_run_is_its_plan_carried_out():
+    method, split = GLNN(**SHORT), splits.inductive(GRAPH, 0)
+    plan = planned(method, GRAPH, "inductive")
+    assert plan.student.dropout == 0.5
+    assert [one.hidden for one in plan.teachers] == [8]
+    expected = list(distill(method, split, seed=3))
+    assert list(carry_out(plan, split, seed=3)) == expected
+    thin = plan._replace(student=plan.student._replace(epochs=1))
+    *epochs, _ = carry_out(thin, split, seed=3)
+    assert [e.phase for e in epochs if e.phase != "teacher"] == ["baseline", "student"]

@@ -91,6 +91,17 @@ def test_the_name_of_a_class_is_one_by_which_it_is_found(module):
     assert ALGORITHMS.name_of(mine) == "mine"
 
 
+def test_a_users_file_may_be_called_as_one_of_ours(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "fedavg.py").write_text(
+        "from fedkd.algorithms.fedmd import FedMD\nclass Mine(FedMD):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = ALGORITHMS.get("mine.fedavg:Mine")
+    assert ALGORITHMS.name_of(mine) == "mine.fedavg:Mine"
+    assert ALGORITHMS.get(ALGORITHMS.name_of(mine)) is mine
+
+
 def test_installed_packages_add_to_what_there_is(module, monkeypatch):
     point = EntryPoint("mine", "my_methods:Mine", "kdsim.algorithms")
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])

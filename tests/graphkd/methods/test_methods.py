@@ -107,3 +107,23 @@ def test_settings_that_make_no_training_are_refused(name, field, value, message)
 def test_fields_are_settings_of_plain_types(name):
     for setting in dataclasses.fields(methods.get(name)):
         assert isinstance(setting.default, int | float | str | None)
+
+
+def test_who_learns_without_a_teacher_has_none_in_its_plan():
+    for name in methods.names():
+        plan = published.resolve(methods.get(name)(), "cora", "transductive")
+        taught = plan.method.scheme in ("offline", "mutual")
+        assert [one.network for one in plan.teachers] == plan.method.teacher.split("+") * taught
+        assert plan.student.network == plan.method.student
+
+
+def test_a_method_derived_from_another_has_its_published_settings():
+    krd = methods.get("krd")
+    mine = dataclasses.make_dataclass("Mine", [], bases=(krd,), frozen=True)
+    found = published.resolve(mine(), "cora", "transductive").method
+    assert (type(found), found.hard_weight, found.temperature) == (mine, 0.3, 1.1)
+    # Its class may be called as another method's, whose settings are none of its own.
+    named = dataclasses.make_dataclass("NOSMOG", [], bases=(methods.get("glnn"),), frozen=True)
+    assert published.resolve(named(), "cora", "transductive").student == student(
+        methods.get("glnn")(), "cora"
+    )

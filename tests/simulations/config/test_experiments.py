@@ -10,7 +10,7 @@ from fedkd.algorithms.dsfl import DSFL
 from fedkd.algorithms.feddf import FedDF
 from fedkd.rounds.clock import Clock
 from simulations.config import files, grid, identity
-from simulations.config.experiments import FedExperiment
+from simulations.config.experiments import KINDS, FedExperiment, build
 from simulations.config.resources import read_resources
 from simulations.config.schema import leaves, updated, values
 from simulations.execution import scheduler
@@ -189,6 +189,29 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else():
             one, **{field.name: other if field.name in others else other + 1}
         )
         assert identity.digest(changed) != identity.digest(one), field.name
+
+
+OWN = {
+    "fed": "from fedkd.algorithms.fedmd import FedMD as Base",
+    "graph": "from graphkd.methods.krd import KRD as Base",
+    "survey": "from simulations.survey.recipes.objectives.compression import Compression as Base",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_name_of_an_experiment_builds_it_again_whoever_wrote_it(kind, tmp_path, monkeypatch):
+    for name in KINDS[kind].names():
+        assert build(kind, name, {}).name == name
+    own = (
+        "class Mine(Base):\n    data = Base.data\n"
+        if kind == "survey"
+        else "class Mine(Base): ...\n"
+    )
+    (tmp_path / f"own_{kind}.py").write_text(f"{OWN[kind]}\n{own}")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = build(kind, f"own_{kind}:Mine", {})
+    assert mine.name == f"own_{kind}:Mine"
+    assert build(kind, mine.name, {}) == mine
 
 
 def test_the_hash_of_several_is_of_the_set():
