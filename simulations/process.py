@@ -14,24 +14,28 @@ FAILED, WRONG = 1, 2
 INTERRUPTED, UNREAD, TERMINATED = 128 + signal.SIGINT, 141, 128 + signal.SIGTERM
 
 PLAIN = {"±": "+-", "−": "-", "–": "-", "…": "...", "²": "2", "×": "x", "·": "*"}
-_came: list[int] = []  # SIGTERM, once it has
+_came: list[int] = []  # the signals that were to end the command
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """SIGTERM in here is a KeyboardInterrupt, as Ctrl-C is: all that is open is closed.
 
-    Ray hears of no other exception that a signal has raised.
+    Ray hears of no other exception that a signal has raised. Both are remembered: where one comes
+    while a module is loaded, it is an ImportError that arrives. Who ignores Ctrl-C still does.
     """
     _came.clear()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _end)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, _end)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, _end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -47,9 +51,14 @@ def own_signals() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+def to_end() -> bool:
+    """Whether a signal has come: any error is then of its making."""
+    return bool(_came)
+
+
 def stopped() -> int:
     """The exit status of a command that was stopped: by SIGTERM, or by Ctrl-C."""
-    return TERMINATED if _came else INTERRUPTED
+    return TERMINATED if signal.SIGTERM in _came else INTERRUPTED
 
 
 def speak_plainly() -> None:

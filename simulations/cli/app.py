@@ -288,19 +288,24 @@ def _ended(error: BaseException) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.Abort) or _by_a_signal(error):
+        process.complain("stopped")
+        return process.stopped()
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)  # of a mistake in the command itself
         hint = f" See `{context.command_path} --help`." if context else ""
         process.complain(error.format_message() + hint)
         return error.exit_code
-    if isinstance(error, KeyboardInterrupt | click.Abort):
-        process.complain("stopped")
-        return process.stopped()
     if isinstance(error, BrokenPipeError | SystemExit):  # the latter is how Rich says the same
         process.fall_silent()
         return process.UNREAD
     process.complain(_unexpected(error))
     return process.FAILED
+
+
+def _by_a_signal(error: BaseException) -> bool:
+    """Whether this is what somebody has made of the KeyboardInterrupt; `Stopped` says it itself."""
+    return process.to_end() and getattr(error, "exit_code", None) != process.stopped()
 
 
 def command() -> click.Group:

@@ -106,6 +106,8 @@ def attempt(job: Job) -> Iterator[Record]:
     try:
         yield from _execute(job)
     except Exception as error:
+        if process.to_end():
+            raise KeyboardInterrupt from error
         yield _failed(error, _logged(job.folder / run_folder.ERROR))
 
 

@@ -77,6 +77,25 @@ def test_ctrl_c_has_a_status_of_its_own_even_after_sigterm(kdsim, monkeypatch):
     assert kdsim("list")[::2] == (130, "stopped\n")
 
 
+@pytest.mark.parametrize(("number", "ended"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("kind", [ImportError, ValueError])
+def test_a_signal_that_arrives_as_another_error_still_ends_the_command(
+    kdsim, monkeypatch, tmp_path, kind, number, ended
+):
+    def load(*given, **more):  # what C code makes of a signal while a module is loaded
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise kind("initialization failed") from None
+
+    monkeypatch.setattr(listing, "show", load)
+    assert kdsim("list")[::2] == (ended, "stopped\n")
+    monkeypatch.setattr(federated, "_scores", load)
+    status, _, err = kdsim(*FED, "--seeds", "2", "--workers", "1", "--out", "out")
+    assert (status, err.partition(";")[0]) == (ended, "stopped")
+    assert len([folder for folder in (tmp_path / "out").iterdir() if folder.is_dir()]) == 1
+
+
 def test_a_library_that_exits_on_sigterm_as_it_starts_has_the_same_status(kdsim, monkeypatch):
     def start(*given):
         with process.own_signals():
