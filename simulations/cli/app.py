@@ -236,6 +236,7 @@ def flower(
 
     with users_input():
         results = module.folder(out)
+        module.check(change or [], clients, results, limit)
     return module.run(change or [], clients, results, limit)
 
 

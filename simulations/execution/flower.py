@@ -5,24 +5,29 @@ Here it has a port and a folder for its state of its own; the run is followed to
 all processes that came of it.
 """
 
+import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from threading import Timer
+from threading import TIMEOUT_MAX, Timer
 from typing import Any
 
+import click
 import psutil
 
+from simulations.config.schema import nearest
 from simulations.execution.console import ERRORS, print_tables
 from simulations.results import run_folder
 
@@ -46,6 +51,71 @@ def folder(out: Path | None) -> Path:
     if "'" in str(out.absolute()):
         raise ValueError(f"Flower takes no quotes, and {out.absolute()} has one; name another")
     return out.absolute()
+
+
+def check(changes: Sequence[str], clients: int, results: Path, limit: float) -> None:
+    """Look at what was asked for before Flower is started, which would take a minute to refuse it.
+
+    Raises:
+        ValueError: a setting that the app has not, or does not take; or a limit that is no time.
+        OSError: there can be no such folder.
+    """
+    if not limit <= TIMEOUT_MAX:
+        raise ValueError(f"limit must be seconds up to {TIMEOUT_MAX:g}, got {limit:g}")
+    given = _given(changes)
+    app = tomllib.loads((APP / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
+    for key, value in given.items():
+        if key not in app["config"]:
+            known = ", ".join(app["config"])
+            raise ValueError(
+                f"unknown setting {key!r}{nearest(key, app['config']) or ';'} the app has {known}"
+            )
+        if key in ("clients", "results"):
+            raise ValueError(f"-c {key}=...: take --{'out' if key == 'results' else key} instead")
+        _check_kind(key, value, app["config"][key])
+    _build(app["config"] | given | {"clients": clients, "results": str(results)})
+    results.mkdir(parents=True, exist_ok=True)
+
+
+def _given(changes: Sequence[str]) -> dict[str, Any]:
+    """The settings as Flower reads them, which passes over what it does not understand."""
+    from flwr.common.config import parse_config_args
+
+    for word in (word for change in changes for word in shlex.split(change)):
+        if not re.match(r"[^=]+=.", word):
+            raise ValueError(f"-c takes KEY=VALUE, such as rounds=3, got {word!r}")
+    try:
+        return dict(parse_config_args(["", *changes]))  # not alone: then a file's name would do
+    except click.ClickException as error:
+        raise ValueError(
+            f"-c {' '.join(changes)}: {error.format_message()} A text needs quotes of its own, as "
+            """in -c "algorithm='fedmd'"."""
+        ) from error
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    """Raise ValueError for a value of another kind than the app's own; a float may be whole."""
+    kinds = (int, float) if isinstance(default, float) else (type(default),)
+    if type(value) not in kinds:
+        raise ValueError(f"{key} is {value!r}; expected a value such as {default!r}")
+
+
+def _build(config: dict[str, Any]) -> None:
+    """Raise ValueError for settings that the app cannot make a run of, by letting it make one."""
+    import torch
+    from flwr.app import Context, RecordDict
+
+    spec = importlib.util.spec_from_file_location("kdsim_app", APP / "kdsim_app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module, before = importlib.util.module_from_spec(spec), torch.get_default_dtype()
+    try:
+        spec.loader.exec_module(module)
+        plan = module.plan(Context(0, 0, {}, RecordDict(), config))
+    finally:
+        torch.set_default_dtype(before)
+    if plan.rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {plan.rounds}")
 
 
 def run(changes: Sequence[str], clients: int, results: Path, limit: float) -> int:

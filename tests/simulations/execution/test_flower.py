@@ -133,10 +133,9 @@ def test_the_command_of_the_readme_ends_with_a_table_that_is_the_simulation(
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_the_script_tells_of_an_app_that_fails(folder):
     script = REPOSITORY / "simulations" / "flower_app" / "run.sh"
-    command = ["bash", script, "-c", "algorithm='nonsense'", "--out", "here"]
+    command = ["bash", script, "-c", "patience=0.001", "--out", "here"]  # no client comes so soon
     status, printed, said, left = carried_out(command, folder)
     assert (status, left) == (1, [])
-    assert "unknown algorithm 'nonsense'" in said
     assert said.splitlines()[-1].startswith("failed: finished:failed")
     assert printed == ""
 
@@ -160,3 +159,49 @@ def test_results_go_to_a_new_folder(tmp_path, monkeypatch):
         flower.folder(Path("runs"))
     with pytest.raises(ValueError, match="Flower takes no quotes"):
         flower.folder(Path("it's"))
+
+
+WRONG = {
+    "x": "-c takes KEY=VALUE, such as rounds=3, got 'x'",
+    "algorithm='nonsense'": "unknown algorithm 'nonsense'",
+    "algorithm=fedmd": "A text needs quotes of its own, as in -c \"algorithm='fedmd'\"",
+    "algorithm='fedmd": "No closing quotation",
+    "epoch=3": "unknown setting 'epoch'; did you mean 'epochs'? the app has algorithm",
+    "zzz=3": "unknown setting 'zzz'; the app has algorithm",
+    "clients=3": "take --clients instead",
+    "results='/x'": "take --out instead",
+    "rounds=-1": "rounds must be at least 1, got -1",
+    "rounds='x'": "rounds is 'x'; expected a value such as 10",
+    "rounds=true": "rounds is True; expected a value such as 10",
+    "dtype='float16' seed=1": "dtype must be one of float32, float64, got 'float16'",
+    "learning-rate=nan": "learning_rate must be",
+    "private=100000": "100000 private, 578 public",
+    "settings.toml": "-c takes KEY=VALUE",
+}
+
+
+@pytest.mark.flower
+@pytest.mark.parametrize("change", WRONG)
+def test_what_the_app_would_refuse_is_refused_before_flower_is_started(
+    kdsim, monkeypatch, tmp_path, change
+):
+    monkeypatch.setattr(flower, "run", lambda *given: pytest.fail("started"))
+    status, printed, said = kdsim("flower", "-c", change)
+    assert (status, printed, said.count("\n")) == (2, "", 1), said
+    assert WRONG[change] in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.flower
+def test_limits_and_folders_that_cannot_be_are_refused_before_flower_is_started(
+    kdsim, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(flower, "run", lambda *given: 0)
+    for limit in ("nan", "inf", "1e300"):
+        status, _, said = kdsim("flower", f"--limit={limit}")
+        assert (status, said.count("\n")) == (2, 1)
+        assert "limit must be seconds" in said or "is not in the range" in said
+    (tmp_path / "file").write_text("")
+    status, _, said = kdsim("flower", "--out", "file/x")
+    assert (status, said.count("\n"), "file/x" in said) == (2, 1, True)
+    assert kdsim("flower", "-c", "learning-rate=1 rounds=1", "--out", "new")[0] == 0
