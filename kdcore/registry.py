@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, partial
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ class Registry(Generic[T]):
         ours = file in own and own[file]() is cls  # a file of the user's may have the same name
         return file if ours else f"{cls.__module__}:{cls.__qualname__}"
 
-    def _added(self) -> dict[str, Any]:
+    def _added(self) -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group=self.group)}
 
     def _checked(self, name: str, found: Any) -> T:

@@ -4,11 +4,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fedkd.core import Client, Task
+from fedkd.core import Client, Engine, Task
 from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
-
-Run = Callable[..., list[Any]]
 
 
 class AutoEngine:
@@ -24,7 +22,7 @@ class AutoEngine:
 
     def __init__(self, chunk: int = 50) -> None:
         self._chunk = chunk
-        self._engines: dict[str, Run] = {"sequential": sequential, "batched": batched()}
+        self._engines: dict[str, Engine] = {"sequential": sequential, "batched": batched()}
         self.chosen: dict[str, tuple[str, float]] = {}
         self.notes: list[str] = []
 

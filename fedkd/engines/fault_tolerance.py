@@ -3,17 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fedkd.core import Client, Failure, Task
+from fedkd.core import Client, Engine, Failure, Task
 from fedkd.engines.sequential import sequential
-
-Run = Callable[..., list[Any]]
 
 
 class EngineError(RuntimeError):
     """The engine itself cannot go on; no client is to blame, and to try each alone is no use."""
 
 
-def tolerant(engine: Run = sequential) -> Run:
+def tolerant(engine: Engine = sequential) -> Engine:
     """The engine, but a client whose function raises gives a `Failure`, and the others go on.
 
     When a stack of clients raises, each of them is run alone, to find out which it was.

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -30,6 +30,14 @@ KEPT = 2
 FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.json"
 SERVER, CLIENTS = "server.safetensors", "clients.safetensors"
+
+
+class State(NamedTuple):
+    """What `state.json` says: the round, and the bytes moved so far by direction and key."""
+
+    round: int
+    up: Counter[str]
+    down: Counter[str]
 
 
 def save(folder: Path, current: Round, total: Ledger, identity: str) -> Path:
@@ -85,8 +93,8 @@ def load(folder: Path, clients: Sequence[Client], identity: str) -> tuple[Round,
     except SafetensorError as reason:
         raise _damaged(newest, str(reason)) from None
     after = tuple(replace(client, params=_of_client(client, params, newest)) for client in clients)
-    total = Ledger(state["up"], state["down"])
-    return Round(state["round"], server, after, (), {}, Ledger()), total
+    total = Ledger(state.up, state.down)
+    return Round(state.round, server, after, (), {}, Ledger()), total
 
 
 def reached(folder: Path) -> int:
@@ -106,7 +114,7 @@ def drop_after(folder: Path, index: int) -> None:
             shutil.rmtree(checkpoint)
 
 
-def verified(folder: Path, identity: str) -> dict[str, Any] | None:
+def verified(folder: Path, identity: str) -> State | None:
     """The round and the bytes of the newest checkpoint, whose files are as they were written.
 
     Raises:
@@ -119,12 +127,12 @@ def verified(folder: Path, identity: str) -> dict[str, Any] | None:
     path = found[-1] / STATE
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        told = int(state["round"]), Counter(state["up"]), Counter(state["down"])
+        told = State(int(state["round"]), Counter(state["up"]), Counter(state["down"]))
     except (ValueError, KeyError, TypeError) as reason:
         raise _damaged(found[-1], f"{STATE} cannot be read ({reason!r})") from None
-    if told[0] != _index(found[-1]):
-        raise _damaged(found[-1], f"{STATE} is of round {told[0]}")
-    return dict(zip(("round", "up", "down"), told, strict=True))
+    if told.round != _index(found[-1]):
+        raise _damaged(found[-1], f"{STATE} is of round {told.round}")
+    return told
 
 
 def digest(current: Round) -> str:

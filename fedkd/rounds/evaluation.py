@@ -1,7 +1,7 @@
 """How good the clients' models are: on the whole test set, and on what each client itself meets."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ def evaluate(
     if not len(test):
         raise ValueError("there are no test examples to score the clients on")
     y = test.y[test.rows]
-    models: dict[Any, Client] = {}  # those who share a model, as an average, are asked once
+    models: dict[Hashable, Client] = {}  # those who share a model, as an average, are asked once
     names = [_name(client) for client in clients]
     for name, client in zip(names, clients, strict=True):
         models.setdefault(name, client)
@@ -131,7 +131,7 @@ def _answers(predict: Predict, params: Params, x: Tensor, rows: Tensor) -> tuple
     return torch.where(sure.isnan(), -1, said), sure
 
 
-def _name(client: Client) -> Any:
+def _name(client: Client) -> Hashable:
     """What is the same for clients whose parameters are the very same memory."""
     if not isinstance(client.params, dict):  # they are elsewhere, and are not fetched to compare
         return client.id

@@ -73,7 +73,6 @@ def read_resources(document: Document, source: str) -> Resources:
     given = _table(document, "resources", source)
     _check_keys(given, leaves(Resources), "resources", source)
     try:
-        found: Resources = updated(Resources(), given)
-        return found
+        return updated(Resources(), given)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None

@@ -7,11 +7,16 @@ command, the keys of an experiment file, and what a run folder records.
 import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, NamedTuple, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kdcore import registry
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+D = TypeVar("D", bound="DataclassInstance")
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -68,7 +73,7 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def updated(owner: Any, given: Mapping[str, Any], prefix: str = "") -> Any:
+def updated(owner: D, given: Mapping[str, Any], prefix: str = "") -> D:
     """The instance with some settings changed; names that it does not have are for others.
 
     Raises:

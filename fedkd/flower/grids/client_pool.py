@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from flwr.app import ConfigRecord, Context, Message
 
-from fedkd.core import Failure
-from fedkd.engines.fault_tolerance import Run, tolerant
+from fedkd.core import Client, Engine, Failure, Task
+from fedkd.engines.fault_tolerance import tolerant
 from fedkd.flower.client_app import introduction, kept
 from fedkd.flower.grids.local import RAISED, failure, raised
 from fedkd.flower.handlers import KINDS, ClientRuntime, DeliveryCache, Work, present
@@ -43,7 +43,7 @@ class ClientPool:
     """
 
     def __init__(
-        self, build: Callable[[Context], ClientRuntime], engine: Run, note: Callable[[str], None]
+        self, build: Callable[[Context], ClientRuntime], engine: Engine, note: Callable[[str], None]
     ) -> None:
         """Nobody yet: a party is built when its node is first asked.
 
@@ -137,7 +137,13 @@ class ClientPool:
             except Exception as reason:
                 yield Answer(message, raised(message, reason))
 
-    def _watched(self, function: Any, task: Any, clients: Sequence[Any], inputs: Any) -> list[Any]:
+    def _watched(
+        self,
+        function: Callable[..., Any],
+        task: Task,
+        clients: Sequence[Client],
+        inputs: Sequence[tuple[Any, ...]],
+    ) -> list[Any]:
         """The engine; when it raises, `tolerant` runs each client alone, and that is noted."""
         try:
             return self._engine(function, task, clients, inputs)

@@ -11,8 +11,8 @@ from threading import Lock
 from flwr.app import Context, Message, UserConfig
 from flwr.clientapp import ClientApp
 
+from fedkd.core import Engine
 from fedkd.engines.batched import batched
-from fedkd.engines.fault_tolerance import Run as Engine
 from fedkd.flower.client_app import DistillationApp
 from fedkd.flower.grids.client_pool import ClientPool
 from fedkd.flower.grids.job_queue import Job, JobQueue
