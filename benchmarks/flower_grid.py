@@ -93,13 +93,15 @@ def federation(name: str, clients: int) -> federated_data.FederatedData:
     return federated_data.federate(data, chosen, parts, [work.model], seed=0)
 
 
-def party(name: str, context: Context) -> ClientRuntime:
+def runtime(name: str, context: Context) -> ClientRuntime:
     fed = federation(name, int(context.node_config["num-partitions"]))
     client = fed.clients[int(context.node_config["partition-id"])]
     return ClientRuntime(WORKLOADS[name].algorithm, fed.task, client)
 
 
-apps = {name: client_app(functools.partial(party, name)) for name in WORKLOADS} | {"nothing": empty}
+apps = {name: client_app(functools.partial(runtime, name)) for name in WORKLOADS} | {
+    "nothing": empty
+}
 
 
 class Rounds:

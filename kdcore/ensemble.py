@@ -1,4 +1,4 @@
-"""Many teachers into one: what a crowd of predictions says together.
+"""Many teachers into one: what many predictions say together.
 
 All but `mean_logits` and `amalgamate` act on **probabilities**, not on logits: averaged logits are
 another ensemble, in which one teacher with huge logits outvotes all others, while a row of
@@ -145,7 +145,7 @@ def mean_logits(logits: Tensor) -> Tensor:
 
 
 class Votes(NamedTuple):
-    """What a crowd elects, and what that tells of any one of its private data.
+    """What an ensemble elects, and what that tells of any one of its private data.
 
     Attributes:
         labels: (N,), the class with the most votes after the noise.

@@ -75,9 +75,9 @@ class FedDF(FedAvg):
     ) -> Server:
         """Average within groups, then distil the ensemble of all clients into each average."""
         assert public is not None
-        crowd = _Ensemble(task, public)
-        averaged = average_by_group(crowd.hearing(uploads))
-        lesson = public.lesson(crowd.mean(), public.rows)
+        ensemble = _Ensemble(task, public)
+        averaged = average_by_group(ensemble.hearing(uploads))
+        lesson = public.lesson(ensemble.mean(), public.rows)
         for group in sorted(task.models):
             start = of_group(averaged, group)
             if start:

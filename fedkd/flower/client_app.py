@@ -71,13 +71,13 @@ def kept(context: Context) -> Params | None:
     )
 
 
-def _answer(party: ClientRuntime, message: Message, context: Context) -> Message:
+def _answer(runtime: ClientRuntime, message: Message, context: Context) -> Message:
     """Open a request, run the algorithm's function, close it."""
     kind = KINDS[message.metadata.message_type]
-    party = present(party, kept(context), message.content)
-    work = kind.open(party, party.terms(), message.content, DeliveryCache())
-    predict = party.task.models[party.client.group].predict
-    result = kind.function(party.algorithm)(predict, party.client.params, *work.inputs)
+    runtime = present(runtime, kept(context), message.content)
+    work = kind.open(runtime, runtime.terms(), message.content, DeliveryCache())
+    predict = runtime.task.models[runtime.client.group].predict
+    result = kind.function(runtime.algorithm)(predict, runtime.client.params, *work.inputs)
     content, params = kind.close(work, result)
     if params is not None:
         context.state["params"] = pack(params)

@@ -58,20 +58,20 @@ class ClientRuntime(NamedTuple):
         return ConfigRecord(dict(terms(self.algorithm, self.task, self.channel)))
 
 
-def present(party: ClientRuntime, params: Params | None, content: RecordDict) -> ClientRuntime:
-    """The party with the parameters that its client kept from its last round, if there was one.
+def present(runtime: ClientRuntime, params: Params | None, content: RecordDict) -> ClientRuntime:
+    """The runtime with the parameters that its client kept from its last round, if there was one.
 
     Raises:
         ValueError: the server had an answer, and nothing was kept. So it is with a SuperNode that
             was restarted: it comes back under its old number, if it has a key, and without state.
     """
     if params is not None:
-        return party._replace(client=replace(party.client, params=params))
+        return runtime._replace(client=replace(runtime.client, params=params))
     if last := typed(content, "order", ConfigRecord).get("last", 0):
         raise ValueError(
             f"it has answered in round {last!r} and lost its parameters since; was it restarted?"
         )
-    return party
+    return runtime
 
 
 class DeliveryCache:
@@ -93,11 +93,11 @@ class DeliveryCache:
             self._read[key] = channel.read_down(unpack(record)), record
         return self._read[key][0]
 
-    def public(self, party: ClientRuntime, algorithm: str, seed: int, index: int) -> Public | None:
-        """The public examples of a round; `algorithm` is the party's in words."""
-        key = (id(party.task), algorithm, seed, index)
+    def public(self, runtime: ClientRuntime, algorithm: str, seed: int, index: int) -> Public | None:
+        """The public examples of a round; `algorithm` is the runtime's in words."""
+        key = (id(runtime.task), algorithm, seed, index)
         if key not in self._public:
-            self._public[key] = public_of(party.algorithm, party.task, seed, index), party.task
+            self._public[key] = public_of(runtime.algorithm, runtime.task, seed, index), runtime.task
         return self._public[key][0]
 
 
@@ -106,13 +106,13 @@ class Work:
     """An opened request.
 
     Attributes:
-        party: whose it is, with the parameters that the client has now.
-        agreed: the party's terms.
+        runtime: whose it is, with the parameters that the client has now.
+        agreed: the runtime's terms.
         index, seed: of the round.
         inputs: what the algorithm's function is given beside the model and its parameters.
     """
 
-    party: ClientRuntime
+    runtime: ClientRuntime
     agreed: ConfigRecord
     index: int
     seed: int
@@ -123,7 +123,7 @@ class ExperimentKind(NamedTuple):
     """A kind of request, in three steps.
 
     Attributes:
-        open: (party, its terms, content, memo) -> the work.
+        open: (runtime, its terms, content, memo) -> the work.
         function: the part of the algorithm that does it.
         close: (work, what the function returned) -> the content of the reply, and the parameters
             that the client keeps, if they are new.
@@ -135,51 +135,51 @@ class ExperimentKind(NamedTuple):
 
 
 def _open_distil(
-    party: ClientRuntime, agreed: ConfigRecord, content: RecordDict, memo: DeliveryCache
+    runtime: ClientRuntime, agreed: ConfigRecord, content: RecordDict, memo: DeliveryCache
 ) -> Work:
     """One round of a client: read the broadcast, draw the mini-batches."""
-    index, seed, received = _read(party, agreed, content, memo)
-    private = private_of(party.algorithm, party.client, seed, index)
-    public = memo.public(party, str(agreed["algorithm"]), seed, index)
-    return Work(party, agreed, index, seed, (received, private, public))
+    index, seed, received = _read(runtime, agreed, content, memo)
+    private = private_of(runtime.algorithm, runtime.client, seed, index)
+    public = memo.public(runtime, str(agreed["algorithm"]), seed, index)
+    return Work(runtime, agreed, index, seed, (received, private, public))
 
 
 def _close_distil(work: Work, result: tuple[Params, Upload]) -> tuple[RecordDict, Params]:
     """Send up through the channel; keep the parameters."""
     params, upload = result
-    party, noise = work.party, work.seed if work.party.secret is None else work.party.secret
-    answer = party.wire.given_broadcast(work.inputs[0])
-    sent = answer.send_up(upload, generator(noise, "up", work.index, party.client.id))
+    runtime, noise = work.runtime, work.seed if work.runtime.secret is None else work.runtime.secret
+    answer = runtime.wire.given_broadcast(work.inputs[0])
+    sent = answer.send_up(upload, generator(noise, "up", work.index, runtime.client.id))
     return pack_upload(sent, work.agreed), params
 
 
 def _open_score(
-    party: ClientRuntime, agreed: ConfigRecord, content: RecordDict, memo: DeliveryCache
+    runtime: ClientRuntime, agreed: ConfigRecord, content: RecordDict, memo: DeliveryCache
 ) -> Work:
     """How good the model is that the client would use now (`federation.deployed`)."""
-    if party.score is None:
+    if runtime.score is None:
         raise ValueError("this client was built without a way to score itself")
-    index, seed, received = _read(party, agreed, content, memo)
-    public = memo.public(party, str(agreed["algorithm"]), seed, index + 1)
-    return Work(party, agreed, index, seed, (received, public))
+    index, seed, received = _read(runtime, agreed, content, memo)
+    public = memo.public(runtime, str(agreed["algorithm"]), seed, index + 1)
+    return Work(runtime, agreed, index, seed, (received, public))
 
 
 def _close_score(work: Work, params: Params) -> tuple[RecordDict, None]:
     """Measure, and keep nothing."""
-    assert work.party.score is not None
-    scores = work.party.score(replace(work.party.client, params=params))
+    assert work.runtime.score is not None
+    scores = work.runtime.score(replace(work.runtime.client, params=params))
     report = MetricRecord({name: float(value) for name, value in scores.items()})
     return RecordDict({"scores": report}), None
 
 
 def _read(
-    party: ClientRuntime, agreed: ConfigRecord, content: RecordDict, memo: DeliveryCache
+    runtime: ClientRuntime, agreed: ConfigRecord, content: RecordDict, memo: DeliveryCache
 ) -> tuple[int, int, Message]:
     """The round, the seed and the broadcast of a request under the right terms."""
     order = typed(content, "order", ConfigRecord)
     check_terms(order, agreed)  # before anything leaves: no upload past a wrong channel
     words = str(agreed["downlink"]) + str(agreed["algorithm"])
-    received = memo.received(party.wire, words, typed(content, "broadcast", ArrayRecord))
+    received = memo.received(runtime.wire, words, typed(content, "broadcast", ArrayRecord))
     return whole(order, "round"), whole(order, "seed"), received
 
 

@@ -187,7 +187,7 @@ class DistillationStrategy(Strategy):
         packed: dict[int, ArrayRecord] = {}
         order = pack_order(index, self.seed, self._terms)
         self._asked = {}
-        for client, message in opening.sent.items():
+        for client, message in opening.broadcasts.items():
             if id(message) not in packed:
                 packed[id(message)] = pack(message)
             own = order.copy()

@@ -39,13 +39,13 @@ class Pending(NamedTuple):
     Attributes:
         arrival: of its upload.
         params, upload: its new parameters, and its upload as sent.
-        told: the broadcast that it answers, as sent.
+        broadcast: that it answers, as sent.
     """
 
     arrival: Arrival
     params: Params
     upload: Upload
-    told: Message
+    broadcast: Message
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class TimedRound(Round):
     @property
     def heard(self) -> set[int]:
         """Those from whom an upload came in this round that was not too late."""
-        return set(self.sent) - set(self.late) | set(self.rejected)
+        return set(self.uploads) - set(self.late) | set(self.rejected)
 
 
 def simulate_timed(
@@ -93,7 +93,7 @@ def simulate_timed(
     What a slow client computes is computed when it is told, and held back until it would be done:
     engines need to know nothing of time. What it counts for is said in `fedkd.rounds.staleness`.
 
-    Only clients that have nothing to do are sampled; `after` is a moment of an earlier call. The
+    Only clients that have nothing to do are sampled; `after` is a round of an earlier call. The
     other arguments are those of `simulate`.
 
     Raises:
@@ -128,7 +128,7 @@ def simulate_timed(
         pending = dict(pending)
         for client, given in zip(there, inputs, strict=True):
             if client.id in sent:
-                message, upload = opening.sent[client.id], sent[client.id]
+                message, upload = opening.broadcasts[client.id], sent[client.id]
                 down = weigh_broadcast(algorithm, message)
                 size = (down + weigh_upload(algorithm, client.id, upload)).total()
                 time = seconds(speed[client.id], size, algorithm.mini_batches(*given))
@@ -142,9 +142,9 @@ def simulate_timed(
         ages = {number: index - one.arrival.began for number, one in arrived.items()}
         late = tuple(n for n, age in ages.items() if age > clock.staleness and not clock.buffer)
         counting = {n: one.upload for n, one in arrived.items() if n not in late}
-        answered = OpenRound(tuple(arrived), {n: one.told for n, one in arrived.items()})
+        answered = OpenRound(tuple(arrived), {n: one.broadcast for n, one in arrived.items()})
         answered.ledger = opening.ledger
-        newest = dict(newest)  # those of the last moment stay as they are
+        newest = dict(newest)  # those of the last round stay as they are
         told = dict(zip(arrived, read_all(channel, answered), strict=True))
         counted = partial(_counted, algorithm, task, clock, server, told, ages, newest)
         server, rejected, ledger = close_round(
@@ -161,13 +161,13 @@ def simulate_timed(
             dict(sorted((refused | rejected).items())),
             ledger,
             dict(sorted((failed | broken).items())),
-            opening.sent,
+            opening.broadcasts,
             {number: one.upload for number, one in arrived.items()},
             now,
             pending,
             {number: ages[number] for number in counting if ages[number]},
             late,
-            answered.sent,
+            answered.broadcasts,
             newest,
         )
 
@@ -233,28 +233,28 @@ def check_clock(algorithm: Algorithm, task: Task, clock: Clock) -> None:
         )
 
 
-def pack(moment: TimedRound) -> Round:
-    """A moment as a round, all of its state in tensors: for `fedkd.rounds.checkpoint`."""
-    state = {"now": torch.tensor(moment.now, dtype=torch.float64)}
-    for number, one in moment.pending.items():
+def pack(current: TimedRound) -> Round:
+    """A timed round as a round, all of its state in tensors: for `fedkd.rounds.checkpoint`."""
+    state = {"now": torch.tensor(current.now, dtype=torch.float64)}
+    for number, one in current.pending.items():
         found: dict[str, Tensor] = {
             "arrival": torch.tensor(one.arrival.time, dtype=torch.float64),
             "began": torch.tensor(one.arrival.began),
         }
         found |= {f"params/{name}": value for name, value in one.params.items()}
-        found |= {f"told/{key}": value for key, value in one.told.items()}
+        found |= {f"told/{key}": value for key, value in one.broadcast.items()}
         found |= _flat(one.upload)
         state |= {f"{number}/{name}": value for name, value in found.items()}
-    for number, heard in moment.newest.items():
+    for number, heard in current.newest.items():
         weight = torch.tensor(heard.weight, dtype=torch.float64)
         found = _flat(Upload(heard.payload, weight, heard.rows))
         state |= {f"newest/{number}/{name}": value for name, value in found.items()}
-    told = {name: getattr(moment, name) for name in (f.name for f in fields(Round))}
-    return Round(**told | {"server": moment.server | {STATE + k: v for k, v in state.items()}})
+    told = {name: getattr(current, name) for name in (f.name for f in fields(Round))}
+    return Round(**told | {"server": current.server | {STATE + k: v for k, v in state.items()}})
 
 
 def unpack(saved: Round) -> TimedRound:
-    """The moment that was packed."""
+    """The timed round that was packed."""
     state = {k.removeprefix(STATE): v for k, v in saved.server.items() if k.startswith(STATE)}
     pending, newest = {}, {}
     for client in saved.clients:

@@ -170,11 +170,11 @@ def consensus_distance(
     """
     alike: dict[str, list[Upload]] = {}
     groups = {client.id: client.group for client in current.clients}
-    for peer, upload in current.sent.items():
+    for peer, upload in current.uploads.items():
         payload_spec = algorithm.payload_spec(task, groups[peer])
         if peer not in current.rejected:
             reader = channel.with_algorithm(algorithm).given_broadcast(
-                channel.read_down(current.told[peer])
+                channel.read_down(current.broadcasts[peer])
             )
             alike.setdefault(repr(payload_spec), []).append(reader.read_up(upload, payload_spec))
     total, count = 0.0, 0.0

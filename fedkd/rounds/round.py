@@ -36,8 +36,8 @@ class Round:
         rejected: client number -> why its upload was turned away.
         ledger: bytes of this round.
         failed: client number -> why it gave no result; it keeps the parameters that it had.
-        told, sent: client number -> what crossed the network to it and from it, in the form in
-            which it crossed.
+        broadcasts, uploads: client number -> what crossed the network to it and from it, in the
+            form in which it crossed.
     """
 
     index: int
@@ -47,8 +47,8 @@ class Round:
     rejected: dict[int, str]
     ledger: Ledger
     failed: dict[int, str] = field(default_factory=dict)
-    told: Mapping[int, Message] = field(default_factory=dict)
-    sent: Mapping[int, Upload] = field(default_factory=dict)
+    broadcasts: Mapping[int, Message] = field(default_factory=dict)
+    uploads: Mapping[int, Upload] = field(default_factory=dict)
 
     @property
     def heard(self) -> set[int]:
@@ -61,7 +61,7 @@ class OpenRound:
     """A round on its way out: who takes part, and the message that each was sent."""
 
     cohort: tuple[int, ...]
-    sent: dict[int, Message]
+    broadcasts: dict[int, Message]
     ledger: Ledger = field(default_factory=Ledger)
     read: dict[int, Message] = field(default_factory=dict)  # id of a message -> as it is read
 
@@ -175,17 +175,17 @@ def _tell(
         if identity not in encoded:
             sent = channel.send_down(message, generator(seed, "down", index, len(encoded)))
             encoded[identity] = message, sent  # the message is kept, so that its ids stay taken
-        opening.sent[client] = encoded[identity][1]
-        opening.ledger.down.update(weigh_broadcast(algorithm, opening.sent[client]))
+        opening.broadcasts[client] = encoded[identity][1]
+        opening.ledger.down.update(weigh_broadcast(algorithm, opening.broadcasts[client]))
     return opening
 
 
 def read_all(channel: Channel, opening: OpenRound) -> list[Message]:
     """The broadcasts as the cohort reads them; one reading in a round for each message sent."""
-    for message in opening.sent.values():
+    for message in opening.broadcasts.values():
         if id(message) not in opening.read:
             opening.read[id(message)] = channel.read_down(message)
-    return [opening.read[id(opening.sent[client])] for client in opening.cohort]
+    return [opening.read[id(opening.broadcasts[client])] for client in opening.cohort]
 
 
 def close_round(

@@ -36,7 +36,7 @@ def simulate(
     sample: Sample = everyone,
     seed: int = 0,
     after: Round | None = None,
-    shelf: ClientStore | None = None,
+    store: ClientStore | None = None,
     witness: bool = True,
 ) -> Iterator[Round]:
     """Run a federation, one `Round` at a time; the caller logs, evaluates, and stops.
@@ -55,8 +55,8 @@ def simulate(
         seed: of every random choice; two runs with the same seed are the same run.
         after: go on from this round of an earlier call with the same arguments
             (`fedkd.rounds.checkpoint`), as if it had never stopped.
-        shelf: where parameters are kept between rounds; by default in memory.
-        witness: whether rounds hold what crossed the network (`Round.told`, `Round.sent`).
+        store: where parameters are kept between rounds; by default in memory.
+        witness: whether rounds hold what crossed the network (`Round.broadcasts`, `Round.uploads`).
 
     Raises:
         ValueError: no clients, a number used twice, an unknown group, or public examples missing.
@@ -73,7 +73,7 @@ def simulate(
         seen: dict[int, Upload] = {}
         refused: dict[int, str] = {}
         failed: dict[int, str] = {}
-        keep = shelf or (None if len(opening.cohort) == len(party) else _apart)
+        keep = store or (None if len(opening.cohort) == len(party) else _apart)
         uploads = _work(
             *(algorithm, task, engine, channel, opening, public, seed, index, party),
             *(refused, failed, keep),
@@ -86,7 +86,7 @@ def simulate(
         rejected = dict(sorted((refused | rejected).items()))
         check_somebody(opening.cohort, failed)
         everybody = tuple(party.values())
-        crossed = (opening.sent, seen) if witness else ({}, {})
+        crossed = (opening.broadcasts, seen) if witness else ({}, {})
         yield Round(index, server, everybody, opening.cohort, rejected, ledger, failed, *crossed)
 
 

@@ -28,7 +28,7 @@ class ClientStore:
     """
 
     def __init__(self, budget: float | None = None, folder: Path | None = None) -> None:
-        """A shelf.
+        """A store.
 
         Args:
             budget: megabytes in memory; by default any.

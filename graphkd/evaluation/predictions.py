@@ -43,7 +43,7 @@ GRAPHS = 10  # of many, that are drawn
 CALLS, SECONDS = 10, 1.0  # that are timed of each network, and for how long at the most
 
 
-def portrait(split: Split, trained: Mapping[str, Trained], seed: int) -> dict[str, Tensor]:
+def predictions(split: Split, trained: Mapping[str, Trained], seed: int) -> dict[str, Tensor]:
     """What pictures of a run are drawn from, on the CPU; nothing for real targets.
 
     Args:

@@ -154,8 +154,8 @@ def pooled(pool: Callable[[Tensor], Tensor], temperature: float = 1.0) -> TermLo
     """The loss of several teachers as one: their probabilities (M, B, C) pooled into (B, C)."""
 
     def loss(student: Outputs, y: Tensor, *teachers: Outputs) -> Tensor:
-        crowd = torch.stack([(one.logits / temperature).softmax(-1) for one in teachers])
-        gap = response.kl_to_probabilities(student.logits, pool(crowd), temperature)
+        probabilities = torch.stack([(one.logits / temperature).softmax(-1) for one in teachers])
+        gap = response.kl_to_probabilities(student.logits, pool(probabilities), temperature)
         return temperature**2 * gap
 
     return loss

@@ -69,10 +69,10 @@ def partitions() -> Iterable[Record]:
 
 def recipes() -> Iterable[Record]:
     """Recipes, as the surveys group their terms."""
-    from simulations.survey import experiments as cookbook
+    from simulations.survey import experiments
 
-    for name in cookbook.names():
-        said = cookbook.described(name)
+    for name in experiments.names():
+        said = experiments.described(name)
         about = {"group": said.group, "term": said.term, "claims": "; ".join(said.claims)}
         yield {"name": name, "summary": said.what, **about}
 

@@ -7,6 +7,7 @@ from simulations.config.schema import nearest
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 SUFFIX = ".toml"
+RENAMED = {"graph-recipes": "graph-methods"}
 
 
 def names(folder: Path = FOLDER) -> list[str]:
@@ -26,9 +27,11 @@ def find(named: Path) -> Path:
     for path in (*spelled, *(FOLDER / path for path in spelled)):
         if path.is_file():
             return path
+    stem = named.name.removesuffix(SUFFIX)
+    hint = f"; it is {RENAMED[stem]!r} now" if stem in RENAMED else nearest(stem, names())
     raise FileNotFoundError(
-        f"no experiment file {named}, nor one of that name that comes with kdsim"
-        f"{nearest(named.name.removesuffix(SUFFIX), names())}; see `kdsim list experiments`"
+        f"no experiment file {named}, nor one of that name that comes with kdsim{hint}; "
+        "see `kdsim list experiments`"
     )
 
 

@@ -52,7 +52,7 @@ def inspect(
     way = course(experiment, federation)
     current = _replay(way, federation, resources, run, index)
     _check(told, current, run)
-    if client not in {**current.told, **current.sent}:
+    if client not in {**current.broadcasts, **current.uploads}:
         raise ValueError(
             f"nothing crossed between client {client} and the others in round {index}; "
             f"{_others(current)}"
@@ -84,12 +84,14 @@ def _payloads(
     """A record of each tensor, down and up."""
     channel, classes = way.channel.with_algorithm(way.algorithm), federation.task.num_classes
     read: Message = {}
-    if client in current.told and way.topology is None:
-        read = channel.read_down(current.told[client])
-        yield from tensors("down", current.told[client], read, classes, rows)
-    if client in current.sent:
-        upload, group = current.sent[client], federation.clients[client].group
-        answered = getattr(current, "answered", current.told)  # on a clock, perhaps an earlier one
+    if client in current.broadcasts and way.topology is None:
+        read = channel.read_down(current.broadcasts[client])
+        yield from tensors("down", current.broadcasts[client], read, classes, rows)
+    if client in current.uploads:
+        upload, group = current.uploads[client], federation.clients[client].group
+        answered = getattr(
+            current, "answered", current.broadcasts
+        )  # on a clock, perhaps an earlier one
         answer = channel.given_broadcast(channel.read_down(answered.get(client, {})))
         try:
             payload_spec = way.algorithm.payload_spec(federation.task, group)
@@ -102,13 +104,13 @@ def _payloads(
 
 def _said(way: FederatedRun, current: Round, client: int, verified: bool) -> Record:
     """The round, the sums of bytes, and what became of the upload."""
-    upload = current.sent.get(client)
+    upload = current.uploads.get(client)
     counts = "weight" in way.algorithm.properties.beyond_training
     record: Record = {
         "record": "inspect",
         "round": current.index,
         "client": client,
-        "bytes_down": weigh_broadcast(way.algorithm, current.told.get(client, {})).total(),
+        "bytes_down": weigh_broadcast(way.algorithm, current.broadcasts.get(client, {})).total(),
         "bytes_up": weigh_upload(way.algorithm, client, upload).total() if upload else 0,
         "weight": float(upload.weight) if upload and counts else None,
         "checksum": checksum(current) if verified else None,
@@ -187,7 +189,7 @@ def _check(told: Record, current: Round, run: run_folder.Run) -> None:
 
 
 def _others(current: Round) -> str:
-    found = sorted({*current.told, *current.sent})
+    found = sorted({*current.broadcasts, *current.uploads})
     return f"there it was {', '.join(map(str, found))}" if found else "it was nobody"
 
 

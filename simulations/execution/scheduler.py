@@ -167,7 +167,7 @@ def _goes_back(folder: Path, kept: int, lost: int) -> str:
 def _records(job: Job, device: str) -> Iterator[Record]:
     fed = {"resources": job.resources, "kept": job.folder / CHECKPOINT}
     graph = {"device": device, "shared": job.folder.parent / TEACHERS}
-    graph["kept"] = job.folder / run_folder.PORTRAIT
+    graph["kept"] = job.folder / run_folder.PREDICTIONS
     more = {"graph": graph, "fed": fed}.get(config.kind_of(job.experiment), {})
     records: Iterator[Record] = _module(job.experiment).run(job.experiment, job.root, **more)
     return records

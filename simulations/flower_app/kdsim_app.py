@@ -24,7 +24,7 @@ from kdcore.training.loop import TrainingConfig
 Config = dict[str, UserConfigValue]
 
 
-def party(context: Context) -> ClientRuntime:
+def runtime(context: Context) -> ClientRuntime:
     """What one node plays: the client whose number is the node's partition."""
     config = context.run_config
     federation = _federation(tuple(sorted(config.items())))
@@ -111,5 +111,5 @@ def _federation(items: tuple[tuple[str, UserConfigValue], ...]) -> FederatedData
     return federation(dict(items))
 
 
-client = client_app(party)
+client = client_app(runtime)
 server = server_app(plan)

@@ -28,7 +28,7 @@ Record = dict[str, Any]
 PACKAGES = ("kdsim", "torch", "torch-geometric", "numpy", "scikit-learn", "ray", "flwr")
 HEAD, METRICS, ERROR = "run.json", "metrics.jsonl", "error.txt"  # in the folder of a run
 LOCK, EXPERIMENT, REPORT = ".lock", "experiment.toml", "report.html"  # in that of all runs
-PORTRAIT = "portrait.safetensors"  # what pictures of a graph run are drawn from
+PREDICTIONS = "portrait.safetensors"  # what pictures of a graph run are drawn from
 PATIENCE = 20.0  # seconds in which workers end whose driver was killed
 
 # What records and the head of a run cannot do without, by the record's kind.
@@ -233,13 +233,13 @@ def head(folder: Path) -> Record:
     return found
 
 
-def portrait(folder: Path) -> dict[str, np.ndarray] | None:
+def predictions(folder: Path) -> dict[str, np.ndarray] | None:
     """What pictures of a run are drawn from (`graphkd.evaluation.predictions`), if it was kept.
 
     Raises:
         ValueError: the file is damaged.
     """
-    path = folder / PORTRAIT
+    path = folder / PREDICTIONS
     try:
         return atomic_files.load(path)[0] if path.is_file() else None
     except ValueError as error:

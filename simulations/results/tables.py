@@ -34,7 +34,8 @@ class Result(NamedTuple):
         settings: the experiment as flat names and values, without seed and machine.
         label: the method, and the settings that tell it from others of the same name.
         topology: name, links and positions of peers without a server.
-        portrait: what pictures of a graph run are drawn from, see `graphkd.evaluation.predictions`.
+        predictions: what pictures of a graph run are drawn from, see
+            `graphkd.evaluation.predictions`.
         diverged: why its numbers mean nothing, or nothing where they do.
         notes: what else its records say in words.
     """
@@ -49,7 +50,7 @@ class Result(NamedTuple):
     settings: Mapping[str, str]
     label: str
     topology: Mapping[str, Any] | None = None
-    portrait: Mapping[str, np.ndarray] | None = None
+    predictions: Mapping[str, np.ndarray] | None = None
     diverged: str = ""
     notes: tuple[str, ...] = ()
 
@@ -273,7 +274,7 @@ def _finished(run: Any) -> Iterable[Result]:
                 own |= {DIVERGED: float(bool(why))} if kind != "survey" else {}
                 about = (kind, data, protocol, who, seed, own, rounds, settings, who)
                 yield Result(
-                    *about, record.get("topology"), run_folder.portrait(run.path), why, said
+                    *about, record.get("topology"), run_folder.predictions(run.path), why, said
                 )
             curve = {}
 

@@ -111,13 +111,13 @@ def run(
     """
     federation = prepare(experiment, root, resources)
     gc.freeze()  # what is here stays, and need not be looked at again at each collection
-    shelf = ClientStore(resources.memory or None)
+    store = ClientStore(resources.memory or None)
     with engine_of(experiment, resources) as (engine, notes):
         every = resources.checkpoint_every
-        for record in _rounds(experiment, federation, engine, shelf, every, kept):
-            said = [*notes, *shelf.notes]
+        for record in _rounds(experiment, federation, engine, store, every, kept):
+            said = [*notes, *store.notes]
             notes.clear()
-            shelf.notes.clear()
+            store.notes.clear()
             said += record.get("notes", [])
             yield record | ({"notes": said} if said else {})
 
@@ -126,7 +126,7 @@ def _rounds(
     experiment: FedExperiment,
     federation: FederatedData,
     engine: Engine,
-    shelf: ClientStore,
+    store: ClientStore,
     every: int,
     kept: Path | None,
 ) -> Iterator[Record]:
@@ -136,7 +136,7 @@ def _rounds(
     found = checkpoint.load(kept, federation.clients, identity) if kept else None
     before, total = found or (None, Ledger())
     record, scores, current = {}, {}, before
-    for current in way.rounds(federation, engine, before, shelf):
+    for current in way.rounds(federation, engine, before, store):
         ledger = current.ledger
         total += ledger
         due = current.index % experiment.eval_every == 0 or current.index == experiment.rounds

@@ -45,7 +45,7 @@ class FederatedRun:
         federation: FederatedData,
         engine: Engine,
         after: Round | None = None,
-        shelf: ClientStore | None = None,
+        store: ClientStore | None = None,
     ) -> Iterator[Round]:
         """The rounds, from the beginning, or after one that was `saved`; see `simulate`."""
         e, parties = self.experiment, (federation.task, federation.clients)
@@ -57,7 +57,7 @@ class FederatedRun:
             "seed": e.seed,
         }
         if e.clock == Clock():
-            yield from simulate(self.algorithm, *parties, after=after, shelf=shelf, **more)
+            yield from simulate(self.algorithm, *parties, after=after, store=store, **more)
         else:
             moment = None if after is None else unpack(after)
             yield from simulate_timed(self.algorithm, *parties, e.clock, after=moment, **more)
@@ -77,7 +77,7 @@ class FederatedRun:
                 "consensus_distance": None if math.isnan(apart) else apart,
                 "bytes_per_link": {
                     str(peer): weigh_upload(self.experiment.algorithm, peer, upload).total()
-                    for peer, upload in current.sent.items()
+                    for peer, upload in current.uploads.items()
                 },
             }
         return record
@@ -135,7 +135,7 @@ def saved(current: Round) -> Round:
 def checksum(current: Round) -> str:
     """A checksum (CRC-32) of all that crossed in a round: to tell whether a replay is exact."""
     found = 0
-    for messages in (current.told, {k: u.payload for k, u in current.sent.items()}):
+    for messages in (current.broadcasts, {k: u.payload for k, u in current.uploads.items()}):
         for client, message in sorted(messages.items()):
             for key, value in sorted(message.items()):
                 found = zlib.crc32(f"{client} {key} {value.dtype} {value.shape}".encode(), found)

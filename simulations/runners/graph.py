@@ -10,8 +10,12 @@ import graphkd
 from fedkd.storage import atomic_files
 from graphkd.core import StudentSpec, TeacherSpec
 from graphkd.data import datasets, registry
+<<<<<<< HEAD
 from graphkd.evaluation.predictions import portrait
 from graphkd.method import Plan
+=======
+from graphkd.evaluation.predictions import predictions
+>>>>>>> 807ec96 (Words of the field for what was private: uploads and broadcasts of a round, client stores, predictions)
 from graphkd.training.distillation import fit_one_teacher
 from graphkd.training.loop import build
 from simulations.config.experiments import GraphExperiment
@@ -68,7 +72,7 @@ def run(
             record = _epoch(step)
         else:
             record = _run(experiment, step)
-            if kept is not None and (found := portrait(split, step.trained, experiment.seed)):
+            if kept is not None and (found := predictions(split, step.trained, experiment.seed)):
                 atomic_files.save(kept, {name: value.numpy() for name, value in found.items()})
         yield record | {"seconds": time.perf_counter() - start}
 

@@ -238,9 +238,9 @@ def test_a_weight_is_sent_and_weighed_where_the_server_uses_it(name, tiny, doubl
     used = not equal(one, other)
     assert used == ("weight" in algorithm.properties.beyond_training)
     (current,) = run(algorithm, federation, rounds=1)
-    sent = [int(upload.weight) for upload in current.sent.values()]
+    sent = [int(upload.weight) for upload in current.uploads.values()]
     assert sent == ([9, 4, 6] if used else [1, 1, 1])
-    tensors = sum(sum(weigh(upload.payload).values()) for upload in current.sent.values())
+    tensors = sum(sum(weigh(upload.payload).values()) for upload in current.uploads.values())
     assert current.ledger.bytes_up == tensors + 3 * 8 * used
 
 
@@ -589,7 +589,7 @@ def outcome(algorithm, federation, engine):
     models = deployed(algorithm, federation.task, last, engine=engine)
     scores = evaluate(federation.task, models, federation.test, federation.label_counts, engine)
     own = [dict(client.params) for client in (*last.clients, *models)]
-    return last.server, last.told, last.sent, own, scores
+    return last.server, last.broadcasts, last.uploads, own, scores
 
 
 @every_algorithm

@@ -45,7 +45,7 @@ class _Worker:
         function: Callable[..., Any],
         models: list[Any],
         people: list[tuple[int, str]],
-        parcel: SerializedTree,
+        serialized: SerializedTree,
         token: int,
         dtype: torch.dtype,
     ) -> tuple[SerializedTree, dict[str, Any]]:
@@ -54,7 +54,7 @@ class _Worker:
         `dtype` is the default floating type where the engine is, in which messages cross.
         """
         torch.set_default_dtype(dtype)
-        sources, inputs = unpack(parcel, self._fetch, self._device)
+        sources, inputs = unpack(serialized, self._fetch, self._device)
         clients = [
             Client(number, group, self._params(source), ELSEWHERE)
             for (number, group), source in zip(people, sources, strict=True)

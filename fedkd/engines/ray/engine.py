@@ -55,15 +55,15 @@ class Resident(Mapping[str, Tensor]):
 class _Call(NamedTuple):
     function: Callable[..., Any]
     people: list[tuple[int, str]]  # client number, group
-    parcel: SerializedTree  # of (sources, inputs), a list of each
+    serialized: SerializedTree  # of (sources, inputs), a list of each
     share: Share
     place: int
 
     def each(self) -> list["_Call"]:
         """The same for each client alone."""
-        sources, inputs = self.parcel.tree
+        sources, inputs = self.serialized.tree
         return [
-            self._replace(people=[p], parcel=self.parcel._replace(tree=([s], [i])))
+            self._replace(people=[p], serialized=self.serialized._replace(tree=([s], [i])))
             for p, s, i in zip(self.people, sources, inputs, strict=True)
         ]
 
@@ -205,9 +205,9 @@ class RayEngine:
             else dict(c.params)
             for c in clients
         ]
-        parcel = pack((sources, inputs), self._once)
+        serialized = pack((sources, inputs), self._once)
         _, share, worker = self._homes[clients[0].id]
-        return _Call(function, [(c.id, c.group) for c in clients], parcel, share, worker)
+        return _Call(function, [(c.id, c.group) for c in clients], serialized, share, worker)
 
     def _start(self, call: _Call) -> _Started:
         assert self._task is not None
@@ -219,7 +219,7 @@ class RayEngine:
             call.function,
             [self._task[1]],
             call.people,
-            call.parcel,
+            call.serialized,
             token,
             torch.get_default_dtype(),
         )

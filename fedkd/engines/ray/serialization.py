@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_map
 
 
 class TensorRef(NamedTuple):
-    """The place of a tensor in a parcel; a tuple of its own kind, so that no other is taken for it.
+    """The place of a tensor in a tree; of its own kind, so that no other is taken for it.
 
-    `place` counts the parcel's contents.
+    `place` counts the contents.
     """
 
     place: int
@@ -56,7 +56,7 @@ def pack(
 
 
 def unpack(
-    parcel: SerializedTree,
+    serialized: SerializedTree,
     fetch: Callable[[Any], Tensor] | None = None,
     device: torch.device | None = None,
 ) -> Any:
@@ -67,11 +67,11 @@ def unpack(
         else fetch(value)
         if fetch
         else value
-        for value in parcel.contents
+        for value in serialized.contents
     ]
     return tree_map(
         lambda leaf: found[leaf.place] if isinstance(leaf, TensorRef) else leaf,
-        parcel.tree,
+        serialized.tree,
         is_leaf=lambda node: isinstance(node, TensorRef),
     )
 

@@ -1,4 +1,4 @@
-"""The parties of many nodes: their requests are answered by one call of an engine."""
+"""The runtimes of many nodes: their requests are answered by one call of an engine."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ class Answer(NamedTuple):
 
 
 class _Member(NamedTuple):
-    party: ClientRuntime
+    runtime: ClientRuntime
     agreed: ConfigRecord
 
 
@@ -33,7 +33,7 @@ class _Asked(NamedTuple):
 
 
 class ClientPool:
-    """The parties of many nodes, with the parameters that they keep between rounds.
+    """The runtimes of many nodes, with the parameters that they keep between rounds.
 
     These stay as the engine gave them: in tensors, or in the engine's actors. `write` puts them
     into a node's state, for whoever wants to see it there.
@@ -45,7 +45,7 @@ class ClientPool:
     def __init__(
         self, build: Callable[[Context], ClientRuntime], engine: Engine, note: Callable[[str], None]
     ) -> None:
-        """Nobody yet: a party is built when its node is first asked.
+        """Nobody yet: a runtime is built when its node is first asked.
 
         Args:
             build: from a node's context to what it plays; called once for each node.
@@ -71,14 +71,14 @@ class ClientPool:
             try:
                 member = self._member(context)
                 if kind is None:
-                    who = introduction(member.party.client)
+                    who = introduction(member.runtime.client)
                     yield Answer(message, Message(who, reply_to=message))
                     continue
                 params = self._params.get(context.node_id)
                 if params is None:
                     params = kept(context)
-                party = present(member.party, params, message.content)
-                work = kind.open(party, member.agreed, message.content, memo)
+                runtime = present(member.runtime, params, message.content)
+                work = kind.open(runtime, member.agreed, message.content, memo)
                 asked.append(_Asked(message, work))
             except Exception as reason:  # as a node's app does: whatever it is, the others go on
                 yield Answer(message, raised(message, reason))
@@ -97,8 +97,8 @@ class ClientPool:
 
     def _member(self, context: Context) -> _Member:
         if context.node_id not in self._members:
-            party = self._build(context)
-            self._members[context.node_id] = _Member(party, party.terms())
+            runtime = self._build(context)
+            self._members[context.node_id] = _Member(runtime, runtime.terms())
         return self._members[context.node_id]
 
     def _blocks(self, asked: Sequence[_Asked]) -> list[list[_Asked]]:
@@ -106,8 +106,8 @@ class ClientPool:
         blocks: list[list[_Asked]] = []
         for one in asked:
             for block in blocks:
-                first, party = block[0].work.party, one.work.party
-                if first.task is party.task and first.algorithm == party.algorithm:
+                first, runtime = block[0].work.runtime, one.work.runtime
+                if first.task is runtime.task and first.algorithm == runtime.algorithm:
                     block.append(one)
                     break
             else:
@@ -122,9 +122,9 @@ class ClientPool:
     def _run(self, block: Sequence[_Asked]) -> Iterator[Answer]:
         """One call of the engine, and the answers that come of it."""
         kind = KINDS[block[0].message.metadata.message_type]
-        parties = [work.party for _, work in block]
-        function, task = kind.function(parties[0].algorithm), parties[0].task
-        clients, inputs = [p.client for p in parties], [work.inputs for _, work in block]
+        runtimes = [work.runtime for _, work in block]
+        function, task = kind.function(runtimes[0].algorithm), runtimes[0].task
+        clients, inputs = [p.client for p in runtimes], [work.inputs for _, work in block]
         self.calls.append(len(block))
         results = tolerant(self._watched)(function, task, clients, inputs)
         for (message, work), result in zip(block, results, strict=True):

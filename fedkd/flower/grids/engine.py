@@ -61,7 +61,7 @@ class EngineGrid(LocalGrid):
         self._crowd: ClientPool | None = None
         if type(app) is DistillationApp:
             self._crowd = ClientPool(app.build, engine or batched(), self._note)
-        self._desk = JobQueue()
+        self._queue = JobQueue()
         self._open: dict[str, Message] = {}  # those that wait for their answer, by number
         self._engine_is_free = Lock()  # engines need not stand two calls at a time
 
@@ -73,7 +73,7 @@ class EngineGrid(LocalGrid):
     @property
     def contexts(self) -> dict[int, Context]:
         """Node number -> its context, with the state that it keeps, as it is now."""
-        with self._desk.changed:
+        with self._queue.changed:
             if self._crowd:
                 self._crowd.write(self._contexts)
             return self._contexts
@@ -84,16 +84,16 @@ class EngineGrid(LocalGrid):
         for message in sent:
             number(message)
         copies = [copy_message(message) for message in sent]
-        with self._desk.changed:
+        with self._queue.changed:
             self._open |= {message.metadata.message_id: message for message in copies}
-            self._desk.put(self._jobs(copies))
+            self._queue.put(self._jobs(copies))
         return [message.metadata.message_id for message in sent]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """The answers that are there, each once; in the order of node numbers."""
-        with self._desk.changed:
+        with self._queue.changed:
             self._expire()
-            self._desk.overtake(self._open, math.inf)
+            self._queue.overtake(self._open, math.inf)
             return super().pull_messages(message_ids)
 
     def send_and_receive(
@@ -102,7 +102,7 @@ class EngineGrid(LocalGrid):
         """Deliver messages and return the answers that come in time; the others are dropped."""
         until = math.inf if timeout is None else time.monotonic() + timeout
         numbers = self.push_messages(messages)
-        with self._desk.changed:
+        with self._queue.changed:
             try:
                 self._wait(numbers, until)
             finally:
@@ -112,9 +112,9 @@ class EngineGrid(LocalGrid):
 
     def _wait(self, numbers: Sequence[str], until: float) -> None:
         while any(n in self._open for n in numbers) and time.monotonic() < until:
-            self._desk.changed.wait(min(TICK, max(0.0, until - time.monotonic())))
+            self._queue.changed.wait(min(TICK, max(0.0, until - time.monotonic())))
             self._expire()
-            self._desk.overtake(self._open, until)
+            self._queue.overtake(self._open, until)
 
     def _expire(self) -> None:
         """Answer the messages whose time to live has passed with an error."""
@@ -171,7 +171,7 @@ class EngineGrid(LocalGrid):
 
     def _wanted(self, messages: Sequence[Message]) -> list[Message]:
         """Those of the messages for which somebody still waits."""
-        with self._desk.changed:
+        with self._queue.changed:
             return [m for m in messages if m.metadata.message_id in self._open]
 
     def _answer_as_one(self, messages: Sequence[Message]) -> None:
@@ -187,12 +187,12 @@ class EngineGrid(LocalGrid):
     def _answer_alone(self, messages: Sequence[Message]) -> None:
         for message in self._wanted(messages):
             node = message.metadata.dst_node_id
-            with self._desk.changed:
+            with self._queue.changed:
                 before = self._contexts.get(node)
                 if self._crowd and before:
                     self._crowd.write({node: before})
             reply, context = self.run_app(message)
-            with self._desk.changed:
+            with self._queue.changed:
                 if before is not self._contexts.get(node):  # this one was overtaken
                     lost = "the node has answered a later message meanwhile"
                     reply, context = failure(message, RAISED, lost), None
@@ -203,7 +203,7 @@ class EngineGrid(LocalGrid):
         self, message: Message, reply: Message | None, keep: Callable[[], None] | None = None
     ) -> None:
         """File a reply, and let the node keep what it has; unless both come too late."""
-        with self._desk.changed:
+        with self._queue.changed:
             if self._open.pop(message.metadata.message_id, None) is None:
                 return
             if reply is None or _expired(message):

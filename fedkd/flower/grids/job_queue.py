@@ -60,7 +60,7 @@ class JobQueue:
         if self._turn is None and self._todo:
             self._turn = object()
             worker = threading.Thread(
-                target=self._work, args=(self._turn,), name="kdsim-desk", daemon=True
+                target=self._work, args=(self._turn,), name="kdsim-jobs", daemon=True
             )
             worker.start()
 

@@ -24,7 +24,7 @@ from simulations.reporting.figures.common import (
     paper,
     wrapped,
 )
-from simulations.reporting.figures.predictions import WHO, Portrait
+from simulations.reporting.figures.predictions import WHO, Predictions
 from simulations.results.tables import Result
 
 ROWS = 3  # methods that have a row of panels
@@ -37,7 +37,7 @@ def drawings(
 ) -> dict[str, Figure]:
     """The figures of results on the same data and protocol; each method's first seed."""
     seeds = [min(same, key=lambda r: r.seed) for _, same in by_label(group)]
-    kept = [result for result in seeds if result.portrait is not None]
+    kept = [result for result in seeds if result.predictions is not None]
     with matplotlib.rc_context(STYLE):
         makers = (embeddings, neighbourhood, small_graphs)
         found = {make.__name__: make(kept, sheet) for make in makers}
@@ -48,11 +48,11 @@ def embeddings(results: Sequence[Result], sheet: Sheet) -> Figure | None:
     """The same test nodes where each network has them, by their true class."""
     if not results:
         return None
-    every = np.concatenate([portrait["label"] for portrait in map(_portrait, results)])
+    every = np.concatenate([predictions["label"] for predictions in map(_predictions, results)])
     classes = _frequent(every)
 
-    def draw(axes: Axes, portrait: Portrait, who: str) -> str:
-        true, place = portrait["label"][portrait["placed"]], portrait[f"{who}.place"]
+    def draw(axes: Axes, predictions: Predictions, who: str) -> str:
+        true, place = predictions["label"][predictions["placed"]], predictions[f"{who}.place"]
         rest = ~np.isin(true, classes)
         x, y = place[rest].T
         axes.scatter(x, y, 5, color=FAINT, lw=0, rasterized=True)
@@ -62,7 +62,7 @@ def embeddings(results: Sequence[Result], sheet: Sheet) -> Figure | None:
             axes.scatter(x, y, 13, color=colour, marker=marker, lw=0, alpha=0.8, rasterized=True)
         axes.set_box_aspect(1)
         axes.set(xticks=[], yticks=[])
-        first, second = 100 * portrait[f"{who}.variance"]
+        first, second = 100 * predictions[f"{who}.variance"]
         axes.set_xlabel(f"first component ({first:.0f} % of variance)", fontsize=8)
         axes.set_ylabel(f"second component ({second:.0f} %)", fontsize=8)
         return ""
@@ -76,14 +76,14 @@ def embeddings(results: Sequence[Result], sheet: Sheet) -> Figure | None:
 
 def neighbourhood(results: Sequence[Result], sheet: Sheet) -> Figure | None:
     """A small part of the graph: at which nodes is who right?"""
-    if not results or "drawn.known" not in _portrait(results[0]):
+    if not results or "drawn.known" not in _predictions(results[0]):
         return None
 
-    def draw(axes: Axes, portrait: Portrait, who: str) -> str:
-        said, known = portrait[f"{who}.drawn"], portrait["drawn.known"]
-        right = said == portrait["drawn.label"]
-        place = _layout(portrait["drawn.edges"], len(said))
-        _edges(axes, place, portrait["drawn.edges"])
+    def draw(axes: Axes, predictions: Predictions, who: str) -> str:
+        said, known = predictions[f"{who}.drawn"], predictions["drawn.known"]
+        right = said == predictions["drawn.label"]
+        place = _layout(predictions["drawn.edges"], len(said))
+        _edges(axes, place, predictions["drawn.edges"])
         for own, marker in ((known, "s"), (~known, "o")):
             fill = np.where(right[own], RIGHT, WRONG)
             x, y = place[own].T
@@ -105,29 +105,29 @@ def neighbourhood(results: Sequence[Result], sheet: Sheet) -> Figure | None:
 
 def small_graphs(results: Sequence[Result], sheet: Sheet) -> Figure | None:
     """Some of the test graphs, and what the networks of the first method say of them."""
-    if not results or "drawn.owner" not in _portrait(results[0]):
+    if not results or "drawn.owner" not in _predictions(results[0]):
         return None
-    portrait = _portrait(results[0])
-    owners = list(dict.fromkeys(portrait["drawn.owner"].tolist()))
+    predictions = _predictions(results[0])
+    owners = list(dict.fromkeys(predictions["drawn.owner"].tolist()))
     if not owners:
         return None
-    kinds = _frequent(portrait["drawn.kind"])
+    kinds = _frequent(predictions["drawn.kind"])
     rows = -(-len(owners) // sheet.columns)
     figure, panels = paper(results, sheet, 0.9 + 2.3 * rows, sheet.columns, rows=rows, sharey=False)
     for axes in panels:
         axes.set_axis_off()
     for axes, owner in zip(panels, owners, strict=False):
-        _draw_graph(axes, portrait, owner, kinds)
+        _draw_graph(axes, predictions, owner, kinds)
     return _with_legend(
         figure, sheet, [_dot(i, f"node label {kind}") for i, kind in enumerate(kinds)]
     )
 
 
-def _draw_graph(axes: Axes, portrait: Portrait, owner: int, kinds: Sequence[int]) -> None:
-    inside = np.flatnonzero(portrait["drawn.owner"] == owner)
-    edges = portrait["drawn.edges"]
+def _draw_graph(axes: Axes, predictions: Predictions, owner: int, kinds: Sequence[int]) -> None:
+    inside = np.flatnonzero(predictions["drawn.owner"] == owner)
+    edges = predictions["drawn.edges"]
     edges = np.searchsorted(inside, edges[:, np.isin(edges[0], inside)])
-    place, of = _layout(edges, len(inside)), portrait["drawn.kind"][inside]
+    place, of = _layout(edges, len(inside)), predictions["drawn.kind"][inside]
     _edges(axes, place, edges)
     x, y = place[~np.isin(of, kinds)].T
     axes.scatter(x, y, 16, color=FAINT, lw=0, zorder=2)
@@ -136,16 +136,19 @@ def _draw_graph(axes: Axes, portrait: Portrait, owner: int, kinds: Sequence[int]
         x, y = place[of == kind].T
         axes.scatter(x, y, 24, color=colour, marker=marker, lw=0, zorder=2)
     short = {"teacher": "teacher", "baseline": "alone", "student": "taught"}
-    true, lines = portrait["label"][owner], []
+    true, lines = predictions["label"][owner], []
     for who, text in short.items():
-        if f"{who}.predicted" in portrait:
-            said = portrait[f"{who}.predicted"][owner]
+        if f"{who}.predicted" in predictions:
+            said = predictions[f"{who}.predicted"][owner]
             lines.append(f"{text}: {said}" + ("" if said == true else ", wrong"))
     axes.set_title("\n".join([f"class {true}", *lines]), fontsize=7.5)
 
 
 def _rows(
-    results: Sequence[Result], sheet: Sheet, what: str, draw: Callable[[Axes, Portrait, str], str]
+    results: Sequence[Result],
+    sheet: Sheet,
+    what: str,
+    draw: Callable[[Axes, Predictions, str], str],
 ) -> Figure:
     """A row of panels for each method: teacher, student alone, student."""
     shown = list(islice(results, ROWS))
@@ -153,12 +156,12 @@ def _rows(
     rows = len(shown) * len(WHO) // columns
     figure, panels = paper(results, sheet, 0.9 + 3.3 * rows, columns, rows=rows, sharey=False)
     for row, result in enumerate(shown):
-        portrait = _portrait(result)
+        predictions = _predictions(result)
         for axes, who in zip(panels[3 * row : 3 * row + 3], WHO, strict=True):
-            if f"{who}.{what}" not in portrait:
+            if f"{who}.{what}" not in predictions:
                 axes.set_axis_off()
                 continue
-            told = draw(axes, portrait, who)
+            told = draw(axes, predictions, who)
             name = wrapped(result.label, 34, 2)
             axes.set_title("\n".join(filter(None, (name, WHO[who], told))), fontsize=8)
     return figure
@@ -206,6 +209,6 @@ def _with_legend(figure: Figure, sheet: Sheet, handles: list[Line2D]) -> Figure:
     return figure
 
 
-def _portrait(result: Result) -> Portrait:
-    assert result.portrait is not None
-    return result.portrait
+def _predictions(result: Result) -> Predictions:
+    assert result.predictions is not None
+    return result.predictions

@@ -26,7 +26,7 @@ from simulations.reporting.figures.common import (
 )
 from simulations.reporting.figures.predictions import (
     WHO,
-    Portrait,
+    Predictions,
     TestPredictions,
     by_who,
     calibration_error,
@@ -50,8 +50,8 @@ METHODS = 6  # that have a panel
 def drawings(
     group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet = WIDE
 ) -> dict[str, Figure]:
-    """The figures of results on the same data and protocol that have kept a portrait."""
-    kept = [result for result in group if result.portrait is not None]
+    """The figures of results on the same data and protocol that have kept predictions."""
+    kept = [result for result in group if result.predictions is not None]
     makers = (accuracy_per_class, accuracy_per_degree, reliability, accuracy_against_latency)
     with matplotlib.rc_context(STYLE):
         return {make.__name__: make(kept, look, sheet) for make in makers} if kept else {}
@@ -59,13 +59,15 @@ def drawings(
 
 def accuracy_per_class(group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet) -> Figure:
     """Accuracy on the test nodes of each class, of teacher and student."""
-    return _per_group(group, sheet, lambda portrait: portrait["label"], str, "class")
+    return _per_group(group, sheet, lambda predictions: predictions["label"], str, "class")
 
 
 def accuracy_per_degree(group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet) -> Figure:
     """Accuracy on the test nodes of each degree; of whole graphs, of each size."""
     what = "nodes in a graph" if of_graphs(group) else "neighbours of a node"
-    return _per_group(group, sheet, lambda portrait: octave(portrait["degree"]), octave_name, what)
+    return _per_group(
+        group, sheet, lambda predictions: octave(predictions["degree"]), octave_name, what
+    )
 
 
 def reliability(group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet) -> Figure:
@@ -118,20 +120,20 @@ def accuracy_against_latency(
 
 def of_graphs(group: Iterable[Result]) -> bool:
     """Whether the examples are whole graphs."""
-    return any("drawn.owner" in (result.portrait or {}) for result in group)
+    return any("drawn.owner" in (result.predictions or {}) for result in group)
 
 
 def _point(parts: Sequence[TestPredictions]) -> tuple[float, float, float]:
     """Median milliseconds of all calls; mean accuracy in per cent, and its deviation."""
     seconds = np.concatenate([part.seconds for part in parts])
-    of = shares(parts, lambda portrait: np.zeros_like(portrait["label"]))[0]
+    of = shares(parts, lambda predictions: np.zeros_like(predictions["label"]))[0]
     return 1e3 * float(np.median(seconds)), 100 * of.mean, 100 * of.std
 
 
 def _per_group(
     group: Sequence[Result],
     sheet: Sheet,
-    groups: Callable[[Portrait], np.ndarray],
+    groups: Callable[[Predictions], np.ndarray],
     name: Callable[[int], str],
     what: str,
 ) -> Figure:

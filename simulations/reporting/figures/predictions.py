@@ -11,7 +11,7 @@ WHO = {"teacher": "teacher", "baseline": "student without KD", "student": "stude
 OCTAVES = 8  # the last group of degrees, which has no end
 BINS = 15  # of confidence, as in `kdcore.metrics.calibration_error`
 
-Portrait = Mapping[str, np.ndarray]  # see `graphkd.evaluation.predictions`
+Predictions = Mapping[str, np.ndarray]  # see `graphkd.evaluation.predictions`
 
 
 class TestPredictions(NamedTuple):
@@ -24,7 +24,7 @@ class TestPredictions(NamedTuple):
     right: np.ndarray
     confidence: np.ndarray
     seconds: np.ndarray
-    portrait: Portrait
+    predictions: Predictions
 
 
 class Share(NamedTuple):
@@ -37,21 +37,23 @@ class Share(NamedTuple):
 
 def by_who(same: Iterable[Result]) -> dict[str, list[TestPredictions]]:
     """The answers of teacher, student alone and student, in this order, each over seeds."""
-    kept = [result.portrait for result in same if result.portrait is not None]
+    kept = [result.predictions for result in same if result.predictions is not None]
     found = {
-        who: [_answers(portrait, who) for portrait in kept if f"{who}.predicted" in portrait]
+        who: [
+            _answers(predictions, who) for predictions in kept if f"{who}.predicted" in predictions
+        ]
         for who in WHO
     }
     return {who: parts for who, parts in found.items() if parts}
 
 
 def shares(
-    parts: Sequence[TestPredictions], groups: Callable[[Portrait], np.ndarray]
+    parts: Sequence[TestPredictions], groups: Callable[[Predictions], np.ndarray]
 ) -> dict[int, Share]:
     """The accuracy on each group of test nodes, where `groups` gives that of each node, (n,)."""
     found: dict[int, list[tuple[float, int]]] = {}
     for part in parts:
-        of = groups(part.portrait)
+        of = groups(part.predictions)
         for name in np.unique(of):
             own = part.right[of == name]
             found.setdefault(int(name), []).append((float(own.mean()), len(own)))
@@ -90,10 +92,10 @@ def calibration_error(part: TestPredictions) -> float:
     return float(np.abs(gap).sum() / len(part.right))
 
 
-def _answers(portrait: Portrait, who: str) -> TestPredictions:
-    right = portrait[f"{who}.predicted"] == portrait["label"]
+def _answers(predictions: Predictions, who: str) -> TestPredictions:
+    right = predictions[f"{who}.predicted"] == predictions["label"]
     return TestPredictions(
-        right, portrait[f"{who}.confidence"], portrait[f"{who}.seconds"], portrait
+        right, predictions[f"{who}.confidence"], predictions[f"{who}.seconds"], predictions
     )
 
 

@@ -98,15 +98,16 @@ def test_what_crosses_is_votes_in_bits_and_then_differences_of_votes(double):
     header = bytes([2]) + struct.pack("<II", 2, 4)
     votes = {0: b"\0", 1: bytes([0b01_01_0000]), 2: bytes([0b01_01_0000])}
     for client, vote in votes.items():
-        assert inflated(first.sent[client].payload["probabilities"]) == header + vote
+        assert inflated(first.uploads[client].payload["probabilities"]) == header + vote
     # The server's model has barely moved, and says by its last digits what the majority says, 1;
     # in eight bits that is all the same: 63 or 64 of 255, the first classes having the more.
     consensus = torch.tensor([[64, 64, 64, 63]] * 2) / 255
     close(
-        CFD().downlink[0].decode(CFD().downlink[1].decode(second.told[0]))["consensus"], consensus
+        CFD().downlink[0].decode(CFD().downlink[1].decode(second.broadcasts[0]))["consensus"],
+        consensus,
     )
     for client, vote in votes.items():  # so the vote that is known is class 0, and its code zero
-        inside = inflated(second.sent[client].payload["probabilities"])
+        inside = inflated(second.uploads[client].payload["probabilities"])
         assert inside == bytes(9) + vote
 
 
@@ -115,7 +116,7 @@ def test_votes_that_agree_with_the_consensus_are_nothing_but_zeros():
     federation = tables(says, says, says)
     distill = TrainingConfig(learning_rate=5.0, batch_size=4, epochs=3)
     first, second = rounds(CFD(STILL, distill, distill), federation, witness=True)
-    inside = inflated(second.sent[0].payload["probabilities"])
+    inside = inflated(second.uploads[0].payload["probabilities"])
     assert len(inside) == 9 + math.ceil(300 / 8)
     assert set(inside) == {0}
     assert second.ledger.bytes_up == 3 * (6 + len(zlib.compress(inside, 9)))
@@ -127,7 +128,7 @@ def test_codes_may_be_finer_up_and_coarser_down(double):
     (current,) = rounds(
         CFD(STILL, HALF, HALF, bits_up=2, bits_down=1), tables(SAY[0]), 1, witness=True
     )
-    inside = inflated(current.sent[0].payload["probabilities"])
+    inside = inflated(current.uploads[0].payload["probabilities"])
     assert inside[9:] == bytes([0b11_00_10_01])
     for bits in (0, 9):
         with pytest.raises(ValueError, match="bits_up and bits_down must be from 1 to 8"):

@@ -145,7 +145,7 @@ def test_who_was_away_for_a_round_does_not_pretrain_again():
 
     *_, second, third = rounds(FedMD(STILL, HALF, pretrain=1), task, clients, 3, sample=sample)
     assert second.server["met"].tolist() == third.server["met"].tolist() == [0, 1]
-    assert set(third.told[0]) == {"consensus"}
+    assert set(third.broadcasts[0]) == {"consensus"}
 
 
 def test_it_needs_labels_and_says_so():

@@ -273,16 +273,16 @@ def test_what_one_node_gets_wrong_is_its_own_error(tiny):
         raise OSError("no line")
 
     def build(context):
-        party, number = right(context), context.node_config["partition-id"]
+        runtime, number = right(context), context.node_config["partition-id"]
         if number == 0 and context.state:
             raise FileNotFoundError("the data is gone")
         wrong = {
             1: {"algorithm": small("dsfl")},
-            2: {"client": replace(party.client, group="none")},
+            2: {"client": replace(runtime.client, group="none")},
             3: {"channel": Channel((Transform(cannot),))},
             4: {"task": fewer},
         }
-        return party._replace(**wrong.get(number, {}))
+        return runtime._replace(**wrong.get(number, {}))
 
     grids = [kind(client_app(build), CLIENTS) for kind in (EngineGrid, LocalGrid)]
     nodes = grids[0].get_node_ids()
@@ -545,7 +545,7 @@ def test_a_handler_that_hangs_is_dropped_and_the_others_are_heard(hanging):
 
 
 def working():
-    return [thread for thread in threading.enumerate() if thread.name == "kdsim-desk"]
+    return [thread for thread in threading.enumerate() if thread.name == "kdsim-jobs"]
 
 
 def test_a_handler_that_is_slow_but_in_time_is_heard():

@@ -493,11 +493,11 @@ def test_a_client_with_another_algorithm_or_other_public_examples_is_named(tiny)
     fewer = replace(federation.task, public=federation.task.public[1:])
 
     def build(context):
-        party = party_of(algorithm, federation, Channel(), context)
+        runtime = party_of(algorithm, federation, Channel(), context)
         number = context.node_config["partition-id"]
         if number == 1:
-            return party._replace(algorithm=small("dsfl"))
-        return party._replace(task=fewer) if number == 4 else party
+            return runtime._replace(algorithm=small("dsfl"))
+        return runtime._replace(task=fewer) if number == 4 else runtime
 
     run = flower(algorithm, federation, app=client_app(build), rounds=1)
     failed = run.strategy.records[0].failed
@@ -592,9 +592,9 @@ def test_more_or_fewer_nodes_than_clients_are_an_error(expected, tiny):
 
 
 def test_two_nodes_that_are_the_same_client_are_an_error(tiny):
-    party = ClientRuntime(small("local"), tiny().task, tiny().clients[2])
+    runtime = ClientRuntime(small("local"), tiny().task, tiny().clients[2])
     with pytest.raises(ValueError, match="two Flower nodes say that they are client 2"):
-        flower(party.algorithm, tiny(), app=client_app(lambda context: party))
+        flower(runtime.algorithm, tiny(), app=client_app(lambda context: runtime))
 
 
 def test_a_node_that_does_not_say_who_it_is_is_an_error(tiny):

@@ -106,7 +106,7 @@ def test_uploads_arrive_as_they_are_done_where_there_are_no_rounds():
     # arrive at the same moment are heard together.
     found = timeline(Clock(step_seconds=1.0, buffer=1), 2, 3, rounds=6)
     assert [current.now for current in found] == [2.0, 3.0, 4.0, 6.0, 8.0, 9.0]
-    assert [sorted(current.sent) for current in found] == [[0], [1], [0], [0, 1], [0], [1]]
+    assert [sorted(current.uploads) for current in found] == [[0], [1], [0], [0, 1], [0], [1]]
     assert [current.stale for current in found] == [{}, {1: 1}, {0: 1}, {1: 1}, {}, {1: 1}]
     assert heard(found[-1]) == {0: 4, 1: 3}
 
@@ -116,7 +116,7 @@ def test_a_buffer_waits_for_so_many():
     # At 2 come 0 (which has waited since 1) and 1. Both start again, and are done at 3 and 4; the
     # slowest comes at 5, and 0 and 1, told at 4, come at 5 and 6.
     assert [current.now for current in found] == [2.0, 4.0, 5.0]
-    assert [sorted(current.sent) for current in found] == [[0, 1], [0, 1], [0, 2]]
+    assert [sorted(current.uploads) for current in found] == [[0, 1], [0, 1], [0, 2]]
 
 
 def test_closing_by_hand():
@@ -208,14 +208,14 @@ def test_who_drops_out_was_told_and_keeps_what_it_had():
     for current in found:
         assert set(current.failed.values()) <= {"dropped out"}
         assert current.cohort == tuple(range(20))
-        assert set(current.sent) == set(range(20)) - set(current.failed)
+        assert set(current.uploads) == set(range(20)) - set(current.failed)
     last = found[-1].clients
     assert all(int(client.params["count"]) == 20 - lost.count(client.id) for client in last)
 
 
 def test_everybody_may_drop_out():
     found = timeline(Clock(dropout=0.9), 1, 1, rounds=30)
-    assert any(not current.sent for current in found)
+    assert any(not current.uploads for current in found)
 
 
 def test_public_steps_are_counted_from_when_something_was_told(tiny):

@@ -130,7 +130,7 @@ def test_each_peer_hears_its_neighbours_and_nobody_else(tiny, double):
     # The consensus of peer 2 on a ring of five is that of the peers 1, 2 and 3.
     federation, algorithm = tiny(), algorithms.get("fedmd")(local=SHORT)
     (current,) = run(gossip(algorithm, topology("ring").neighbourhoods), federation, rounds=1)
-    said = [current.sent[peer].payload["probabilities"] for peer in (1, 2, 3)]
+    said = [current.uploads[peer].payload["probabilities"] for peer in (1, 2, 3)]
     torch.testing.assert_close(current.server["2/consensus"], torch.stack(said).mean(dim=0))
     assert set(current.server) == {f"{peer}/consensus" for peer in range(5)}
 
@@ -139,7 +139,7 @@ def test_who_is_not_there_sends_nothing_and_hears(tiny):
     federation, algorithm = tiny(), algorithms.get("fedmd")(local=SHORT)
     algorithm = gossip(algorithm, topology("complete").neighbourhoods)
     (current,) = run(algorithm, federation, rounds=1, sample=uniform(0.4))
-    assert len(current.cohort) == len(current.sent) == 2
+    assert len(current.cohort) == len(current.uploads) == 2
     assert len(current.server) == 5
 
 
@@ -148,7 +148,7 @@ def test_who_hears_one_peer_alone_takes_over_what_it_says(tiny):
     federation, algorithm = tiny(), algorithms.get("fedmd")(local=SHORT)
     algorithm = gossip(algorithm, topology("ring").neighbourhoods)
     (current,) = run(algorithm, federation, rounds=1, sample=lambda clients, generator: [0])
-    said = current.sent[0].payload["probabilities"]
+    said = current.uploads[0].payload["probabilities"]
     assert set(current.server) == {"4/consensus", "0/consensus", "1/consensus"}
     assert all(torch.equal(consensus, said) for consensus in current.server.values())
 
@@ -161,7 +161,7 @@ def test_bytes_cross_every_link_once_in_each_direction_and_nothing_goes_down(tin
             found = current.ledger
             assert found.up == {"probabilities": 2 * links * 11 * 5 * 4}  # P = 11, C = 5, float32
             assert found.down == {}
-        assert current.told[0]  # it told itself a consensus, which crossed no link
+        assert current.broadcasts[0]  # it told itself a consensus, which crossed no link
     halves = Channel((float16(),), (float16(),))
     half, _ = run(gossip(algorithm, topology("ring").neighbourhoods), federation, 2, channel=halves)
     assert half.ledger.bytes_up == 2 * 5 * 11 * 5 * 2
@@ -211,7 +211,7 @@ def test_disagreement_by_hand(double):
     first, second = simulate(algorithm, task, clients, rounds=2)
     assert consensus_distance(algorithm, task, first) == pytest.approx(math.sqrt(14 / 3))
     assert consensus_distance(algorithm, task, second) == 0
-    assert math.isnan(consensus_distance(algorithm, task, replace(first, sent={})))
+    assert math.isnan(consensus_distance(algorithm, task, replace(first, uploads={})))
 
 
 def test_disagreement_leaves_out_what_a_peer_does_not_hold(tiny):
@@ -219,7 +219,7 @@ def test_disagreement_leaves_out_what_a_peer_does_not_hold(tiny):
     (current,) = run(algorithm, federation, rounds=1)
     rows = {
         k: dict(zip(u.rows.nonzero().flatten().tolist(), u.payload["means"], strict=True))
-        for k, u in current.sent.items()
+        for k, u in current.uploads.items()
     }
     total = count = 0.0
     for label in range(5):

@@ -77,7 +77,7 @@ def test_the_papers_formula_where_each_client_counts_once():
     #   at 4: client 0, told at 3, tau 0, and client 1, told at 2, tau 1.
     clock = Clock(step_seconds=1.0, buffer=2, server_learning_rate=0.1)
     found = list(simulate_timed(Alike(), *adders(1, 2, 3), clock, rounds=3))
-    assert [sorted(current.sent) for current in found] == [[0, 1], [0, 2], [0, 1]]
+    assert [sorted(current.uploads) for current in found] == [[0, 1], [0, 2], [0, 1]]
     steps = [1 + 10, 1 + 100 * LATE, 1 + 10 * LATE]
     assert server_of(found) == pytest.approx([0.05 * sum(steps[: k + 1]) for k in range(3)])
 
@@ -140,14 +140,14 @@ def test_the_servers_model_is_no_late_clients_model():
     given = quick("fedavg"), federation.task, federation.clients
     before, late = None, 0
     for current in simulate_timed(*given, ONE_BY_ONE, rounds=8):
-        for number, upload in current.sent.items():
+        for number, upload in current.uploads.items():
             if current.stale.get(number):
                 late += 1
                 for key, value in upload.payload.items():
                     now, was = current.server[f"mlp-8/{key}"], before[f"mlp-8/{key}"]
                     step = discount(current.stale[number]) * (value - current.answered[number][key])
                     assert not torch.equal(now, value)
-                    if len(current.sent) == 1:
+                    if len(current.uploads) == 1:
                         torch.testing.assert_close(now, was + step)
         before = current.server
     assert late > 3
@@ -160,7 +160,7 @@ def test_a_consensus_is_over_the_newest_of_each_client_heard(name):
     given = quick(name, **settings), federation.task, federation.clients
     newest = {}
     for current in list(simulate_timed(*given, ONE_BY_ONE, rounds=10)):  # none changes later
-        newest |= {k: upload.payload["probabilities"] for k, upload in current.sent.items()}
+        newest |= {k: upload.payload["probabilities"] for k, upload in current.uploads.items()}
         assert sorted(current.newest) == sorted(newest)
         expected = torch.stack(list(newest.values())).double().mean(dim=0)
         torch.testing.assert_close(current.server["consensus"].double(), expected)
@@ -210,7 +210,7 @@ def test_an_upload_that_is_turned_away_leaves_the_one_before():
         *(quick("fedmd"), federation.task, federation.clients, clock), rounds=2, engine=engine
     )
     assert second.rejected.keys() == {0}
-    kept, fresh = first.sent[0].payload, second.sent[1].payload
+    kept, fresh = first.uploads[0].payload, second.uploads[1].payload
     expected = (kept["probabilities"].double() + fresh["probabilities"].double()) / 2
     torch.testing.assert_close(second.server["consensus"].double(), expected)
 

@@ -504,8 +504,13 @@ def test_a_message_is_encoded_once_for_all_who_are_told_the_same():
         1,
     )
     assert len(encoded) == 2
-    assert [list(opening.sent[i]) for i in range(4)] == [["plus"], ["minus"], ["plus"], ["minus"]]
-    assert opening.sent[0] is opening.sent[4]
+    assert [list(opening.broadcasts[i]) for i in range(4)] == [
+        ["plus"],
+        ["minus"],
+        ["plus"],
+        ["minus"],
+    ]
+    assert opening.broadcasts[0] is opening.broadcasts[4]
     assert opening.ledger.down == {"plus": 3 * 24, "minus": 3 * 24}
 
 
@@ -615,14 +620,14 @@ def test_only_one_wave_of_uploads_is_alive_at_a_time(monkeypatch):
     running = simulate(Counting(), federation.task, federation.clients, rounds=1, witness=False)
     (only,) = running
     assert (len(alive), max(most)) == (9, 3)  # a wave, and the one that the loop still names
-    assert (only.sent, only.told) == ({}, {})
+    assert (only.uploads, only.broadcasts) == ({}, {})
 
 
 def test_parameters_past_the_budget_are_in_files_and_the_run_is_the_same():
     federation = tiny_federation(sizes=(5, 3, 4, 6, 2))
-    shelf = ClientStore(1e-9)
+    store = ClientStore(1e-9)
     expected = last(FedMD(), federation.task, federation.clients, rounds=2)
-    found = last(FedMD(), federation.task, federation.clients, rounds=2, shelf=shelf)
-    assert "files" in shelf.notes[0]
+    found = last(FedMD(), federation.task, federation.clients, rounds=2, store=store)
+    assert "files" in store.notes[0]
     for mine, theirs in zip(found.clients, expected.clients, strict=True):
         assert all(torch.equal(mine.params[k], theirs.params[k]) for k in theirs.params)

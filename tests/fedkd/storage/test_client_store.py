@@ -1,4 +1,4 @@
-"""Parameters on a shelf: the same numbers, in as little memory as was asked for."""
+"""Parameters in a store: the same numbers, in as little memory as was asked for."""
 
 import os
 from collections import UserDict
@@ -30,11 +30,11 @@ def assert_same(kept, given):
 @pytest.mark.parametrize("budget", [None, 100.0, 1e-9])
 def test_what_is_kept_is_what_was_given(budget, tmp_path):
     given = clients()
-    shelf = ClientStore(budget, tmp_path)
-    kept = shelf(given)
+    store = ClientStore(budget, tmp_path)
+    kept = store(given)
     assert_same(kept, given)
-    assert_same(shelf(kept), given)
-    assert bool(shelf.notes) == (budget == 1e-9)
+    assert_same(store(kept), given)
+    assert bool(store.notes) == (budget == 1e-9)
     assert not list(tmp_path.iterdir())  # files are unlinked while they are in use
 
 
@@ -61,18 +61,18 @@ def mapped(client):
 def test_only_what_does_not_fit_is_in_files():
     given = [client for client in clients() if client.group == "mlp-8"]
     first, second = given[:1], given[1:2]
-    shelf = ClientStore(1.5 * size(first[0]) / 1e6)
-    (kept,), (other,) = shelf(first), shelf(second)
+    store = ClientStore(1.5 * size(first[0]) / 1e6)
+    (kept,), (other,) = store(first), store(second)
     assert not mapped(kept)
     assert mapped(other)
-    (again,) = shelf([kept])  # what comes back frees its own place first
+    (again,) = store([kept])  # what comes back frees its own place first
     assert not mapped(again)
 
 
 def test_writing_to_one_map_changes_no_other():
     given = clients()[:2]
-    shelf = ClientStore(1e-9)
-    one, two = shelf(given)
+    store = ClientStore(1e-9)
+    one, two = store(given)
     with torch.no_grad():
         for value in one.params.values():
             value.zero_()

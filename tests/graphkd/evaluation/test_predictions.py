@@ -27,7 +27,7 @@ def distilled(name, data, protocol, seed=0, **settings):
 @pytest.fixture(scope="module")
 def nodes():
     split, last = distilled("glnn", graphkd.datasets.fake(), "inductive", train=5, val=5)
-    return split, last, predictions.portrait(split, last.trained, 0)
+    return split, last, predictions.predictions(split, last.trained, 0)
 
 
 def test_answers_are_those_of_the_networks_on_the_test_nodes(nodes):
@@ -86,7 +86,7 @@ def test_the_small_graph_is_what_is_around_a_test_node(nodes):
 def test_whole_graphs_are_kept_with_their_sizes_and_some_of_them_to_draw():
     many = graphs()
     split, last = distilled("glnn", many, "folds")
-    kept = predictions.portrait(split, last.trained, 0)
+    kept = predictions.predictions(split, last.trained, 0)
     test, size = split.parts["ind"].tolist(), torch.bincount(many.owner)
     assert kept["degree"].tolist() == [int(size[one]) for one in test]
     for owner in set(kept["drawn.owner"].tolist()):
@@ -102,7 +102,7 @@ def test_what_is_kept_follows_the_seed_and_fits_a_file(nodes, tmp_path):
     split, last, kept = nodes
     save_file(kept, tmp_path / "kept")
     again = load_file(tmp_path / "kept")
-    once_more = predictions.portrait(split, last.trained, 0)
+    once_more = predictions.predictions(split, last.trained, 0)
     assert set(again) == set(once_more)
     for name, value in again.items():
         assert torch.equal(value, once_more[name]) or name.endswith("seconds"), name
@@ -111,21 +111,21 @@ def test_what_is_kept_follows_the_seed_and_fits_a_file(nodes, tmp_path):
 
 def test_methods_without_a_teacher_and_real_targets():
     split, last = distilled("mlp", graphkd.datasets.fake(), "transductive", train=5, val=5)
-    assert {name.split(".")[0] for name in predictions.portrait(split, last.trained, 0)} == {
+    assert {name.split(".")[0] for name in predictions.predictions(split, last.trained, 0)} == {
         *("label", "degree", "placed", "drawn", "baseline")
     }
     split, last = distilled("logits", graphs(real=True), "folds")
-    assert predictions.portrait(split, last.trained, 0) == {}
+    assert predictions.predictions(split, last.trained, 0) == {}
 
 
 @pytest.mark.parametrize("name", ["cpf", "multiteacher", "mutual", "gnnsd"])
 def test_every_kind_of_network_has_its_latency(name):
     split, last = distilled(name, graphkd.datasets.fake(), "transductive", train=5, val=5)
-    kept = predictions.portrait(split, last.trained, 0)
+    kept = predictions.predictions(split, last.trained, 0)
     assert all((kept[f"{who}.seconds"] > 0).all() for who in last.trained)
 
 
 def test_a_slow_network_is_asked_once(monkeypatch):
     monkeypatch.setattr(predictions, "SECONDS", 0.0)
     split, last = distilled("mlp", graphkd.datasets.fake(), "transductive", train=5, val=5)
-    assert len(predictions.portrait(split, last.trained, 0)["baseline.seconds"]) == 1
+    assert len(predictions.predictions(split, last.trained, 0)["baseline.seconds"]) == 1

@@ -47,6 +47,7 @@ def test_a_name_that_is_none_has_a_hint(kdsim):
     err = kdsim("run", "simulations/experiments/peers.toml")[2]  # as from the checkout
     assert "did you mean 'peers'?" in err
     assert kdsim("run", "")[0] == 2
+    assert "it is 'graph-methods' now" in kdsim("run", "graph-recipes")[2]
 
 
 def test_the_demo_is_that_of_kdsim_whatever_lies_here(kdsim, tmp_path, monkeypatch):

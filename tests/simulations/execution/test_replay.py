@@ -34,7 +34,7 @@ def test_the_replay_is_what_was_sent(tmp_path):
     federation = federated.prepare(experiment)
     rounds = simulate(experiment.algorithm, federation.task, federation.clients, rounds=3)
     _, second, _ = rounds
-    sent = second.sent[2].payload["probabilities"]
+    sent = second.uploads[2].payload["probabilities"]
     head, down, _, up, told = inspect(path, 2, 2)
     assert head["bytes_up"] == up["bytes"] == 20 * 10 * 4
     assert head["weight"] is None  # FedMD counts each client once, and is told no number

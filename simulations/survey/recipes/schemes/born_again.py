@@ -56,9 +56,12 @@ class BornAgain:
         )
         together = {
             arm: share_right(
-                ensemble.mean(torch.stack([one(x).logits for one in crowd.values()]).softmax(-1)), y
+                ensemble.mean(
+                    torch.stack([one(x).logits for one in teachers.values()]).softmax(-1)
+                ),
+                y,
             )
-            for arm, crowd in {"_ensemble": born, "_independents": independent}.items()
+            for arm, teachers in {"_ensemble": born, "_independents": independent}.items()
         }
         return {
             "accuracy": accuracy(born[last], x, y),

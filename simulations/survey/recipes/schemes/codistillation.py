@@ -73,8 +73,8 @@ class Codistillation:
             metrics[f"accuracy{arm}"] = sum(accuracy(p, x, y) for p in peers.values()) / len(peers)
             if arm in ("", "_baseline"):
                 metrics[f"divergence{arm}"] = divergence([*peers.values()], x)
-        crowd = torch.stack([peer(x).logits.softmax(-1) for peer in peers.values()])
-        right = ensemble.mean(crowd).argmax(-1) == y
+        probabilities = torch.stack([peer(x).logits.softmax(-1) for peer in peers.values()])
+        right = ensemble.mean(probabilities).argmax(-1) == y
         return metrics | {"accuracy_ensemble": float(right.double().mean())}
 
     def taught(
@@ -109,9 +109,9 @@ def told(peers: Iterable[str], pool: Pool, when: str = "") -> dict[str, tuple[Lo
     return {peer: (LossTerm(pooled(pool), voices),) for peer in peers}
 
 
-def misplaced(crowd: Tensor) -> Tensor:
+def misplaced(probabilities: Tensor) -> Tensor:
     """The mean of what is said of the example beside."""
-    return ensemble.mean(crowd).roll(1, 0)
+    return ensemble.mean(probabilities).roll(1, 0)
 
 
 def divergence(peers: Sequence[Learner], x: Tensor) -> float:

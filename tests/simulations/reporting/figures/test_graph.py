@@ -12,7 +12,7 @@ from tests.simulations.reporting.figures.test_common import texts
 N, CLASSES, DRAWN = 80, 8, 20
 
 
-def portrait(seed=0, whos=predictions.WHO, many=False):
+def kept(seed=0, whos=predictions.WHO, many=False):
     """What a run has kept, as `graphkd.evaluation.predictions` has it, drawn at random."""
     draw = np.random.default_rng(seed)
     ring = np.array([[i, (i + 1) % DRAWN] for i in range(DRAWN)])
@@ -50,7 +50,7 @@ def portrait(seed=0, whos=predictions.WHO, many=False):
 
 def result(method="glnn", seed=0, **settings):
     about = "graph", "cora", "inductive", method, seed, {"accuracy": 0.8}, (), {}, method
-    return Result(*about, portrait=portrait(seed, **settings))
+    return Result(*about, predictions=kept(seed, **settings))
 
 
 def draw(group, sheet=WIDE):
@@ -77,7 +77,7 @@ def test_which_figures_there_are():
     shared |= {"accuracy_against_latency", "embeddings"}
     assert set(draw(GROUPS["one"])) == shared | {"neighbourhood"}
     assert set(draw(GROUPS["graphs"])) == shared | {"small_graphs"}
-    assert draw([GROUPS["one"][0]._replace(portrait=None)]) == {}
+    assert draw([GROUPS["one"][0]._replace(predictions=None)]) == {}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -130,7 +130,7 @@ def test_accuracy_per_class_and_degree_by_a_loop():
             for x, belongs in enumerate(groups.values()):
                 accuracies, counts = [], []
                 for one in GROUPS["one"]:
-                    p = one.portrait
+                    p = one.predictions
                     own = [i for i in range(N) if belongs(p, i)]
                     right = sum(p[f"{who}.predicted"][i] == p["label"][i] for i in own)
                     accuracies += [right / len(own)] if own else []
@@ -144,7 +144,8 @@ def test_the_legend_of_reliability_has_the_calibration_error():
     for who, text in zip(predictions.WHO, axes.get_legend().get_texts(), strict=True):
         errors = [
             metrics.calibration_error(
-                torch.tensor(one.portrait[f"{who}.logits"]), torch.tensor(one.portrait["label"])
+                torch.tensor(one.predictions[f"{who}.logits"]),
+                torch.tensor(one.predictions["label"]),
             )
             for one in GROUPS["one"]
         ]
@@ -177,7 +178,10 @@ def test_latency_is_the_median_in_milliseconds():
     right = {
         who: 100
         * np.mean(
-            [(p.portrait[f"{who}.predicted"] == p.portrait["label"]).mean() for p in GROUPS["one"]]
+            [
+                (p.predictions[f"{who}.predicted"] == p.predictions["label"]).mean()
+                for p in GROUPS["one"]
+            ]
         )
         for who in predictions.WHO
     }
@@ -187,7 +191,7 @@ def test_latency_is_the_median_in_milliseconds():
 
 def test_nodes_are_coloured_by_right_and_wrong():
     figure = draw(GROUPS["one"])["neighbourhood"]
-    p = GROUPS["one"][0].portrait
+    p = GROUPS["one"][0].predictions
     for axes, who in zip(figure.axes, predictions.WHO, strict=True):
         told = [text.get_text() for text in axes.texts]
         assert told == [str(said) for said in p[f"{who}.drawn"]]
@@ -201,7 +205,7 @@ def test_nodes_are_coloured_by_right_and_wrong():
 
 def test_embeddings_show_the_same_nodes_in_the_same_colours():
     figure = draw(GROUPS["one"])["embeddings"]
-    p = GROUPS["one"][0].portrait
+    p = GROUPS["one"][0].predictions
     true = p["label"][p["placed"]]
     shown = []
     for axes, who in zip(figure.axes, predictions.WHO, strict=True):
@@ -215,7 +219,7 @@ def test_embeddings_show_the_same_nodes_in_the_same_colours():
 
 def test_small_graphs_say_who_is_wrong():
     figure = draw(GROUPS["graphs"])["small_graphs"]
-    p = GROUPS["graphs"][0].portrait
+    p = GROUPS["graphs"][0].predictions
     for axes, owner in zip(figure.axes, (3, 4), strict=False):
         title = axes.get_title().split("\n")
         assert title[0] == f"class {p['label'][owner]}"
@@ -227,8 +231,8 @@ def test_small_graphs_say_who_is_wrong():
 
 def test_many_classes_are_told_apart_as_far_as_that_goes():
     one = result()
-    p = dict(one.portrait) | {"label": np.arange(N) % 40}
-    figure = draw([one._replace(portrait=p)])["embeddings"]
+    p = dict(one.predictions) | {"label": np.arange(N) % 40}
+    figure = draw([one._replace(predictions=p)])["embeddings"]
     told = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(told) == embeddings.FEW + 1
     assert told[-1] == "other classes"
@@ -238,9 +242,9 @@ def test_many_classes_are_told_apart_as_far_as_that_goes():
 def test_a_node_with_one_neighbour_or_none_is_drawn(nodes):
     one = result()
     ends = np.array([[0, 1], [1, 0]])[:, : 2 * (nodes - 1)]
-    few = {name: value[:nodes] for name, value in one.portrait.items() if "drawn" in name}
-    few = dict(one.portrait) | few | {"drawn.edges": ends, "drawn.known": np.zeros(nodes, bool)}
-    figure = draw([one._replace(portrait=few)])["neighbourhood"]
+    few = {name: value[:nodes] for name, value in one.predictions.items() if "drawn" in name}
+    few = dict(one.predictions) | few | {"drawn.edges": ends, "drawn.known": np.zeros(nodes, bool)}
+    figure = draw([one._replace(predictions=few)])["neighbourhood"]
     assert len(figure.axes[0].texts) == nodes
     assert encode(figure, "png").startswith(b"\x89PNG")
 
