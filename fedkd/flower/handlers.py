@@ -93,11 +93,16 @@ class DeliveryCache:
             self._read[key] = channel.read_down(unpack(record)), record
         return self._read[key][0]
 
-    def public(self, runtime: ClientRuntime, algorithm: str, seed: int, index: int) -> Public | None:
+    def public(
+        self, runtime: ClientRuntime, algorithm: str, seed: int, index: int
+    ) -> Public | None:
         """The public examples of a round; `algorithm` is the runtime's in words."""
         key = (id(runtime.task), algorithm, seed, index)
         if key not in self._public:
-            self._public[key] = public_of(runtime.algorithm, runtime.task, seed, index), runtime.task
+            self._public[key] = (
+                public_of(runtime.algorithm, runtime.task, seed, index),
+                runtime.task,
+            )
         return self._public[key][0]
 
 
@@ -119,7 +124,7 @@ class Work:
     inputs: tuple[Any, ...]
 
 
-class ExperimentKind(NamedTuple):
+class RequestKind(NamedTuple):
     """A kind of request, in three steps.
 
     Attributes:
@@ -184,6 +189,6 @@ def _read(
 
 
 KINDS = {
-    DISTIL: ExperimentKind(_open_distil, lambda algorithm: algorithm.client_update, _close_distil),
-    SCORE: ExperimentKind(_open_score, lambda algorithm: algorithm.deploy, _close_score),
+    DISTIL: RequestKind(_open_distil, lambda algorithm: algorithm.client_update, _close_distil),
+    SCORE: RequestKind(_open_score, lambda algorithm: algorithm.deploy, _close_score),
 }

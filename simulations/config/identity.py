@@ -5,14 +5,20 @@ import json
 from typing import Any
 
 from simulations.config.experiments import KINDS, Experiment, kind_of
-from simulations.config.schema import values
+from simulations.config.schema import unsaid, values
 
 
 def settings(experiment: Experiment) -> dict[str, Any]:
-    """All that determines the numbers of a run, as JSON holds it."""
+    """All that determines the numbers of a run, as JSON holds it.
+
+    A setting that was added later (`simulations.config.schema.ADDED`) is there where it differs
+    from its default, so that runs from before are the same runs.
+    """
     kind = kind_of(experiment)
     key = KINDS[kind].key
-    flat = {name.removeprefix(f"{key}."): value for name, value in values(experiment).items()}
+    left_out = unsaid(experiment)
+    said = {k: v for k, v in values(experiment).items() if k not in left_out}
+    flat = {name.removeprefix(f"{key}."): value for name, value in said.items()}
     return {"kind": kind, key: experiment.name} | flat
 
 

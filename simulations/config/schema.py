@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 D = TypeVar("D", bound="DataclassInstance")
 
+# What marks the field of a setting that was added later, in whichever package: its default does
+# what was done before there was the setting, and is no part of what a run is known by.
+ADDED = {"added": True}
+
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 # Whole numbers that no machine could count up to in a run, and what takes memory by its square.
@@ -60,6 +64,25 @@ def values(owner: Any) -> dict[str, Any]:
     """The values of all settings, as JSON holds them."""
     found = {name: leaf.default for name, leaf in leaves(owner).items()}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
+def unsaid(owner: Any) -> set[str]:
+    """The settings that were added later, `field(..., metadata=ADDED)`, and have their defaults."""
+    found: set[str] = set()
+    for field in dataclasses.fields(owner):
+        value = getattr(owner, field.name)
+        inside = leaves(value) if dataclasses.is_dataclass(value) else None
+        if field.metadata.get("added") and value == _default(field):
+            found |= {f"{field.name}.{name}" for name in inside} if inside else {field.name}
+        elif inside:
+            found |= {f"{field.name}.{name}" for name in unsaid(value)}
+    return found
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
