@@ -10,12 +10,8 @@ import graphkd
 from fedkd.storage import atomic_files
 from graphkd.core import StudentSpec, TeacherSpec
 from graphkd.data import datasets, registry
-<<<<<<< HEAD
-from graphkd.evaluation.predictions import portrait
-from graphkd.method import Plan
-=======
 from graphkd.evaluation.predictions import predictions
->>>>>>> 807ec96 (Words of the field for what was private: uploads and broadcasts of a round, client stores, predictions)
+from graphkd.method import Plan
 from graphkd.training.distillation import fit_one_teacher
 from graphkd.training.loop import build
 from simulations.config.experiments import GraphExperiment
