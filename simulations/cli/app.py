@@ -348,8 +348,7 @@ def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any
         kind: {KINDS[kind].key: [name, *also], **settings},
         "resources": {key: flags[key] for key in RESOURCES if flags.get(key) not in (None, ())},
     }
-    where = (flags[key] for key in ("out", "data_root", "workers"))
-    options = _how(*where, flags.get("download", False))
+    options = _how(flags["out"], flags["data_root"], flags["workers"], flags.get("download", False))
     shown = Shown(flags["json"], hide="local" if also else None)
     return execute(document, f"kdsim {kind}", name, options, shown)
 
