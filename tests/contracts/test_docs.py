@@ -5,6 +5,7 @@ Nothing is listed here: packages, modules and names are found by looking.
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -26,6 +27,18 @@ MODULES = (
 )
 MODULES += ("decoupled", "teacher_free")
 LOSSES = (*(f"kdcore.losses.{name}" for name in MODULES), "graphkd.losses")
+FOLDERS = "|".join((*PACKAGES, "tests", "docs", "benchmarks", "examples"))
+# What a page about adding a method makes up.
+MADE_UP = {"fedkd/algorithms/fedntd.py", "tests/fedkd/algorithms/test_fedntd.py"}
+# What somebody looks for, and where `git ls-files` has it.
+TERMS = {
+    "asynchronous": "fedkd/rounds/asynchronous.py",
+    "client_sampling": "fedkd/rounds/client_sampling.py",
+    "quantization": "fedkd/communication/compression/quantization.py",
+    "online": "kdcore/schemes/online.py",
+    "neighbor_sampling": "graphkd/data/neighbor_sampling.py",
+    "teacher_ensemble": "graphkd/models/teacher_ensemble.py",
+}
 # Folders that only one machine has; what stands for any folder, such as /path/to, is fine.
 MACHINE = re.compile(r"(?<![\w.~/-])/(home|Users|root|work|private|venv|tmp/venv)/|\b[A-Z]:\\")
 
@@ -82,6 +95,31 @@ def broken_links(path):
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
     local = [target for target in targets if not re.match(r"[a-z]+:", target)]
     return [t for t in local if not ((REPOSITORY / path).parent / t).exists()]
+
+
+def paths_nowhere(text):
+    """Files and folders of the repository that a page names, and that are not there."""
+    named = re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w/.-]*\w)", text)
+    return [path for path in named if not (REPOSITORY / path).exists()]
+
+
+def imports_nowhere(text):
+    """What the Python in a page imports of ours, and that is not there."""
+    lost = []
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in PACKAGES:
+                module = importlib.import_module(node.module)
+                lost += [
+                    f"{node.module}.{alias.name}"
+                    for alias in node.names
+                    if not hasattr(module, alias.name) and not is_module(node.module, alias.name)
+                ]
+    return lost
+
+
+def is_module(package, name):
+    return importlib.util.find_spec(f"{package}.{name}") is not None
 
 
 def test_what_has_no_docstring_is_found():
@@ -148,3 +186,21 @@ def test_code_names_no_folder_of_one_machine(path):
 @pytest.mark.parametrize("path", pages())
 def test_links_between_pages_lead_somewhere(path):
     assert broken_links(path) == []
+
+
+def test_paths_and_imports_that_lead_nowhere_are_found():
+    assert paths_nowhere("in `fedkd/core.py`, not kdcore/nowhere.py") == ["kdcore/nowhere.py"]
+    code = "```python\nfrom fedkd.data import partition, federate\n```"
+    assert imports_nowhere(code) == ["fedkd.data.federate"]
+
+
+@pytest.mark.parametrize("path", [path for path in pages() if path != "CHANGELOG.md"])
+def test_pages_name_files_and_modules_that_are_there(path):
+    text = (REPOSITORY / path).read_text()
+    assert set(paths_nowhere(text)) <= MADE_UP
+    assert imports_nowhere(text) == []
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_file_is_found_by_the_term_for_it(term):
+    assert TERMS[term] in [path for path in sources() if term in Path(path).stem]
