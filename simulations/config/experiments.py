@@ -195,8 +195,8 @@ class SurveyExperiment:
 
     @property
     def name(self) -> str:
-        """The recipe's name on the command line, which is that of its file."""
-        return type(self.recipe).__module__.rpartition(".")[2]
+        """The recipe's name on the command line: that of its file, or `module:Class`."""
+        return KINDS["survey"].name_of(self.recipe)
 
     @property
     def data(self) -> str:

@@ -266,20 +266,6 @@ def test_a_run_on_a_gpu_is_a_run():
     assert 0 <= last.metrics["accuracy"] <= 1
 
 
-@pytest.mark.parametrize("name", ["glnn", "krd", "mutual", "multiteacher", "gnnsd", "mlp"])
-def test_a_method_is_resolved_once_in_a_run(name, monkeypatch):
-    asked = []
-
-    def resolve(*given):
-        asked.append(given[1:])
-        return once(*given)
-
-    once = settings.resolve
-    monkeypatch.setattr(settings, "resolve", resolve)
-    result(methods.get(name)(epochs=2, teacher_epochs=2, hidden=8, teacher_hidden=8))
-    assert asked == [("fake", "transductive")]
-
-
 def test_a_run_is_its_plan_carried_out():
     method, split = GLNN(**SHORT), splits.inductive(GRAPH, 0)
     plan = planned(method, GRAPH, "inductive")

@@ -1,6 +1,8 @@
 import pytest
 
 from graphkd import methods
+from graphkd.core import StudentSpec, TeacherSpec
+from graphkd.training import published
 from simulations.config import identity
 from simulations.config.experiments import GraphExperiment
 from simulations.config.schema import leaves, updated, values
@@ -22,6 +24,26 @@ def test_a_run_is_its_epochs_and_a_record():
     assert (end["kind"], end["method"], end["data"]) == ("graph", "glnn", "digits-knn")
     names = {"accuracy", "accuracy_baseline", "accuracy_teacher", "agreement", "calibration_error"}
     assert names <= set(end["metrics"])
+
+
+@pytest.mark.parametrize(("name", "teachers"), [("glnn", 1), ("mutual", 2), ("gnnsd", 0)])
+def test_who_learns_how_is_asked_once_in_a_run(name, teachers, monkeypatch):
+    made = []
+
+    class Student(StudentSpec):
+        def __new__(cls, *given, **more):
+            made.append("student")
+            return super().__new__(cls, *given, **more)
+
+    class Teacher(TeacherSpec):
+        def __new__(cls, *given, **more):
+            made.append("teacher")
+            return super().__new__(cls, *given, **more)
+
+    monkeypatch.setattr(published, "StudentSpec", Student)
+    monkeypatch.setattr(published, "TeacherSpec", Teacher)
+    list(graph.run(experiment(name, hidden=8, epochs=1, teacher_epochs=1)))
+    assert sorted(made) == ["student"] + ["teacher"] * teachers
 
 
 def test_the_inductive_protocol_has_its_parts():
