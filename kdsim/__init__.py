@@ -13,7 +13,6 @@ Nothing heavy is imported before it is used. What is public and stays: docs/stab
 """
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,34 +31,26 @@ _PUBLIC = {
     "Outputs": "kdcore.outputs",
     **dict.fromkeys(("Batches", "Examples", "TrainingConfig"), "kdcore.training.loop"),
 }
-_OURS = ("kdcore", "fedkd", "graphkd", "simulations")
 
 __all__ = [*sorted(_PUBLIC), "__version__"]
 
 
 def _guard() -> None:
     """Say so, in one line, when a folder of the user's hides a package of ours."""
-    home = Path(__file__).resolve().parents[1]
-    for name in _OURS:
-        found = find_spec(name)
-        places = (
-            [Path(place).resolve() for place in (found.submodule_search_locations or ())]
-            if found
-            else []
+    found = find_spec("simulations")
+    where = Path(found.origin or "") if found else Path()
+    if where.resolve() != Path(__file__).resolve().parents[1] / "simulations" / "__init__.py":
+        raise ImportError(
+            f"simulations of kdsim is hidden by {where}; rename that, or start Python elsewhere"
         )
-        if home / name not in places:
-            where = found.origin or ", ".join(map(str, places)) if found else "nowhere"
-            raise ImportError(
-                f"{name} of kdsim is hidden by {where}; rename that, or start Python elsewhere"
-            )
+    from simulations.packages import hidden
+
+    if said := hidden():
+        raise ImportError(said)
 
 
 _guard()
-
-try:
-    __version__ = version("kdsim")
-except PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "unknown"
+__version__ = importlib.import_module("simulations.packages").our_version()
 
 
 def __getattr__(name: str) -> Any:

@@ -122,7 +122,7 @@ def run(
     """
     asked = {"data": data, "seeds": seeds}
     shared = {key: value for key, value in asked.items() if value is not None} | settings
-    wanted = (set or {}) | {f"resources.{k}": v for k, v in (resources or {}).items()}
+    wanted = {**(set or {})} | {f"resources.{k}": v for k, v in (resources or {}).items()}
     source = given.source(what, shared, wanted)
     said = [f"{key}={value!r}" for key, value in {**shared, **wanted}.items()]
     call = f"kdsim.run({', '.join([repr(what), *said])})".replace("'", '"')

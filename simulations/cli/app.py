@@ -3,20 +3,18 @@
 Heavy imports stay inside functions, so that `kdsim --help` is quick.
 """
 
-import importlib
 import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import click
 import typer
 
-from simulations import process
+from simulations import packages, process
 from simulations.cli.options import Methods
 
 # Nobody is told what runs here, and Ray listens on loopback only; a user may say otherwise.
@@ -60,9 +58,7 @@ Json = Annotated[bool, typer.Option("--json", help="a JSON object a line on stan
 
 def _version(asked: bool) -> None:
     if asked:
-        import kdsim
-
-        print(f"kdsim {kdsim.__version__}")
+        print(f"kdsim {packages.our_version()}")
         raise typer.Exit
 
 
@@ -254,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
     process.speak_plainly()
-    if hidden := _hidden():
+    if hidden := packages.hidden():
         process.complain(hidden)
         return process.WRONG
     with process.ended_by_signals():
@@ -266,20 +262,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return status
         except BaseException as error:
             return _ended(error)
-
-
-def _hidden() -> str:
-    """What hides a package of kdsim from Python, in a line; nothing where nothing does."""
-    found = find_spec("kdsim")
-    where = found.origin if found else None
-    if where is None or Path(where).resolve().parents[1] != Path(__file__).resolve().parents[2]:
-        there = where or "another folder of that name"
-        return f"kdsim is hidden by {there}; rename that, or start elsewhere"
-    try:
-        importlib.import_module("kdsim")
-    except ImportError as error:
-        return str(error)
-    return ""
 
 
 def _ended(error: BaseException) -> int:
@@ -348,7 +330,8 @@ def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any
         kind: {KINDS[kind].key: [name, *also], **settings},
         "resources": {key: flags[key] for key in RESOURCES if flags.get(key) not in (None, ())},
     }
-    options = _how(flags["out"], flags["data_root"], flags["workers"], flags.get("download", False))
+    download = flags.get("download", False)
+    options = _how(flags["out"], flags["data_root"], flags["workers"], download)
     shown = Shown(flags["json"], hide="local" if also else None)
     return execute(document, f"kdsim {kind}", name, options, shown)
 

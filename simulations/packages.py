@@ -1,0 +1,26 @@
+"""The packages of kdsim: their version, and whether a folder of the user's hides one of them."""
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+OURS = ("kdcore", "fedkd", "graphkd", "simulations", "kdsim")
+HOME = Path(__file__).resolve().parents[1]
+
+
+def hidden() -> str:
+    """What Python would import in the place of a package of ours, in a line; or nothing."""
+    for name in OURS:
+        found = find_spec(name)
+        if found is None or Path(found.origin or "").resolve() != HOME / name / "__init__.py":
+            where = "nothing" if found is None else found.origin or "a folder of that name"
+            return f"{name} of kdsim is hidden by {where}; rename that, or start Python elsewhere"
+    return ""
+
+
+def our_version() -> str:
+    """The version that is installed."""
+    try:
+        return version("kdsim")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"
