@@ -134,7 +134,8 @@ def _is_file(what: Any) -> bool:
     """Whether it is an experiment file: a path, or a name of one that comes with kdsim."""
     if not isinstance(what, str):
         return isinstance(what, Path)
-    return what.endswith(library.SUFFIX) or what in library.names() or Path(what).is_file()
+    known = what in library.names() or what in library.RENAMED
+    return known or what.endswith(library.SUFFIX) or Path(what).is_file()
 
 
 def _found(name: str, kinds: Sequence[str]) -> Any:

@@ -228,6 +228,7 @@ WRONG = {
     ),
     "run name": (lambda: kdsim.run("dsfll"), "unknown algorithm or method 'dsfll'; did you mean"),
     "run file": (lambda: kdsim.run("nowhere.toml"), "no experiment file nowhere.toml"),
+    "run renamed": (lambda: kdsim.run("graph-recipes"), "it is 'graph-methods' now"),
     "run folder": (lambda: kdsim.run("a/b"), "no experiment file a/b"),
     "run key": (lambda: kdsim.run("ex.toml", aplha=1), "ex.toml: unknown key 'aplha' in [fed]"),
     "run setting": (lambda: kdsim.run(["fd"], aplha=1), "fd has no setting 'aplha'; did you mean"),
@@ -263,7 +264,7 @@ def test_a_run_that_fails_is_an_error_after_the_others_are_done(monkeypatch):
     monkeypatch.setattr(federated, "run", sometimes)
     with pytest.raises(RuntimeError, match="1 of 2 runs failed, the first local-.*out of luck.*in"):
         kdsim.run("ex.toml", out="out", workers=1)
-    assert list(kdsim.load(runs.folder).frame()["method"]) == ["fd"]
+    assert list(kdsim.load("out").frame()["method"]) == ["fd"]
 
 
 # Runs
