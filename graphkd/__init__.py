@@ -13,7 +13,8 @@ names: `methods.names()`, `datasets.names()`, `networks.names()`, `losses.__all_
 `splits.PROTOCOLS`. Mistakes of the user raise ValueError or FileNotFoundError with one line that
 says the way out.
 
-Read `core` first (Split, View, Epoch, Result), then `recipe` (Method, Lesson, Term).
+Read `core` first (Split, View, Epoch, Result), then `method` (Method, DistillationContext,
+LossTerm, Plan).
 """
 
 from graphkd import distill, losses, methods

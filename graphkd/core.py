@@ -1,9 +1,9 @@
-"""The nouns of graph distillation: Split, View, Teacher, Student, Epoch, Result.
+"""The nouns of graph distillation: Split, View, TeacherSpec, StudentSpec, Epoch, Result.
 
 Read this first, then `graphkd.method`. A `Graph` is cut by a protocol (`graphkd.data.splits`) into
 a `Split`, which hands each phase of a run a `View`: the graph that this phase may see, and no more.
-A `Method` (`graphkd.method`) says who teaches whom and how; `graphkd.distill` runs it and yields
-`Epoch`s, and at last a `Result`.
+A `Method` (`graphkd.method`) says who teaches whom and how; `graphkd.distill` makes a `Plan` of it,
+carries that out and yields `Epoch`s, and at last a `Result`.
 """
 
 from collections.abc import Callable, Mapping

@@ -84,7 +84,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe: who teaches whom, from which inputs, by which terms. Its fields are its settings.
+    """Who teaches whom, from which inputs, by which terms. Its fields are its settings.
 
     A field that is None takes the published value for the data set or network, see
     `graphkd.training.published`, which makes a `Plan` of it. The loss is hard_weight * CE[train] +
@@ -136,7 +136,7 @@ class Method:
             if not least <= value <= most:
                 raise ValueError(f"{name} is {value}; expected a number from {least:g} to {most:g}")
 
-    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """The terms by which the teacher teaches."""
         return ()
 

@@ -1,6 +1,6 @@
-"""Named recipes of graph distillation: one paper per file, whose name the command line takes.
+"""Methods of graph distillation: one paper per file, whose name the command line takes.
 
-A recipe says which network teaches which, from which inputs and by which terms. Its fields are its
+A method says which network teaches which, from which inputs and by which terms. Its fields are its
 settings: `dataclasses.fields(methods.get("glnn"))`.
 """
 

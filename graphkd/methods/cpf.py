@@ -50,10 +50,10 @@ class CPF(Method):
         """Label propagation around a network."""
         return Propagation(network, graph.x.shape[1] - graph.classes, self.rounds)
 
-    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """The squared distance of probabilities, but at training nodes."""
-        known = torch.zeros(lesson.view.graph.num_nodes, dtype=torch.bool)
-        known[lesson.view.part("train")] = True
+        known = torch.zeros(context.view.graph.num_nodes, dtype=torch.bool)
+        known[context.view.part("train")] = True
 
         def loss(student: Outputs, teacher: Outputs, graph: Graph | Part) -> Tensor:
             gap = student.logits.softmax(1) - teacher.logits.detach().softmax(1)

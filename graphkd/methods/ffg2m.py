@@ -32,7 +32,7 @@ class FFG2M(Method):
     temperature: float | None = None
     epochs: int = 500
 
-    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """Both frequencies, with the weight that the hard labels leave."""
         assert self.hard_weight is not None
         assert self.temperature is not None

@@ -34,18 +34,18 @@ class GCRD(Method):
     width: int = 128
     sample: int = 1024
 
-    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """The contrast between the last hidden states."""
         nodes = partial(sample, count=self.sample)
-        return (LossTerm(_Contrast(lesson, self), self.contrast_weight, nodes),)
+        return (LossTerm(_Contrast(context, self), self.contrast_weight, nodes),)
 
 
 class _Contrast(nn.Module):
     """The contrastive loss between learned maps of both embeddings."""
 
-    def __init__(self, lesson: DistillationContext, method: GCRD):
+    def __init__(self, context: DistillationContext, method: GCRD):
         super().__init__()
-        self.maps = nn.ModuleDict(heads(*lesson.widths(), method.width))
+        self.maps = nn.ModuleDict(heads(*context.widths(), method.width))
         self.temperature = method.temperature
 
     def forward(self, student: Outputs, teacher: Outputs, graph: Graph | Part) -> Tensor:

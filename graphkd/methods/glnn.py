@@ -28,7 +28,7 @@ class GLNN(Method):
     batch: int = 512
     temperature: float | None = 1.0
 
-    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """Soft labels, with the weight that the hard ones leave."""
         assert self.hard_weight is not None
         assert self.temperature is not None

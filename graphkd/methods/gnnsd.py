@@ -36,7 +36,7 @@ class GNNSD(Method):
     layers: int | None = 3
     discrepancy_weight: float = 0.1
 
-    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """What later layers lose of the discrepancy of earlier ones."""
         return (LossTerm(lost_discrepancy, self.discrepancy_weight),)
 

@@ -32,7 +32,7 @@ class GSP(Method):
         super().__post_init__()
         losses.check_kernel(self.kernel, self.scale)
 
-    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """The global structure of the last hidden states."""
         loss = partial(losses.global_structure, kernel=self.kernel, scale=self.scale)
         return (LossTerm(loss, self.structure_weight, partial(sample, count=self.sample)),)

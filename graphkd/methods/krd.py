@@ -48,29 +48,29 @@ class KRD(Method):
     warmup: int = 50
     bins: int = 50
 
-    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """Labels along the edges that are kept."""
         assert self.hard_weight is not None
         assert self.temperature is not None
         weight = (1 - self.hard_weight) / self.temperature**2
-        return (LossTerm(_Reliable(self, lesson), weight),)
+        return (LossTerm(_Reliable(self, context), weight),)
 
 
 class _Reliable(torch.nn.Module):
     """The loss along the edges that are kept, with the power that decides on them."""
 
-    def __init__(self, method: KRD, lesson: DistillationContext):
+    def __init__(self, method: KRD, context: DistillationContext):
         super().__init__()
-        assert lesson.teacher is not None
-        assert lesson.targets is not None
+        assert context.teacher is not None
+        assert context.targets is not None
         self.method, self.power, self.calls = method, 1.0, 0
-        self.draw = generator(lesson.seed, "kept edges")
+        self.draw = generator(context.seed, "kept edges")
         # Parameters of the networks are not this loss's own: no attributes that are modules.
-        self.calm: Callable[[Outputs], Tensor] = partial(_calm, lesson.student, lesson.view.graph)
-        self.targets, self.soft = lesson.targets, lesson.view.part("soft")
-        noise = torch.randn(lesson.seen.x.shape, generator=generator(lesson.seed, "noise"))
-        noisy = replace(lesson.seen, x=lesson.seen.x + noise.to(lesson.seen.x))
-        calm, shaken = self.targets.logits, predict(lesson.teacher, noisy).logits
+        self.calm: Callable[[Outputs], Tensor] = partial(_calm, context.student, context.view.graph)
+        self.targets, self.soft = context.targets, context.view.part("soft")
+        noise = torch.randn(context.seen.x.shape, generator=generator(context.seed, "noise"))
+        noisy = replace(context.seen, x=context.seen.x + noise.to(context.seen.x))
+        calm, shaken = self.targets.logits, predict(context.teacher, noisy).logits
         rho = reliability.unreliability(calm[self.soft], shaken[self.soft])
         self.unreliable = rho.new_zeros(len(calm)).index_copy(0, self.soft.to(rho.device), rho)
 

@@ -26,7 +26,7 @@ class Logits(Method):
 
     hard_weight: float | None = 0.5
 
-    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """Squared differences, with the weight that the hard targets leave."""
         assert self.hard_weight is not None
         return (LossTerm(squared_difference, 1 - self.hard_weight),)

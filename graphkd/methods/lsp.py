@@ -34,7 +34,7 @@ class LSP(Method):
         super().__post_init__()
         losses.check_kernel(self.kernel, self.scale)
 
-    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """The local structure of the last hidden states."""
         loss = partial(losses.local_structure, kernel=self.kernel, scale=self.scale)
         return (LossTerm(loss, self.structure_weight),)

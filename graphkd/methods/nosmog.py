@@ -74,16 +74,16 @@ class NOSMOG(Method):
         sizes = (self.dimensions, self.walks, self.walk_length, self.window)
         return positions(view, seed, *(size for size in sizes if size is not None))
 
-    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """Soft labels, similarities, and soft labels under noise."""
         assert self.similarity_weight is not None
         assert self.radius is not None
         found = [LossTerm(losses.soft_labels, 1.0)]
         if self.similarity_weight:
-            found.append(LossTerm(_Similar(lesson, self.dropout or 0.0), self.similarity_weight))
+            found.append(LossTerm(_Similar(context, self.dropout or 0.0), self.similarity_weight))
         if self.adversarial_weight:
-            noise = generator(lesson.seed, "adversary")
-            moved = partial(adversarial, lesson.student, lesson.view.graph, self.radius)
+            noise = generator(context.seed, "adversary")
+            moved = partial(adversarial, context.student, context.view.graph, self.radius)
             loss = partial(moved, steps=self.steps, draw=noise)
             nodes = partial(sample, count=self.moved) if self.moved else None
             found.append(LossTerm(loss, self.adversarial_weight, nodes))
@@ -93,9 +93,9 @@ class NOSMOG(Method):
 class _Similar(nn.Module):
     """Structural similarity of the teacher's embedding and a learned map of the student's."""
 
-    def __init__(self, lesson: DistillationContext, dropout: float):
+    def __init__(self, context: DistillationContext, dropout: float):
         super().__init__()
-        student, teacher = lesson.widths()
+        student, teacher = context.widths()
         self.maps = nn.ModuleDict(rectified(student, teacher, dropout))
 
     def forward(self, student: Outputs, teacher: Outputs, graph: Graph | Part) -> Tensor:

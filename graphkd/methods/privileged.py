@@ -33,11 +33,11 @@ class Privileged(Method):
     hard_weight: float | None = 0.5
     temperature: float | None = 2.0
 
-    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """Soft labels at the training nodes, with the weight that the hard ones leave."""
         assert self.hard_weight is not None
         assert self.temperature is not None
-        view, temperature = lesson.view, self.temperature
+        view, temperature = context.view, self.temperature
         train = torch.isin(view.part("soft"), view.part("train")).nonzero()[:, 0]
 
         def loss(student: Outputs, teacher: Outputs, graph: Graph | Part) -> Tensor:

@@ -28,7 +28,7 @@ class RKD(Method):
     angle_weight: float = 50.0
     sample: int = 64
 
-    def terms(self, lesson: DistillationContext) -> tuple[LossTerm, ...]:
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """Distances and angles, each among its own draw of nodes."""
         nodes = partial(sample, count=self.sample)
         return (

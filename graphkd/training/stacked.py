@@ -1,4 +1,4 @@
-"""Many networks trained as one: several seeds of a recipe, or a grid of students.
+"""Many networks trained as one: several seeds of a method, or a grid of students.
 
 Each network comes out as `graphkd.training.loop.fit` would have it, up to rounding: its own draws
 of dropout, its own early stopping, its own Adam. Adam divides by the size of a gradient, so where
