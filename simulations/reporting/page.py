@@ -3,8 +3,6 @@
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 
-from matplotlib.figure import Figure
-
 from simulations.reporting import outcomes
 from simulations.reporting.figures import common
 from simulations.reporting.markup import Markup, element, joined, table
@@ -200,7 +198,7 @@ def _figures(figures: Mapping[str, Drawn], seeds: str) -> Iterable[Markup]:
         yield element("figure", picture, element("figcaption", caption))
 
 
-def _data(figure: Figure) -> str:
+def _data(figure: common.Figure) -> str:
     return f"data:image/svg+xml;base64,{b64encode(common.encode(figure, 'svg')).decode()}"
 
 

@@ -6,8 +6,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
-
 from simulations.reporting.figures import common, curves, embeddings, graph, systems
 from simulations.reporting.figures import recipes as plots_recipes
 from simulations.results import run_folder
@@ -22,8 +20,8 @@ ROOMS = (curves, common, systems, graph, embeddings)
 class Drawn(NamedTuple):
     """A figure on a wide sheet, and on a narrow one."""
 
-    wide: Figure
-    narrow: Figure
+    wide: common.Figure
+    narrow: common.Figure
 
 
 class Section(NamedTuple):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Figure  # pages, which only pass them on, name it from here
 from matplotlib.lines import Line2D
 
 from simulations.results.tables import Result, summary
