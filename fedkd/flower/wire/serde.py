@@ -99,7 +99,7 @@ def unpack_upload(content: RecordDict, expected: Mapping[str, str]) -> Upload:
         rows = unpack(typed(content, "rows", ArrayRecord))["rows"] if named else None
         weight = typed(content, "report", MetricRecord)["weight"]
         if isinstance(weight, list):
-            raise ValueError(f"the weight is {weight}; expected a number")
+            raise TypeError(f"the weight is {weight}; expected a number")
         payload = unpack(typed(content, "payload", ArrayRecord))
         return Upload(payload, torch.tensor(float(weight), dtype=torch.float64), rows)
     except ValueError:
@@ -113,19 +113,19 @@ def typed(content: RecordDict, name: str, kind: type[Record]) -> Record:
 
     Raises:
         KeyError: there is none of this name.
-        ValueError: it is of another kind.
+        TypeError: it is of another kind.
     """
     found = content[name]
     if not isinstance(found, kind):
-        raise ValueError(f"{name} is a {type(found).__name__}; expected a {kind.__name__}")
+        raise TypeError(f"{name} is of type {type(found).__name__}; expected {kind.__name__}")
     return found
 
 
 def whole(record: ConfigRecord, name: str) -> int:
-    """A whole number in a record. Raise ValueError for anything else under its name."""
+    """A whole number in a record. Raise TypeError for anything else under its name."""
     value = record[name]
     if not isinstance(value, int):
-        raise ValueError(f"{name} is {value!r}; expected a whole number")
+        raise TypeError(f"{name} is {value!r}; expected a whole number")
     return value
 
 
