@@ -29,6 +29,7 @@ def find(named: Path) -> Path:
             return path
     stem = named.name.removesuffix(SUFFIX)
     hint = f"; it is {RENAMED[stem]!r} now" if stem in RENAMED else nearest(stem, names())
+    hint = f"; did you mean {stem!r}?" if stem in names() else hint  # the name of a path elsewhere
     raise FileNotFoundError(
         f"no experiment file {named}, nor one of that name that comes with kdsim{hint}; "
         "see `kdsim list experiments`"
