@@ -1,5 +1,8 @@
-"""The packages of kdsim: their version, and whether a folder of the user's hides one of them."""
+"""The packages of kdsim and modules of the user's: versions, and which are found where."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +19,18 @@ def hidden() -> str:
             where = "nothing" if found is None else found.origin or "a folder of that name"
             return f"{name} of kdsim is hidden by {where}; rename that, or start Python elsewhere"
     return ""
+
+
+@contextmanager
+def working_folder() -> Iterator[None]:
+    """In here modules of the user's in the working folder are found too, the last of all."""
+    before = list(sys.path)
+    with suppress(OSError):  # it may be gone
+        sys.path.append(str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def our_version() -> str:

@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if hidden := packages.hidden():
         process.complain(hidden)
         return process.WRONG
-    with process.ended_by_signals():
+    with process.ended_by_signals(), packages.working_folder():
         try:
             status = int(command().main(arguments, prog_name="kdsim", standalone_mode=False) or 0)
             sys.stdout.flush()

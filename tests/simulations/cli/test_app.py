@@ -347,3 +347,16 @@ def test_a_file_that_hides_a_package_of_ours_is_named_in_one_line(tmp_path, name
     done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert f"is hidden by {tmp_path / name}.py; rename that" in done.stderr
+
+
+@pytest.mark.usefixtures("no_report")
+def test_an_algorithm_in_the_working_folder_is_found(tmp_path, small, kdsim):
+    (tmp_path / "my_algorithm.py").write_text(
+        "from fedkd.algorithms.local import Local\nclass Mine(Local):\n    pass\n"
+    )
+    before = list(sys.path)
+    status, out, _ = kdsim("fed", "my_algorithm:Mine", *small, "--no-baseline", "--json")
+    assert status == 0
+    assert read(out)[-1]["method"] == "my_algorithm:Mine"
+    assert sys.path == before
+    sys.modules.pop("my_algorithm")
