@@ -267,7 +267,17 @@ def _records(folder: Path) -> list[Record]:
         what = record.get("record")
         if not isinstance(what, str) or not _has(record, NEEDS.get(what, {})):
             raise _damaged(path, f"line {number} is no record of a run")
+        for key, value in _scores(record).items():
+            if value is not None and not _has({key: value}, {key: (int, float)}):
+                raise _damaged(path, f"line {number}: {key} is {value!r} and no number")
     return found
+
+
+def _scores(record: Record) -> Record:
+    """What was measured, and is reckoned with: all metrics of a run, and accuracies of a round."""
+    if record["record"] == "run":
+        return dict(record["metrics"])
+    return {key: value for key, value in record.items() if key.startswith("accuracy")}
 
 
 def _parsed(path: Path, text: bytes, where: str = "") -> Record:
@@ -280,7 +290,7 @@ def _parsed(path: Path, text: bytes, where: str = "") -> Record:
     return found
 
 
-def _has(record: Record, needed: Mapping[str, type]) -> bool:
+def _has(record: Record, needed: Mapping[str, type | tuple[type, ...]]) -> bool:
     """Whether it has all that is needed, of the right kind: True is no number here."""
     return all(
         isinstance(record.get(key), kind) and not isinstance(record.get(key), bool)

@@ -82,6 +82,16 @@ DAMAGE = {  # what is written where, and what is said of it
     ),
     "no kind": (run_folder.METRICS, '{"record": []}\n', "line 1 is no record"),
     "no metrics": (run_folder.METRICS, '{"record": "run", "metrics": 1}\n', "line 1 is no record"),
+    "a text for an accuracy": (
+        run_folder.METRICS,
+        '{"record": "round", "round": 1, "accuracy": "x"}\n',
+        "line 1: accuracy is 'x' and no number",
+    ),
+    "true for a metric": (
+        run_folder.METRICS,
+        json.dumps(END | {"metrics": {"loss": None, "agreement": True}}) + "\n",
+        "line 1: agreement is True and no number",
+    ),
     "deep": (run_folder.METRICS, "[" * 100_000 + "\n", "line 1"),
 }
 
