@@ -204,4 +204,4 @@ def test_limits_and_folders_that_cannot_be_are_refused_before_flower_is_started(
     (tmp_path / "file").write_text("")
     status, _, said = kdsim("flower", "--out", "file/x")
     assert (status, said.count("\n"), "file/x" in said) == (2, 1, True)
-    assert kdsim("flower", "-c", "learning-rate=1 rounds=1", "--out", "new")[0] == 0
+    assert kdsim("flower", "-c", "learning-rate=1 rounds=1 patience=0.5", "--out", "new")[0] == 0
