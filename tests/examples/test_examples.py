@@ -1,0 +1,92 @@
+"""Programs in `examples` are short, do what they say, and their names work on the command line."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedkd.algorithms.fedmd import FedMD
+from fedkd.rounds.synchronous import simulate
+from graphkd.methods.glnn import GLNN
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples"
+KDSIM = [sys.executable, "-c", "import sys; from simulations.cli.app import main; sys.exit(main())"]
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look for the module of their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_a_page(path):
+    assert len(path.read_text().splitlines()) <= 60
+
+
+def test_fedmd_as_a_plain_loop_gives_the_numbers_of_simulate():
+    module = example("fedmd_plain_loop")
+    data, algorithm = module.federation(), FedMD()
+    *_, last = simulate(algorithm, data.task, data.clients, rounds=module.ROUNDS, seed=module.SEED)
+    plain = module.plain(algorithm, data)
+    assert plain.shape == (100, 10)
+    torch.testing.assert_close(last.server["consensus"], plain, rtol=0, atol=1e-6)
+
+
+def test_a_graph_network_teaches():
+    found = example("graph_distillation").metrics(GLNN())
+    assert found["accuracy_teacher"] > 0.8
+    assert found["accuracy"] > 0.8
+
+
+def test_hellinger_is_zero_for_equals_and_one_for_opposites_and_teaches():
+    module = example("own_loss")
+    sure = module.Outputs(torch.tensor([[50.0, -50.0], [0.0, 0.0]]))
+    other = module.Outputs(torch.tensor([[-50.0, 50.0], [0.0, 0.0]]))
+    torch.testing.assert_close(module.hellinger(sure, None, sure), torch.zeros(2))
+    torch.testing.assert_close(module.hellinger(sure, None, other), torch.tensor([1.0, 0.0]))
+    found = module.distilled()
+    assert found["student"] > 0.7
+    assert found["teacher"] > 0.7
+
+
+def test_an_algorithm_of_ones_own_that_keeps_nothing_is_fedmd():
+    data, own = example("fedmd_plain_loop").federation(), example("own_algorithm").SlowConsensus
+    given = data.task, data.clients
+    (_, fedmd), (_, none), (first, half) = (
+        list(simulate(one, *given, rounds=2)) for one in (FedMD(), own(keep=0.0), own(keep=0.5))
+    )
+    assert torch.equal(fedmd.server["consensus"], none.server["consensus"])
+    mean = (first.server["consensus"] + none.server["consensus"]) / 2
+    torch.testing.assert_close(half.server["consensus"], mean)
+
+
+def test_the_command_takes_an_algorithm_of_the_working_folder(tmp_path):
+    """As the installed script does, with a path on which the working folder is not."""
+    settings = [
+        "--clients",
+        "2",
+        "--rounds",
+        "1",
+        "--private",
+        "60",
+        "--public",
+        "40",
+        "--keep",
+        "0.25",
+        "--no-baseline",
+    ]
+    code = f"import sys; sys.path[:] = [p for p in sys.path if p] + [{str(FOLDER.parent)!r}]\n"
+    command = [*KDSIM[:2], code + KDSIM[2], "fed", "own_algorithm:SlowConsensus", *settings]
+    (tmp_path / "own_algorithm.py").write_text((FOLDER / "own_algorithm.py").read_text())
+    done = subprocess.run([*command, "--out", "run"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (kept,) = (tmp_path / "run").rglob("run.json")
+    assert kept.parent.name.startswith("own_algorithm.SlowConsensus-digits-s0-")
+    assert json.loads(kept.read_text())["experiment"]["keep"] == 0.25
