@@ -205,7 +205,8 @@ def _check_room(e: FedExperiment, data: datasets.Dataset) -> None:
     counts = {name: size(build(name, data.shape, data.num_classes)) for name in e.models}
     bytes_of = [math.inf if n is None else 4 * n for n in counts.values()]
     # Parameters of all; and of one that is trained, its gradients, momentum and what it becomes.
-    need = e.clients / len(e.models) * sum(bytes_of) + 3 * max(bytes_of, default=0)
+    each = sum(bytes_of) / max(len(bytes_of), 1)  # without models: `federate` says so
+    need = e.clients * each + 3 * max(bytes_of, default=0)
     if need > there:
         raise ValueError(
             f"models {','.join(e.models)}: the parameters of {e.clients} clients take "

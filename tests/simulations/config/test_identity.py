@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from fedkd.algorithms.dsfl import DSFL
 from kdcore.training.optimizers import TrainingConfig
@@ -25,16 +26,20 @@ def test_the_experiments_that_come_with_kdsim_have_the_digests_that_they_had():
 
 @dataclass(frozen=True)
 class Before(DSFL):
-    """An algorithm of this file, as those below are: names are of files."""
+    """An algorithm of this file, of the same name as those below: a name is part of a digest."""
+
+    NAME: ClassVar[str] = "growing"
 
 
 @dataclass(frozen=True)
 class Unmarked(DSFL):
+    NAME: ClassVar[str] = "growing"
     later: float = 1.0
 
 
 @dataclass(frozen=True)
 class Marked(DSFL):
+    NAME: ClassVar[str] = "growing"
     later: float = field(default=1.0, metadata=schema.ADDED)
     more: TrainingConfig = field(default_factory=TrainingConfig, metadata=schema.ADDED)
 
