@@ -8,7 +8,6 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -250,7 +249,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status, see `STATUS`."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
-    _find_users_modules()
     process.speak_plainly()
     if hidden := packages.hidden():
         process.complain(hidden)
@@ -264,16 +262,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return status
         except BaseException as error:
             return _ended(error)
-
-
-def _find_users_modules() -> None:
-    """Let `module:Class` be a file in the working folder, as it is for `python -m`.
-
-    The folder comes last: a file there hides no module of anybody's.
-    """
-    with suppress(OSError):  # the folder may be gone
-        if "" not in sys.path and (here := os.getcwd()) not in sys.path:
-            sys.path.append(here)
 
 
 def _ended(error: BaseException) -> int:
