@@ -3,7 +3,7 @@
     import kdsim
 
     for record in kdsim.simulate("dsfl", clients=10, alpha=0.1, rounds=5):
-        print(record["round"], record["accuracy"])            # the last one has the run's metrics
+        print(record.get("round"), record.get("accuracy"))    # the last one has the run's metrics
 
     runs = kdsim.run("demo", set={"fed.rounds": 5}, out="runs/mine")    # an experiment, kept
     print(runs.frame().groupby("method").accuracy.mean())

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+from kdcore.registry import unknown
 from simulations.config import files, grid, library
 from simulations.config.experiments import KINDS
-from simulations.config.schema import nearest
 from simulations.survey.claims import About, about
 
 FOLDER = library.FOLDER / "survey"
@@ -34,9 +34,7 @@ def document(name: str) -> grid.Document:
     """
     known = library.names(FOLDER)
     if name not in known:
-        raise ValueError(
-            f"unknown recipe {name!r}{nearest(name, known)}; there are {', '.join(known)}"
-        )
+        raise unknown("recipe", name, known)
     return files.read(FOLDER / f"{name}.toml")
 
 
