@@ -91,7 +91,7 @@ GLOSSARIES = {
 }
 # Library -> where it may be imported, whether at the top of a file or inside a function.
 PLACES = {
-    "flwr": ["fedkd/flower/*", "simulations/flower_app/*"],
+    "flwr": ["fedkd/flower/*", "simulations/flower_app/*", "simulations/execution/flower.py"],
     "ray": ["fedkd/engines/ray/*", "simulations/execution/scheduler.py"],
     "torch_geometric": ["graphkd/*", "simulations/federated_graphs.py"],
     "networkx": ["graphkd/*", "simulations/federated_graphs.py", "simulations/reporting/figures/*"]
