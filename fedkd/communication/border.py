@@ -40,7 +40,7 @@ class Border:
 
     Attributes:
         channel: of the run.
-        claims: group -> what its uploads must look like.
+        payload_spec: group -> what its uploads must look like.
         told: client number -> the broadcast that it answers, as it was read.
         rejected: client number -> why its upload was turned away; filled in as uploads come.
     """
