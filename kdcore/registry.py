@@ -86,19 +86,20 @@ def files_of(package: str, accepts: Callable[[Any], bool]) -> Callable[[], Mappi
     The file's name is the name of the class, the only one in it that is accepted.
     """
 
-    @cache
     def own() -> Mapping[str, Loader]:
         path = importlib.import_module(package).__path__
-        found = pkgutil.walk_packages(path, f"{package}.")
-        files = (m.name for m in found if not m.ispkg)
-        named = {file.rpartition(".")[2]: file for file in files}
-        return {
-            name: partial(_class_in, file, accepts)
-            for name, file in named.items()
-            if not name.startswith("_")
-        }
+        named = _files(package, tuple(path))
+        return {name: partial(_class_in, file, accepts) for name, file in named.items()}
 
     return own
+
+
+@cache
+def _files(package: str, path: tuple[str, ...]) -> Mapping[str, str]:
+    """The names of the public files of a package that lies there, and their modules."""
+    found = pkgutil.walk_packages(path, f"{package}.")
+    named = {m.name.rpartition(".")[2]: m.name for m in found if not m.ispkg}
+    return {name: file for name, file in named.items() if not name.startswith("_")}
 
 
 def subclass_of(base: type[Any]) -> Callable[[Any], bool]:

@@ -31,9 +31,9 @@ def methods() -> Iterable[Record]:
 def losses() -> Iterable[Record]:
     """Losses: of graph distillation, and those of `kdcore` on any outputs."""
     import graphkd.losses
-    import kdcore.losses
+    from kdcore import losses as ours
 
-    found = [m.name for m in pkgutil.iter_modules(kdcore.losses.__path__) if m.name != "numerics"]
+    found = {module.name for module in pkgutil.iter_modules(ours.__path__)} - ours.PARTS
     modules = [importlib.import_module(f"kdcore.losses.{name}") for name in sorted(found)]
     for module in (graphkd.losses, *modules):
         for name, function in _functions(module).items():

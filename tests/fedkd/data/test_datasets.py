@@ -150,7 +150,9 @@ def test_files_that_do_not_fit_together_are_an_error(name, values, tmp_path):
 def test_an_unknown_data_set_is_an_error_that_names_the_nearest():
     with pytest.raises(ValueError, match="unknown data set 'minst'; did you mean 'mnist'?"):
         load("minst")
-    with pytest.raises(ValueError, match="unknown data set 'zzz'; choose one of digits, mnist"):
+    with pytest.raises(
+        ValueError, match="unknown data set 'zzz'; choose one of cifar10-jpeg, digits"
+    ):
         load("zzz")
 
 

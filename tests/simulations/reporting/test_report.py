@@ -17,7 +17,7 @@ from simulations.reporting.parts import facts, gather
 from simulations.reporting.report import write_report
 from simulations.results import run_folder
 from simulations.results.tables import results, rounds_to, tables
-from tests.simulations.reporting.figures.test_graph import predictions
+from tests.simulations.reporting.figures.test_graph import kept
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FED = {"kind": "fed", "data": "digits", "protocol": "2 clients, iid, 2 rounds"}
@@ -394,7 +394,7 @@ class TestPage:
 
     def test_what_a_graph_run_has_kept_is_drawn(self, tmp_path):
         graph_run(tmp_path, "glnn", 0, 0.8, 0.7)
-        save_file(predictions(), tmp_path / "glnn-0" / run_folder.PREDICTIONS)
+        save_file(kept(), tmp_path / "glnn-0" / run_folder.PREDICTIONS)
         page = write_report([tmp_path])
         names = {path.stem for path in (page.parent / "figures").iterdir()}
         shown = ("accuracy_per_class", "accuracy_per_degree", "reliability", "embeddings")

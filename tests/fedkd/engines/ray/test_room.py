@@ -83,7 +83,7 @@ def test_a_share_without_a_gpu_computes_on_the_cpu(monkeypatch):
     """Ray hides no GPU from it."""
     from fedkd.engines.ray.actor import _Worker
 
-    worker = _Worker.__ray_metadata__.modified_class
+    worker = _Worker
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert worker(Share(1, 0))._device == torch.device("cpu")
     assert worker(Share(1, 0.5))._device == torch.device("cuda")
