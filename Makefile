@@ -38,5 +38,6 @@ clean:
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "kdsim needs Python 3.11, 3.12 or 3.13; none was found. Install one, or name it: make PYTHON=/path/to/python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	# By a path, not by a finder: a folder called kdsim beside a script, such as a clone, would go before a finder.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[dev]'
 	@touch $@

@@ -77,3 +77,13 @@ def test_the_page_of_what_is_stable_names_all_that_is_public():
 
     text = (REPOSITORY / "docs" / "stable.md").read_text()
     assert all(f"`{name}`" in text for name in (*kdsim.api.__all__, "Runs", "kdsim.__all__"))
+
+
+def test_a_clone_beside_a_script_does_not_hide_the_package(tmp_path):
+    """A folder of that name without `__init__.py`, as a clone of the repository is."""
+    (tmp_path / "kdsim" / "docs").mkdir(parents=True)
+    (tmp_path / "script.py").write_text("import kdsim\nprint(kdsim.simulate.__name__)\n")
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == "simulate\n", done.stderr
