@@ -38,7 +38,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Folders above are made where they are not there.
 
     Raises:
-        OSError: it cannot be written; what was there before still is.
+        OSError: it cannot be written, or a folder stands where a file is to be; what was there
+            before still is.
     """
     draft = path.with_name(f"{DRAFT}{path.name}-{os.getpid()}")
     try:
@@ -49,7 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
             for file in draft.iterdir() if draft.is_dir() else ():
                 flush(file)
             flush(draft)
-            if path.is_dir():
+            if draft.is_dir() and path.is_dir():
                 _remove(path)
             draft.replace(path)
             flush(path.parent)

@@ -44,6 +44,16 @@ def test_a_folder_takes_the_place_of_a_folder(tmp_path):
     assert [path.name for path in target.iterdir()] == ["c"]
 
 
+def test_a_file_does_not_take_the_place_of_a_folder(tmp_path):
+    target = tmp_path / "tables.md"
+    target.mkdir()
+    (target / "somebody's").write_text("own")
+    with pytest.raises(OSError, match=r"tables\.md"):
+        atomic_files.write(target, "a table")
+    assert (target / "somebody's").read_text() == "own"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_it_is_forced_to_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
     told = []
     where = "/proc/self/fd/{}"
