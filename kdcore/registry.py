@@ -1,9 +1,12 @@
 """Things by name: those of a package, those that installed packages add, and a user's own.
 
-derived = subclass_of(Algorithm)
-REGISTRY = Registry("algorithm", files_of("fedkd.algorithms", derived), "kdsim.algorithms", derived)
-REGISTRY.get("fedmd")                     # the class in fedkd/algorithms/fedmd.py
-REGISTRY.get("my_project.methods:Mine")   # a user's own, from any module that can be imported
+    derived = subclass_of(Algorithm)
+    ours = files_of("fedkd.algorithms", derived)
+    REGISTRY = Registry("algorithm", ours, "kdsim.algorithms", derived)
+    REGISTRY.get("fedmd")                     # the class in fedkd/algorithms/fedmd.py
+    REGISTRY.get("my_project.methods:Mine")   # a user's own, from a module that can be imported
+
+Nothing is imported before it is asked for.
 """
 
 import importlib
@@ -107,11 +110,6 @@ def subclass_of(base: type[Any]) -> Callable[[Any], bool]:
     return lambda found: inspect.isclass(found) and issubclass(found, base)
 
 
-def table_of(members: Mapping[str, T]) -> Callable[[], Mapping[str, Callable[[], T]]]:
-    """For a `Registry` of things that are there already, by name."""
-    return lambda: {name: partial(_itself, member) for name, member in members.items()}
-
-
 def is_reference(name: str) -> bool:
     """Whether a name is of the form `package.module:Name`."""
     module, colon, member = name.partition(":")
@@ -155,10 +153,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'fedmd'? `, or nothing where no known name is near."""
     close = get_close_matches(str(name), list(known), n=1)
     return f"did you mean {close[0]!r}? " if close and close[0] != name else ""
-
-
-def _itself(member: T) -> T:
-    return member
 
 
 def _class_in(module: str, accepts: Callable[[Any], bool]) -> Any:

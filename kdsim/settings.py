@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from kdcore.registry import imported, is_reference, unknown
 from simulations.config import files, library
-from simulations.config.experiments import KINDS, Experiment
+from simulations.config.experiments import KINDS, Experiment, build_with
 from simulations.config.grid import SEEDS, Document, put
-from simulations.config.schema import Leaf, changes, leaves, nearest, updated, values
+from simulations.config.schema import Leaf, leaves, nearest, values
 
 Settings = Mapping[str, Any]
 LEARNERS = ("fed", "graph")  # kinds of experiments that an algorithm or a method stands for
@@ -64,9 +64,7 @@ def experiment(kind: str, what: Any, given: Settings) -> Experiment:
     about, instance = KINDS[kind], learner(what, [kind]).instance
     flat = opened(given)
     _check_known(flat, leaves(about.experiment) | leaves(instance), about.name_of(instance))
-    built: Experiment = about.experiment(
-        **{about.key: updated(instance, flat)}, **changes(about.experiment, flat)
-    )
+    built: Experiment = build_with(kind, instance, flat)
     return built
 
 

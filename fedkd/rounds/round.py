@@ -1,4 +1,4 @@
-"""One federated round, and the loop over rounds.
+"""One federated round: what the loops over rounds, and Flower, have in common.
 
 `open_round` and `close_round` are the server's two halves; between them an engine, or Flower,
 lets the cohort work. They are the only places where messages meet the channel.

@@ -77,8 +77,8 @@ def demo(
     out: Out = None, data_root: DataRoot = None, workers: Workers = None, json: Json = False
 ) -> int:
     """The main job, on data that ships with the dependencies: about a minute on two cores."""
+    from simulations import machine
     from simulations.config import library
-    from simulations.execution import machine
 
     path, workers = library.FOLDER / "demo.toml", workers or min(machine.cores(), 4)
     return _run(path, [], out, data_root, workers, json)

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from simulations.execution import machine as system
+from simulations import machine as system
 from simulations.results.run_folder import PACKAGES
 
 # What kdsim depends on, beside what is told apart in every run's record.

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-from simulations.config.schema import nearest, values
+from kdcore.registry import unknown
+from simulations.config.schema import values
 from simulations.results.run_folder import Record, line
 
 
@@ -103,8 +104,7 @@ def show(what: str | None, json: bool) -> None:
         ValueError: there is no such kind.
     """
     if what is not None and what not in KINDS:
-        hint = nearest(what, KINDS)
-        raise ValueError(f"unknown kind {what!r}, choose one of {', '.join(KINDS)}{hint}")
+        raise unknown("kind", what, KINDS)
     for kind in KINDS if what is None else [what]:
         entries = list(KINDS[kind]())
         if json:

@@ -258,9 +258,17 @@ def build(kind: str, name: str, given: dict[str, Any]) -> Any:
     Raises:
         ValueError: an unknown name, or a value that cannot be.
     """
+    return build_with(kind, KINDS[kind].get(name), given)
+
+
+def build_with(kind: str, learner: Any, given: dict[str, Any]) -> Any:
+    """The experiment of an algorithm, method or recipe, with flat settings of both changed.
+
+    Raises:
+        ValueError: a value that cannot be.
+    """
     cls, key = KINDS[kind].experiment, KINDS[kind].key
-    method = updated(KINDS[kind].get(name), given)
-    return cls(**{key: method}, **changes(cls, given))
+    return cls(**{key: updated(learner, given)}, **changes(cls, given))
 
 
 def tampering(text: str, clients: int) -> tuple[int, str]:

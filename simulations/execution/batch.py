@@ -6,6 +6,8 @@ Who wants to hear of it goes through what `run` yields: `console` prints it, a n
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 from pathlib import Path
 
 from fedkd.storage import atomic_files
@@ -44,19 +46,16 @@ class Batch:
     Attributes:
         jobs: all of them.
         done: those that were complete when it was opened.
+        left: those that were not, and are to run.
         out: their folder.
         workers: how many at once, as asked.
     """
 
     jobs: tuple[Job, ...]
     done: tuple[Job, ...]
+    left: tuple[Job, ...]
     out: Path
     workers: int | None
-
-    @property
-    def left(self) -> list[Job]:
-        """What is yet to run."""
-        return [job for job in self.jobs if job not in self.done]
 
     @property
     def complete(self) -> list[Path]:
@@ -89,11 +88,12 @@ def opened(
     with run_folder.locked(out):
         atomic_files.sweep(out)
         more = options.root, resources, options.command
-        jobs = [Job(e, out / identity.folder_name(e), *more) for e in experiments]
-        done = [job for job in jobs if _complete(job.folder)]
-        scheduler.check_kept(job for job in jobs if job not in done)
+        jobs = tuple(Job(e, out / identity.folder_name(e), *more) for e in experiments)
+        whole = [_complete(job.folder) for job in jobs]
+        done, left = tuple(compress(jobs, whole)), tuple(compress(jobs, map(not_, whole)))
+        scheduler.check_kept(left)
         atomic_files.write(out / run_folder.EXPERIMENT, text or files.dump(document))
-        yield Batch(tuple(jobs), tuple(done), out, options.workers)
+        yield Batch(jobs, done, left, out, options.workers)
 
 
 def run(batch: Batch) -> Iterator[tuple[Job, Record]]:

@@ -19,12 +19,11 @@ import torch
 
 from fedkd.rounds import checkpoint
 from fedkd.storage import atomic_files
-from simulations import process
+from simulations import machine, process
 from simulations.config import experiments as config
 from simulations.config import identity
 from simulations.config.experiments import Experiment
 from simulations.config.resources import Resources
-from simulations.execution import machine
 from simulations.results import run_folder
 
 Record = dict[str, Any]

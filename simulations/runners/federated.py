@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 from torch import Tensor
 
 from fedkd.attacks.byzantine import corrupt
@@ -28,7 +27,7 @@ from fedkd.rounds.round import Round, check_federation, deploy_all, nothing_lear
 from fedkd.storage.client_store import ClientStore
 from kdcore.rng import generator
 from kdcore.training.loop import TrainingConfig
-from simulations import process
+from simulations import machine, process
 from simulations.config.experiments import FedExperiment, tampering
 from simulations.config.identity import digest
 from simulations.config.resources import Resources
@@ -201,7 +200,7 @@ def engine_of(
 
 def _check_room(e: FedExperiment, data: datasets.Dataset) -> None:
     """Raise ValueError for models and orders of examples that this machine has no memory for."""
-    there = psutil.virtual_memory().total
+    there = machine.memory()
     counts = {name: size(build(name, data.shape, data.num_classes)) for name in e.models}
     bytes_of = [math.inf if n is None else 4 * n for n in counts.values()]
     # Parameters of all; and of one that is trained, its gradients, momentum and what it becomes.

@@ -16,10 +16,10 @@ from torch import Tensor
 from fedkd.data import datasets
 from fedkd.data.datasets import data_root
 from kdcore import metrics
+from kdcore.registry import unknown
 from kdcore.rng import generator
 from kdcore.schemes.stages import UNLABELLED
 from kdcore.training.batches import Examples
-from simulations.config.schema import nearest
 
 
 class Table(NamedTuple):
@@ -57,8 +57,7 @@ def load(name: str, root: str | Path | None = None) -> Any:
     if name in datasets.names():
         return datasets.load(name, root)
     if name not in LOADERS:
-        known = [*LOADERS, *datasets.names()]
-        raise ValueError(f"unknown data {name!r}{nearest(name, known)}; there are {known}")
+        raise unknown("data set", name, [*LOADERS, *datasets.names()])
     return LOADERS[name](data_root(root))
 
 

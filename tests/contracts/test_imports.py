@@ -60,7 +60,7 @@ FLOORS = {
         "survey",
         "results",
         "config",
-        "__init__ packages process",
+        "__init__ machine packages process",
     ],
     "kdsim": ["api", "runs settings", "__init__"],
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.execution import machine
+from simulations import machine
 from tests.contracts.test_imports import dotted, imports, parse, sources
 
 MODULES = {"curses", "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog"}

@@ -10,10 +10,12 @@ from fedkd.algorithms.fedmd import FedMD
 from fedkd.core import Algorithm
 from graphkd import methods
 from kdcore import registry
-from kdcore.registry import Registry, files_of, is_reference, nearest, subclass_of, table_of
+from kdcore.registry import Registry, files_of, is_reference, nearest, subclass_of
 from simulations.survey import recipes
 
-FRUIT = Registry("fruit", table_of({"apple": "red", "pear": "green"}), "kdsim.fruit", bool)
+FRUIT = Registry(
+    "fruit", lambda: {"apple": lambda: "red", "pear": lambda: "green"}, "kdsim.fruit", bool
+)
 ALGORITHMS = Registry(
     "algorithm",
     files_of("fedkd.algorithms", subclass_of(Algorithm)),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from logging import WARNING, getLogger
 from threading import Lock
+from typing import NamedTuple
 
 from flwr.app import Context, Message, UserConfig
 from flwr.clientapp import ClientApp
@@ -62,7 +63,7 @@ class EngineGrid(LocalGrid):
         if type(app) is DistillationApp:
             self._crowd = ClientPool(app.build, engine or batched(), self._note)
         self._queue = JobQueue()
-        self._open: dict[str, Message] = {}  # those that wait for their answer, by number
+        self._open: dict[str, _Open] = {}  # those that wait for their answer, by number
         self._engine_is_free = Lock()  # engines need not stand two calls at a time
 
     @property
@@ -80,12 +81,15 @@ class EngineGrid(LocalGrid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Have messages delivered, and do not wait for the answers."""
+        return self._push(messages, math.inf)
+
+    def _push(self, messages: Iterable[Message], until: float) -> list[str]:
         sent = list(messages)
         for message in sent:
             number(message)
         copies = [copy_message(message) for message in sent]
         with self._queue.changed:
-            self._open |= {message.metadata.message_id: message for message in copies}
+            self._open |= {message.metadata.message_id: _Open(message, until) for message in copies}
             self._queue.put(self._jobs(copies))
         return [message.metadata.message_id for message in sent]
 
@@ -101,7 +105,7 @@ class EngineGrid(LocalGrid):
     ) -> list[Message]:
         """Deliver messages and return the answers that come in time; the others are dropped."""
         until = math.inf if timeout is None else time.monotonic() + timeout
-        numbers = self.push_messages(messages)
+        numbers = self._push(messages, until)
         with self._queue.changed:
             try:
                 self._wait(numbers, until)
@@ -118,7 +122,7 @@ class EngineGrid(LocalGrid):
 
     def _expire(self) -> None:
         """Answer the messages whose time to live has passed with an error."""
-        for message in [m for m in self._open.values() if _expired(m)]:
+        for message in [m for m, _ in self._open.values() if _expired(m)]:
             self._settle(message, None)
 
     def _jobs(self, messages: Iterable[Message]) -> Iterator[Job]:
@@ -204,7 +208,8 @@ class EngineGrid(LocalGrid):
     ) -> None:
         """File a reply, and let the node keep what it has; unless both come too late."""
         with self._queue.changed:
-            if self._open.pop(message.metadata.message_id, None) is None:
+            asked = self._open.pop(message.metadata.message_id, None)
+            if asked is None or time.monotonic() >= asked.until:
                 return
             if reply is None or _expired(message):
                 spent = f"no answer within the {message.metadata.ttl:g} s that the message had"
@@ -218,6 +223,13 @@ class EngineGrid(LocalGrid):
         if reason not in self.fallbacks:
             LOGGER.log(WARNING, "EngineGrid: %s", reason)
         self.fallbacks[reason] += 1
+
+
+class _Open(NamedTuple):
+    """A message that waits for its answer, and how long that is waited for, by `monotonic`."""
+
+    message: Message
+    until: float
 
 
 def _expired(message: Message) -> bool:

@@ -568,6 +568,21 @@ def test_no_time_gives_no_answers_and_no_states(hanging):
     assert all("mark" not in context.state for context in grid.contexts.values())
 
 
+def test_an_answer_that_is_there_at_once_is_late_where_there_is_no_time():
+    app = ClientApp()
+
+    @app.train("work")
+    def work(message, context):
+        context.state["mark"] = pack({"n": torch.ones(1)})
+        return Message(RecordDict(), reply_to=message)
+
+    grid = EngineGrid(app, 2)
+    queue = grid._queue  # whose thread has done its work before anybody looks for answers
+    grid._wait = lambda *_: queue.changed.wait_for(lambda: queue._turn is None, 10)
+    assert ask(grid, "train.work", RecordDict(), timeout=0) == []
+    assert all("mark" not in context.state for context in grid.contexts.values())
+
+
 def test_a_message_that_outlives_its_time_gets_an_error(hanging):
     grid = EngineGrid(hanging[0], 3)
     nodes = sorted(grid.contexts, key=lambda n: partition(grid.contexts[n]))

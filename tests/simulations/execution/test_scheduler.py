@@ -7,10 +7,11 @@ import pytest
 
 from fedkd import algorithms
 from graphkd import methods
+from simulations import machine
 from simulations.config import identity
 from simulations.config.experiments import FedExperiment, GraphExperiment
 from simulations.config.resources import Resources
-from simulations.execution import machine, scheduler
+from simulations.execution import scheduler
 from simulations.execution.scheduler import Job
 from simulations.results import run_folder
 from tests.simulations.conftest import read, timeless
