@@ -5,6 +5,7 @@
     REGISTRY = Registry("algorithm", ours, "kdsim.algorithms", derived)
     REGISTRY.get("fedmd")                     # the class in fedkd/algorithms/fedmd.py
     REGISTRY.get("my_project.methods:Mine")   # a user's own, from a module that can be imported
+    REGISTRY.get("path/mine.py:Mine")         # or from a file (`kdcore.references`)
 
 Nothing is imported before it is asked for.
 """
@@ -12,12 +13,16 @@ Nothing is imported before it is asked for.
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
+
+from kdcore.references import SUFFIX, Source, imported, is_reference, nearest, source, unknown
+
+__all__ = ["Registry", "Source", "files_of", "imported", "is_reference", "members", "nearest"]
+__all__ += ["places", "subclass_of", "unknown"]
 
 T = TypeVar("T")
 
@@ -33,13 +38,15 @@ class Registry(Generic[T]):
         own: the project's, name -> a function that gives it; called when names are asked for, so
             that nothing is imported before.
         group: the entry points by which installed packages add to them.
-        accepts: whether a thing is of this kind, and what is said of one that is not.
+        accepts: whether a thing is of this kind.
+        expected: what one has to be, for the message about what is not.
     """
 
     kind: str
     own: Callable[[], Mapping[str, Callable[[], T]]]
     group: str
     accepts: Callable[[Any], bool] = callable
+    expected: str = ""
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -49,7 +56,7 @@ class Registry(Generic[T]):
         return name in self.own() or name in self._added()
 
     def get(self, name: str) -> T:
-        """What has this name, or is at `module:Name`.
+        """What has this name, or is at `module:Name` or `path/file.py:Name`.
 
         Raises:
             ValueError: there is none; the message names the nearest and lists all. Or it cannot be
@@ -62,7 +69,25 @@ class Registry(Generic[T]):
             return self._checked(name, added[name].load())
         if is_reference(name):
             return self._checked(name, imported(name, self.kind))
+        if name.endswith(SUFFIX):
+            raise ValueError(f"{self.kind} {name!r}: say what in that file, as in {name}:Name")
         raise unknown(self.kind, name, [*own, *added])
+
+    def source(self, name: str) -> Source | None:
+        """The code of a thing that is not the project's own; None of one that is.
+
+        Raises:
+            ValueError: as `get`.
+        """
+        if name in self.own():
+            return None
+        self.get(name)
+        added = self._added()
+        return source(added[name].value if name in added else name)
+
+    def added(self) -> dict[str, str]:
+        """The names that installed packages add, and the distribution of each."""
+        return {n: p.dist.name if p.dist else p.module for n, p in sorted(self._added().items())}
 
     def name_of(self, member: Any) -> str:
         """The name by which `get` gives a class (or an instance's): its `NAME`, else its place."""
@@ -79,8 +104,23 @@ class Registry(Generic[T]):
 
     def _checked(self, name: str, found: Any) -> T:
         if not self.accepts(found):
-            raise ValueError(f"{name} is no {self.kind}: it is {found!r}")
+            wanted = f"; expected {self.expected}" if self.expected else ""
+            raise ValueError(f"{name} is no {self.kind}: it is {found!r}{wanted}")
         return found  # type: ignore[no-any-return]  # `accepts` has just said so
+
+
+def members(table: Mapping[str, T]) -> Callable[[], Mapping[str, Callable[[], T]]]:
+    """For a `Registry` of what a table holds."""
+
+    def own() -> Mapping[str, Callable[[], T]]:
+        return {name: partial(table.__getitem__, name) for name in table}
+
+    return own
+
+
+def places(table: Mapping[str, str]) -> Callable[[], Mapping[str, Loader]]:
+    """For a `Registry` of what is at `module:Name`, which is imported when it is asked for."""
+    return lambda: {name: partial(imported, place) for name, place in table.items()}
 
 
 def files_of(package: str, accepts: Callable[[Any], bool]) -> Callable[[], Mapping[str, Loader]]:
@@ -108,51 +148,6 @@ def _files(package: str, path: tuple[str, ...]) -> Mapping[str, str]:
 def subclass_of(base: type[Any]) -> Callable[[Any], bool]:
     """For `Registry.accepts`: classes derived from one."""
     return lambda found: inspect.isclass(found) and issubclass(found, base)
-
-
-def is_reference(name: str) -> bool:
-    """Whether a name is of the form `package.module:Name`."""
-    module, colon, member = name.partition(":")
-    parts = [*module.split("."), *member.split(".")]
-    return bool(colon) and all(part.isidentifier() for part in parts)
-
-
-def imported(reference: str, kind: str) -> Any:
-    """What `package.module:Name` refers to.
-
-    Raises:
-        ValueError: the module or the name is not there; the message says where it was looked for.
-    """
-    place, _, member = reference.partition(":")
-    try:
-        found: Any = importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-            raise  # the module is there; something that it imports is not
-        raise ValueError(
-            f"{kind} {reference!r}: there is no module {error.name!r}; it must be installed, or be "
-            "a file in the working folder"
-        ) from None
-    for part in member.split("."):
-        if not hasattr(found, part):
-            known = [name for name in vars(found) if not name.startswith("_")]
-            raise ValueError(f"{kind} {reference!r}: {unknown('name', part, known)}") from None
-        found = getattr(found, part)
-    return found
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for an unknown name: what was asked for, what was likely meant, what there is."""
-    known = sorted(known)
-    return ValueError(
-        f"unknown {kind} {name!r}; {nearest(name, known)}choose one of {', '.join(known)}"
-    )
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'fedmd'? `, or nothing where no known name is near."""
-    close = get_close_matches(str(name), list(known), n=1)
-    return f"did you mean {close[0]!r}? " if close and close[0] != name else ""
 
 
 def _class_in(module: str, accepts: Callable[[Any], bool]) -> Any:

@@ -30,6 +30,7 @@ FLOORS = {
         "metrics training",
         "losses",
         "_deprecate ensemble outputs registry rng statistics",
+        "references",
     ],
     "fedkd": [
         "__init__",
