@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedkd.core import Client, Engine, Task
 from fedkd.messages import Upload
+from kdcore.registry import Registry, members
 
 
 def corrupt(engine: Engine, client: int, fault: str) -> Engine:
@@ -16,13 +17,12 @@ def corrupt(engine: Engine, client: int, fault: str) -> Engine:
     Args:
         engine: runs the clients, the corrupt one included; what stays with it is left alone.
         client: whose uploads.
-        fault: one of `FAULTS`.
+        fault: one of `FAULTS`, or a reference to one's own (`REGISTRY`).
 
     Raises:
-        ValueError: there is no such fault.
+        ValueError: there is no such fault; the message names the nearest and lists all.
     """
-    if fault not in FAULTS:
-        raise ValueError(f"unknown fault {fault!r}; choose one of {', '.join(FAULTS)}")
+    tamper = REGISTRY.get(fault)
 
     def tampered(
         function: Callable[..., Any],
@@ -32,7 +32,7 @@ def corrupt(engine: Engine, client: int, fault: str) -> Engine:
     ) -> list[Any]:
         results = engine(function, task, clients, inputs)
         return [
-            _with_upload(result, FAULTS[fault]) if sender.id == client else result
+            _with_upload(result, tamper) if sender.id == client else result
             for sender, result in zip(clients, results, strict=True)
         ]
 
@@ -73,3 +73,15 @@ FAULTS: dict[str, Callable[[Upload], Upload]] = {
     "negative-weight": _weight(-1.0),
     "huge-weight": _weight(1e15),
 }
+
+REGISTRY: Registry[Callable[[Upload], Upload]] = Registry(
+    "fault",
+    members(FAULTS),
+    "kdsim.faults",
+    expected="a function of an Upload that gives the one that is sent",
+)
+"""Faults: functions of an `Upload` that give what is sent in its place, such as
+
+    def loud(upload):
+        return upload._replace(weight=100 * upload.weight)
+"""

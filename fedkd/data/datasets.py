@@ -6,11 +6,12 @@ for, and how to get them.
 
 import functools
 import gzip
+import inspect
 import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from fedkd.data.checks import check_finite, check_labels, whole
 from fedkd.data.cifar import cifar10_jpeg
 from fedkd.data.speech import spoken_digits
-from kdcore.registry import unknown
+from kdcore.registry import Registry, is_reference, members
 
 
 class Dataset(NamedTuple):
@@ -52,15 +53,16 @@ def data_root(root: str | Path | None = None) -> Path:
 
 def names() -> tuple[str, ...]:
     """The data sets there are."""
-    return tuple(_LOADERS)
+    return tuple(REGISTRY.names())
 
 
 def load(name: str, root: str | Path | None = None) -> Dataset:
     """The data set of a name, or of two with a plus between them, see `beside`.
 
     Args:
-        name: one of `names()`, with `mnist:5-9` for some of its labels alone; or, as in
-            `fashion-mnist+mnist`, that of private and test examples and that of public ones.
+        name: one of `names()`, or a reference to a loader of one's own (`REGISTRY`); with
+            `mnist:5-9` for some of its labels alone; or, as in `fashion-mnist+mnist`, that of
+            private and test examples and that of public ones.
         root: the folder of data sets, see `data_root`; `digits` needs none.
 
     Raises:
@@ -72,12 +74,29 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
     first, plus, second = name.partition("+")
     if plus:
         return beside(load(first, root), load(second, root), name)
-    whole, colon, labels = name.partition(":")
-    if colon:
+    whole, colon, labels = name.rpartition(":")
+    if colon and not is_reference(name):
         return of_labels(load(whole, root), labels, name)
-    if name not in _LOADERS:
-        raise unknown("data set", name, _LOADERS)
-    return _LOADERS[name](data_root(root))
+    loader = REGISTRY.get(name)
+    return loader(data_root(root)) if name in _LOADERS else _own(name, loader, data_root(root))
+
+
+@functools.lru_cache(maxsize=2)
+def _own(name: str, loader: Callable[..., Any], root: Path) -> Dataset:
+    """What a loader of the user's gives, checked; it is asked once."""
+    try:
+        found = loader(root) if inspect.signature(loader).parameters else loader()
+        return checked(found if isinstance(found, Dataset) else of_pair(*found))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"data set {name!r}: {type(error).__name__}: {error}") from error
+
+
+def of_pair(x: Any, y: Any) -> Dataset:
+    """A data set of two arrays, examples (N, ...) and labels (N,) from 0 to C - 1."""
+    examples, labels = torch.as_tensor(x), whole(torch.as_tensor(y), "labels")
+    if examples.is_floating_point():
+        examples = examples.to(torch.get_default_dtype())
+    return Dataset(examples, labels, int(labels.max()) + 1 if len(labels) else 0)
 
 
 def checked(data: Dataset) -> Dataset:
@@ -216,3 +235,15 @@ _LOADERS: dict[str, Callable[[Path], Dataset]] = {
     "fashion-mnist": functools.partial(_idx, "FashionMNIST"),
     "cifar10-jpeg": _cifar,
 }
+
+REGISTRY: Registry[Callable[..., Any]] = Registry(
+    "data set",
+    members(_LOADERS),
+    "kdsim.datasets",
+    expected="a function of the data root, a Path, or of nothing, that gives a Dataset or (x, y)",
+)
+"""Loaders: functions of the data root, a `Path`, or of nothing, that give a `Dataset` or (x, y).
+
+x is (N, ...), y (N,) with labels from 0 on: tensors, or arrays of NumPy. A loader gives the same
+each time; it is asked once in a process.
+"""

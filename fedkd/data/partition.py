@@ -4,14 +4,16 @@ Each function takes the labels (N,) of all private examples, the number of clien
 and returns one tensor of row numbers per client; together they hold every row exactly once.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from heapq import heapify, heappop, heapreplace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedkd.data.checks import whole
-from kdcore.registry import unknown
+from kdcore.registry import Registry, members
 
 Partition = list[Tensor]
 HOPELESS = 20
@@ -207,6 +209,21 @@ PARTITIONS: dict[str, Callable[..., Partition]] = {
     "natural": natural,
 }
 
+REGISTRY: Registry[Callable[..., Any]] = Registry(
+    "partition",
+    members(PARTITIONS),
+    "kdsim.partitions",
+    expected="a function (labels, clients, generator) that gives a list of row numbers for each "
+    "client",
+)
+"""Functions (labels, clients, generator, ...) that give each client row numbers, in a list.
+
+labels is (N,) of the private examples, clients their number K, generator of PyTorch and the only
+source of chance. A function that names `alpha`, `shards`, `classes_per_client` or `domains` (N,)
+among its parameters is given these too. Row numbers are tensors or lists of 0 to N - 1; no row is
+dealt twice, and every client gets one at least. Rows that nobody gets are left out.
+"""
+
 
 def partition(
     name: str,
@@ -224,8 +241,10 @@ def partition(
         ValueError: there is no such partition; the message names the nearest and lists all. Or the
             partition is natural, and domains are not known.
     """
+    function = REGISTRY.get(name)
     if name not in PARTITIONS:
-        raise unknown("partition", name, PARTITIONS)
+        given = {"alpha": alpha, "shards": shard, "classes_per_client": classes, "domains": domains}
+        return _own(name, function, (labels, clients, generator), given)
     if name == "iid":
         return iid(labels, clients, generator)
     if name == "shards":
@@ -239,7 +258,47 @@ def partition(
                 "take fsdd, whose domains are speakers, or another partition"
             )
         return natural(domains, clients, generator)
-    return PARTITIONS[name](labels, clients, generator, alpha)
+    dealt: Partition = function(labels, clients, generator, alpha)
+    return dealt
+
+
+def _own(
+    name: str, function: Callable[..., Any], given: tuple[Any, ...], settings: Mapping[str, Any]
+) -> Partition:
+    """What a function of the user's deals out, checked."""
+    taken = inspect.signature(function).parameters
+    labels, clients, _ = given
+    try:
+        parts = function(*given, **{k: v for k, v in settings.items() if k in taken})
+        dealt = [whole(torch.as_tensor(part), "row numbers") for part in parts]
+        check_dealt(dealt, len(labels), clients)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"partition {name!r}: {type(error).__name__}: {error}") from error
+    return dealt
+
+
+def check_dealt(parts: Partition, count: int, clients: int) -> None:
+    """Raise ValueError for parts that are none of `count` rows among so many clients."""
+    if len(parts) != clients:
+        raise ValueError(f"{len(parts)} parts for {clients} clients; each client needs one")
+    for client, part in enumerate(parts):
+        if part.ndim != 1 or not len(part):
+            raise ValueError(
+                f"client {client} has rows of shape {tuple(part.shape)}; it needs a list of one "
+                "at least"
+            )
+        if not 0 <= int(part.min()) <= int(part.max()) < count:
+            raise ValueError(
+                f"client {client} has rows {int(part.min())} to {int(part.max())}, and there are 0 "
+                f"to {count - 1}"
+            )
+    rows, times = torch.cat(parts).unique(return_counts=True)
+    if (times > 1).any():
+        row = int(rows[times > 1][0])
+        owners = [client for client, part in enumerate(parts) if (part == row).any()]
+        raise ValueError(
+            f"row {row} is dealt out {int(times.max())} times, to {owners}; once is all"
+        )
 
 
 def _checked(labels: Tensor, clients: int, minimum: int = 1) -> Tensor:

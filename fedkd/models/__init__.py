@@ -10,6 +10,7 @@ an @ sign is that of the features on which its head is linear: `cnn@64` and `res
 features that can be compared.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,10 +22,32 @@ from torch.nn.modules.dropout import _DropoutNd
 from fedkd.core import Model
 from fedkd.models.architectures import cnn, initialiser, lenet, mlp, mobile, resnet8, with_features
 from kdcore.outputs import Outputs
-from kdcore.registry import nearest
+from kdcore.registry import Registry, is_reference, members, nearest
 from kdcore.training.loop import Network, Params
 
-__all__ = ["build", "cnn", "from_module", "lenet", "mlp", "mobile", "names", "resnet8", "size"]
+__all__ = ["REGISTRY", "build", "cnn", "from_module", "lenet", "mlp", "mobile", "names", "resnet8"]
+__all__ += ["size"]
+
+FAMILIES: dict[str, Callable[..., Any]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "lenet": lenet,
+    "mobile": mobile,
+    "resnet8": resnet8,
+}
+REGISTRY: Registry[Callable[..., Any]] = Registry(
+    "model",
+    members(FAMILIES),
+    "kdsim.models",
+    expected="a torch.nn.Module class called with (shape, classes), or a function of these that "
+    "gives a module or a fedkd.core.Model",
+)
+"""Architectures: of one's own a `torch.nn.Module` class called with (shape, classes).
+
+Or a function called likewise, that gives a module or a `fedkd.core.Model`. shape is that of one
+example, such as (1, 8, 8); classes is C. The module's forward takes a batch (B, *shape) and gives
+logits (B, C), see `from_module`.
+"""
 
 FEW = {"lenet": 0, "resnet8": 1}  # how many numbers a name may have; any where none is given
 
@@ -32,14 +55,18 @@ FEW = {"lenet": 0, "resnet8": 1}  # how many numbers a name may have; any where 
 def build(name: str, shape: Sequence[int], num_classes: int) -> Model:
     """The model of a name, for inputs of a shape: `build("mlp-128-64", (1, 8, 8), 10)`.
 
+    The name may be a reference to a model of one's own, `net.py:Net` (`REGISTRY`).
+
     Inputs may be of any type; they are read in that of the parameters.
 
     Raises:
         ValueError: the name is none of a model; the message lists them.
     """
+    if is_reference(name) or name in REGISTRY.added():
+        return _own(name, tuple(shape), num_classes)
     body, at, width = name.partition("@")
     family, *numbers = body.split("-")
-    fits = family in names() and len(numbers) <= FEW.get(family, len(numbers))
+    fits = family in FAMILIES and len(numbers) <= FEW.get(family, len(numbers))
     if not fits or not all(map(_is_size, [*numbers, *([width] if at else [])])):
         raise ValueError(
             f"unknown model {name!r}; {nearest(family, names())}models are mlp, mlp-128-64 "
@@ -68,7 +95,7 @@ def size(model: Model) -> int | None:
 
 def names() -> tuple[str, ...]:
     """The architectures that a model's name may begin with."""
-    return ("mlp", "cnn", "lenet", "mobile", "resnet8")
+    return (*FAMILIES, *REGISTRY.added())
 
 
 def from_module(build: Callable[[], nn.Module]) -> Model:
@@ -98,6 +125,23 @@ def from_module(build: Callable[[], nn.Module]) -> Model:
         return result if isinstance(result, Outputs) else Outputs(result)
 
     return Model(initialiser(shapes), predict)
+
+
+def _own(name: str, shape: tuple[int, ...], num_classes: int) -> Model:
+    """The model that a class or function of the user's makes."""
+    make = REGISTRY.get(name)
+    try:
+        made = make(shape, num_classes)
+    except Exception as error:
+        raise ValueError(
+            f"model {name!r} cannot be made for examples of shape {shape} and {num_classes} "
+            f"classes: {type(error).__name__}: {error}"
+        ) from error
+    if isinstance(made, Model):
+        return made
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"model {name!r} gives {made!r}; expected {REGISTRY.expected}")
+    return from_module(functools.partial(make, shape, num_classes))
 
 
 def _of_any_inputs(model: Model) -> Model:

@@ -1,33 +1,75 @@
 """Data sets by name, of nodes or of whole graphs, cut by a protocol: what a run starts from."""
 
+import inspect
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from graphkd.core import Split
 from graphkd.data import datasets, graph_collection, splits, tudataset
 from graphkd.graph import Graph
-from kdcore.registry import unknown
+from kdcore.registry import Loader, Registry, unknown
 
 FOLDS = "folds"
 PROTOCOLS = (*splits.PROTOCOLS, FOLDS)
 
 
+def _shipped() -> dict[str, Loader]:
+    """Name -> what gives its loader."""
+    nodes = {name: partial(_loader, datasets.load, name) for name in datasets.names()}
+    many = {name: partial(_loader, tudataset.load, name) for name in tudataset.names()}
+    return {**nodes, **many}
+
+
+def _loader(load: Callable[..., Graph], name: str) -> Callable[..., Graph]:
+    return partial(load, name)
+
+
+REGISTRY: Registry[Callable[..., Any]] = Registry(
+    "data set",
+    _shipped,
+    "kdsim.graphs",
+    expected="a function of the data root, a Path, or of nothing, that gives a graphkd Graph",
+)
+"""Loaders: functions of the data root, a `Path`, or of nothing, that give a `graphkd.Graph`.
+
+A loader gives the same each time; it is asked once in a process.
+"""
+
+
 def names() -> list[str]:
     """The names of all data sets."""
-    return sorted([*datasets.names(), *tudataset.names()])
+    return REGISTRY.names()
 
 
 def load(name: str, root: str | Path | None = None, download: bool = False) -> Graph:
     """The graph of this name, or the collection of graphs; see `graphkd.data.datasets.load`.
 
+    The name may be a reference to a loader of one's own, `mine.py:load` (`REGISTRY`).
+
     Raises:
         ValueError: the name is unknown.
         FileNotFoundError: a raw file is missing, or could not be downloaded.
     """
+    loader = REGISTRY.get(name)
     if name in tudataset.names():
         return tudataset.load(name, datasets.data_root(root))
-    if name not in names():
-        raise unknown("data set", name, names())
-    return datasets.load(name, root, download)
+    if name in datasets.names():
+        return datasets.load(name, root, download)
+    return _own(name, loader, datasets.data_root(root))
+
+
+@lru_cache(maxsize=2)
+def _own(name: str, loader: Callable[..., Any], root: Path) -> Graph:
+    """What a loader of the user's gives; it is asked once."""
+    try:
+        found = loader(root) if inspect.signature(loader).parameters else loader()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"data set {name!r}: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Graph):
+        raise ValueError(f"data set {name!r} gives {found!r}; expected {REGISTRY.expected}")
+    return found
 
 
 def split(

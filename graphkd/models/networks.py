@@ -15,6 +15,7 @@ Shapes (all networks):
     graph: N nodes with D features; nodes: (n,) ids; gives logits (n, C) and hidden (n, H) each.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -26,10 +27,10 @@ from graphkd.graph import Graph
 from graphkd.models.gat import GAT, GATv2
 from graphkd.models.layers import dropout, first, linear, rows, shown
 from kdcore.outputs import Outputs
-from kdcore.registry import unknown
+from kdcore.registry import Registry, members
 
 __all__ = ["APPNP", "GAT", "GATv2", "GCN", "GIN", "MLP", "SAGE", "SGC", "build", "get", "names"]
-__all__ += ["NETWORKS", "rows"]
+__all__ += ["NETWORKS", "REGISTRY", "rows"]
 
 
 class MLP(nn.Module):
@@ -210,16 +211,32 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 
 
+REGISTRY: Registry[Callable[..., nn.Module]] = Registry(
+    "network",
+    members(NETWORKS),
+    "kdsim.networks",
+    expected="a torch.nn.Module class called with (sizes, dropout)",
+)
+"""Networks on graphs: of one's own a `torch.nn.Module` class called with (sizes, dropout).
+
+sizes are the widths from the features to the classes, such as [64, 128, 10]; dropout is a share.
+Its forward is called with (graph, nodes=None), a `graphkd.Graph` and ids (n,) or None for all, and
+gives `kdcore.outputs.Outputs`: logits (n, C), and hidden states (n, H), one of each hidden layer.
+"""
+
+
 def names() -> list[str]:
     """The names of all networks."""
-    return sorted(NETWORKS)
+    return REGISTRY.names()
 
 
-def get(name: str) -> type[nn.Module]:
-    """The network of this name; ValueError if there is none."""
-    if name not in NETWORKS:
-        raise unknown("network", name, NETWORKS)
-    return NETWORKS[name]
+def get(name: str) -> Callable[..., nn.Module]:
+    """The network of this name, or at `module:Name` or `path/file.py:Name`.
+
+    Raises:
+        ValueError: there is none; the message names the nearest and lists all.
+    """
+    return REGISTRY.get(name)
 
 
 def build(name: str, graph: Graph, hidden: int, layers: int, dropout: float) -> nn.Module:
@@ -237,4 +254,21 @@ def build(name: str, graph: Graph, hidden: int, layers: int, dropout: float) -> 
             "more; the default is 2 layers"
         )
     sizes = [graph.x.shape[1], *[hidden] * (layers - 1), graph.classes]
-    return network(sizes, dropout).to(device=graph.x.device, dtype=graph.x.dtype)
+    made = network(sizes, dropout) if name in NETWORKS else _own(name, network, sizes, dropout)
+    return made.to(device=graph.x.device, dtype=graph.x.dtype)
+
+
+def _own(
+    name: str, network: Callable[..., nn.Module], sizes: list[int], dropout: float
+) -> nn.Module:
+    """What a class or function of the user's makes."""
+    try:
+        made = network(sizes, dropout)
+    except Exception as error:
+        raise ValueError(
+            f"network {name!r} cannot be made with sizes {sizes} and dropout {dropout:g}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"network {name!r} gives {made!r}; expected {REGISTRY.expected}")
+    return made

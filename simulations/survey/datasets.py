@@ -16,7 +16,7 @@ from torch import Tensor
 from fedkd.data import datasets
 from fedkd.data.datasets import data_root
 from kdcore import metrics
-from kdcore.registry import unknown
+from kdcore.registry import Registry, members
 from kdcore.rng import generator
 from kdcore.schemes.stages import UNLABELLED
 from kdcore.training.batches import Examples
@@ -56,9 +56,7 @@ def load(name: str, root: str | Path | None = None) -> Any:
         return tuple(load(one, root) for one in name.split("+"))
     if name in datasets.names():
         return datasets.load(name, root)
-    if name not in LOADERS:
-        raise unknown("data set", name, [*LOADERS, *datasets.names()])
-    return LOADERS[name](data_root(root))
+    return REGISTRY.get(name)(data_root(root))
 
 
 def _diabetes(root: Path) -> Table:
@@ -111,6 +109,16 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "mnist-8x8": small_mnist,
     "none": lambda root: None,
 }
+
+REGISTRY: Registry[Callable[[Path], Any]] = Registry(
+    "data set",
+    members(
+        {**LOADERS, **{name: functools.partial(datasets.load, name) for name in datasets.names()}}
+    ),
+    "kdsim.recipe_data",
+    expected="a function of the data root, a Path, that gives what the recipe measures on",
+)
+"""Loaders: functions of the data root, a `Path`, that give what a recipe's `measure` is given."""
 
 
 def _file(root: Path, name: str, place: str) -> Path:
