@@ -1,7 +1,7 @@
 """Who learns: a network with its parameters, and ways to change what it sees or how it computes."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from kdcore.outputs import Outputs
-from kdcore.training.stacked import Params, Predict
+from kdcore.training.stacked import Params, Predict, changed, weights
 
 
 class Learner(NamedTuple):
@@ -33,10 +33,10 @@ def seeing(predict: Predict, view: int) -> Predict:
     A modality, a privileged view and a noised copy of the input are all views.
     """
 
-    def predict_view(params: Params, x: Any) -> Outputs:
-        return predict(params, x[view])
+    def looking(form: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda params, x: form(params, x[view])
 
-    return predict_view
+    return changed(predict, looking)
 
 
 def quantised(predict: Predict, bits: int) -> Predict:
@@ -66,10 +66,13 @@ def quantised(predict: Predict, bits: int) -> Predict:
         error: Tensor = scale * (weight / scale).round() - weight
         return weight + error.detach()
 
-    def predict_rounded(params: Params, x: Any) -> Outputs:
-        return predict({name: rounded(weight) for name, weight in params.items()}, x)
+    def rounding(form: Callable[..., Any]) -> Callable[..., Any]:
+        def of_rounded(params: Params, x: Any) -> Any:
+            return form(params | {n: rounded(w) for n, w in weights(params).items()}, x)
 
-    return predict_rounded
+        return of_rounded
+
+    return changed(predict, rounding)
 
 
 class _Reversed(torch.autograd.Function):

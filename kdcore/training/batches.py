@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from kdcore.training.optimizers import TrainingConfig
 
@@ -85,7 +85,7 @@ def draw(examples: Examples, training: TrainingConfig, generator: torch.Generato
         order = torch.randperm(count, generator=generator)
         epoch[:] = rows[order[places % max(count, 1)]]
     mask = places < count
-    device = examples.x.device  # draws are made on the CPU, the same for any device
+    device = leading(examples.x).device  # draws are made on the CPU, the same for any device
     return Batches(
         x=examples.x,
         y=examples.y,
@@ -93,6 +93,12 @@ def draw(examples: Examples, training: TrainingConfig, generator: torch.Generato
         mask=mask.repeat(epochs).reshape(-1, width)[:steps].to(device),
         size=torch.tensor(count, device=device),
     )
+
+
+def leading(x: Any) -> Tensor:
+    """A table of inputs; of several, the first: all have as many rows, and lie in one place."""
+    found: Tensor = tree_leaves(x)[0]
+    return found
 
 
 def rows(table: Any, index: Tensor) -> Any:

@@ -15,10 +15,11 @@ from kdcore.outputs import Outputs
 from kdcore.training import stacked
 from kdcore.training.batches import Batches, Examples, draw, rows
 from kdcore.training.optimizers import OPTIMIZERS, TrainingConfig, rule
-from kdcore.training.stacked import FitSpec, Loss, Network, Params, Predict
+from kdcore.training.stacked import STATE, FitSpec, Loss, Network, Params, Predict
 
 __all__ = [
     "OPTIMIZERS",
+    "STATE",
     "Batches",
     "Examples",
     "Loss",
@@ -44,7 +45,8 @@ def fit(
 ) -> Params:
     """Train a model on mini-batches and return its new parameters.
 
-    The result has no gradient with regard to the inputs.
+    The result has no gradient with regard to the inputs. What the network keeps beside its weights
+    (names with `STATE` in them) is given to it at each step, and taken as it leaves it.
 
     Args:
         predict: the model, (params, x) -> Outputs.
@@ -55,7 +57,7 @@ def fit(
             minimised.
         context: whatever tensors (or dicts and tuples of them) the loss needs besides. A loss must
             not take them from around it: those of other clients would not be told apart.
-        penalty: (params, y, *context) -> (), added to the loss of each step.
+        penalty: (weights, y, *context) -> (), added to the loss of each step.
     """
     lesson = FitSpec(predict, training, loss, penalty)
     values = _Fit.apply(lesson, params, batches, context)
@@ -63,7 +65,7 @@ def fit(
 
 
 def predict_logits(
-    predict: Predict, params: Params, x: Tensor, wanted: Tensor, at_once: int = 500
+    predict: Predict, params: Params, x: Any, wanted: Tensor, at_once: int = 500
 ) -> Tensor:
     """The logits for some rows of x, without gradient, a few hundred at a time to save memory.
 
@@ -84,24 +86,30 @@ def _fit_one(
     lesson: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...]
 ) -> tuple[Tensor, ...]:
     """The reference: a plain loop over the steps of one model."""
-    leaves = [value.detach().clone().requires_grad_() for value in params.values()]
-    model = dict(zip(params, leaves, strict=True))
+    trained = stacked.weights(params)
+    leaves = [value.detach().clone().requires_grad_() for value in trained.values()]
+    trained = dict(zip(trained, leaves, strict=True))
+    held = {n: v.detach().clone() for n, v in params.items() if n not in trained}
+    model = params | held | trained
+    learn, least = stacked.learning(lesson.predict), stacked.least_batch(lesson.predict)
     optimiser, count = rule(lesson.training), 0
     state = optimiser.init(leaves)
     for order, mask in zip(batches.order, batches.mask, strict=True):
         index = order[mask.bool()]
-        if not len(index):
+        if len(index) < least:
             continue
         x, y = rows(batches.x, index), rows(batches.y, index)
         with torch.enable_grad():
-            total = lesson.loss(lesson.predict(model, x), y, *context).mean()
+            outputs, fresh = learn(model, x)
+            total = lesson.loss(outputs, y, *context).mean()
             if lesson.penalty is not None:
-                total = total + lesson.penalty(model, y, *context)
+                total = total + lesson.penalty(trained, y, *context)
         gradients = torch.autograd.grad(total, leaves, materialize_grads=True)
         count += 1
         with torch.no_grad():
             optimiser.step(leaves, list(gradients), state, count)
-    return tuple(leaf.detach() for leaf in leaves)
+        model |= fresh
+    return tuple(value.detach() for value in model.values())
 
 
 class _Fit(torch.autograd.Function):
@@ -150,7 +158,7 @@ class _Logits(torch.autograd.Function):
         predict: Predict,
         at_once: int,
         params: Params,
-        x: Tensor,
+        x: Any,
         wanted: Tensor,
     ) -> tuple[Tensor, int]:
         _, _, *dims = in_dims

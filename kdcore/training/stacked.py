@@ -10,6 +10,7 @@ A leading axis is K where each model has its own, and 1 where all share one.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +18,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from kdcore.outputs import Outputs
-from kdcore.training.batches import Batches, rows
+from kdcore.training.batches import Batches, leading, rows
 from kdcore.training.optimizers import Gradient, TrainingConfig, rule
 
 Params = dict[str, Tensor]
 Predict = Callable[[Params, Any], Outputs]  # of (N, ...) features, or a tuple of such tables
+Learn = Callable[[Params, Any], tuple[Outputs, Params]]
 Loss = Callable[..., Tensor]
+STATE = "~"  # in the names of what a model keeps beside its weights: statistics, a stream of chance
 AT_ONCE = 2000  # examples of a few models together, where each predicts its own
 
 
@@ -35,13 +38,22 @@ class Network:
         stack: the same for K models; x is (K, N, ...), or (1, N, ...) where all see the same.
         backward: (params, x, outputs, gradient of a scalar by each output) -> its gradient by each
             parameter, where that is quicker by hand than by autograd; see `Product`.
+        learn: (params, x) -> Outputs and the new values of its state, where it learns otherwise
+            than it predicts: it drops out at random, or keeps statistics of its mini-batches. What
+            it keeps has names with `STATE` in them, before those of the weights in `params`.
+        alone: why models cannot be stacked, in words, for an engine to run them in turn; None where
+            they can.
+        least: examples that a mini-batch needs for the network to learn; smaller ones are left out.
     """
 
     one: Predict
     stack: Predict
     backward: Callable[[Params, Tensor, Outputs, Outputs], dict[str, Gradient]] | None = None
+    learn: Learn | None = None
+    alone: str | None = None
+    least: int = 1
 
-    def __call__(self, params: Params, x: Tensor) -> Outputs:
+    def __call__(self, params: Params, x: Any) -> Outputs:
         """The outputs of one model."""
         return self.one(params, x)
 
@@ -56,6 +68,37 @@ def stack_of(predict: Predict) -> Predict:
         return outputs
 
     return stack
+
+
+def learning(predict: Predict) -> Learn:
+    """A network as it learns; most do so just as they predict, and keep nothing."""
+    if isinstance(predict, Network) and predict.learn is not None:
+        return predict.learn
+    return lambda params, x: (predict(params, x), {})
+
+
+def least_batch(predict: Predict) -> int:
+    """How many examples a mini-batch needs for the network to learn from it."""
+    return predict.least if isinstance(predict, Network) else 1
+
+
+def changed(
+    predict: Predict, change: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Predict:
+    """A network whose inputs are changed on their way in, also while it learns.
+
+    `change` makes of a form (params, x) -> anything another one.
+    """
+    one = change(predict)
+    if not isinstance(predict, Network) or predict.learn is None:
+        return one
+    learn = change(predict.learn)
+    return Network(one, stack_of(one), learn=learn, alone=predict.alone, least=predict.least)
+
+
+def weights(params: Params) -> Params:
+    """What an optimiser moves: all but the state."""
+    return {name: value for name, value in params.items() if STATE not in name}
 
 
 @dataclass(frozen=True)
@@ -83,7 +126,9 @@ def fit(lesson: FitSpec, params: Params, batches: Batches, context: tuple[Any, .
             lambda v: v if len(v) == 1 else v[longest_first], (params, batches, context)
         )
     sorted_steps = steps[longest_first].tolist()
-    values = [value.clone(memory_format=torch.contiguous_format) for value in params.values()]
+    kept = {n: v.clone(memory_format=torch.contiguous_format) for n, v in params.items()}
+    names = list(weights(kept))
+    values = [kept[name] for name in names]
     mask = batches.mask.to(values[0].dtype)
     weight = mask / mask.sum(dim=-1, keepdim=True).clamp(min=1)
     optimiser = rule(lesson.training)
@@ -94,30 +139,36 @@ def fit(lesson: FitSpec, params: Params, batches: Batches, context: tuple[Any, .
         if still != active:
             active = still
             leaves = [value[:active].detach().requires_grad_() for value in values]
-            model = dict(zip(params, leaves, strict=True))
+            model = _first(kept, active) | dict(zip(names, leaves, strict=True))
             parts = {name: [v[:active] for v in column] for name, column in state.items()}
             x_table, y_table, heard = _first((batches.x, batches.y, context), active)
         order = batches.order[:active, step]
         x, y = _taken(x_table, order), _taken(y_table, order)
-        gradients = _gradients(lesson, model, x, y, heard, weight[:active, step])
+        gradients, fresh = _gradients(lesson, model, x, y, heard, weight[:active, step])
         with torch.no_grad():
-            optimiser.step(leaves, [gradients[name] for name in model], parts, step + 1)
+            optimiser.step(leaves, [gradients[name] for name in names], parts, step + 1)
+            for name, value in fresh.items():
+                model[name].copy_(value)
     if not in_order:
         back = longest_first.argsort()
-        values = [value[back] for value in values]
-    return dict(zip(params, values, strict=True))
+        kept = {name: value[back] for name, value in kept.items()}
+    return kept
 
 
 def _gradients(
     lesson: FitSpec, model: Params, x: Tensor, y: Any, context: tuple[Any, ...], weight: Tensor
-) -> dict[str, Gradient]:
-    """By each parameter, of the sum of all models' losses; `weight` is (1 or K, B)."""
+) -> tuple[dict[str, Gradient], Params]:
+    """By each weight, of the sum of all models' losses, and the new state.
+
+    Shapes: `weight` is (1 or K, B).
+    """
+    leaves = weights(model)
 
     def objective(outputs: Outputs) -> Tensor:
         each: Tensor = _mapped(lesson.loss, outputs, y, *context)
         total = (each * weight).sum()
         if lesson.penalty is not None:
-            total = total + _mapped(lesson.penalty, model, y, *context).sum()
+            total = total + _mapped(lesson.penalty, leaves, y, *context).sum()
         return total
 
     predict = lesson.predict
@@ -130,16 +181,25 @@ def _gradients(
             total = objective(tree_unflatten(shown, spec))
         upstream = torch.autograd.grad(total, shown, allow_unused=True)
         with torch.no_grad():
-            return predict.backward(model, x, outputs, tree_unflatten(upstream, spec))
+            return predict.backward(model, x, outputs, tree_unflatten(upstream, spec)), {}
     with torch.enable_grad():
-        total = objective(stack_of(predict)(model, x))
-    found = torch.autograd.grad(total, list(model.values()), materialize_grads=True)
-    return dict(zip(model, found, strict=True))
+        outputs, fresh = _learning_stack(predict)(model, x)
+        total = objective(outputs)
+    found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+    return dict(zip(leaves, found, strict=True)), fresh
+
+
+def _learning_stack(predict: Predict) -> Learn:
+    """A network for a stack as it learns."""
+    if isinstance(predict, Network) and predict.learn is not None:
+        return partial(_mapped, predict.learn)
+    stack = stack_of(predict)
+    return lambda params, x: (stack(params, x), {})
 
 
 @torch.no_grad()
 def predict_logits(
-    predict: Predict, params: Params, x: Tensor, wanted: Tensor, at_once: int
+    predict: Predict, params: Params, x: Any, wanted: Tensor, at_once: int
 ) -> Tensor:
     """The logits of K models for some rows of x.
 
@@ -151,7 +211,7 @@ def predict_logits(
             zero; gives (K, M, C).
     """
     count = len(next(iter(params.values())))
-    shared = len(x) == 1 and len(wanted) == 1
+    shared = len(leading(x)) == 1 and len(wanted) == 1
     few = count if shared else max(1, AT_ONCE // max(1, min(at_once, wanted.shape[1])))
     stack = stack_of(predict)
     found = []
@@ -164,9 +224,7 @@ def predict_logits(
     return torch.cat(found)
 
 
-def _logits_of_few(
-    stack: Predict, params: Params, x: Tensor, wanted: Tensor, at_once: int
-) -> Tensor:
+def _logits_of_few(stack: Predict, params: Params, x: Any, wanted: Tensor, at_once: int) -> Tensor:
     """The same without the last columns of `wanted` where nobody wants a row."""
     known = wanted >= 0
     columns = known.any(dim=0).nonzero()
