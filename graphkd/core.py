@@ -6,7 +6,7 @@ A `Method` (`graphkd.method`) says who teaches whom and how; `graphkd.distill` m
 carries that out and yields `Epoch`s, and at last a `Result`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -65,6 +65,7 @@ class Split:
         parts: global ids of "train", "val", "tran" and, unless transductive, "ind", all sorted.
         origin: (N,) the id that each node had in the graph that was cut.
         observed: whether the nodes of "ind" are in the graph that training sees.
+        notes: what was left out or added on the way from the user's graph, in words.
     """
 
     protocol: str
@@ -73,6 +74,12 @@ class Split:
     origin: Tensor
     _graph: Graph = field(repr=False)
     observed: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def node_names(self) -> tuple[Hashable, ...]:
+        """What the user calls the nodes, in global order: their names, or ids before the cut."""
+        return self._graph.node_names or tuple(self.origin.tolist())
 
     def view(self, phase: str) -> View:
         """What "train", "distill" or "evaluate" may see.

@@ -1,15 +1,19 @@
 """A graph, some nodes of a graph, and the edges among them."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
+from graphkd import conversion
+from graphkd.conversion import integers
 from graphkd.ops import sparse
 
-HIDDEN = -100  # the label of a node whose label may not be seen; losses skip it, accuracy refuses
+HIDDEN = conversion.HIDDEN  # a label that may not be seen; losses skip it, accuracy refuses
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +26,10 @@ class Graph:
 
     Shapes:
         x: (N, D) features; edge_index: (2, E) from, to; y: (N,) labels 0..C-1, or HIDDEN.
+        node_names: what the user calls the N nodes; () if that is their numbers.
+        parts: the split that the graph comes with, "train", "val" and "test" (and "held_out"), as
+            `graphkd.splits.own` takes them; {} if a protocol draws one.
+        notes: what was done to the graph before it came here, in words.
     """
 
     readout: ClassVar[str] = ""  # by which nodes become one example; "" where a node is one
@@ -30,6 +38,9 @@ class Graph:
     y: Tensor
     classes: int
     name: str = "graph"
+    node_names: tuple[Hashable, ...] = field(default=(), repr=False, compare=False)
+    parts: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Bring edges and labels into the form that all else takes for granted."""
@@ -37,6 +48,71 @@ class Graph:
         real = self.classes == 1  # one output of real numbers, or nothing to tell apart
         object.__setattr__(self, "edge_index", integers(self.edge_index))
         object.__setattr__(self, "y", y if real and y.is_floating_point() else integers(y))
+
+    @classmethod
+    def from_pyg(cls, data: Any, name: str = "graph", classes: int | None = None) -> "Graph":
+        """The graph of PyTorch Geometric's `Data`; its train, val and test masks are its parts.
+
+        Args:
+            data: with x (N, D), edge_index (2, E) and y (N,) or (N, 1), -1 or NaN where a node has
+                no label; see `graphkd.conversion` for what is made of directed edges and loops.
+            name: of the graph, in results.
+            classes: C; by default one more than the largest label.
+
+        Raises:
+            ValueError: something is missing, or not of such a form.
+        """
+        return cls(*conversion.from_pyg(data, name, classes))
+
+    @classmethod
+    def from_networkx(
+        cls,
+        graph: Any,
+        features: str | Sequence[str] = "x",
+        label: str = "y",
+        name: str = "graph",
+        classes: int | None = None,
+    ) -> "Graph":
+        """The graph of networkx's `Graph` of any kind; nodes keep their names in `node_names`.
+
+        Args:
+            graph: its nodes in their order.
+            features: the attribute that holds the features of a node, or several, side by side.
+            label: the attribute that holds its label: a number, or text, which is numbered in the
+                order of the alphabet. A node without it has no label.
+            name: of the graph, in results.
+            classes: C; by default one more than the largest label.
+
+        Raises:
+            ValueError: an attribute is missing, or cannot be read.
+        """
+        return cls(*conversion.from_networkx(graph, features, label, name, classes))
+
+    @classmethod
+    def from_scipy(
+        cls, adjacency: Any, x: Any, y: Any, name: str = "graph", classes: int | None = None
+    ) -> "Graph":
+        """The graph of a sparse adjacency (N, N) of scipy, features (N, D) and labels (N,).
+
+        Features may be sparse too, and the adjacency dense; what is not zero is an edge.
+
+        Raises:
+            ValueError: the sizes differ, or something is not of such a form.
+        """
+        return cls(*conversion.from_scipy(adjacency, x, y, name, classes))
+
+    def to_pyg(self) -> Data:
+        """The graph as PyTorch Geometric's `Data`, -1 where there is no label, parts as masks."""
+        masks = {part: self._mask(ids) for part, ids in self.parts.items()}
+        return conversion.to_pyg(self.x, self.edge_index, self.y, masks)
+
+    def _mask(self, nodes: Any) -> Tensor:
+        ids: Tensor = torch.as_tensor(nodes)
+        if ids.dtype == torch.bool:
+            return ids
+        mask = torch.zeros(self.num_nodes, dtype=torch.bool)
+        mask[ids] = True
+        return mask
 
     @property
     def num_nodes(self) -> int:
@@ -94,9 +170,17 @@ class Graph:
         return self.total @ self.x
 
     def subgraph(self, nodes: Tensor) -> "Graph":
-        """The graph induced by some nodes, numbered in the order given."""
+        """The graph induced by some nodes, numbered in the order given; it has no parts."""
         edge_index = Part(self, nodes).edge_index
-        return replace(self, x=self.x[nodes], edge_index=edge_index, y=self.y[nodes])
+        names = tuple(self.node_names[i] for i in nodes.tolist()) if self.node_names else ()
+        return replace(
+            self,
+            x=self.x[nodes],
+            edge_index=edge_index,
+            y=self.y[nodes],
+            node_names=names,
+            parts={},
+        )
 
     def take(self, nodes: Tensor) -> "Part":
         """Some of the nodes, and the edges among them when asked for."""
@@ -143,15 +227,11 @@ class Part:
         return Part(self.graph, self.nodes[places])
 
 
-def integers(values: Tensor) -> Tensor:
-    """The values as int64, if they are whole numbers; else as they are."""
-    whole = not values.is_floating_point() or bool((values.frac() == 0).all())
-    return values.long() if whole else values
-
-
 def check_labels(graph: Graph, of: str) -> None:
-    """Raise ValueError unless the labels are 0..C-1 and each is there, of nodes say."""
-    y, classes, name = graph.y, graph.classes, graph.name
+    """Raise ValueError unless the labels are 0..C-1 or hidden and each is there, of nodes say."""
+    y, classes, name = graph.y[graph.y != HIDDEN], graph.classes, graph.name
+    if not len(y):
+        raise ValueError(f"{name} has no {of} with a label; expected some of each of its classes")
     anew = "number the classes anew, such as y.unique(return_inverse=True)[1]"
     if y.is_floating_point():
         first = int((y.frac() != 0).nonzero()[0, 0])

@@ -33,8 +33,8 @@ from sklearn.datasets import load_digits
 from torch_geometric.datasets import Amazon, Planetoid
 
 from graphkd.data import ogb, synthetic
-from graphkd.data.splits import simple
 from graphkd.graph import Graph
+from graphkd.ops.edges import simple
 from kdcore.registry import unknown
 from kdcore.rng import generator
 

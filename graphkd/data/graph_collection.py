@@ -13,8 +13,9 @@ import torch
 from sklearn.model_selection import KFold, StratifiedKFold
 from torch import Tensor
 
+from graphkd.conversion import integers
 from graphkd.core import Split
-from graphkd.graph import HIDDEN, Graph, check_labels, integers
+from graphkd.graph import HIDDEN, Graph, check_labels
 from kdcore.rng import generator
 
 FOLDS = 10

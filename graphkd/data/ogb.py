@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from graphkd.data.splits import simple
 from graphkd.graph import Graph
+from graphkd.ops.edges import simple
 
 CLASSES = 40
 FILES = ("edge.csv.gz", "node-feat.csv.gz", "node-label.csv.gz")

@@ -102,6 +102,4 @@ def split(
                 "graphs a whole fold selects: leave them out"
             )
         return graph_collection.folds(graph, seed, train)
-    train = splits.TRAIN if train is None else train
-    val = splits.VAL if val is None else val
     return splits.split(graph, protocol, seed, train, val, feature_noise, removed_edges)

@@ -12,10 +12,14 @@ Sun and Shah, "Graph-less Neural Networks: Teaching Old MLPs New Tricks via Dist
 2022, https://arxiv.org/abs/2110.08727.
 
 The graph is made undirected and simple, cut down to its largest connected component, and then 20
-nodes of each class train, 30 select, and the rest test.
+nodes of each class train, 30 select, and the rest test. With a split of its own (`own`, or
+`Graph.parts`) a graph goes through the same three protocols with all of its nodes. Nodes without a
+label are in the graph, and in no part.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from scipy.sparse import coo_matrix
@@ -23,7 +27,9 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from graphkd.core import Split
+from graphkd.data import node_sets
 from graphkd.graph import Graph, check_labels
+from graphkd.ops.edges import said, simple
 from kdcore.registry import unknown
 from kdcore.rng import generator
 
@@ -49,7 +55,7 @@ def transductive(graph: Graph, seed: int, train: int = TRAIN, val: int = VAL) ->
     """
     component, origin = largest_component(graph)
     parts = _draw(component, seed, train, val)
-    return Split("transductive", seed, parts, origin, component)
+    return _cut(component, "transductive", seed, parts, origin, _left_out(graph, component))
 
 
 def withheld(
@@ -86,18 +92,61 @@ def inductive(
         ValueError: as for `transductive`, or one of tran and ind would be empty.
     """
     component, origin = largest_component(graph)
-    parts = _draw(component, seed, train, val)
-    test = parts.pop("tran")
-    count = int(len(test) * held_out)
-    if not 0 < count < len(test):
+    parts = _hold_out(_draw(component, seed, train, val), seed, held_out)
+    return _cut(component, "inductive", seed, parts, origin, _left_out(graph, component))
+
+
+def own(
+    graph: Graph,
+    train: Any,
+    val: Any,
+    test: Any,
+    held_out: Any = None,
+    protocol: str | None = None,
+    seed: int = 0,
+) -> Split:
+    """A split of the user's: these nodes train, select and test; all others stay, unlabelled.
+
+    No node is left out, whatever component it is in. The three protocols differ as for splits that
+    are drawn; the part "ind" is `held_out`, or else a share of the test nodes (`HELD_OUT`).
+
+    Args:
+        graph: any graph, with labels where a part has nodes.
+        train: the nodes of this part, in any form of `graphkd.data.node_sets`.
+        val: likewise; they select.
+        test: likewise.
+        held_out: likewise, and not among the test nodes: no phase of training sees them.
+        protocol: one of `PROTOCOLS`; by default "transductive", or "inductive" with nodes that are
+            held out.
+        seed: of what is drawn.
+
+    Raises:
+        ValueError: a part is empty or has nodes that are not there, that have no label or are in
+            another part; or the graph cannot be used, see `transductive`.
+    """
+    if protocol is None:
+        protocol = "transductive" if held_out is None else "inductive"
+    if protocol not in PROTOCOLS:
+        raise unknown("protocol", protocol, PROTOCOLS)
+    if held_out is not None and protocol == "transductive":
         raise ValueError(
-            f"held_out is {held_out} of {len(test)} test nodes, which leaves the part "
-            f"{'ind' if count <= 0 else 'tran'} empty; choose a share between 0 and 1, such as 0.2"
+            "nodes are held out, and the protocol 'transductive' holds none out: choose inductive "
+            "or withheld, or make them test nodes"
         )
-    order = torch.randperm(len(test), generator=generator(seed, "split", "ind"))
-    parts["tran"] = test[order[count:]].sort().values
-    parts["ind"] = test[order[:count]].sort().values
-    return Split("inductive", seed, parts, origin, component)
+    _check(graph)
+    given = {"train": train, "val": val, "tran": test, "ind": held_out}
+    parts = {
+        n: node_sets.ids(graph, n, nodes, seed) for n, nodes in given.items() if nodes is not None
+    }
+    if "ind" in parts and not len(parts["tran"]):
+        parts.pop("tran")
+    node_sets.check_parts(graph, parts)
+    if protocol != "transductive" and "ind" not in parts:
+        parts = _hold_out(parts, seed, HELD_OUT)
+    edge_index = simple(graph.edge_index, graph.num_nodes)
+    notes = said(graph.edge_index, edge_index, graph.num_nodes)
+    whole = replace(graph, edge_index=edge_index, parts={})
+    return _cut(whole, protocol, seed, parts, torch.arange(graph.num_nodes), notes)
 
 
 PROTOCOLS = {"transductive": transductive, "withheld": withheld, "inductive": inductive}
@@ -107,19 +156,20 @@ def split(
     graph: Graph,
     protocol: str,
     seed: int,
-    train: int = TRAIN,
-    val: int = VAL,
+    train: int | None = None,
+    val: int | None = None,
     feature_noise: float = 0.0,
     removed_edges: float = 0.0,
 ) -> Split:
     """The split of a graph by the protocol of this name, disturbed if asked for.
 
     Args:
-        graph: any graph.
+        graph: any graph; if it has parts of its own (`Graph.parts`), these, unless numbers say how
+            many to draw.
         protocol: one of `PROTOCOLS`.
         seed: of the draw.
-        train: training nodes per class.
-        val: validation nodes per class.
+        train: training nodes per class, by default `TRAIN`.
+        val: validation nodes per class, by default `VAL`.
         feature_noise: see `disturbed`.
         removed_edges: see `disturbed`.
 
@@ -128,7 +178,11 @@ def split(
     """
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
-    whole = PROTOCOLS[protocol](graph, seed, train, val)
+    if graph.parts and train is None and val is None:
+        whole = own(graph, **graph.parts, protocol=protocol, seed=seed)
+    else:
+        sizes = TRAIN if train is None else train, VAL if val is None else val
+        whole = PROTOCOLS[protocol](graph, seed, *sizes)
     return disturbed(whole, feature_noise, removed_edges)
 
 
@@ -164,14 +218,6 @@ def disturbed(split: Split, feature_noise: float, removed_edges: float) -> Split
     return replace(split, _graph=graph)
 
 
-def simple(edge_index: Tensor, nodes: int) -> Tensor:
-    """The edges (2, E) of the simple undirected graph: both ways, once, no loops, in order."""
-    edge_index = edge_index.long()  # the keys go up to N^2, for which int32 has no room
-    source, target = torch.cat([edge_index, edge_index.flip(0)], dim=1)
-    keys = (source * nodes + target)[source != target].unique()
-    return torch.stack([keys // nodes, keys % nodes])
-
-
 def largest_component(graph: Graph) -> tuple[Graph, Tensor]:
     """The simple, undirected largest connected component, and the id that each node had.
 
@@ -194,6 +240,43 @@ def largest_component(graph: Graph) -> tuple[Graph, Tensor]:
     label = torch.from_numpy(label).long()
     origin = (label == torch.bincount(label).argmax()).nonzero()[:, 0]
     return replace(graph, edge_index=edge_index).subgraph(origin), origin
+
+
+def _cut(
+    graph: Graph,
+    protocol: str,
+    seed: int,
+    parts: Mapping[str, Tensor],
+    origin: Tensor,
+    notes: list[str],
+) -> Split:
+    observed = protocol == "withheld"
+    return Split(protocol, seed, parts, origin, graph, observed, (*graph.notes, *notes))
+
+
+def _left_out(graph: Graph, component: Graph) -> list[str]:
+    """What became of a graph that was cut down to its largest component, in words."""
+    notes = said(graph.edge_index, simple(graph.edge_index, graph.num_nodes), graph.num_nodes)
+    if rest := graph.num_nodes - component.num_nodes:
+        notes.append(
+            f"the protocol takes the largest connected component, {component.num_nodes:,} of "
+            f"{graph.num_nodes:,} nodes, and leaves out {rest:,}"
+        )
+    return notes
+
+
+def _hold_out(parts: Mapping[str, Tensor], seed: int, held_out: float) -> dict[str, Tensor]:
+    """The same parts with a share of the test nodes as "ind"."""
+    test = parts["tran"]
+    count = int(len(test) * held_out)
+    if not 0 < count < len(test):
+        raise ValueError(
+            f"held_out is {held_out} of {len(test)} test nodes, which leaves the part "
+            f"{'ind' if count <= 0 else 'tran'} empty; choose a share between 0 and 1, such as 0.2"
+        )
+    order = torch.randperm(len(test), generator=generator(seed, "split", "ind"))
+    tran, ind = test[order[count:]].sort().values, test[order[:count]].sort().values
+    return {**parts, "tran": tran, "ind": ind}
 
 
 def _draw(graph: Graph, seed: int, train: int, val: int) -> dict[str, Tensor]:

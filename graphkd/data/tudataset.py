@@ -24,7 +24,7 @@ from torch import Tensor
 from torch_geometric.datasets import TUDataset
 
 from graphkd.data.graph_collection import Graphs
-from graphkd.data.splits import simple
+from graphkd.ops.edges import simple
 
 _TITLES = {"mutag": "MUTAG", "proteins": "PROTEINS", "nci1": "NCI1"}
 _FILES = ("A", "graph_indicator", "graph_labels", "node_labels")

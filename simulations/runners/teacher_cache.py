@@ -52,7 +52,7 @@ def identity(teacher: TeacherSpec, view: View, phase: str, seed: int) -> str:
     graph, found = view.graph, hashlib.sha256()
     machine = FORMAT, run_folder.versions(), graph.x.device.type, torch.get_num_threads()
     found.update(repr((teacher, phase, seed, machine)).encode())
-    known = {field.name: getattr(graph, field.name) for field in fields(graph)}
+    known = {field.name: getattr(graph, field.name) for field in fields(graph) if field.compare}
     for name, value in (known | {part: view.part(part) for part in ("train", "val")}).items():
         found.update(f"{name} {_words(value)}".encode())
         if isinstance(value, Tensor):

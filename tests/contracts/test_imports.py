@@ -51,6 +51,7 @@ FLOORS = {
         "data inputs losses",
         "core",
         "graph",
+        "conversion",
         "ops",
     ],
     "simulations": [

@@ -3,7 +3,7 @@
 import torch
 
 from graphkd.data.graph_collection import Graphs
-from graphkd.data.splits import simple
+from graphkd.ops.edges import simple
 
 
 def graphs(count=30, real=False, seed=0):

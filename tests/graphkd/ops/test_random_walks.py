@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from graphkd.data.splits import simple
+from graphkd.ops.edges import simple
 from graphkd.ops.random_walks import deepwalk, random_walks
 
 

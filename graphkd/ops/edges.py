@@ -1,0 +1,28 @@
+"""Lists of edges, (2, E), as other libraries have them, made the edges of a simple graph."""
+
+import torch
+from torch import Tensor
+
+
+def simple(edge_index: Tensor, nodes: int) -> Tensor:
+    """The edges (2, E) of the simple undirected graph: both ways, once, no loops, in order."""
+    edge_index = edge_index.long()  # the keys go up to N^2, for which int32 has no room
+    source, target = torch.cat([edge_index, edge_index.flip(0)], dim=1)
+    keys = (source * nodes + target)[source != target].unique()
+    return torch.stack([keys // nodes, keys % nodes])
+
+
+def said(edge_index: Tensor, simple: Tensor, nodes: int) -> list[str]:
+    """What became of edges on the way to the simple undirected graph, in words; [] if nothing."""
+    source, target = edge_index.long()
+    loops = int((source == target).sum())
+    keys = (source * nodes + target)[source != target]
+    once = len(keys.unique())
+    found = {
+        f"{loops:,} self-loops left out": loops,
+        f"{len(keys) - once:,} repeated edges left out": len(keys) - once,
+        f"{simple.shape[1] - once:,} edges had no opposite and now go both ways": (
+            simple.shape[1] - once
+        ),
+    }
+    return [words for words, count in found.items() if count]
