@@ -147,6 +147,11 @@ class _Task(NamedTuple):
             return self.plan.method.build(network, graph).to(graph.x)
 
 
+def untrained(plan: Plan, split: Split, *, seed: int) -> nn.Module:
+    """The student of a run before any training."""
+    return _task(plan, split, seed).fresh()
+
+
 def _task(plan: Plan, split: Split, seed: int) -> _Task:
     view = split.view("distill")
     encode = plan.method.encoder(view, seed)

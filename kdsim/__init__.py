@@ -6,7 +6,7 @@
         print(record.get("round"), record.get("accuracy"))    # the last one has the run's metrics
 
     runs = kdsim.run("demo", set={"fed.rounds": 5}, out="runs/mine")    # an experiment, kept
-    print(runs.frame().groupby("method").accuracy.mean())
+    print(runs.final().groupby("method").accuracy.mean())
     print(runs.report)                                        # the path of its page
 
 Nothing heavy is imported before it is used. What is public and stays: docs/stable.md.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+from fedkd.core import Model
+from kdsim import trained
+from kdsim.display import Tables, curves
 from simulations.results import run_folder
 from simulations.results.run_folder import Run
 
@@ -23,10 +28,14 @@ class Runs:
     Attributes:
         runs: in the order of their folders, also those that have not run to their end.
         folder: what holds them all.
+        models: those that were given as objects, by their names in the runs.
+        data_root: the folder of data sets.
     """
 
     runs: tuple[Run, ...]
     folder: Path
+    models: Mapping[str, Model] = field(default_factory=dict, repr=False, compare=False)
+    data_root: Path | None = None
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self.runs)
@@ -53,7 +62,61 @@ class Runs:
 
         return write_report([run.path for run in self.complete], self.folder)
 
+    def model(
+        self, method: str, *, seed: int = 0, client: int | None = None, **settings: Any
+    ) -> nn.Module:
+        """A trained network: that of a client, or of graph distillation the student.
+
+        It is what the client would use after the last round (of FedAvg the average, of DS-FL the
+        student that has digested the newest consensus), and what was scored then.
+
+        Args:
+            method: the algorithm's or method's name.
+            seed: of the run.
+            client: whose, in a federated run.
+            settings: where runs of the method differ in them, such as `alpha=0.1`.
+
+        Raises:
+            ValueError: no such run or client, several of them, or no weights were kept.
+            FileNotFoundError: the graph that a student is for is not there.
+        """
+        asked = {key.replace("__", "."): value for key, value in settings.items()}
+        run = trained.chosen(self.complete, method, seed, asked)
+        return trained.network(run, client, self.models, self.data_root)
+
     def frame(self) -> pd.DataFrame:
+        """A row for each round of each run, also of those that are not complete.
+
+        Columns: method, kind, data and seed; the settings in which the runs differ; round, or of
+        graphs phase and epoch, of recipes neither; accuracy, accuracy_local and all other numbers
+        of the round; the run's folder. Rounds that were not evaluated have no accuracy.
+        """
+        import pandas as pd
+
+        differ = _differing([run.experiment for run in self.runs])
+        rows = [_about(run, differ) | row for run in self.runs for row in _steps(run)]
+        found = pd.DataFrame(rows)
+        return found[[c for c in found if c != "folder"] + ["folder"]] if rows else found
+
+    def clients(self) -> pd.DataFrame:
+        """A row for each client in each evaluated round of the federated runs.
+
+        Columns: as `frame` has them up to round; client, group (its architecture), accuracy and
+        accuracy_local.
+        """
+        import pandas as pd
+
+        differ = _differing([run.experiment for run in self.runs])
+        rows = []
+        for run in self.runs:
+            for record in run.records:
+                about = _about(run, differ) | {"round": record.get("round")}
+                told = record.get("clients", {})
+                for client, values in enumerate(zip(*told.values(), strict=True)):
+                    rows.append(about | {"client": client} | dict(zip(told, values, strict=True)))
+        return pd.DataFrame(rows).drop(columns="folder", errors="ignore")
+
+    def final(self) -> pd.DataFrame:
         """A row for each run that is complete.
 
         Columns: method, kind, data, protocol and seed; the settings in which the runs differ; the
@@ -72,7 +135,11 @@ class Runs:
         flat = [row["about"] | row["settings"] | row["metrics"] for row in rows]
         return pd.DataFrame(flat, columns=columns)
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> Tables:
+        """The tables of the report, to be printed or shown: mean ± standard deviation."""
+        return Tables(self.complete)
+
+    def summary(self) -> pd.DataFrame:
         """A row for each setting: mean and sample standard deviation over seeds of each metric.
 
         The index is method, data, protocol and the settings that differ; the columns are pairs
@@ -80,7 +147,7 @@ class Runs:
         """
         import pandas as pd
 
-        frame = self.frame()
+        frame = self.final()
         metrics = list(
             dict.fromkeys(name for run in self.complete for name in _end(run)["metrics"])
         )
@@ -96,27 +163,24 @@ class Runs:
         return f"<{len(self)} runs in {self.folder}, {done} complete: {methods}>"
 
     def _repr_html_(self) -> str:
-        """The tables of the report, for notebooks."""
-        import pandas as pd
-
-        from simulations.results.tables import tables
-
-        parts = []
-        for one in tables(self.complete):
-            found = pd.DataFrame(one.body, columns=one.header).to_html(index=False)
-            parts.append(f"{pd.DataFrame([one.title]).to_html(index=False, header=False)}{found}")
-        return "\n".join(parts)
+        """Tables and curves of the report, for notebooks."""
+        return Tables(self.complete)._repr_html_() + curves(self.complete)
 
 
-def load(*folders: Path | str) -> Runs:
+def load(*folders: Path | str, data_root: Path | str | None = None) -> Runs:
     """The runs in folders, or in folders below them.
+
+    Args:
+        folders: that `kdsim run` or `kdsim.run` has written.
+        data_root: the folder of data sets, by default $KDSIM_DATA or ~/.cache/kdsim.
 
     Raises:
         ValueError: a folder is missing or holds no run, or a file is damaged; it is named.
     """
     if not folders:
         raise ValueError("name at least one folder of runs, such as load('runs/mine')")
-    return of([Path(folder) for folder in folders])
+    found = of([Path(folder) for folder in folders])
+    return replace(found, data_root=None if data_root is None else Path(data_root).expanduser())
 
 
 def of(folders: Iterable[Path]) -> Runs:
@@ -148,6 +212,27 @@ def _row(run: Run) -> dict[str, Any]:
         "metrics": end["metrics"],
         "settings": {},
     }
+
+
+def _about(run: Run, differ: Iterable[str]) -> dict[str, Any]:
+    """The columns that are the same in all rows of a run."""
+    told = run.experiment
+    data = told.get("data") or next((r["data"] for r in run.records if "data" in r), None)
+    about = {"method": trained.method_of(run), "kind": told["kind"], "data": data}
+    about |= {"seed": told["seed"], "folder": str(run.path)}
+    return about | {key: _cell(told[key]) for key in differ if key in told}
+
+
+def _steps(run: Run) -> list[dict[str, Any]]:
+    """The numbers of each round or epoch; of a recipe, which has none, those of the run."""
+    found = [record for record in run.records if record.get("record") in ("round", "epoch")]
+    if not found and run.complete:
+        return [dict(_end(run)["metrics"])]
+    kinds = (int, float, str, type(None))
+    return [
+        {key: value for key, value in one.items() if isinstance(value, kinds) and key != "record"}
+        for one in found
+    ]
 
 
 def _free(key: str, row: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ RESOURCES = (
     "ray_address",
     "deadline",
     "checkpoint_every",
+    "weights",
 )
 
 STATUS = """Exit status: 0 done; 1 a run failed, or a file could not be written; 2 the input is
@@ -353,6 +354,7 @@ def _options() -> list[click.Option]:
         _flag("--workers", type=click.IntRange(1), help="runs at once; by default one a core"),
         _flag("--cpus", type=int, default=1, show_default=True, help="cores of a run"),
         _flag("--gpus", type=float, default=0.0, show_default=True, help="share of a GPU of a run"),
+        _flag("--weights", type=float, help="megabytes of final weights to keep; by default 64"),
         _flag("--json", is_flag=True, default=False, help="a JSON object a line"),
         _flag("--download/--no-download", default=False, help="fetch missing graph data"),
     ]

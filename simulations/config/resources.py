@@ -21,6 +21,7 @@ class Resources:
         ray_address: HOST:PORT of a Ray cluster for them; by default one is started.
         deadline: seconds that a chunk of clients may take there; 0 for any.
         checkpoint_every: federated rounds from one checkpoint to the next; 0 for none.
+        weights: megabytes up to which a run's final weights are kept in its folder; 0 for none.
     """
 
     cpus: int = 1
@@ -31,6 +32,7 @@ class Resources:
     ray_address: str = ""
     deadline: float = 0.0
     checkpoint_every: int = 10
+    weights: float = 64.0
 
     def __post_init__(self) -> None:
         """Refuse what makes no share."""
@@ -38,10 +40,12 @@ class Resources:
             raise ValueError(
                 f"cpus must be >= 1 and <= {THREADS}, gpus >= 0, got {self.cpus} and {self.gpus}"
             )
-        if self.actors < 1 or min(self.memory, self.deadline, self.checkpoint_every) < 0:
+        counted = self.memory, self.deadline, self.checkpoint_every, self.weights
+        if self.actors < 1 or min(counted) < 0:
             raise ValueError(
-                "actors must be >= 1, memory, deadline and checkpoint_every >= 0, got "
-                f"{self.actors}, {self.memory}, {self.deadline} and {self.checkpoint_every}"
+                "actors must be >= 1, memory, deadline, checkpoint_every and weights >= 0, got "
+                f"{self.actors}, {', '.join(f'{one:g}' for one in counted[:-1])} and "
+                f"{self.weights:g}"
             )
         _ = self.share_of
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -146,7 +147,15 @@ def _finish(batch: Batch, shown: Shown) -> None:
         print_verdicts(runs)
     from simulations.reporting.report import write_report
 
+    if size := sum(file.stat().st_size for file in _weights(complete)):
+        said = f"final weights: {size / 1e6:.3g} MB in {batch.out}"
+        ERRORS.print(f"{said}; --set resources.weights=0 keeps none")
     ERRORS.print(f"report: {write_report(complete, batch.out)}")
+
+
+def _weights(complete: Sequence[Path]) -> list[Path]:
+    found = [folder / run_folder.WEIGHTS for folder in complete]
+    return [path for path in found if path.is_file()]
 
 
 def _progress() -> Progress:
@@ -197,18 +206,23 @@ def print_tables(runs: Sequence[run_folder.Run]) -> None:
 
     console = Console(file=sys.stdout, **PLAIN)
     for one in tables(runs):
-        kept = {0: "method", 1: "seeds"}
-        kept |= {i: COLUMNS[c.metric] for i, c in enumerate(one.columns, 2) if _fits(c)}
-        table = Table(title=one.title, title_justify="left", box=SIMPLE_HEAD)
-        for place, title in kept.items():
-            table.add_column(title, justify="left" if place == 0 else "right")
-        for row in one.body:
-            table.add_row(*(row[place] for place in kept))
-        console.print(table)
+        console.print(terminal_table(one))
     for run in runs:
         if why := next((r["diverged"] for r in run.records if "diverged" in r), None):
             console.print(f"DIVERGED: {run.path.name}: {why}", soft_wrap=True)
     console.print("Mean ± sample standard deviation over seeds, at the end of each run.")
+
+
+def terminal_table(one: Any) -> Table:
+    """A table (`simulations.results.tables.Table`), as far as a terminal has room."""
+    kept = {0: "method", 1: "seeds"}
+    kept |= {i: COLUMNS[c.metric] for i, c in enumerate(one.columns, 2) if _fits(c)}
+    table = Table(title=one.title, title_justify="left", box=SIMPLE_HEAD)
+    for place, title in kept.items():
+        table.add_column(title, justify="left" if place == 0 else "right")
+    for row in one.body:
+        table.add_row(*(row[place] for place in kept))
+    return table
 
 
 def print_verdicts(runs: Sequence[run_folder.Run]) -> None:

@@ -24,7 +24,7 @@ from simulations.config import experiments as config
 from simulations.config import identity
 from simulations.config.experiments import Experiment
 from simulations.config.resources import Resources
-from simulations.results import run_folder
+from simulations.results import run_folder, weights
 
 Record = dict[str, Any]
 RETRIES = 2  # of a run whose worker process died
@@ -164,10 +164,11 @@ def _goes_back(folder: Path, kept: int, lost: int) -> str:
 
 
 def _records(job: Job, device: str) -> Iterator[Record]:
-    fed = {"resources": job.resources, "kept": job.folder / CHECKPOINT}
-    graph = {"device": device, "shared": job.folder.parent / TEACHERS}
+    ended = weights.Place(job.folder / run_folder.WEIGHTS, job.resources.weights)
+    fed = {"resources": job.resources, "kept": job.folder / CHECKPOINT, "ended": ended}
+    graph = {"device": device, "shared": job.folder.parent / TEACHERS, "ended": ended}
     graph["kept"] = job.folder / run_folder.PREDICTIONS
-    more = {"graph": graph, "fed": fed}.get(config.kind_of(job.experiment), {})
+    more: dict[str, Any] = {"graph": graph, "fed": fed}.get(config.kind_of(job.experiment), {})
     records: Iterator[Record] = _module(job.experiment).run(job.experiment, job.root, **more)
     return records
 

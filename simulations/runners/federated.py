@@ -3,7 +3,7 @@
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from fedkd.attacks.byzantine import corrupt
-from fedkd.core import Algorithm, Engine
+from fedkd.core import Algorithm, Client, Engine
 from fedkd.data import datasets
 from fedkd.data.federated_data import FederatedData, federate, pools
 from fedkd.data.partition import partition
@@ -23,7 +23,7 @@ from fedkd.messages import Ledger
 from fedkd.models import build, size
 from fedkd.rounds import checkpoint
 from fedkd.rounds.evaluation import collapsed, diverged, evaluate
-from fedkd.rounds.round import Round, check_federation, deploy_all, nothing_learnt
+from fedkd.rounds.round import Deployment, Round, check_federation, deploy_all, nothing_learnt
 from fedkd.storage.client_store import ClientStore
 from kdcore.rng import generator
 from kdcore.training.loop import TrainingConfig
@@ -31,7 +31,7 @@ from simulations import machine, process
 from simulations.config.experiments import FedExperiment, tampering
 from simulations.config.identity import digest
 from simulations.config.resources import Resources
-from simulations.results import run_folder
+from simulations.results import run_folder, weights
 from simulations.runners.federated_run import FederatedRun, course, saved
 
 Record = dict[str, Any]
@@ -93,6 +93,7 @@ def run(
     root: Path | None = None,
     resources: Resources = Resources(),  # noqa: B008  (frozen)
     kept: Path | None = None,
+    ended: weights.Place | None = None,
 ) -> Iterator[Record]:
     """A record of each round, and one of the run, whose metrics are those of the last round.
 
@@ -107,13 +108,14 @@ def run(
         root: the folder of data sets.
         resources: actors of the engine `ray`, and how often a checkpoint is written.
         kept: where checkpoints are, in the run's folder; if there is one, the run goes on from it.
+        ended: where the final weights go: each client's model as it is scored.
     """
     federation = prepare(experiment, root, resources)
     gc.freeze()  # what is here stays, and need not be looked at again at each collection
     store = ClientStore(resources.memory or None)
     with engine_of(experiment, resources) as (engine, notes):
         every = resources.checkpoint_every
-        for record in _rounds(experiment, federation, engine, store, every, kept):
+        for record in _rounds(experiment, federation, engine, store, every, kept, ended):
             said = [*notes, *store.notes]
             notes.clear()
             store.notes.clear()
@@ -128,18 +130,20 @@ def _rounds(
     store: ClientStore,
     every: int,
     kept: Path | None,
+    ended: weights.Place | None,
 ) -> Iterator[Record]:
     start = time.perf_counter()
     way = course(experiment, federation)
     identity = digest(experiment)
     found = checkpoint.load(kept, federation.clients, identity) if kept else None
     before, total = found or (None, Ledger())
-    record, scores, current = {}, {}, before
+    record, scores, current, used = {}, {}, before, None
     for current in way.rounds(federation, engine, before, store):
         ledger = current.ledger
         total += ledger
         due = current.index % experiment.eval_every == 0 or current.index == experiment.rounds
-        scores = _scores(way, federation, current, engine) if due else {}
+        used = _used(way, federation, current, engine) if due else None
+        scores = _scores(way, federation, current, used, engine) if used else {}
         record = _round(current, total, ledger, scores) | way.said(federation, current)
         if note := nothing_learnt(current.index, current.heard, current.rejected):
             record["notes"] = [note]
@@ -148,6 +152,9 @@ def _rounds(
             run_folder.settle(kept.parent)
             checkpoint.save(kept, saved(current), total, identity)
     assert current is not None
+    assert used is not None
+    said = _keep(ended, federation, used.clients) if ended else []
+    said += [_collapse(scores)] if "collapsed" in scores else []
     names = (*METRICS, VALIDATION) if len(federation.validation) else METRICS
     metrics = {name: scores[name] for name in names}
     down = total.bytes_down + scores["bytes_deployed"]
@@ -163,7 +170,7 @@ def _rounds(
         **way.drawn(),
         "state": checkpoint.digest(saved(current)),
         **({"diverged": scores["diverged"]} if "diverged" in scores else {}),
-        **({"notes": [_collapse(scores)]} if "collapsed" in scores else {}),
+        **({"notes": said} if said else {}),
         "seconds": time.perf_counter() - start,
     }
 
@@ -270,8 +277,11 @@ def _check_fault(experiment: FedExperiment, federation: FederatedData) -> None:
         )
 
 
-def _scores(way: FederatedRun, federation: FederatedData, current: Round, engine: Engine) -> Record:
-    clients, brought = deploy_all(
+def _used(
+    way: FederatedRun, federation: FederatedData, current: Round, engine: Engine
+) -> Deployment:
+    """The clients with the models that they would use now."""
+    return deploy_all(
         way.algorithm,
         federation.task,
         current,
@@ -279,6 +289,27 @@ def _scores(way: FederatedRun, federation: FederatedData, current: Round, engine
         channel=way.channel,
         seed=way.experiment.seed,
     )
+
+
+def _keep(ended: weights.Place, federation: FederatedData, used: Sequence[Client]) -> list[str]:
+    """Write the final weights; a note where they are too many."""
+    task = federation.task
+    about = {
+        "shape": list(task.shape),
+        "num_classes": task.num_classes,
+        "groups": {str(client.id): client.group for client in used},
+    }
+    return weights.save(ended, {str(client.id): dict(client.params) for client in used}, about)
+
+
+def _scores(
+    way: FederatedRun,
+    federation: FederatedData,
+    current: Round,
+    used: Deployment,
+    engine: Engine,
+) -> Record:
+    clients, brought = used
     own = federation.kind_counts, engine, federation.kinds
     scores = evaluate(federation.task, clients, federation.test, *own)
     spread = scores.accuracy

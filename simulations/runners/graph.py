@@ -1,10 +1,12 @@
 """One graph distillation: an experiment in, a record per epoch and one of the whole run out."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 import graphkd
 from fedkd.storage import atomic_files
@@ -15,6 +17,7 @@ from graphkd.method import Plan
 from graphkd.training.distillation import fit_one_teacher
 from graphkd.training.loop import build
 from simulations.config.experiments import GraphExperiment
+from simulations.results import weights
 from simulations.runners import teacher_cache
 
 Record = dict[str, Any]
@@ -52,12 +55,13 @@ def run(
     device: str = "cpu",
     shared: Path | None = None,
     kept: Path | None = None,
+    ended: weights.Place | None = None,
 ) -> Iterator[Record]:
     """A record of each epoch of teacher, baseline and student, and one of the run.
 
     Only what is called "seconds" may differ between two runs of the same experiment. With a
     folder `shared`, a teacher that another run has left there is not trained again. The file `kept`
-    gets what pictures are drawn from (`graphkd.evaluation.predictions`).
+    gets what pictures are drawn from (`graphkd.evaluation.predictions`), and `ended` the student.
     """
     start = time.perf_counter()
     plan, split = prepare(experiment, root)
@@ -68,9 +72,35 @@ def run(
             record = _epoch(step)
         else:
             record = _run(experiment, step)
+            if ended is not None and (said := _keep(ended, step)):
+                record["notes"] = said
             if kept is not None and (found := predictions(split, step.trained, experiment.seed)):
                 atomic_files.save(kept, {name: value.numpy() for name, value in found.items()})
         yield record | {"seconds": time.perf_counter() - start}
+
+
+def student(
+    experiment: GraphExperiment, learnt: Mapping[str, Tensor], root: Path | None = None
+) -> nn.Module:
+    """The student of a run with the weights that were kept of it, in evaluation mode.
+
+    Raises:
+        ValueError: they are not those of this student.
+        FileNotFoundError: a data file is missing: the graph says how wide a student is.
+    """
+    plan, split = prepare(experiment, root)
+    network = graphkd.distill.untrained(plan, split, seed=experiment.seed)
+    try:
+        network.load_state_dict(dict(learnt))
+    except RuntimeError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    return network.eval()
+
+
+def _keep(ended: weights.Place, result: graphkd.Result) -> list[str]:
+    """Write the final weights; a note where they are too many."""
+    trained = result.trained.get("student", result.trained["baseline"])
+    return weights.save(ended, {"student": trained.network.state_dict()}, {})
 
 
 def _epoch(epoch: graphkd.Epoch) -> Record:

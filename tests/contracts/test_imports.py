@@ -64,7 +64,7 @@ FLOORS = {
         "config",
         "__init__ machine packages process",
     ],
-    "kdsim": ["api", "runs settings", "__init__"],
+    "kdsim": ["api", "runs settings", "display trained", "__init__"],
 }
 # Imports inside functions, of files of ours, and why they wait: what is loaded for every command
 # is waited for by every user. In all other files they are at the top.
@@ -75,7 +75,9 @@ LATE = {
     "simulations/cli/options.py": "flags are made of the settings of the command that is used",
     "kdsim/__init__.py": "what hides a package of ours is said before anything of it is imported",
     "kdsim/api.py": "one call needs one half: PyG takes seconds to load, and so do figures",
+    "kdsim/display.py": "figures take seconds to load",
     "kdsim/runs.py": "a report needs matplotlib",
+    "kdsim/trained.py": "PyG takes seconds to load",
     "simulations/execution/console.py": "tables, verdicts and reports are for those who want them",
     "simulations/reporting/resolved_settings.py": "graphs are read for graph experiments alone",
     "simulations/runners/federated.py": "Ray is loaded by the engine that uses it",

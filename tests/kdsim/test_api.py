@@ -102,7 +102,7 @@ def test_what_is_done_is_not_done_again(monkeypatch):
     first = kdsim.run("ex.toml", out="out", workers=1)
     monkeypatch.setattr(federated, "run", lambda *_, **__: pytest.fail("ran again"))
     again = kdsim.run("ex.toml", out="out")
-    assert again.frame().equals(first.frame())
+    assert again.final().equals(first.final())
     assert len(first) == 2
     with pytest.raises(ValueError, match="out holds a different experiment"):
         kdsim.run("ex.toml", out="out", alpha=0.1)
@@ -266,7 +266,7 @@ def test_a_run_that_fails_is_an_error_after_the_others_are_done(monkeypatch):
     monkeypatch.setattr(federated, "run", sometimes)
     with pytest.raises(RuntimeError, match="1 of 2 runs failed, the first local-.*out of luck.*in"):
         kdsim.run("ex.toml", out="out", workers=1)
-    assert list(kdsim.load("out").frame()["method"]) == ["fd"]
+    assert list(kdsim.load("out").final()["method"]) == ["fd"]
 
 
 # Runs
@@ -281,8 +281,8 @@ def runs(tmp_path_factory):
         return kdsim.run(["local", "fd"], **few, alpha=[0.1, 1.0], seeds=2, out=out, workers=1)
 
 
-def test_a_frame_has_a_row_for_each_run(runs):
-    frame = runs.frame()
+def test_final_has_a_row_for_each_run(runs):
+    frame = runs.final()
     assert len(frame) == len(runs) == 8
     assert list(frame.columns[:6]) == ["method", "kind", "data", "protocol", "seed", "alpha"]
     assert "rounds" not in frame  # which are the same in all
@@ -298,12 +298,12 @@ def test_a_frame_has_a_row_for_each_run(runs):
         for alpha in (0.1, 1.0)
         for seed in (0, 1)
     }
-    again = kdsim.load(runs.folder).frame().sort_values("folder", ignore_index=True)
+    again = kdsim.load(runs.folder).final().sort_values("folder", ignore_index=True)
     assert again.equals(frame.sort_values("folder", ignore_index=True))
 
 
-def test_a_table_has_mean_and_spread_over_seeds(runs):
-    table = runs.table().reset_index()
+def test_a_summary_has_mean_and_spread_over_seeds(runs):
+    table = runs.summary().reset_index()
     assert len(table) == 4
     for _, row in table.iterrows():
         same = [
