@@ -1,17 +1,34 @@
 """What all tests share: one thread, tiny federations, and where the real data sets lie."""
 
+import math
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from fedkd.data.datasets import Dataset
 from fedkd.data.federated_data import FederatedData, Pools, federate
+from simulations.execution import scheduler
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 torch.set_num_threads(1)  # one thread and two give different bits
+
+# The same examples in every run, however slow the machine is; HYPOTHESIS_PROFILE=default draws new
+# ones.
+hypothesis.settings.register_profile(
+    "same",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+# By these a pipe is taken for a terminal, or for a narrow one; some services set them for all.
+for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 
 def data_root():
@@ -43,6 +60,16 @@ def _real_data(request, monkeypatch):
     """Tests marked `data` find the data sets where `kdsim` looks for them."""
     if request.node.get_closest_marker("data"):
         monkeypatch.setenv("KDSIM_DATA", str(data_root()))
+
+
+@pytest.fixture(autouse=True)
+def _here(request, monkeypatch):
+    """A grid that takes long starts Ray, and how long that is depends on the machine; not so here.
+
+    Only tests marked `ray` start it.
+    """
+    if not request.node.get_closest_marker("ray"):
+        monkeypatch.setattr(scheduler, "PATIENCE", math.inf)
 
 
 @pytest.fixture

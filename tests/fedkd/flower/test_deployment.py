@@ -55,7 +55,7 @@ def deploy(folder, *words):
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as script:
         try:
-            printed, _ = script.communicate(timeout=400)
+            printed, _ = script.communicate(timeout=3000)
         finally:
             script.kill()
             left = of_the_deployment(folder)
@@ -82,7 +82,7 @@ def test_a_deployment_on_loopback_is_the_simulation(kdsim_app, tmp_path, double)
     results = tmp_path / "results"
     given = " ".join(f"{k}={v!r}" for k, v in SHORT.items())
     status, printed, left = deploy(
-        tmp_path, "--rounds", "2", "--results", str(results), "--timeout", "330", "-c", given
+        tmp_path, "--rounds", "2", "--results", str(results), "--timeout", "2500", "-c", given
     )
     assert status == 0, printed
     assert left == []

@@ -35,7 +35,7 @@ def folder():
         yield Path(name)
 
 
-def carried_out(command, folder, seconds=400, after=None):
+def carried_out(command, folder, seconds=3000, after=None):
     """(status, standard output, standard error) of a command, and the processes that it left.
 
     Args:
@@ -144,7 +144,7 @@ def test_the_script_tells_of_an_app_that_fails(folder):
 @pytest.mark.slow
 def test_an_interrupted_run_leaves_nothing_running(folder):
     command = [*command_of_the_readme(), "-c", "rounds=1000"]
-    status, _, _, left = carried_out(command, folder, 60, after="Successfully started run")
+    status, _, _, left = carried_out(command, folder, 600, after="Successfully started run")
     assert (status, left) == (130, [])
 
 

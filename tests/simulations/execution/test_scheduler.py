@@ -52,7 +52,7 @@ def test_workers_are_as_many_as_the_cores_hold():
 
 def test_short_work_does_not_start_ray(tmp_path, monkeypatch):
     monkeypatch.setattr(scheduler, "_on_ray", lambda *_: pytest.fail("Ray was started"))
-    records = list(scheduler.run(jobs(tmp_path, 3), workers=2, patience=60.0))
+    records = list(scheduler.run(jobs(tmp_path, 3), workers=2, patience=1e6))
     assert [record["record"] for _, record in records].count("run") == 3
 
 
@@ -114,7 +114,13 @@ models = ["mlp-8"]
 
 def kill_worker(folder):
     """Kill the process that writes the first run, once, after its first records."""
-    while not any(path.read_text() for path in folder.glob("*/metrics.jsonl")):
+    while not (held := holders(folder)):
         time.sleep(0.01)
-    (run,) = list(folder.glob("*/metrics.jsonl"))[:1]
-    os.kill(int((run.parent / run_folder.LOCK).read_text()), signal.SIGKILL)
+    os.kill(held[0], signal.SIGKILL)
+
+
+def holders(folder):
+    """The processes that write a run's records just now."""
+    begun = [path for path in folder.glob("*/metrics.jsonl") if path.read_text()]
+    locks = [(path.parent / run_folder.LOCK).read_text() for path in begun]
+    return [int(text) for text in locks if text]
