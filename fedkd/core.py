@@ -92,6 +92,7 @@ class Task:
     it is not known. `labels` (P,) are of the public examples, and `validation` are labelled
     examples at the server, each for algorithms that declare to need them. `private` is how many
     private examples there are in all: no client can have more. Ten million where it is not known.
+    `device` is where the server computes; random numbers are drawn on the CPU wherever that is.
     """
 
     models: Mapping[str, Model]
@@ -101,6 +102,7 @@ class Task:
     labels: Tensor | None = None
     validation: Examples | None = None
     private: int = 10_000_000
+    device: torch.device = torch.device("cpu")
 
 
 class Properties(NamedTuple):

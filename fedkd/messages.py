@@ -85,6 +85,11 @@ class Transform(NamedTuple):
 Stage = Transform | Callable[[Message], Transform]
 
 
+def on(message: Message, device: torch.device) -> Message:
+    """A message on a device; what is there already is not copied."""
+    return {key: value.to(device) for key, value in message.items()}
+
+
 @dataclass
 class Ledger:
     """Bytes that crossed the network, by direction and message key.

@@ -150,10 +150,10 @@ class FedGen(FedAvg):
         dice = stream(int(server["seed"]), "generator", int(server["round"]))
         count = self.steps * self.generator.batch_size
         batches = lessons(shares, count, self.noise, self.generator, dice)
-        context = weights, biases, counts / total.clamp(min=1), torch.tensor(self.diversity)
+        context = weights, biases, counts / total.clamp(min=1), weights.new_tensor(self.diversity)
         before = of_group(server, "generator")
         after = fit(model.predict, before, batches, self.generator, teaching, *context)
-        every = torch.arange(task.num_classes).repeat_interleave(self.samples)
+        every = torch.arange(task.num_classes, device=task.device).repeat_interleave(self.samples)
         _, x = seeds(every, self.noise, task.num_classes, dice)
         features = model.predict(after, x).logits
         return server | {

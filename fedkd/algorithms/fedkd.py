@@ -108,7 +108,9 @@ class FedKD(Algorithm):
         both = pair(predict, shared_predict(self.mentee, private.x))
         start = joined(params, mentee)
         shown = both(start, private.x[:1]).hidden
-        start["map"] = torch.eye(shown[1].shape[-1], shown[2].shape[-1], dtype=shown[1].dtype)
+        start["map"] = torch.eye(
+            shown[1].shape[-1], shown[2].shape[-1], dtype=shown[1].dtype, device=shown[1].device
+        )
         trained = fit(_mapped(both), start, private, self.local, _mutual)
         after = part(trained, SHARED)
         update = {key: after[key] - before for key, before in mentee.items()}

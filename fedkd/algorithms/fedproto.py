@@ -115,8 +115,8 @@ class FedProto(Algorithm):
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
         """The mean over those that hold a label; labels that nobody holds keep their prototype."""
-        total = torch.zeros(task.num_classes, feature_width(task), dtype=torch.float64)
-        count = torch.zeros(task.num_classes, dtype=torch.float64)
+        count = torch.zeros(task.num_classes, dtype=torch.float64, device=task.device)
+        total = count.new_zeros(task.num_classes, feature_width(task))
         for upload in uploads:
             assert upload.rows is not None
             total += upload.payload["prototypes"]

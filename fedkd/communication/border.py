@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from fedkd.communication.channel import Channel
-from fedkd.messages import Message, PayloadSpec, Received, Transform, Upload
+from fedkd.messages import Message, PayloadSpec, Received, Transform, Upload, on
 
 RATIO = 1e3
 TOLD = 0.1  # what parameters that were told count as at the least: some are zeros at first
@@ -42,12 +42,14 @@ class Border:
         channel: of the run.
         payload_spec: group -> what its uploads must look like.
         told: client number -> the broadcast that it answers, as it was read.
+        device: on which the server reads uploads.
         rejected: client number -> why its upload was turned away; filled in as uploads come.
     """
 
     channel: Channel
     payload_spec: Mapping[str, Mapping[str, PayloadSpec]]
     told: Mapping[int, Message]
+    device: torch.device = torch.device("cpu")
     rejected: dict[int, str] = field(default_factory=dict)
 
     def admitted(
@@ -88,7 +90,9 @@ class Border:
             except ValueError as reason:
                 self.rejected[client] = str(reason)
                 continue
-            yield Received(client, group, read.payload, float(read.weight), read.rows)
+            rows = None if read.rows is None else read.rows.to(self.device)
+            payload = on(read.payload, self.device)
+            yield Received(client, group, payload, float(read.weight), rows)
 
     def _sizes(self, one: Received) -> dict[str, float]:
         """The root mean squares of what is measured by other uploads, over the rows that came."""

@@ -21,7 +21,7 @@ def maker(noise: int, classes: int, width: int, hidden: int) -> Model:
 
 def seeds(y: Tensor, noise: int, classes: int, dice: torch.Generator) -> tuple[Tensor, Tensor]:
     """Normal noise, (N, noise), and the generator's inputs for labels (N,): noise comes first."""
-    drawn = torch.randn(len(y), noise, generator=dice)
+    drawn = torch.randn(len(y), noise, generator=dice).to(y.device)
     return drawn, torch.cat([drawn, F.one_hot(y, classes).to(drawn.dtype)], dim=1)
 
 
@@ -29,7 +29,7 @@ def lessons(
     shares: Tensor, count: int, noise: int, training: TrainingConfig, dice: torch.Generator
 ) -> Batches:
     """Mini-batches of inputs, labels drawn by their shares (C,), with targets (label, noise)."""
-    y = torch.multinomial(shares, count, replacement=True, generator=dice)
+    y = torch.multinomial(shares.cpu(), count, replacement=True, generator=dice).to(shares.device)
     drawn, x = seeds(y, noise, len(shares), dice)
     batches = draw(Examples(x, y, torch.arange(count)), training, dice)
     return batches._replace(y=(y, drawn))

@@ -1,7 +1,7 @@
 """From a data set to a federation: private parts, public examples, a test set, and clients."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from fedkd.data.datasets import Dataset, checked
 from fedkd.data.partition import Partition
 from fedkd.models import build
 from kdcore.rng import generator
-from kdcore.training.loop import Examples
+from kdcore.training.batches import Examples, Moved
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,24 @@ class FederatedData(NamedTuple):
     label_counts: Tensor
     kinds: Tensor
     kind_counts: Tensor
+
+    def to(self, device: torch.device | str) -> "FederatedData":
+        """The same federation on a device: clients, examples and server."""
+        move = Moved(device)
+        clients = [
+            replace(one, params=move(one.params), private=one.private.to(move))
+            for one in self.clients
+        ]
+        task = replace(
+            self.task,
+            public=move(self.task.public),
+            labels=move(self.task.labels),
+            validation=self.task.validation and self.task.validation.to(move),
+            device=torch.device(device),
+        )
+        test, validation = self.test.to(move), self.validation.to(move)
+        counts = move((self.label_counts, self.kinds, self.kind_counts))
+        return FederatedData(task, clients, test, validation, *counts)
 
 
 def pools(

@@ -25,7 +25,7 @@ def by_device(grouped: Predict, one: Predict) -> Predict:
     """The form of a stack of convolutional networks that is quicker where the images are."""
 
     def stack(params: Params, x: Tensor) -> Outputs:
-        return grouped(params, x) if x.is_cuda else in_turn(one, params, x)
+        return grouped(params, x) if x.device.type != "cpu" else in_turn(one, params, x)
 
     return stack
 

@@ -20,6 +20,7 @@ from fedkd.rounds.round import (
     check_federation,
     check_somebody,
     close_round,
+    first_server,
     open_round,
     private_of,
     public_of,
@@ -107,7 +108,7 @@ def simulate_timed(
     party = {client.id: client for client in sorted(known, key=lambda client: client.id)}
     groups = {client.id: client.group for client in party.values()}
     speed = devices(clock, list(party), seed)
-    server = after.server if after else algorithm.init(task, generator(seed, "server"))
+    server = after.server if after else first_server(algorithm, task, seed)
     now, pending = (after.now, after.pending) if after else (0.0, {})
     newest = dict(after.newest) if after else {}
     for index in range(after.index + 1 if after else 1, rounds + 1):
@@ -120,7 +121,7 @@ def simulate_timed(
         public = public_of(algorithm, task, seed, index)
         failed = dict.fromkeys(lost(clock, opening.cohort, seed, index), "dropped out")
         there = [party[number] for number in opening.cohort if number not in failed]
-        read = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
+        read = dict(zip(opening.cohort, read_all(channel, opening, task.device), strict=True))
         inputs = [(read[c.id], private_of(algorithm, c, seed, index), public) for c in there]
         results = engine(algorithm.client_update, task, there, inputs) if there else []
         params, sent, refused, broken = send_all(channel, there, inputs, results, seed, index)
@@ -145,7 +146,7 @@ def simulate_timed(
         answered = OpenRound(tuple(arrived), {n: one.broadcast for n, one in arrived.items()})
         answered.ledger = opening.ledger
         newest = dict(newest)  # those of the last round stay as they are
-        told = dict(zip(arrived, read_all(channel, answered), strict=True))
+        told = dict(zip(arrived, read_all(channel, answered, task.device), strict=True))
         counted = partial(_counted, algorithm, task, clock, server, told, ages, newest)
         server, rejected, ledger = close_round(
             *(algorithm, task, server, groups, channel, answered),

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedkd.core import Client
-from fedkd.messages import Ledger
+from fedkd.messages import Ledger, on
 from fedkd.rounds.round import Round
 from fedkd.storage import atomic_files
 
@@ -72,13 +72,19 @@ def save(folder: Path, current: Round, total: Ledger, identity: str) -> Path:
     return target
 
 
-def load(folder: Path, clients: Sequence[Client], identity: str) -> tuple[Round, Ledger] | None:
+def load(
+    folder: Path,
+    clients: Sequence[Client],
+    identity: str,
+    device: torch.device = torch.device("cpu"),  # noqa: B008  (a value)
+) -> tuple[Round, Ledger] | None:
     """The newest checkpoint of a run, to be handed to `simulate(after=...)`; None if none.
 
     Args:
         folder: of the checkpoints.
         clients: as they were before the first round; they get the saved parameters.
         identity: of the experiment.
+        device: where the server and the clients' parameters go.
 
     Raises:
         ValueError: the newest checkpoint is damaged, or one of another experiment.
@@ -88,8 +94,8 @@ def load(folder: Path, clients: Sequence[Client], identity: str) -> tuple[Round,
         return None
     newest = _all(folder)[-1]
     try:
-        server = load_file(newest / SERVER)
-        params = load_file(newest / CLIENTS)
+        server = on(load_file(newest / SERVER), device)
+        params = on(load_file(newest / CLIENTS), device)
     except SafetensorError as reason:
         raise _damaged(newest, str(reason)) from None
     after = tuple(replace(client, params=_of_client(client, params, newest)) for client in clients)

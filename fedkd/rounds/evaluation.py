@@ -157,6 +157,6 @@ def _plurality(said: Tensor, classes: int) -> Tensor:
 def _gap(sure: Tensor, right: Tensor, bins: int = 15) -> Tensor:
     """Expected calibration error of answers given with a certainty. (N,), (N,) -> ()."""
     place = (sure.double() * bins).ceil().long().clamp(1, bins) - 1
-    zeros = torch.zeros(bins, dtype=torch.float64)
+    zeros = sure.new_zeros(bins, dtype=torch.float64)
     total = zeros.index_add(0, place, sure.double() - right.double())
     return total.abs().sum() / len(sure)

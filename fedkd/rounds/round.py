@@ -16,7 +16,7 @@ from fedkd.communication.channel import Channel, weigh_broadcast, weigh_upload
 from fedkd.core import Algorithm, Client, Engine, Failure, Public, Server, Task
 from fedkd.data.checks import check_examples, check_finite
 from fedkd.engines.sequential import sequential
-from fedkd.messages import Ledger, Message, Received, Upload
+from fedkd.messages import Ledger, Message, Received, Upload, on
 from fedkd.rounds.client_sampling import Sample
 from kdcore.rng import generator
 from kdcore.training.loop import Batches, Examples, Params, draw
@@ -180,11 +180,16 @@ def _tell(
     return opening
 
 
-def read_all(channel: Channel, opening: OpenRound) -> list[Message]:
+def first_server(algorithm: Algorithm, task: Task, seed: int) -> Server:
+    """What the server knows before the first round."""
+    return on(algorithm.init(task, generator(seed, "server")), task.device)
+
+
+def read_all(channel: Channel, opening: OpenRound, device: torch.device) -> list[Message]:
     """The broadcasts as the cohort reads them; one reading in a round for each message sent."""
     for message in opening.broadcasts.values():
         if id(message) not in opening.read:
-            opening.read[id(message)] = channel.read_down(message)
+            opening.read[id(message)] = on(channel.read_down(message), device)
     return [opening.read[id(opening.broadcasts[client])] for client in opening.cohort]
 
 
@@ -210,9 +215,9 @@ def close_round(
     payload_spec = {
         g: algorithm.payload_spec(task, g) for g in sorted({groups[c] for c in opening.cohort})
     }
-    told = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
+    told = dict(zip(opening.cohort, read_all(channel, opening, task.device), strict=True))
     channel = replace(channel, max_weight=min(channel.max_weight, task.private))
-    border = Border(channel, payload_spec, told)
+    border = Border(channel, payload_spec, told, task.device)
 
     def arriving() -> Iterator[tuple[int, str, Upload]]:
         for client, upload in sent:
@@ -223,6 +228,7 @@ def close_round(
     first = next(uploads, None)
     if first is not None:
         server = algorithm.server_update(task, server, itertools.chain([first], uploads), public)
+        server = on(server, task.device)
     for _ in uploads:  # those that an algorithm does not look at are weighed all the same
         pass
     return server, dict(sorted(border.rejected.items())), ledger
@@ -258,7 +264,7 @@ def deploy_all(
     groups = {client.id: client.group for client in current.clients}
     opening = open_deployment(algorithm, current.server, groups, channel, seed, current.index)
     public = public_of(algorithm, task, seed, current.index + 1)
-    inputs = [(received, public) for received in read_all(channel, opening)]
+    inputs = [(received, public) for received in read_all(channel, opening, task.device)]
     params = engine(algorithm.deploy, task, current.clients, inputs)
     clients = [
         client if isinstance(found, Failure) else replace(client, params=found)
@@ -285,6 +291,7 @@ def public_of(algorithm: Algorithm, task: Task, seed: int, index: int) -> Public
         rows = torch.randperm(total, generator=stream)[:count]
     places = Examples(task.public, rows, torch.arange(count))
     batches = draw(places, training, stream)
+    rows = rows.to(task.public.device)
     return Public(task.public, rows, batches.order, batches.mask, task.labels)
 
 

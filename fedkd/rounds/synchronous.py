@@ -15,6 +15,7 @@ from fedkd.rounds.round import (
     check_federation,
     check_somebody,
     close_round,
+    first_server,
     open_round,
     private_of,
     public_of,
@@ -22,7 +23,6 @@ from fedkd.rounds.round import (
     send_all,
 )
 from fedkd.storage.client_store import ClientStore, with_own_memory
-from kdcore.rng import generator
 
 
 def simulate(
@@ -66,7 +66,7 @@ def simulate(
     known = clients if after is None else after.clients
     party = {client.id: client for client in sorted(known, key=lambda client: client.id)}
     groups = {client.id: client.group for client in party.values()}
-    server = after.server if after else algorithm.init(task, generator(seed, "server"))
+    server = after.server if after else first_server(algorithm, task, seed)
     for index in range(after.index + 1 if after else 1, rounds + 1):
         opening = open_round(algorithm, server, groups, channel, sample, seed, index)
         public = public_of(algorithm, task, seed, index)
@@ -108,7 +108,7 @@ def _work(
 
     Fills in `party`, `refused` and `failed`.
     """
-    told = dict(zip(opening.cohort, read_all(channel, opening), strict=True))
+    told = dict(zip(opening.cohort, read_all(channel, opening, task.device), strict=True))
     numbers = sorted(told)
     for start in range(0, len(numbers), WAVE):
         wave = [party[number] for number in numbers[start : start + WAVE]]

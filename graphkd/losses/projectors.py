@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from graphkd.graph import Graph, Part
+from graphkd.ops.dropout import Dropout
 from kdcore.outputs import Outputs
 
 
@@ -35,7 +36,7 @@ def regressor(student: int, teacher: int) -> dict[str, nn.Module]:
 
 def rectified(student: int, teacher: int, dropout: float = 0.0) -> dict[str, nn.Module]:
     """A linear map to the teacher's width, ReLU and dropout: of `structural_similarity`."""
-    return {"project": nn.Sequential(nn.Linear(student, teacher), nn.ReLU(), nn.Dropout(dropout))}
+    return {"project": nn.Sequential(nn.Linear(student, teacher), nn.ReLU(), Dropout(dropout))}
 
 
 def heads(student: int, teacher: int, width: int = 256) -> dict[str, nn.Module]:

@@ -97,6 +97,7 @@ class _Similar(nn.Module):
         super().__init__()
         student, teacher = context.widths()
         self.maps = nn.ModuleDict(rectified(student, teacher, dropout))
+        self.to(context.seen.x)
 
     def forward(self, student: Outputs, teacher: Outputs, graph: Graph | Part) -> Tensor:
         """One value per node."""

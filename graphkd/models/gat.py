@@ -8,8 +8,9 @@ import torch_geometric.nn as pyg
 from torch import Tensor, nn
 
 from graphkd.graph import Graph
-from graphkd.models.layers import dropout, linear, mask, shown
+from graphkd.models.layers import linear, shown
 from graphkd.ops import sparse_attention
+from graphkd.ops.dropout import dropout, mask
 from graphkd.ops.sparse import Matrix
 from kdcore.outputs import Outputs
 

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from graphkd.graph import Graph
 from graphkd.models.gat import GAT, GATv2
-from graphkd.models.layers import dropout, first, linear, rows, shown
+from graphkd.models.layers import first, linear, rows, shown
+from graphkd.ops.dropout import dropout
 from kdcore.outputs import Outputs
 from kdcore.registry import Registry, members
 

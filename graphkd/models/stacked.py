@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from graphkd.graph import Graph
 from graphkd.models import networks
-from graphkd.models.layers import draws, factors
+from graphkd.ops.dropout import draws, factors
 from graphkd.ops.sparse import Matrix, block_diagonal
 
 # What each layer multiplies with, an attribute of the graph; "" for nothing
@@ -83,7 +83,8 @@ def message_flow(
 ) -> MessageFlow:
     """What a network of this kind and depth works out for some nodes, or for all."""
     if nodes is None:
-        nodes = torch.arange(graph.num_nodes, device=graph.x.device)
+        nodes = torch.arange(graph.num_nodes)
+    nodes = nodes.to(graph.x.device)
     name = ADJACENCY[kind]
     mixes: list[Matrix | None] = []
     rows: list[Tensor] = [torch.unique(nodes)]

@@ -27,6 +27,28 @@ class Examples:
         """How many examples there are, M."""
         return len(self.rows)
 
+    def to(self, device: "torch.device | str | Moved") -> "Examples":
+        """The same examples on a device."""
+        move = device if isinstance(device, Moved) else Moved(device)
+        return Examples(move(self.x), move(self.y), move(self.rows))
+
+
+class Moved:
+    """Moves tensors to a device, each once: those that many share are shared there too."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = torch.device(device)
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}  # the first is kept, so its id is taken
+
+    def __call__(self, tree: Any) -> Any:
+        """The tensors of a tree on the device."""
+        return tree_map(lambda leaf: self._one(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+
+    def _one(self, value: Tensor) -> Tensor:
+        if id(value) not in self._known:
+            self._known[id(value)] = value, value.to(self._device)
+        return self._known[id(value)][1]
+
 
 class Batches(NamedTuple):
     """Shuffled, padded mini-batches, drawn before training begins.
