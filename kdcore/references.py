@@ -97,12 +97,34 @@ def source(reference: str) -> Source:
             started again.
     """
     member = imported(reference)
-    module = _module_of(reference, member)
+    place = reference.rpartition(":")[0]
+    found = sys.modules[_called(_path(place)) if is_file(place) else place]
+    return source_of(member, found)
+
+
+def source_of(member: Any, found: ModuleType | None = None) -> Source:
+    """The code of a class or a function.
+
+    Of what stands in a script that is run, or in a notebook, it is the text of the class and of its
+    bases there; what is made without any text has none.
+
+    Args:
+        member: the class, function or anything else.
+        found: the module in which it was found; it may be defined in another one.
+
+    Raises:
+        ValueError: what it imports has changed since, and Python has to be started again.
+    """
+    module = sys.modules.get(getattr(member, "__module__", None) or "", found)
+    if module is None or (found is not None and not _users(module, found)):
+        module = found
+    if module is None or module.__name__ == "__main__":
+        return _typed(member)
+    _check_unchanged(module)
     files = modules_of(module)
     parts = {name: _sha(Path(_file_of(part)).read_bytes()) for name, part in files.items()}
-    parts = parts | _distribution(module) or {"": _sha(_typed(member))}
-    whole = json.dumps(sorted(parts.items())).encode()
-    return Source(_file_of(module), _sha(whole), parts)
+    parts |= _distribution(module)
+    return Source(_file_of(module), _whole(parts), parts) if parts else _typed(member)
 
 
 def modules_of(module: ModuleType) -> dict[str, ModuleType]:
@@ -124,6 +146,17 @@ def modules_of(module: ModuleType) -> dict[str, ModuleType]:
             found[name] = one
             waiting += _imports(one)
     return dict(sorted(found.items()))
+
+
+def users_modules() -> list[ModuleType]:
+    """The modules of the user's that references have led to, but for installed ones.
+
+    Another process may not find them: it has to be sent what is in them.
+    """
+    known = [*sys.modules.values()]
+    found = [one for one in known if isinstance(one, ModuleType)]
+    own = [one for one in found if _SHA in vars(one) or _file_of(one) in _SEEN]
+    return [one for one in own if not _is_installed(Path(_file_of(one)))]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -249,14 +282,6 @@ def _hidden(filename: str) -> bool:
     return filename.startswith("<") or filename == __file__ or "importlib" in filename
 
 
-def _module_of(reference: str, member: Any) -> ModuleType:
-    """The module of what a reference leads to: where it is defined, or else where it was found."""
-    place = reference.rpartition(":")[0]
-    found = sys.modules[_called(_path(place)) if is_file(place) else place]
-    defined = sys.modules.get(getattr(member, "__module__", None) or "", found)
-    return defined if _users(defined, found) else found
-
-
 def _file_of(module: ModuleType) -> str:
     path = getattr(module, "__file__", None)
     return path if isinstance(path, str) and path.endswith(SUFFIX) else ""
@@ -342,14 +367,25 @@ def _distributions() -> dict[str, list[str]]:
     return {**importlib.metadata.packages_distributions()}
 
 
-def _typed(member: Any) -> bytes:
-    """The text of what was typed into a notebook, as far as Python has kept it."""
+def _typed(member: Any) -> Source:
+    """What stands in a script or a notebook, as far as Python has kept its text."""
+    bases = inspect.getmro(member) if inspect.isclass(member) else (member,)
+    home = getattr(member, "__module__", None)
+    own = [one for one in bases if getattr(one, "__module__", None) == home]
+    texts = {getattr(one, "__qualname__", ""): _text(one) for one in own}
+    parts = {name: _sha(text) for name, text in texts.items() if text}
+    return Source("", _whole(parts), parts)
+
+
+def _text(member: Any) -> bytes:
     try:
         return inspect.getsource(member).encode()
     except (OSError, TypeError):
-        raise ValueError(
-            f"{member!r} has no source that could be kept; put it into a file, and name that"
-        ) from None
+        return b""
+
+
+def _whole(parts: dict[str, str]) -> str:
+    return _sha(json.dumps(sorted(parts.items())).encode())
 
 
 def _sha(content: bytes) -> str:

@@ -19,9 +19,9 @@ from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from kdcore.references import SUFFIX, Source, imported, is_reference, nearest, source, unknown
+from kdcore.references import SUFFIX, imported, is_reference, nearest, unknown
 
-__all__ = ["Registry", "Source", "files_of", "imported", "is_reference", "members", "nearest"]
+__all__ = ["Loader", "Registry", "files_of", "imported", "is_reference", "members", "nearest"]
 __all__ += ["places", "subclass_of", "unknown"]
 
 T = TypeVar("T")
@@ -69,21 +69,12 @@ class Registry(Generic[T]):
             return self._checked(name, added[name].load())
         if is_reference(name):
             return self._checked(name, imported(name, self.kind))
-        if name.endswith(SUFFIX):
-            raise ValueError(f"{self.kind} {name!r}: say what in that file, as in {name}:Name")
-        raise unknown(self.kind, name, [*own, *added])
+        raise self._unknown(name)
 
-    def source(self, name: str) -> Source | None:
-        """The code of a thing that is not the project's own; None of one that is.
-
-        Raises:
-            ValueError: as `get`.
-        """
-        if name in self.own():
-            return None
-        self.get(name)
-        added = self._added()
-        return source(added[name].value if name in added else name)
+    def check(self, name: str) -> None:
+        """Raise ValueError for what is no name, and no reference; nothing is imported."""
+        if name not in self and not is_reference(name):
+            raise self._unknown(name)
 
     def added(self) -> dict[str, str]:
         """The names that installed packages add, and the distribution of each."""
@@ -95,9 +86,29 @@ class Registry(Generic[T]):
         given = vars(cls).get("NAME")
         if isinstance(given, str):
             return given
-        file, own = cls.__module__.rpartition(".")[2], self.own()
-        ours = file in own and own[file]() is cls  # a file of the user's may have the same name
-        return file if ours else f"{cls.__module__}:{cls.__qualname__}"
+        return f"{cls.__module__}:{cls.__qualname__}" if self.foreign(cls) else _file_name(cls)
+
+    def foreign(self, cls: type[Any]) -> bool:
+        """Whether a class is none of the project's."""
+        file, own = _file_name(cls), self.own()
+        return not (file in own and own[file]() is cls)  # the user's may be called the same
+
+    def reference(self, name: str) -> str | None:
+        """Where a thing is that is not the project's, `module:Name`; None of one that is.
+
+        Raises:
+            ValueError: there is no such thing.
+        """
+        if name in self.own():
+            return None
+        self.check(name)
+        added = self._added()
+        return added[name].value if name in added else name
+
+    def _unknown(self, name: str) -> ValueError:
+        if name.endswith(SUFFIX):
+            return ValueError(f"{self.kind} {name!r}: say what in that file, as in {name}:Name")
+        return unknown(self.kind, name, self.names())
 
     def _added(self) -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group=self.group)}
@@ -148,6 +159,10 @@ def _files(package: str, path: tuple[str, ...]) -> Mapping[str, str]:
 def subclass_of(base: type[Any]) -> Callable[[Any], bool]:
     """For `Registry.accepts`: classes derived from one."""
     return lambda found: inspect.isclass(found) and issubclass(found, base)
+
+
+def _file_name(cls: type[Any]) -> str:
+    return cls.__module__.rpartition(".")[2]
 
 
 def _class_in(module: str, accepts: Callable[[Any], bool]) -> Any:

@@ -1,5 +1,6 @@
 """The packages of kdsim and modules of the user's: versions, and which are found where."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,22 @@ def working_folder() -> Iterator[None]:
         yield
     finally:
         sys.path[:] = before
+
+
+def go_to(folder: Path) -> None:
+    """Make it the working folder, with the user's modules in it.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}, where this was started, is not there, and names code of yours there; put "
+            "it back, or start anew"
+        )
+    os.chdir(folder)
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def our_version() -> str:

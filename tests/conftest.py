@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -70,6 +71,18 @@ def _here(request, monkeypatch):
     """
     if not request.node.get_closest_marker("ray"):
         monkeypatch.setattr(scheduler, "PATIENCE", math.inf)
+
+
+@pytest.fixture
+def own_code(tmp_path, monkeypatch):
+    """A working folder for code of a user's; what is imported there is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fedkd.core import Model
 from fedkd.models.architectures import cnn, initialiser, lenet, mlp, mobile, resnet8, with_features
 from kdcore.outputs import Outputs
-from kdcore.registry import Registry, is_reference, members, nearest
+from kdcore.registry import Registry, members, nearest
 from kdcore.training.loop import Network, Params
 
 __all__ = ["REGISTRY", "build", "cnn", "from_module", "lenet", "mlp", "mobile", "names", "resnet8"]
@@ -62,10 +62,10 @@ def build(name: str, shape: Sequence[int], num_classes: int) -> Model:
     Raises:
         ValueError: the name is none of a model; the message lists them.
     """
-    if is_reference(name) or name in REGISTRY.added():
-        return _own(name, tuple(shape), num_classes)
     body, at, width = name.partition("@")
     family, *numbers = body.split("-")
+    if family not in FAMILIES and (":" in name or name.endswith(".py") or name in REGISTRY):
+        return _own(name, tuple(shape), num_classes)
     fits = family in FAMILIES and len(numbers) <= FEW.get(family, len(numbers))
     if not fits or not all(map(_is_size, [*numbers, *([width] if at else [])])):
         raise ValueError(

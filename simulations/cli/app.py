@@ -153,7 +153,9 @@ def resume(
     from simulations.results import run_folder
 
     with users_input():
-        folder = run_folder.unfinished(folder)
+        folder = run_folder.unfinished(folder).absolute()
+        data_root = data_root and data_root.absolute()
+        _return_to_code(folder)
         path = folder / run_folder.EXPERIMENT
         document, text = files.read(path), path.read_text(encoding="utf-8")
     options = _how(folder, data_root, workers)
@@ -299,6 +301,18 @@ def command() -> click.Group:
     group.add_command(Methods("fed", _single, _options_fed))
     group.add_command(Methods("graph", _single, _options))
     return group
+
+
+def _return_to_code(folder: Path) -> None:
+    """Say which code of the user's runs import, and go to the folder from which it was named."""
+    from simulations.execution.console import ERRORS
+    from simulations.results import run_folder
+
+    found = run_folder.sources(folder)
+    for place, file in sorted({(p, s.file) for _, own in found.values() for p, s in own.items()}):
+        ERRORS.print(f"imports {place} from {file or 'where it was typed in'}")
+    for home in {home for home, _ in found.values()}:
+        packages.go_to(home)
 
 
 def _run(

@@ -6,17 +6,15 @@ experiments with the same `digest` are the same run.
 
 import importlib
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
+from fedkd import engines
+from fedkd.attacks import byzantine
+from fedkd.data import partition
 from fedkd.rounds.clock import Clock
+from kdcore import references
 from kdcore.registry import Registry
 from simulations.config.schema import changes, updated
-
-Engine = Literal["sequential", "batched", "auto", "ray"]
-
-
-Partition = Literal["iid", "dirichlet", "shards", "quantity", "pathological", "natural"]
-
 
 Compression = Literal[
     "none",
@@ -33,18 +31,6 @@ Compression = Literal[
 
 
 Topology = Literal["server", "ring", "small-world", "random-geometric", "complete"]
-
-
-Fault = Literal[
-    "nan",
-    "inf",
-    "huge-values",
-    "scaled",
-    "shape",
-    "simplex",
-    "negative-weight",
-    "huge-weight",
-]
 
 
 @dataclass(frozen=True)
@@ -78,7 +64,7 @@ class FedExperiment:
     data: str = "digits"
     clients: int = 5
     models: tuple[str, ...] = ("mlp-64", "mlp-128-64", "cnn")
-    partition: Partition = "dirichlet"
+    partition: str = "dirichlet"
     alpha: float = 0.3
     shards: int = 2
     classes_per_client: int = 2
@@ -90,7 +76,7 @@ class FedExperiment:
     test: int = 0
     rounds: int = 10
     fraction: float = 1.0
-    engine: Engine = "sequential"
+    engine: str = "sequential"
     chunk: int = 500
     compression: Compression = "none"
     corrupt: str | None = None
@@ -114,6 +100,8 @@ class FedExperiment:
             raise ValueError(f"alpha must be positive and finite, got {self.alpha}; try 0.1 to 100")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
+        partition.REGISTRY.check(self.partition)
+        engines.REGISTRY.check(self.engine)
         if self.corrupt is not None:
             tampering(self.corrupt, self.clients)
         if self.topology != "server" and self.clock != Clock():
@@ -268,7 +256,17 @@ def build_with(kind: str, learner: Any, given: dict[str, Any]) -> Any:
         ValueError: a value that cannot be.
     """
     cls, key = KINDS[kind].experiment, KINDS[kind].key
+    given = {name: _spelt(value) for name, value in given.items()}
     return cls(**{key: updated(learner, given)}, **changes(cls, given))
+
+
+def _spelt(value: Any) -> Any:
+    """A value with references to files as they are called from the working folder."""
+    if isinstance(value, list | tuple):
+        return [_spelt(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    return "+".join(map(references.canonical, value.split("+")))
 
 
 def tampering(text: str, clients: int) -> tuple[int, str]:
@@ -278,10 +276,10 @@ def tampering(text: str, clients: int) -> tuple[int, str]:
         ValueError: it is not of that form, or there is no such client or fault.
     """
     number, _, fault = text.partition(":")
-    known = get_args(Fault)
-    if not number.isdecimal() or int(number) >= clients or fault not in known:
+    if not number.isdecimal() or int(number) >= clients:
         raise ValueError(
             f"corrupt must be CLIENT:FAULT with a client from 0 to {clients - 1} and one of "
-            f"{', '.join(known)}, got {text!r}"
+            f"{', '.join(byzantine.REGISTRY.names())}, got {text!r}"
         )
+    byzantine.REGISTRY.check(fault)
     return int(number), fault

@@ -2,29 +2,38 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
+from kdcore.references import SUFFIX, Source
 from simulations.config.experiments import KINDS, Experiment, kind_of
 from simulations.config.schema import unsaid, values
+from simulations.config.sources import hashes
+from simulations.config.sources import sources as sources_of
+
+FOLDERS = re.compile(r"[^+]*/")  # of each name in `a+b`
 
 
-def settings(experiment: Experiment) -> dict[str, Any]:
+def settings(experiment: Experiment, sources: Mapping[str, Source] | None = None) -> dict[str, Any]:
     """All that determines the numbers of a run, as JSON holds it.
 
     A setting that was added later (`simulations.config.schema.ADDED`) is there where it differs
-    from its default, so that runs from before are the same runs.
+    from its default, so that runs from before are the same runs. Code of the user's is there with
+    its source: by default as it is now.
     """
     kind = kind_of(experiment)
     key = KINDS[kind].key
     left_out = unsaid(experiment)
     said = {k: v for k, v in values(experiment).items() if k not in left_out}
     flat = {name.removeprefix(f"{key}."): value for name, value in said.items()}
-    return {"kind": kind, key: experiment.name} | flat
+    found = sources_of(experiment) if sources is None else sources
+    return {"kind": kind, key: experiment.name} | flat | hashes(found)
 
 
-def digest(experiment: Experiment) -> str:
+def digest(experiment: Experiment, sources: Mapping[str, Source] | None = None) -> str:
     """A hash of all that determines the numbers of a run."""
-    return _hash(json.dumps(settings(experiment), sort_keys=True))
+    return _hash(json.dumps(settings(experiment, sources), sort_keys=True))
 
 
 def digest_all(experiments: list[Experiment]) -> str:
@@ -38,5 +47,10 @@ def _hash(text: str) -> str:
 
 def folder_name(experiment: Experiment) -> str:
     """Where an experiment's run is kept: `fedmd-digits-s0-1a2b3c4d`."""
-    name = experiment.name.replace(":", ".")  # of a user's own, `module:Class`
-    return f"{name}-{experiment.data}-s{experiment.seed}-{digest(experiment)[:8]}"
+    name = _in_folder(experiment.name).replace(":", ".")
+    return f"{name}-{_in_folder(experiment.data)}-s{experiment.seed}-{digest(experiment)[:8]}"
+
+
+def _in_folder(name: str) -> str:
+    """A name as part of a folder's: of a user's own, `path/file.py:Name`, without the path."""
+    return FOLDERS.sub("", name).replace(f"{SUFFIX}:", f"{SUFFIX}.")

@@ -3,7 +3,7 @@
 Who wants to hear of it goes through what `run` yields: `console` prints it, a notebook may listen.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
@@ -11,8 +11,9 @@ from operator import not_
 from pathlib import Path
 
 from fedkd.storage import atomic_files
+from kdcore.references import Source
 from simulations.config import experiments as config
-from simulations.config import files, grid, identity
+from simulations.config import files, grid, identity, sources
 from simulations.config.resources import Resources, read_resources
 from simulations.execution import scheduler
 from simulations.execution.scheduler import Job
@@ -84,11 +85,16 @@ def opened(
     _check_share(experiments, resources)
     scheduler.check(experiments, options.root, options.download, resources)
     out = options.out or Path("runs") / f"{name}-{identity.digest_all(experiments)[:8]}"
-    run_folder.check(out, map(identity.digest, experiments))
+    found = [sources.sources(experiment) for experiment in experiments]
+    _check_sources(out, found)
+    run_folder.check(out, map(identity.digest, experiments, found))
     with run_folder.locked(out):
         atomic_files.sweep(out)
         more = options.root, resources, options.command
-        jobs = tuple(Job(e, out / identity.folder_name(e), *more) for e in experiments)
+        jobs = tuple(
+            Job(e, out / identity.folder_name(e), *more, own)
+            for e, own in zip(experiments, found, strict=True)
+        )
         whole = [_complete(job.folder) for job in jobs]
         done, left = tuple(compress(jobs, whole)), tuple(compress(jobs, map(not_, whole)))
         scheduler.check_kept(left)
@@ -116,6 +122,13 @@ def _check_share(experiments: Sequence[config.Experiment], resources: Resources)
                 f"gpus is {resources.gpus:g}, and this machine has {torch.cuda.device_count()} "
                 "that PyTorch can use; ask for fewer, or see `kdsim doctor`"
             )
+
+
+def _check_sources(out: Path, found: Sequence[Mapping[str, Source]]) -> None:
+    """Raise ValueError for code of the user's that has changed since the runs in a folder began."""
+    now = {place: source for one in found for place, source in one.items()}
+    for path, (_, before) in run_folder.sources(out).items() if now else ():
+        sources.check(now, before, path)
 
 
 def _complete(folder: Path) -> bool:

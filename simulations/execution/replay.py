@@ -15,7 +15,7 @@ from fedkd.data.federated_data import FederatedData
 from fedkd.messages import Message
 from fedkd.rounds import checkpoint
 from fedkd.rounds.round import Round
-from simulations.config import experiments, files, identity
+from simulations.config import experiments, files, identity, sources
 from simulations.config.resources import Resources, read_resources
 from simulations.execution import scheduler
 from simulations.results import run_folder
@@ -148,7 +148,10 @@ def _experiment_of(run: run_folder.Run) -> experiments.FedExperiment:
     experiment: experiments.FedExperiment = experiments.build(
         "fed", run.experiment["algorithm"], given
     )
-    if identity.digest(experiment) != run.hash:
+    now = sources.sources(experiment)
+    for path, (_, before) in run_folder.sources(run.path).items():
+        sources.check(now, before, path)
+    if identity.digest(experiment, now) != run.hash:
         raise ValueError(
             f"{run.path} was written by another version of kdsim, with other settings; inspect it "
             "with that version, or run the experiment again"

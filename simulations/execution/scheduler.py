@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +19,10 @@ import torch
 
 from fedkd.rounds import checkpoint
 from fedkd.storage import atomic_files
+from kdcore.references import Source
 from simulations import machine, process
 from simulations.config import experiments as config
-from simulations.config import identity
+from simulations.config import identity, sources
 from simulations.config.experiments import Experiment
 from simulations.config.resources import Resources
 from simulations.results import run_folder, weights
@@ -42,6 +43,7 @@ class Job(NamedTuple):
         root: the folder of data sets.
         resources: the cores (as threads) and the share of a GPU that it takes.
         command: what the user typed, to be recorded.
+        sources: of code of the user's, when the runs were started; None for as it is now.
     """
 
     experiment: Experiment
@@ -49,6 +51,7 @@ class Job(NamedTuple):
     root: Path | None
     resources: Resources
     command: tuple[str, ...] = ()
+    sources: Mapping[str, Source] | None = None
 
 
 def check(
@@ -126,15 +129,31 @@ def workers_for(resources: Resources, asked: int | None) -> int:
 
 def _execute(job: Job) -> Iterator[Record]:
     torch.set_num_threads(job.resources.cpus)
-    settings, digest = identity.settings(job.experiment), identity.digest(job.experiment)
+    found = _sources(job)
+    settings = identity.settings(job.experiment, found)
+    digest = identity.digest(job.experiment, found)
     device = "cuda" if _gpus(job) else "cpu"
     header = run_folder.header(settings, digest, device, torch.get_num_threads(), job.command)
+    header |= sources.recorded(found)
     with run_folder.locked(job.folder, run_folder.PATIENCE):
         kept = whole(job)
         if lost := checkpoint.reached(job.folder / CHECKPOINT) - kept:
             checkpoint.drop_after(job.folder / CHECKPOINT, kept)
             yield {"record": "note", "notes": [_goes_back(job.folder, kept, lost)]}
-        yield from run_folder.write(job.folder, header, _records(job, device), kept)
+        yield from run_folder.write(job.folder, header, _records(job, device, digest), kept)
+
+
+def _sources(job: Job) -> Mapping[str, Source]:
+    """The code of the user's that a run imports.
+
+    Raises:
+        ValueError: it is not what it was when the runs were started.
+    """
+    now = sources.sources(job.experiment)
+    if job.sources is None:
+        return now
+    sources.check(now, job.sources, job.folder)
+    return job.sources
 
 
 def whole(job: Job) -> int:
@@ -152,7 +171,7 @@ def check_kept(jobs: Iterable[Job]) -> None:
         ValueError: a checkpoint is damaged, or one of another experiment.
     """
     for job in jobs:
-        checkpoint.verified(job.folder / CHECKPOINT, identity.digest(job.experiment))
+        checkpoint.verified(job.folder / CHECKPOINT, identity.digest(job.experiment, job.sources))
 
 
 def _goes_back(folder: Path, kept: int, lost: int) -> str:
@@ -163,9 +182,10 @@ def _goes_back(folder: Path, kept: int, lost: int) -> str:
     )
 
 
-def _records(job: Job, device: str) -> Iterator[Record]:
+def _records(job: Job, device: str, digest: str) -> Iterator[Record]:
     ended = weights.Place(job.folder / run_folder.WEIGHTS, job.resources.weights)
-    fed = {"resources": job.resources, "kept": job.folder / CHECKPOINT, "ended": ended}
+    fed: dict[str, Any] = {"resources": job.resources, "kept": job.folder / CHECKPOINT}
+    fed |= {"ended": ended, "identity": digest}
     graph = {"device": device, "shared": job.folder.parent / TEACHERS, "ended": ended}
     graph["kept"] = job.folder / run_folder.PREDICTIONS
     more: dict[str, Any] = {"graph": graph, "fed": fed}.get(config.kind_of(job.experiment), {})
@@ -193,6 +213,9 @@ def _on_ray(waiting: deque[Job], workers: int) -> Iterator[tuple[Job, Record]]:
     """Take jobs from those that wait, until there are none."""
     import ray
 
+    from fedkd.engines.ray.cluster import send_users_code
+
+    send_users_code()
     _start(min(workers, len(waiting)) * waiting[0].resources.cpus)
     try:
         running: dict[Any, Job] = {}

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from fedkd.storage import atomic_files
+from kdcore.references import Source
 from simulations.results.locks import held
 
 Record = dict[str, Any]
@@ -232,6 +233,25 @@ def head(folder: Path) -> Record:
         raise _damaged(path, "it does not say which experiment this is")
     if not _has(found, {"hash": str}):
         raise _damaged(path, "it has no hash")
+    return found
+
+
+def sources(folder: Path) -> dict[Path, tuple[Path, dict[str, Source]]]:
+    """Of runs with code of the user's: the folder they were started in, and each one's source.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    found = {}
+    for path in sorted(folder.rglob(HEAD)):
+        said = head(path.parent)
+        if "sources" not in said:
+            continue
+        try:
+            own = {place: Source(**one) for place, one in said["sources"].items()}
+            found[path.parent] = Path(said["working_folder"]), own
+        except (AttributeError, KeyError, TypeError) as error:
+            raise _damaged(path, f"its sources cannot be read: {error}") from None
     return found
 
 

@@ -3,7 +3,7 @@
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,9 @@ from fedkd.core import Algorithm, Client, Engine
 from fedkd.data import datasets
 from fedkd.data.federated_data import FederatedData, federate, pools
 from fedkd.data.partition import partition
-from fedkd.engines.auto import AutoEngine
+from fedkd.engines import made
 from fedkd.engines.batched import batched
 from fedkd.engines.fault_tolerance import tolerant
-from fedkd.engines.sequential import sequential
 from fedkd.messages import Ledger
 from fedkd.models import build, size
 from fedkd.rounds import checkpoint
@@ -44,12 +43,6 @@ METRICS = (
     "calibration_error",
 )
 VALIDATION = "accuracy_validation"  # where there are such examples
-
-ENGINES: dict[str, Callable[[int, float | None], Engine]] = {
-    "sequential": lambda chunk, budget: sequential,
-    "batched": batched,
-    "auto": lambda chunk, budget: AutoEngine(chunk),
-}
 
 
 def prepare(
@@ -94,6 +87,7 @@ def run(
     resources: Resources = Resources(),  # noqa: B008  (frozen)
     kept: Path | None = None,
     ended: weights.Place | None = None,
+    identity: str | None = None,
 ) -> Iterator[Record]:
     """A record of each round, and one of the run, whose metrics are those of the last round.
 
@@ -109,13 +103,15 @@ def run(
         resources: actors of the engine `ray`, and how often a checkpoint is written.
         kept: where checkpoints are, in the run's folder; if there is one, the run goes on from it.
         ended: where the final weights go: each client's model as it is scored.
+        identity: by which checkpoints are known; by default the experiment's digest.
     """
     federation = prepare(experiment, root, resources)
     gc.freeze()  # what is here stays, and need not be looked at again at each collection
     store = ClientStore(resources.memory or None)
     with engine_of(experiment, resources) as (engine, notes):
         every = resources.checkpoint_every
-        for record in _rounds(experiment, federation, engine, store, every, kept, ended):
+        known = identity or digest(experiment)
+        for record in _rounds(experiment, federation, engine, store, every, kept, ended, known):
             said = [*notes, *store.notes]
             notes.clear()
             store.notes.clear()
@@ -131,10 +127,10 @@ def _rounds(
     every: int,
     kept: Path | None,
     ended: weights.Place | None,
+    identity: str,
 ) -> Iterator[Record]:
     start = time.perf_counter()
     way = course(experiment, federation)
-    identity = digest(experiment)
     found = checkpoint.load(kept, federation.clients, identity) if kept else None
     before, total = found or (None, Ledger())
     record, scores, current, used = {}, {}, before, None
@@ -197,7 +193,7 @@ def engine_of(
                     )
                 )
         else:
-            engine = ENGINES[experiment.engine](experiment.chunk, resources.memory or None)
+            engine = made(experiment.engine, experiment.chunk, resources.memory or None)
         notes: list[str] = getattr(engine, "notes", [])
         engine = tolerant(engine)
         if experiment.corrupt is not None:

@@ -80,6 +80,7 @@ LATE = {
     "kdsim/trained.py": "PyG takes seconds to load",
     "simulations/execution/console.py": "tables, verdicts and reports are for those who want them",
     "simulations/reporting/resolved_settings.py": "graphs are read for graph experiments alone",
+    "simulations/execution/scheduler.py": "Ray is loaded where runs are spread over workers",
     "simulations/runners/federated.py": "Ray is loaded by the engine that uses it",
     "simulations/runners/federated_run.py": "networkx is loaded for a topology alone",
 }

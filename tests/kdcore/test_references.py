@@ -2,27 +2,20 @@
 
 import hashlib
 import pickle
+import subprocess
 import sys
 
 import pytest
 
-from kdcore import references
-from kdcore.references import canonical, imported, is_reference, source
+from kdcore.references import canonical, imported, is_reference, source, source_of
 
 NET = "from dataclasses import dataclass\n@dataclass\nclass Net:\n    width: int = 3\n"
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A working folder; what is imported there is forgotten afterwards."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(references, "_SEEN", {})
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
-            del sys.modules[name]
+def folder(own_code):
+    """The working folder."""
+    return own_code
 
 
 def write(path, text):
@@ -179,9 +172,17 @@ def test_the_source_of_an_installed_module_has_its_version():
     assert not any(name.startswith("pytest") for name in found.parts)
 
 
-def test_what_has_no_file_is_known_by_its_text(folder, monkeypatch):
-    module = type(sys)("typed_in")
-    monkeypatch.setitem(sys.modules, "typed_in", module)
-    module.Made = type("Made", (), {"__module__": "typed_in"})
-    with pytest.raises(ValueError, match="has no source that could be kept; put it into a file"):
-        source("typed_in:Made")
+def test_what_stands_in_a_script_is_known_by_its_own_text(folder):
+    script = "class Base: ...\nclass Net(Base):\n    width = {}\nclass Other: ...\n{}\n"
+    ask = "from kdcore.references import source; print(source('__main__:Net').sha256)"
+    found = []
+    for width, more in ((3, ""), (3, "x = 1\n"), (4, "")):
+        write(folder / "script.py", script.format(width, more + ask))
+        done = subprocess.run([sys.executable, "script.py"], capture_output=True, check=True)
+        found.append(done.stdout)
+    assert found[0] == found[1] != found[2]
+
+
+def test_what_has_no_text_has_no_source():
+    made = type("Made", (), {"__module__": "__main__"})
+    assert source_of(made).parts == {}

@@ -4,10 +4,13 @@ import logging
 import math
 import os
 import socket
+import sys
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
+
+from kdcore.references import users_modules
 
 # Ray reads its switches on import, and in the processes that it starts.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -54,6 +57,13 @@ class Node(NamedTuple):
             else _times(self.gpus, share.gpus)
         )
         return min(_times(self.cpus, share.cpus), on_gpus)
+
+
+def send_users_code() -> None:
+    """Have Ray send what is in modules of the user's with each call, as no worker may find them."""
+    for module in users_modules():
+        if module.__name__ in sys.modules:
+            ray.cloudpickle.register_pickle_by_value(module)
 
 
 def check(workers: int, shares: Collection[Share], address: str | None) -> None:

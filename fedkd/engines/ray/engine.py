@@ -17,7 +17,7 @@ from torch import Tensor
 from fedkd.core import Client, Failure, Task
 from fedkd.engines.fault_tolerance import EngineError
 from fedkd.engines.ray.actor import Source, Stays, restored
-from fedkd.engines.ray.cluster import Share, check, connect, ray
+from fedkd.engines.ray.cluster import Share, check, connect, ray, send_users_code
 from fedkd.engines.ray.serialization import SerializedTree, array, pack, tensor, unpack
 from fedkd.engines.ray.workers import Worker, Workers
 
@@ -126,6 +126,7 @@ class RayEngine:
         self._workers, self._chunk, self._deadline = workers, chunk, deadline
         self._patience = patience
         self._share, self._shares = share, dict(shares or {})
+        send_users_code()
         self._own = connect(address, workers, {share, *self._shares.values()})
         self._pools: dict[Share, Workers] = {}
         self._load: dict[Share, list[int]] = {}

@@ -72,7 +72,7 @@ def test_a_shared_setting_goes_to_those_that_have_it():
         ("[fed]\nalgorithm='fedmd'\nrounds=0", "rounds must be at least 1, got 0"),
         ("[fed]\nalgorithm='fedmd'\nalpha=inf", "alpha is inf"),
         ("[fed]\nalgorithm='fedmd'\nalpha=[]", "alpha is an empty list"),
-        ("[fed]\nalgorithm='fedmd'\nengine='rai'", "engine is 'rai': input should be 'sequential'"),
+        ("[fed]\nalgorithm='fedmd'\nengine='rai'", "unknown engine 'rai'; did you mean 'ray'?"),
         ("[fed]\nalgorithm='fedmd'\nseeds=0", "seeds must be a number >= 1 or a list"),
         ("[fed]\nalgorithm='fedmd'\nlocal.learning_rate=nan", "local.learning_rate is nan"),
         ("[fed]\nalgorithm='fedmd'\nlocal.learning_rate=-1", "learning_rate must be > 0"),
