@@ -24,26 +24,37 @@ from kdcore.registry import Registry, is_reference, members
 
 
 class Dataset(NamedTuple):
-    """Images in [0, 1] and their labels.
+    """Examples and their labels; of the data sets by name, images in [0, 1].
 
     Shapes:
-        x: (N, channels, height, width) float32; y: (N,) int64.
+        x: (N, ...), of images (N, channels, height, width) float32; or a tuple of such tables, for
+            networks with several inputs.
+        y: (N,) int64.
         official: how many of the last rows are the official test set; 0 where there is none.
         domains: (N,) int64, where each example is from, such as its speaker; None if not known.
         foreign: how many of the first rows are of another data set, and can be public alone.
+        label_names: what the classes are called; empty if not known.
+        notes: what was converted when the data were read, in words.
+        standardise: places on the second axis of x (columns, channels) that `federate` brings to
+            mean 0 and standard deviation 1, once it is known which examples are trained on.
+        name: what the data are called in results.
     """
 
-    x: Tensor
+    x: Any
     y: Tensor
     num_classes: int
     official: int = 0
     domains: Tensor | None = None
     foreign: int = 0
+    label_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    standardise: tuple[int, ...] = ()
+    name: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one example."""
-        return tuple(self.x.shape[1:])
+        """The shape of one example; empty where it is a tuple of several."""
+        return () if isinstance(self.x, tuple) else tuple(self.x.shape[1:])
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -105,20 +116,23 @@ def checked(data: Dataset) -> Dataset:
     Raises:
         ValueError: it is not one; the message names the value, what was expected and the way out.
     """
-    if not isinstance(data.x, Tensor) or not data.x.ndim or not len(data.x):
-        said = f"shape {tuple(data.x.shape)}" if isinstance(data.x, Tensor) else f"{type(data.x)}"
-        raise ValueError(f"a data set needs examples x, a tensor (N, ...), and has {said}")
+    tables = data.x if isinstance(data.x, tuple) else (data.x,)
+    for x in tables:
+        if not isinstance(x, Tensor) or not x.ndim or not len(x):
+            said = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"{type(x)}"
+            raise ValueError(f"a data set needs examples x, a tensor (N, ...), and has {said}")
     y = whole(data.y, "labels")
     domains = None if data.domains is None else whole(data.domains, "domains")
-    for name, values in (("labels", y), ("domains", domains)):
-        if values is not None and len(values) != len(data.x):
+    for name, values in (("labels", y), ("domains", domains), ("inputs", tables[-1])):
+        if values is not None and len(values) != len(tables[0]):
             raise ValueError(
-                f"{len(values)} {name} for {len(data.x)} examples; each example needs one"
+                f"{len(values)} {name} for {len(tables[0])} examples; each example needs one"
             )
     check_labels(y, data.num_classes)
     if domains is not None and int(domains.min()) < 0:
         raise ValueError(f"domains must be >= 0, got {int(domains.min())}; renumber them from 0")
-    check_finite(data.x)
+    for x in tables:
+        check_finite(x)
     return data._replace(y=y, domains=domains)
 
 

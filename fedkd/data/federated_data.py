@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from fedkd.core import Client, Task
 from fedkd.data.datasets import Dataset, checked
 from fedkd.data.partition import Partition
+from fedkd.data.standardise import standardised
 from fedkd.models import build
 from kdcore.rng import generator
 from kdcore.training.batches import Examples, Moved
@@ -35,6 +37,7 @@ class FederatedData(NamedTuple):
         kinds: (N,) of each test example, by which clients' own data are told apart: its label, or
             where examples are of several domains, domain x C + label.
         kind_counts: (K, kinds), how many private examples of each kind each client holds.
+        notes: what was converted on the way to these examples, in words.
     """
 
     task: Task
@@ -44,6 +47,7 @@ class FederatedData(NamedTuple):
     label_counts: Tensor
     kinds: Tensor
     kind_counts: Tensor
+    notes: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> "FederatedData":
         """The same federation on a device: clients, examples and server."""
@@ -82,11 +86,11 @@ def pools(
         ValueError: more asked for than there is, or data that are none (`datasets.checked`).
     """
     data = checked(data)
-    inside = len(data.x) - data.official
+    inside = len(data.y) - data.official
     order = torch.randperm(inside, generator=generator(seed, "pools"))
     if absent:
         order = _held_first(data, order, private, absent, seed)
-    kept = torch.arange(inside, len(data.x))
+    kept = torch.arange(inside, len(data.y))
     kept = kept[torch.randperm(len(kept), generator=generator(seed, "test"))]
     elsewhere = public if data.foreign else 0
     wanted = private + public - elsewhere + validation + (0 if data.official else max(test, 1))
@@ -150,6 +154,8 @@ def federate(
 ) -> FederatedData:
     """Deal architectures and private parts out to clients.
 
+    Columns that are to be standardised are so over the private pool: over what clients train on.
+
     Args:
         data: the data set.
         chosen: its pools.
@@ -165,7 +171,7 @@ def federate(
     """
     if not models:
         raise ValueError("models: name at least one architecture, such as mlp")
-    data = checked(data)
+    data = standardised(checked(data), chosen.private)
     if rotations > 1:
         data = rotated(data, chosen, parts, rotations)
     built = {name: build(name, data.shape, data.num_classes) for name in dict.fromkeys(models)}
@@ -175,11 +181,11 @@ def federate(
         params = built[name].init(generator(seed, "client", number))
         examples = Examples(data.x, data.y, chosen.private[places])
         clients.append(Client(number, name, params, examples))
-    public = data.x[chosen.public] if len(chosen.public) else None
+    public = tree_map(lambda x: x[chosen.public], data.x) if len(chosen.public) else None
     labels = None if public is None else data.y[chosen.public]
     selected = Examples(data.x, data.y, chosen.validation) if len(chosen.validation) else None
-    shape, dealt = tuple(data.shape), sum(map(len, parts))
-    task = Task(built, data.num_classes, public, shape, labels, selected, max(dealt, 1))
+    dealt = sum(map(len, parts))
+    task = Task(built, data.num_classes, public, data.shape, labels, selected, max(dealt, 1))
     counts = torch.stack(
         [torch.bincount(data.y[c.private.rows], minlength=data.num_classes) for c in clients]
     )
@@ -188,7 +194,9 @@ def federate(
     if data.domains is not None:
         kinds, count = data.domains * count + data.y, (int(data.domains.max()) + 1) * count
     own = torch.stack([torch.bincount(kinds[c.private.rows], minlength=count) for c in clients])
-    return FederatedData(task, clients, test, validation, counts, kinds[chosen.test], own)
+    return FederatedData(
+        task, clients, test, validation, counts, kinds[chosen.test], own, data.notes
+    )
 
 
 def rotated(data: Dataset, chosen: Pools, parts: Partition, rotations: int) -> Dataset:
