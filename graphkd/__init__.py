@@ -8,10 +8,16 @@
     glnn = graphkd.methods.get("glnn")               # a frozen dataclass: its fields are settings
     graphkd.run(glnn(teacher="gcn", temperature=2.0), "digits-knn")
 
-`run(method, data, protocol, seed, root, download, device)` is all that an experiment needs. The
-names: `methods.names()`, `datasets.names()`, `networks.names()`, `losses.__all__`,
-`splits.PROTOCOLS`. Mistakes of the user raise ValueError or FileNotFoundError with one line that
-says the way out.
+With a graph, a teacher and a student of one's own:
+
+    graph = graphkd.Graph.from_networkx(G, features="x", label="y")     # or PyG's Data as it is
+    split = graphkd.splits.own(graph, train, val, test)                 # masks, ids or names
+    *_, result = graphkd.run("glnn", split, teacher=my_trained_gnn, student=MyNet)
+
+`run(method, data, protocol, seed, root, download, device, teacher, student)` is all that an
+experiment needs. The names: `methods.names()`, `datasets.names()`, `networks.names()`,
+`losses.__all__`, `splits.PROTOCOLS`. Mistakes of the user raise ValueError or FileNotFoundError
+with one line that says the way out.
 
 Read `core` first (Split, View, Epoch, Result), then `method` (Method, DistillationContext,
 LossTerm, Plan).
@@ -24,11 +30,13 @@ from graphkd.distill import run
 from graphkd.graph import Graph
 from graphkd.method import DistillationContext, LossTerm, Method
 from graphkd.models import networks
+from graphkd.training.given import Logits
 
 __all__ = [
     "Epoch",
     "Graph",
     "LeakError",
+    "Logits",
     "DistillationContext",
     "Method",
     "Result",

@@ -55,7 +55,9 @@ def from_networkx(
 ) -> GraphParts:
     """See `graphkd.Graph.from_networkx`."""
     order = {node: i for i, node in enumerate(graph.nodes)}
-    pairs = torch.tensor([(order[a], order[b]) for a, b in graph.edges()], dtype=torch.long)
+    ends = [(order[a], order[b]) for a, b in graph.edges()]
+    ends += [] if graph.is_directed() else [(b, a) for a, b in ends if a != b]
+    pairs = torch.tensor(ends, dtype=torch.long)
     columns = [features] if isinstance(features, str) else list(features)
     rows = [_row(node, about, columns, name) for node, about in graph.nodes(data=True)]
     if len(odd := {len(row) for row in rows}) > 1:

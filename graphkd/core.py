@@ -195,6 +195,9 @@ class Result:
         epochs: the chosen one of each phase, counted from 0.
         trained: what was trained: "baseline" (the student alone), and as far as the method has
             them "teacher" and "student" (taught).
+        teacher, student: what these networks are called; several teachers as "sage+gcn".
+        notes: what was left out or added on the way from the user's graph, in words.
+        node_names: what the user calls the nodes, in global order, as `Split.node_names`.
     """
 
     method: str
@@ -204,3 +207,7 @@ class Result:
     metrics: Mapping[str, float]
     epochs: Mapping[str, int]
     trained: Mapping[str, Trained] = field(default_factory=dict, compare=False, repr=False)
+    teacher: str = ""
+    student: str = ""
+    notes: tuple[str, ...] = ()
+    node_names: tuple[Hashable, ...] = field(default=(), compare=False, repr=False)

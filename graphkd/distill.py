@@ -1,11 +1,13 @@
 """One run: the teacher, the student alone, the student taught; every epoch, then the result."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import nn
+import networkx
+from torch import Tensor, nn
 
 from graphkd import inputs, methods
 from graphkd.core import Epoch, Result, Split, Trained, View
@@ -15,19 +17,22 @@ from graphkd.graph import Graph
 from graphkd.inputs import Encoder
 from graphkd.method import DistillationContext, Method, Plan
 from graphkd.models import networks
-from graphkd.training import published
+from graphkd.training import given, published
 from graphkd.training.distillation import fit_one_teacher, fit_student, fit_teacher, fit_together
+from graphkd.training.given import Given
 from graphkd.training.loop import Fit, Fitted, build, predict, seeded
 
 
 def run(
     method: Method | str,
-    data: Graph | str = "digits-knn",
-    protocol: str = "transductive",
+    data: Any = "digits-knn",
+    protocol: str | None = None,
     seed: int = 0,
     root: str | Path | None = None,
     download: bool = False,
     device: str = "cpu",
+    teacher: Any = None,
+    student: Any = None,
 ) -> Iterator[Epoch | Result]:
     """One run of a method on a data set: every epoch, and at last the result.
 
@@ -36,13 +41,19 @@ def run(
 
     Args:
         method: a method, or the name of one for its default settings.
-        data: a graph, many (`graphkd.data.graph_collection.Graphs`), or the name of a data set in
-        `graphkd.data.registry`.
-        protocol: one of `graphkd.data.registry.PROTOCOLS`.
+        data: the name of a data set in `graphkd.data.registry`; a graph, many
+            (`graphkd.data.graph_collection.Graphs`), PyTorch Geometric's `Data` or networkx's
+            `Graph` (see `Graph.from_pyg`, `Graph.from_networkx`); or a `Split`, which has a
+            protocol and a seed of its own draw.
+        protocol: one of `graphkd.data.registry.PROTOCOLS`; by default transductive, or that of
+            the split.
         seed: of the run.
         root: where data sets are, see `graphkd.data.datasets.load`.
         download: whether missing data may be fetched.
         device: where the graph and the networks live.
+        teacher: in place of the method's, see `graphkd.training.given.Given`: a name, a module
+            that is trained, a class or function that makes one to be trained, or `Logits`.
+        student: in place of the method's: a name, a module, or a class or function.
 
     Raises:
         ValueError: a name, a setting or the graph cannot be used; the message says how to mend it.
@@ -50,66 +61,164 @@ def run(
     """
     if isinstance(method, str):
         method = methods.get(method)()
-    graph = registry.load(data, root, download) if isinstance(data, str) else data
-    plan = planned(method, graph, protocol)
-    yield from carry_out(plan, registry.split(graph, protocol, seed).to(device), seed=seed)
+    split = split_of(data, protocol, seed, root, download)
+    yield from distill(method, split.to(device), seed=seed, teacher=teacher, student=student)
+
+
+def split_of(
+    data: Any,
+    protocol: str | None = None,
+    seed: int = 0,
+    root: str | Path | None = None,
+    download: bool = False,
+) -> Split:
+    """The split of a data set, a graph of any form that `run` takes, or a split itself.
+
+    Raises:
+        ValueError: it cannot be split so, or has been split otherwise.
+        FileNotFoundError: a file of the data set is missing.
+    """
+    if isinstance(data, Split):
+        if protocol not in (None, data.protocol):
+            raise ValueError(
+                f"the split is {data.protocol}, and the protocol asked for is {protocol}: leave it "
+                "out, or give the graph"
+            )
+        return data
+    graph = registry.load(data, root, download) if isinstance(data, str) else graph_of(data)
+    return registry.split(graph, protocol or "transductive", seed)
+
+
+def graph_of(data: Any) -> Graph:
+    """A graph, also one of PyTorch Geometric or networkx.
+
+    Raises:
+        ValueError: it is none of these, or cannot be read.
+    """
+    if isinstance(data, Graph):
+        return data
+    if isinstance(data, networkx.Graph):
+        return Graph.from_networkx(data)
+    if hasattr(data, "x") and hasattr(data, "edge_index"):
+        return Graph.from_pyg(data)
+    raise ValueError(
+        f"data is {type(data).__name__}; expected the name of a data set, a Graph or a Split of "
+        "graphkd, Data of PyTorch Geometric, or a graph of networkx; of scipy: Graph.from_scipy"
+    )
 
 
 def distill(
-    method: Method, split: Split, *, seed: int, train: Callable[..., Fit] = fit_one_teacher
+    method: Method,
+    split: Split,
+    *,
+    seed: int,
+    train: Callable[..., Fit] = fit_one_teacher,
+    teacher: Any = None,
+    student: Any = None,
 ) -> Iterator[Epoch | Result]:
-    """A method on a graph that is split already: `planned`, then `carry_out`."""
-    plan = planned(method, split.view("evaluate").graph, split.protocol)
-    yield from carry_out(plan, split, seed=seed, train=train)
+    """A method on a graph that is split already: `planned`, then `carry_out`.
+
+    Args:
+        method: a method.
+        split: of a graph.
+        seed: of the run.
+        train: see `carry_out`.
+        teacher: as for `run`.
+        student: as for `run`.
+    """
+    method, own = given.named(method, teacher, student)
+    plan = planned(method, split.view("evaluate").graph, split.protocol, own)
+    yield from carry_out(plan, split, seed=seed, train=train, own=own)
 
 
-def planned(method: Method, graph: Graph, protocol: str) -> Plan:
+def planned(method: Method, graph: Graph, protocol: str, own: Given = Given()) -> Plan:  # noqa: B008
     """The plan of a method on this data, before any training.
 
     Raises:
         ValueError: the method cannot run on it; the message says which can.
     """
     check(method, graph)
-    return published.resolve(method, graph.name, protocol)
+    given.check(method, own, methods.REGISTRY.name_of(method))
+    return given.renamed(published.resolve(method, graph.name, protocol), own)
 
 
 def carry_out(
-    plan: Plan, split: Split, *, seed: int, train: Callable[..., Fit] = fit_one_teacher
+    plan: Plan,
+    split: Split,
+    *,
+    seed: int,
+    train: Callable[..., Fit] = fit_one_teacher,
+    own: Given = Given(),  # noqa: B008  (frozen)
 ) -> Iterator[Epoch | Result]:
     """A plan on a graph that is split: every epoch, and at last the result.
 
-    Phases in order: "teacher", if the scheme has one; "baseline", the same student trained on the
-    labels alone from the same weights; "student". In the scheme "alone" the baseline is the
-    student; in the scheme "mutual" the teachers learn in the phase of the student. A teacher of
-    the phase "teacher" is trained by `train`, which may as well know it from before.
+    Phases in order: "teacher", if the scheme has one that is not trained yet; "baseline", the same
+    student trained on the labels alone from the same weights; "student". In the scheme "alone" the
+    baseline is the student; in the scheme "mutual" the teachers learn in the phase of the student.
+    A teacher of the phase "teacher" that the plan names is trained by `train`, which may as well
+    know it from before; what the user gives in place of names is `own`.
     """
-    scheme, task = plan.method.scheme, _task(plan, split, seed)
-    teacher, epochs = None, {}
-    if scheme == "offline":
-        teacher = yield from fit_teacher(plan.teachers, split, seed=seed, train=train)
-        epochs["teacher"] = teacher.epoch
+    scheme, task = plan.method.scheme, _task(plan, split, seed, own)
+    teacher, epochs = _checked(task, split), {}
+    if scheme == "offline" and teacher is None:
+        if own.module is not None:
+            train = partial(fit_one_teacher, network=own.module)
+        fitted = yield from fit_teacher(plan.teachers, split, seed=seed, train=train)
+        teacher = Trained(fitted.network, inputs.features(task.view, seed))
+        epochs["teacher"] = fitted.epoch
     phase = "student" if scheme == "alone" else "baseline"
     pupil = alone = yield from _alone(task, phase)
     epochs[phase] = alone.epoch
     if scheme == "mutual":
-        pupil, teacher = yield from _together(task)
+        pupil, other = yield from _together(task)
+        teacher = Trained(other.network, inputs.features(task.view, seed))
     elif scheme != "alone":
         pupil = yield from _taught(task, teacher)
     epochs["student"] = pupil.epoch
-    metrics = evaluation.measure(
-        split,
-        evaluation.everywhere(pupil.network, split, task.encode),
-        evaluation.everywhere(alone.network, split, task.encode),
-        None if teacher is None else evaluation.everywhere(teacher.network, split),
-    )
-    data = task.view.graph.name
-    name = methods.REGISTRY.name_of(plan.method)
     trained = {"baseline": Trained(alone.network, task.encode)}
     if pupil is not alone:
         trained["student"] = Trained(pupil.network, task.encode)
     if teacher is not None:
-        trained["teacher"] = Trained(teacher.network, inputs.get("features")(task.view, seed))
-    yield Result(name, data, split.protocol, seed, metrics, epochs, trained)
+        trained["teacher"] = teacher
+    yield Result(
+        methods.REGISTRY.name_of(plan.method),
+        task.view.graph.name,
+        split.protocol,
+        seed,
+        _measured(split, trained),
+        epochs,
+        trained,
+        "+".join(one.network for one in plan.teachers),
+        plan.student.network,
+        split.notes,
+        split.node_names,
+    )
+
+
+def _measured(split: Split, trained: Mapping[str, Trained]) -> dict[str, float]:
+    """The metrics of a run; of a teacher that does not know all test nodes there are none."""
+    said = {
+        who: evaluation.everywhere(one.network, split, one.encode) for who, one in trained.items()
+    }
+    teacher = said.get("teacher")
+    if teacher is not None and teacher[split.view("evaluate").part("test")].isnan().any():
+        teacher = None
+    return evaluation.measure(
+        split, said.get("student", said["baseline"]), said["baseline"], teacher
+    )
+
+
+def predictions(result: Result, split: Split, who: str = "student") -> dict[Hashable, Tensor]:
+    """What a network of a run says of each node, by what the user calls it: its logits, (C,).
+
+    Args:
+        result: of a run.
+        split: that it was run on, such as `split_of(data, protocol, seed)`.
+        who: "student", "baseline" or "teacher".
+    """
+    found = result.trained.get(who) or result.trained["baseline"]
+    rows = evaluation.everywhere(found.network, split, found.encode)
+    return dict(zip(split.node_names, rows.cpu(), strict=True))
 
 
 def check(method: Method, graph: Graph) -> None:
@@ -131,31 +240,71 @@ def check(method: Method, graph: Graph) -> None:
 
 
 class _Task(NamedTuple):
-    """A plan, the view to learn on, and the same view with the student's inputs."""
+    """A plan, the view to learn on, the same view with the student's inputs, and what is given."""
 
     plan: Plan
     view: View
     encode: Encoder
     seen: View
     seed: int
+    own: Given
 
     def fresh(self) -> nn.Module:
         """The student before any training."""
         graph = self.seen.graph
-        network = build(self.plan.student, graph, self.seed, "student")
+        network = build(self.plan.student, graph, self.seed, "student", self.own.student)
         with seeded(self.seed, graph.x.device, "student", "more weights"):
             return self.plan.method.build(network, graph).to(graph.x)
 
 
 def untrained(plan: Plan, split: Split, *, seed: int) -> nn.Module:
     """The student of a run before any training."""
-    return _task(plan, split, seed).fresh()
+    return _task(plan, split, seed, Given()).fresh()
 
 
-def _task(plan: Plan, split: Split, seed: int) -> _Task:
+def _task(plan: Plan, split: Split, seed: int, own: Given) -> _Task:
     view = split.view("distill")
     encode = plan.method.encoder(view, seed)
-    return _Task(plan, view, encode, replace(view, graph=encode(view)), seed)
+    return _Task(plan, view, encode, replace(view, graph=encode(view)), seed, own)
+
+
+def _checked(task: _Task, split: Split) -> Trained | None:
+    """The teacher if it needs no training, after a look at whether the networks can do their part.
+
+    Raises:
+        ValueError: a network cannot run, or shows no hidden state where the method compares them.
+    """
+    plan, view, seed = task.plan, task.view, task.seed
+    ready, teacher = task.own.ready, None
+    offline, needed = plan.method.scheme == "offline", plan.method.hidden_states()
+    if offline and ready is not None:
+        teacher = given.teacher(ready, split, seed)
+    if task.own.student is not None or needed:
+        _check_shown(task, "student", task.fresh(), task.seen.graph, needed)
+    if not offline or not (needed or task.own.module):
+        return teacher
+    if teacher is not None:
+        _check_shown(task, "teacher", teacher.network, teacher.encode(view), min(needed, 1))
+    elif len(plan.teachers) > 1:
+        raise ValueError(
+            f"{methods.REGISTRY.name_of(plan.method)} compares hidden states, and several teachers "
+            "show no hidden state together: take a single teacher"
+        )
+    else:
+        network = build(plan.teachers[0], view.graph, seed, "teacher", task.own.module)
+        _check_shown(task, "teacher", network, view.graph, min(needed, 1))
+    return teacher
+
+
+def _check_shown(task: _Task, side: str, network: nn.Module, graph: Graph, needed: int) -> None:
+    shown = len(predict(network, graph).hidden)
+    if shown < needed:
+        method = methods.REGISTRY.name_of(task.plan.method)
+        raise ValueError(
+            f"the {side} shows {shown or 'no'} hidden state{'s' * (shown > 1)}, and {method} needs "
+            f"{needed}: take a network with {needed + 1} layers or more, or let a module of yours "
+            "give (logits, hidden state, ...)"
+        )
 
 
 def _alone(task: _Task, phase: str) -> Fit:
@@ -167,16 +316,16 @@ def _alone(task: _Task, phase: str) -> Fit:
     )
 
 
-def _taught(task: _Task, teacher: Fitted | None) -> Fit:
+def _taught(task: _Task, teacher: Trained | None) -> Fit:
     """The student from a teacher, or from itself."""
-    plan, view, _, seen, seed = task
+    plan, view, seen, seed = task.plan, task.view, task.seen, task.seed
     network = task.fresh()
-    guide = None if teacher is None else teacher.network
-    targets = None if guide is None else predict(guide, view.graph)
+    guide, known = (
+        (None, view.graph) if teacher is None else (teacher.network, teacher.encode(view))
+    )
+    targets = None if guide is None else predict(guide, known)
     with seeded(seed, seen.graph.x.device, "student", "terms"):
-        terms = plan.method.terms(
-            DistillationContext(network, seen, guide, view.graph, targets, seed)
-        )
+        terms = plan.method.terms(DistillationContext(network, seen, guide, known, targets, seed))
     for term in terms:
         if isinstance(term.loss, nn.Module):
             term.loss.to(seen.graph.x)  # its device and floating type
@@ -186,8 +335,8 @@ def _taught(task: _Task, teacher: Fitted | None) -> Fit:
 
 def _together(task: _Task) -> Generator[Epoch, None, tuple[Fitted, Fitted]]:
     """The student and its teachers at once; the student, and the first of the others."""
-    plan, view, _, seen, seed = task
-    others = [build(one, view.graph, seed, one.network) for one in plan.teachers]
+    plan, view, seen, seed, own = task.plan, task.view, task.seen, task.seed, task.own.module
+    others = [build(one, view.graph, seed, one.network, own) for one in plan.teachers]
     exchange = plan.method.exchange()
     found = yield from fit_together(
         [task.fresh(), *others], plan.student, exchange, seen, view.graph, seed=seed

@@ -98,6 +98,7 @@ class Method:
 
     scheme: ClassVar[Literal["alone", "offline", "own", "mutual"]] = "offline"
     needs: ClassVar[frozenset[str]] = frozenset({"edges", "classes"})  # of the data
+    asks_teacher_again: ClassVar[bool] = False  # about other features than those of the graph
     ranges: ClassVar[dict[str, tuple[float, float]]] = {}  # of its own settings, both ends included
     # Its own settings by data set ("cora"), or data set and protocol ("cora inductive"); "" any.
     published_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {"": {}}
@@ -139,6 +140,10 @@ class Method:
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """The terms by which the teacher teaches."""
         return ()
+
+    def hidden_states(self) -> int:
+        """How many hidden states the terms need: of the student, and of a teacher one if any."""
+        return 0
 
     def exchange(self) -> tuple[float, float]:
         """In the scheme "mutual", the weight of what the others say, and its temperature."""

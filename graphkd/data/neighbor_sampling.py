@@ -139,7 +139,7 @@ def _grow(
         edges.append(torch.stack([place[source], before + target]))
     ids = torch.cat(nodes)
     part = replace(graph, x=graph.x[ids], y=graph.y[ids], edge_index=torch.cat(edges, 1))
-    return part, ids
+    return replace(part, node_names=(), parts={}), ids
 
 
 def batches(

@@ -21,17 +21,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
 
 from graphkd.data.graph_collection import Graphs
 from graphkd.data.neighbor_sampling import neighbourhood
 from graphkd.graph import Graph
 from graphkd.methods.cpf import Propagation
 from graphkd.models import networks
+from graphkd.models.adapters import FeatureModule
 from graphkd.models.teacher_ensemble import TeacherEnsemble
+from graphkd.training.given import TableNetwork
 from kdcore.registry import unknown
 from kdcore.rng import generator
 
 SCENARIOS = ("cold", "warm", "whole")
+FAR = 8  # edges, if it is not known how far a network looks
 
 
 @dataclass(frozen=True)
@@ -162,8 +166,12 @@ def measure(
 
 
 def hops(network: nn.Module) -> int:
-    """How far a network looks: the edges between a node and the farthest that it depends on."""
-    if isinstance(network, networks.MLP):
+    """How far a network looks: the edges between a node and the farthest that it depends on.
+
+    A module of the user's looks as far as it has layers of PyTorch Geometric's, or it is not known
+    how far (`FAR`).
+    """
+    if isinstance(network, networks.MLP | FeatureModule | TableNetwork):
         return 0
     if isinstance(network, networks.APPNP):
         return network.steps
@@ -173,8 +181,10 @@ def hops(network: nn.Module) -> int:
         return max(map(hops, network.teachers))
     if isinstance(network, Propagation):
         return network.rounds + hops(network.network)
-    layers: nn.ModuleList = network.layers  # type: ignore[assignment]  # as all others have
-    return len(layers)
+    if type(network) in networks.NETWORKS.values():
+        return len(network.layers)  # type: ignore[arg-type]  # as all others have
+    steps = [int(getattr(m, "K", 1)) for m in network.modules() if isinstance(m, MessagePassing)]
+    return sum(steps) or FAR
 
 
 def _prepare(

@@ -34,6 +34,10 @@ class GCRD(Method):
     width: int = 128
     sample: int = 1024
 
+    def hidden_states(self) -> int:
+        """The last one is compared."""
+        return 1
+
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """The contrast between the last hidden states."""
         nodes = partial(sample, count=self.sample)

@@ -36,6 +36,10 @@ class GNNSD(Method):
     layers: int | None = 3
     discrepancy_weight: float = 0.1
 
+    def hidden_states(self) -> int:
+        """Earlier ones teach later ones."""
+        return 2
+
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """What later layers lose of the discrepancy of earlier ones."""
         return (LossTerm(lost_discrepancy, self.discrepancy_weight),)

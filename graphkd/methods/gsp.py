@@ -32,6 +32,10 @@ class GSP(Method):
         super().__post_init__()
         losses.check_kernel(self.kernel, self.scale)
 
+    def hidden_states(self) -> int:
+        """The last one is compared."""
+        return 1
+
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """The global structure of the last hidden states."""
         loss = partial(losses.global_structure, kernel=self.kernel, scale=self.scale)

@@ -38,6 +38,7 @@ class KRD(Method):
     without its square, and a mean over the kept pairs and the nodes themselves, not over nodes.
     """
 
+    asks_teacher_again = True
     published_settings = published.KRD
     ranges = {"hard_weight": (0, 1), "momentum": (0, 1), "warmup": (0, ANY), "bins": (2, ANY)}
 

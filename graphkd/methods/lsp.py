@@ -34,6 +34,10 @@ class LSP(Method):
         super().__post_init__()
         losses.check_kernel(self.kernel, self.scale)
 
+    def hidden_states(self) -> int:
+        """The last one is compared."""
+        return 1
+
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """The local structure of the last hidden states."""
         loss = partial(losses.local_structure, kernel=self.kernel, scale=self.scale)

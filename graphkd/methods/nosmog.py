@@ -74,6 +74,10 @@ class NOSMOG(Method):
         sizes = (self.dimensions, self.walks, self.walk_length, self.window)
         return positions(view, seed, *(size for size in sizes if size is not None))
 
+    def hidden_states(self) -> int:
+        """The last one is compared."""
+        return 0 if self.similarity_weight == 0 else 1
+
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """Soft labels, similarities, and soft labels under noise."""
         assert self.similarity_weight is not None

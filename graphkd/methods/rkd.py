@@ -28,6 +28,10 @@ class RKD(Method):
     angle_weight: float = 50.0
     sample: int = 64
 
+    def hidden_states(self) -> int:
+        """The last one is compared."""
+        return 1
+
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """Distances and angles, each among its own draw of nodes."""
         nodes = partial(sample, count=self.sample)

@@ -8,7 +8,7 @@ import torch_geometric.nn as pyg
 from torch import Tensor, nn
 
 from graphkd.graph import Graph
-from graphkd.models.layers import linear, shown
+from graphkd.models.layers import answering, linear, shown
 from graphkd.ops import sparse_attention
 from graphkd.ops.dropout import dropout, mask
 from graphkd.ops.sparse import Matrix
@@ -34,6 +34,7 @@ class _Attention(nn.Module):
         )
         self.dropout = dropout
 
+    @answering
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """See the module."""
         h, hidden = self._pass(self.layers[0], graph.features, graph), []

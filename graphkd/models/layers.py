@@ -1,11 +1,15 @@
 """What the layers of several networks share: linear maps, first products."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from graphkd.graph import Graph
+from graphkd.graph import HIDDEN, Graph
+from graphkd.ops import edges
 from graphkd.ops.sparse import Matrix
 from kdcore.outputs import Outputs
 
@@ -13,6 +17,24 @@ from kdcore.outputs import Outputs
 def rows(outputs: Outputs, index: Tensor | slice) -> Outputs:
     """The outputs at some of their rows."""
     return Outputs(outputs.logits[index], tuple(h[index] for h in outputs.hidden))
+
+
+def answering(forward: Callable[..., Outputs]) -> Callable[..., Any]:
+    """A network's forward(graph, nodes) that answers to (x) and (x, edge_index) with logits, too.
+
+    Edges are taken as those of the graph that it was trained on: both ways, once, without loops.
+    """
+
+    @wraps(forward)
+    def answer(self: Any, graph: Graph | Tensor, nodes: Tensor | None = None) -> Any:
+        if not isinstance(graph, Tensor):
+            return forward(self, graph, nodes)
+        none = graph.new_zeros(2, 0, dtype=torch.long)
+        pairs = none if nodes is None else edges.simple(nodes, len(graph))
+        unknown = pairs.new_full((len(graph),), HIDDEN)
+        return forward(self, Graph(graph, pairs, unknown, 2)).logits
+
+    return answer
 
 
 def linear(

@@ -3,7 +3,8 @@
 The layers are PyTorch Geometric's and hold the weights; the products run through
 `graphkd.ops.sparse` and `graphkd.ops.sparse_attention`, which the tests hold to PyG's own message
 passing. Every network is called as `network(graph, nodes=None)` and gives the outputs of these
-nodes, in order, or of all. A thin network is one with a small width.
+nodes, in order, or of all; with tensors, as `network(x)` or `network(x, edge_index)`, it gives
+logits. A thin network is one with a small width.
 
 Convention: hidden states are those after the activation and before dropout, one per hidden layer.
 Dropout acts on hidden states, not on the input features, except in GAT and GATv2.
@@ -24,8 +25,9 @@ import torch_geometric.nn as pyg
 from torch import Tensor, nn
 
 from graphkd.graph import Graph
+from graphkd.models import adapters
 from graphkd.models.gat import GAT, GATv2
-from graphkd.models.layers import first, linear, rows, shown
+from graphkd.models.layers import answering, first, linear, rows, shown
 from graphkd.ops.dropout import dropout
 from kdcore.outputs import Outputs
 from kdcore.registry import Registry, members
@@ -48,6 +50,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.dropout = dropout
 
+    @answering
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """See the module."""
         h = linear(graph.features, self.layers[0].weight, self.layers[0].bias, nodes)
@@ -77,6 +80,7 @@ class GCN(nn.Module):
         self.layers = nn.ModuleList(pyg.GCNConv(a, b) for a, b in pairwise(sizes))
         self.dropout = dropout
 
+    @answering
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """See the module."""
         h = first(graph, "normalized", self.layers[0].lin.weight, self.layers[0].bias)
@@ -111,6 +115,7 @@ class SAGE(nn.Module):
             nn.init.xavier_uniform_(layer.lin_l.weight)
             nn.init.zeros_(layer.lin_l.bias)
 
+    @answering
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """See the module."""
         h = first(graph, "mean", self.layers[0].lin_l.weight, self.layers[0].lin_l.bias)
@@ -144,6 +149,7 @@ class GIN(nn.Module):
         )
         self.dropout = dropout
 
+    @answering
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """See the module."""
         inner, _, outer = self.layers[0].nn
@@ -174,6 +180,7 @@ class SGC(nn.Module):
         super().__init__()
         self.layer = pyg.SGConv(sizes[0], sizes[-1], K=len(sizes) - 1)
 
+    @answering
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """See the module."""
         h = first(graph, "normalized", self.layer.lin.weight)
@@ -198,6 +205,7 @@ class APPNP(nn.Module):
         super().__init__()
         self.predict = MLP(sizes, dropout)
 
+    @answering
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """See the module."""
         logits, hidden = self.predict(graph)
@@ -216,13 +224,13 @@ REGISTRY: Registry[Callable[..., nn.Module]] = Registry(
     "network",
     members(NETWORKS),
     "kdsim.networks",
-    expected="a torch.nn.Module class called with (sizes, dropout)",
+    expected="a torch.nn.Module class, see graphkd.models.adapters",
 )
-"""Networks on graphs: of one's own a `torch.nn.Module` class called with (sizes, dropout).
+"""Networks on graphs: of one's own a `torch.nn.Module` class, such as `torch_geometric.nn:GCN`.
 
-sizes are the widths from the features to the classes, such as [64, 128, 10]; dropout is a share.
-Its forward is called with (graph, nodes=None), a `graphkd.Graph` and ids (n,) or None for all, and
-gives `kdcore.outputs.Outputs`: logits (n, C), and hidden states (n, H), one of each hidden layer.
+How it is made is said at `graphkd.models.adapters.make`, for instance called with (sizes, dropout),
+sizes being the widths from the features to the classes, such as [64, 128, 10]; how its forward is
+called, and what it may give, in `graphkd.models.adapters`.
 """
 
 
@@ -240,36 +248,38 @@ def get(name: str) -> Callable[..., nn.Module]:
     return REGISTRY.get(name)
 
 
-def build(name: str, graph: Graph, hidden: int, layers: int, dropout: float) -> nn.Module:
+def build(
+    network: str | Callable[..., nn.Module] | nn.Module,
+    graph: Graph,
+    hidden: int,
+    layers: int,
+    dropout: float,
+) -> nn.Module:
     """A fresh network for the features and classes of a graph, on the graph's device.
 
     Draws its weights from torch's global stream: see `graphkd.training.loop.seeded`.
 
+    Args:
+        network: a name, a class or function of the user's, or a module, of which it is a copy.
+        graph: whose sizes it has.
+        hidden: its width.
+        layers: their number.
+        dropout: a share.
+
     Raises:
-        ValueError: the name is unknown, or a size makes no network.
+        ValueError: the name is unknown, a size makes no network, or one of the user's cannot be
+            made or run.
     """
-    network = get(name)
+    name = adapters.called(network)
     if layers < 2 or hidden < 1:
         raise ValueError(
             f"{name} with {layers} layers of width {hidden}: expected 2 layers or more, 1 wide or "
             "more; the default is 2 layers"
         )
     sizes = [graph.x.shape[1], *[hidden] * (layers - 1), graph.classes]
-    made = network(sizes, dropout) if name in NETWORKS else _own(name, network, sizes, dropout)
-    return made.to(device=graph.x.device, dtype=graph.x.dtype)
-
-
-def _own(
-    name: str, network: Callable[..., nn.Module], sizes: list[int], dropout: float
-) -> nn.Module:
-    """What a class or function of the user's makes."""
-    try:
-        made = network(sizes, dropout)
-    except Exception as error:
-        raise ValueError(
-            f"network {name!r} cannot be made with sizes {sizes} and dropout {dropout:g}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"network {name!r} gives {made!r}; expected {REGISTRY.expected}")
-    return made
+    found = get(network) if isinstance(network, str) else network
+    if found in NETWORKS.values():
+        made = found(sizes, dropout)
+        return made.to(device=graph.x.device, dtype=graph.x.dtype)
+    made = adapters.adapt(adapters.make(found, sizes, dropout), graph)
+    return adapters.tried(made.to(device=graph.x.device, dtype=graph.x.dtype), graph, name)

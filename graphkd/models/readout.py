@@ -52,15 +52,22 @@ class Readout(nn.Module):
 READOUTS: dict[str, Callable[[nn.Module, int, int, float], nn.Module]] = {"sum": Readout}
 
 
-def build(name: str, graph: Graph, hidden: int, layers: int, dropout: float) -> nn.Module:
-    """A fresh network of this name for the examples of a graph: by its `readout` where it has one.
+def build(
+    network: str | Callable[..., nn.Module] | nn.Module,
+    graph: Graph,
+    hidden: int,
+    layers: int,
+    dropout: float,
+) -> nn.Module:
+    """A fresh network for the examples of a graph: by its `readout` where it has one.
 
-    The network before a readout gives as many outputs as its layers are wide.
+    The network before a readout gives as many outputs as its layers are wide. A module of the
+    user's has a readout of its own.
     """
-    if not graph.readout:
-        return networks.build(name, graph, hidden, layers, dropout)
+    if not graph.readout or isinstance(network, nn.Module):
+        return networks.build(network, graph, hidden, layers, dropout)
     wide = replace(graph.union, classes=hidden)
-    network = networks.build(name, wide, hidden, layers, dropout)
+    network = networks.build(network, wide, hidden, layers, dropout)
     size = len(graph.x) / graph.num_nodes
     whole = READOUTS[graph.readout](network, hidden, graph.classes, size)
     return whole.to(device=graph.x.device, dtype=graph.x.dtype)

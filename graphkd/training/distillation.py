@@ -29,12 +29,20 @@ from kdcore.outputs import Outputs
 
 
 def fit_one_teacher(
-    teacher: TeacherSpec, split: Split, *, phase: str = "teacher", seed: int
+    teacher: TeacherSpec,
+    split: Split,
+    *,
+    phase: str = "teacher",
+    seed: int,
+    network: Callable[..., nn.Module] | nn.Module | None = None,
 ) -> Fit:
-    """Train one network on the labels of the training nodes, on the graph that it may see."""
+    """Train one network on the labels of the training nodes, on the graph that it may see.
+
+    It is the one that is described, or made of a class of the user's.
+    """
     view = split.view("train")
-    network = build(teacher, view.graph, seed, phase)
-    return _on_labels(network, teacher, view, 1.0, teacher.batch, phase, seed)
+    fresh = build(teacher, view.graph, seed, phase, network)
+    return _on_labels(fresh, teacher, view, 1.0, teacher.batch, phase, seed)
 
 
 def fit_teacher(

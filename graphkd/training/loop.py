@@ -54,11 +54,20 @@ def seeded(seed: int, device: torch.device, *purpose: int | str) -> Iterator[Non
         yield
 
 
-def build(description: TeacherSpec | StudentSpec, graph: Graph, seed: int, role: str) -> nn.Module:
-    """A fresh network for a graph; the same for the same seed and role."""
+def build(
+    description: TeacherSpec | StudentSpec,
+    graph: Graph,
+    seed: int,
+    role: str,
+    network: Callable[..., nn.Module] | nn.Module | None = None,
+) -> nn.Module:
+    """A fresh network for a graph; the same for the same seed and role.
+
+    It is the one that is described, or made of a class or a module of the user's.
+    """
     name, hidden, layers, dropout = description[:4]
     with seeded(seed, graph.x.device, role, "weights"):
-        return readout.build(name, graph, hidden, layers, dropout)
+        return readout.build(network or name, graph, hidden, layers, dropout)
 
 
 def fit(

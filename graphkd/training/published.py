@@ -14,6 +14,7 @@ from typing import Any
 
 from graphkd.core import StudentSpec, TeacherSpec
 from graphkd.method import Method, Plan
+from kdcore.registry import is_reference
 
 Table = dict[str, dict[str, Any]]
 
@@ -98,7 +99,7 @@ FFG2M: Table = {
 def resolve(method: Method, data: str, protocol: str) -> Plan:
     """The plan of a method: published values for what is None, and who is trained how."""
     published = dict(THIN)
-    if method.student == "mlp":
+    if method.student == "mlp" or is_reference(method.student):  # the user's, which none published
         published |= {"hidden": 128, **MLP.get(data, MLP[""])}
     own = method.published_settings
     published |= own.get(f"{data} {protocol}") or own.get(data) or own[""]

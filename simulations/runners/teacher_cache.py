@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedkd.storage import atomic_files
 from graphkd.core import Epoch, Split, TeacherSpec, View
+from graphkd.models import networks
 from graphkd.training.distillation import fit_one_teacher
 from graphkd.training.loop import Fit, Fitted, build
 from simulations.results import run_folder
@@ -32,8 +33,11 @@ def fit(
     The epochs and the network are the same, bit for bit. A file that cannot be read, or whose
     checksum is not that of what it holds, is written anew.
 
-    The folder is made where it is not there; all else is as for that function.
+    The folder is made where it is not there; all else is as for that function. A network of the
+    user's own is not kept: its code may change from one run to the next.
     """
+    if teacher.network not in networks.NETWORKS:
+        return (yield from fit_one_teacher(teacher, split, phase=phase, seed=seed))
     view = split.view("train")
     path = folder / f"{identity(teacher, view, phase, seed)}.safetensors"
     try:

@@ -105,7 +105,6 @@ def test_networkx_keeps_names_numbers_text_and_says_so():
     assert graph.edge_index.tolist() == [[0, 1], [1, 0]]
     assert graph.notes == (
         "1 self-loops left out",
-        "1 edges had no opposite and now go both ways",
         "weight is not used",
         "1 of 3 nodes have no label",
         "labels numbered: chess is 0, go is 1",
@@ -119,6 +118,7 @@ def test_networkx_and_scipy_give_the_graph_of_pyg(kind):
     graph.add_edges_from(FAKE.edge_index.T.tolist())
     read = Graph.from_networkx(graph)
     assert same(read, FAKE)
+    assert bool(read.notes) == (kind is networkx.MultiGraph)  # to which both ways were added
     assert read.node_names == ()  # they are called 0, 1, 2, ...
     adjacency = networkx.to_scipy_sparse_array(graph)
     for matrix in (adjacency, scipy.sparse.coo_matrix(adjacency), adjacency.toarray()):
