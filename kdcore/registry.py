@@ -66,7 +66,7 @@ class Registry(Generic[T]):
         if name in own:
             return own[name]()
         if name in (added := self._added()):
-            return self._checked(name, added[name].load())
+            return self._checked(name, imported(_place(added[name]), f"{self.kind} {name!r} at"))
         if is_reference(name):
             return self._checked(name, imported(name, self.kind))
         raise self._unknown(name)
@@ -103,7 +103,7 @@ class Registry(Generic[T]):
             return None
         self.check(name)
         added = self._added()
-        return added[name].value if name in added else name
+        return _place(added[name]) if name in added else name
 
     def _unknown(self, name: str) -> ValueError:
         if name.endswith(SUFFIX):
@@ -159,6 +159,10 @@ def _files(package: str, path: tuple[str, ...]) -> Mapping[str, str]:
 def subclass_of(base: type[Any]) -> Callable[[Any], bool]:
     """For `Registry.accepts`: classes derived from one."""
     return lambda found: inspect.isclass(found) and issubclass(found, base)
+
+
+def _place(point: EntryPoint) -> str:
+    return f"{point.module}:{point.attr}"
 
 
 def _file_name(cls: type[Any]) -> str:

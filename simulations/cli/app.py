@@ -167,7 +167,8 @@ def list_(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="algorithms, methods, losses, models, datasets, partitions, recipes, experiments"
+            help="algorithms, methods, losses, models, datasets, partitions, engines, faults, "
+            "recipes, experiments"
         ),
     ] = None,
     json: Json = False,

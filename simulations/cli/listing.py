@@ -7,26 +7,27 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-from kdcore.registry import unknown
+from kdcore.registry import Registry, unknown
 from simulations.config.schema import values
 from simulations.results.run_folder import Record, line
 
 
 def algorithms() -> Iterable[Record]:
     """Federated algorithms, with what each needs and what it reveals."""
-    from fedkd.algorithms import get, names
+    from fedkd.algorithms import REGISTRY, get, names
 
     for name in names():
         algorithm = get(name)
-        yield _entry(name, algorithm) | algorithm.properties._asdict() | _settings(algorithm())
+        said = algorithm.properties._asdict() | _settings(algorithm())
+        yield _entry(name, algorithm) | _from(REGISTRY, name) | said
 
 
 def methods() -> Iterable[Record]:
     """Methods of graph distillation."""
-    from graphkd.methods import get, names
+    from graphkd.methods import REGISTRY, get, names
 
     for name in names():
-        yield _entry(name, get(name)) | _settings(get(name)())
+        yield _entry(name, get(name)) | _from(REGISTRY, name) | _settings(get(name)())
 
 
 def losses() -> Iterable[Record]:
@@ -46,10 +47,8 @@ def models() -> Iterable[Record]:
     from fedkd import models as federated
     from graphkd.models import networks
 
-    for name in federated.names():
-        yield {**_entry(name, getattr(federated, name)), "for": "fed"}
-    for name in networks.names():
-        yield {**_entry(name, networks.get(name)), "for": "graph"}
+    yield from (entry | {"for": "fed"} for entry in _entries(federated.REGISTRY))
+    yield from (entry | {"for": "graph"} for entry in _entries(networks.REGISTRY))
 
 
 def datasets() -> Iterable[Record]:
@@ -57,15 +56,30 @@ def datasets() -> Iterable[Record]:
     from fedkd.data import datasets as images
     from graphkd.data import registry as graphs
 
-    yield from ({"name": name, "for": "fed"} for name in images.names())
-    yield from ({"name": name, "for": "graph"} for name in graphs.names())
+    for kind, registry in (("fed", images.REGISTRY), ("graph", graphs.REGISTRY)):
+        for name in registry.names():
+            yield {"name": name, **_from(registry, name), "for": kind}
 
 
 def partitions() -> Iterable[Record]:
     """Ways to deal private examples out to clients."""
-    from fedkd.data.partition import PARTITIONS
+    from fedkd.data.partition import REGISTRY
 
-    yield from (_entry(name, function) for name, function in PARTITIONS.items())
+    return _entries(REGISTRY)
+
+
+def engines() -> Iterable[Record]:
+    """Who runs the clients."""
+    from fedkd.engines import REGISTRY
+
+    return _entries(REGISTRY)
+
+
+def faults() -> Iterable[Record]:
+    """What a corrupt client may send."""
+    from fedkd.attacks.byzantine import REGISTRY
+
+    yield from ({"name": name, **_from(REGISTRY, name)} for name in REGISTRY.names())
 
 
 def recipes() -> Iterable[Record]:
@@ -92,6 +106,8 @@ KINDS: dict[str, Callable[[], Iterable[Record]]] = {
     "models": models,
     "datasets": datasets,
     "partitions": partitions,
+    "engines": engines,
+    "faults": faults,
     "recipes": recipes,
     "experiments": experiments,
 }
@@ -146,6 +162,22 @@ def _text(value: Any) -> str:
 def _entry(name: str, documented: Any) -> Record:
     """Its name, and the first sentence of its docstring."""
     return {"name": name, "summary": (inspect.getdoc(documented) or "").partition("\n")[0]}
+
+
+def _entries(registry: Registry[Any]) -> Iterable[Record]:
+    for name in registry.names():
+        try:
+            entry = _entry(name, registry.get(name))
+        except ValueError as error:  # an installed package has left it out
+            entry = {"name": name, "summary": str(error)}
+        yield entry | _from(registry, name)
+
+
+def _from(registry: Registry[Any], name: str) -> Record:
+    """The installed distribution that adds it; nothing for the project's own."""
+    if name in registry.own():
+        return {}
+    return {"from": registry.added()[name]}
 
 
 def _settings(instance: Any) -> Record:
