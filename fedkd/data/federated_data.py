@@ -38,6 +38,8 @@ class FederatedData(NamedTuple):
             where examples are of several domains, domain x C + label.
         kind_counts: (K, kinds), how many private examples of each kind each client holds.
         notes: what was converted on the way to these examples, in words.
+        tests: of each client, test examples of its own; none for a client whose own data are told
+            by `kinds`, and empty where that is all clients.
     """
 
     task: Task
@@ -48,6 +50,7 @@ class FederatedData(NamedTuple):
     kinds: Tensor
     kind_counts: Tensor
     notes: tuple[str, ...] = ()
+    tests: tuple[Examples, ...] = ()
 
     def to(self, device: torch.device | str) -> "FederatedData":
         """The same federation on a device: clients, examples and server."""
@@ -64,8 +67,9 @@ class FederatedData(NamedTuple):
             device=torch.device(device),
         )
         test, validation = self.test.to(move), self.validation.to(move)
-        counts = move((self.label_counts, self.kinds, self.kind_counts))
-        return FederatedData(task, clients, test, validation, *counts)
+        counts, kinds, own = move((self.label_counts, self.kinds, self.kind_counts))
+        tests = tuple(one.to(move) for one in self.tests)
+        return FederatedData(task, clients, test, validation, counts, kinds, own, self.notes, tests)
 
 
 def pools(
@@ -151,6 +155,7 @@ def federate(
     models: Sequence[str],
     seed: int,
     rotations: int = 1,
+    tests: Sequence[Tensor] = (),
 ) -> FederatedData:
     """Deal architectures and private parts out to clients.
 
@@ -164,6 +169,8 @@ def federate(
             number i modulo their count.
         seed: of the clients' initial parameters, each drawn on its own.
         rotations: domains that differ by a turn, see `rotated`.
+        tests: of each client, test rows of its own; by default its own data are told by labels
+            (and domains, where every client's are in the test pool).
 
     Raises:
         ValueError: no models, or a name that is none; examples that cannot be turned; or data that
@@ -190,13 +197,24 @@ def federate(
         [torch.bincount(data.y[c.private.rows], minlength=data.num_classes) for c in clients]
     )
     test, validation = (Examples(data.x, data.y, rows) for rows in (chosen.test, chosen.validation))
+    kinds, own = _kinds(data, chosen.test, clients)
+    mine = tuple(Examples(data.x, data.y, rows) for rows in tests)
+    return FederatedData(task, clients, test, validation, counts, kinds, own, data.notes, mine)
+
+
+def _kinds(data: Dataset, test: Tensor, clients: Sequence[Client]) -> tuple[Tensor, Tensor]:
+    """(N,) what tells clients' own data apart in the test pool, and (K, kinds) who holds how many.
+
+    Label and domain, unless some client's domains have no test example at all; then the label.
+    """
     kinds, count = data.y, data.num_classes
     if data.domains is not None:
-        kinds, count = data.domains * count + data.y, (int(data.domains.max()) + 1) * count
+        tested = data.domains[test].unique()
+        mine = (data.domains[c.private.rows] for c in clients)
+        if all(bool(torch.isin(one, tested).any()) for one in mine):
+            kinds, count = data.domains * count + data.y, (int(data.domains.max()) + 1) * count
     own = torch.stack([torch.bincount(kinds[c.private.rows], minlength=count) for c in clients])
-    return FederatedData(
-        task, clients, test, validation, counts, kinds[chosen.test], own, data.notes
-    )
+    return kinds[test], own
 
 
 def rotated(data: Dataset, chosen: Pools, parts: Partition, rotations: int) -> Dataset:

@@ -16,7 +16,8 @@ class Scores(NamedTuple):
 
     Shapes:
         accuracy: (K,) share of test examples that are right.
-        accuracy_local: (K,) the same, labels weighted as in the client's own data.
+        accuracy_local: (K,) the same on a client's own test examples; where it has none, on all,
+            labels weighted as in its own data.
         agreement: (K,) share of examples on which it says what most clients say.
         calibration_error: (K,) expected calibration error, 15 bins.
     """
@@ -34,6 +35,7 @@ def evaluate(
     label_counts: Tensor,
     engine: Engine = sequential,
     kinds: Tensor | None = None,
+    tests: Sequence[Examples] = (),
 ) -> Scores:
     """Score every client on the same test examples.
 
@@ -49,6 +51,8 @@ def evaluate(
         engine: who runs the predictions.
         kinds: (N,) what a client's own distribution is over, where that is more than the label:
             the label and the domain (`fedkd.data.federated_data.FederatedData`).
+        tests: of each client, test examples of its own, on which `accuracy_local` is measured; a
+            client without any is weighted as said above, and so are all where there are none.
 
     Raises:
         ValueError: there are no test examples.
@@ -65,12 +69,31 @@ def evaluate(
     found = dict(zip(models, answers, strict=True))
     said, sure = map(torch.stack, zip(*(found[name] for name in names), strict=True))
     right = said == y  # (K, N)
+    local = _own_accuracy(right, y if kinds is None else kinds, label_counts)
     return Scores(
         accuracy=right.double().mean(dim=1),
-        accuracy_local=_own_accuracy(right, y if kinds is None else kinds, label_counts),
+        accuracy_local=_on_own_tests(task, clients, tests, engine, local) if tests else local,
         agreement=(said == _plurality(said, task.num_classes)).double().mean(dim=1),
         calibration_error=torch.stack([_gap(s, r) for s, r in zip(sure, right, strict=True)]),
     )
+
+
+def _on_own_tests(
+    task: Task,
+    clients: Sequence[Client],
+    tests: Sequence[Examples],
+    engine: Engine,
+    otherwise: Tensor,
+) -> Tensor:
+    """(K,) accuracy of each client on test examples of its own; `otherwise` where it has none."""
+    own = [(client, test) for client, test in zip(clients, tests, strict=True) if len(test)]
+    inputs = [(test.x, test.rows) for _, test in own]
+    answers = engine(_answers, task, [client for client, _ in own], inputs)
+    found = otherwise.clone()
+    places = [place for place, test in enumerate(tests) if len(test)]
+    for place, (said, _), (_, test) in zip(places, answers, own, strict=True):
+        found[place] = (said == test.y[test.rows]).double().mean()
+    return found
 
 
 def training_accuracy(task: Task, clients: Sequence[Client], engine: Engine = sequential) -> Tensor:

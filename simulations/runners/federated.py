@@ -306,7 +306,7 @@ def _scores(
     engine: Engine,
 ) -> Record:
     clients, brought = used
-    own = federation.kind_counts, engine, federation.kinds
+    own = federation.kind_counts, engine, federation.kinds, federation.tests
     scores = evaluate(federation.task, clients, federation.test, *own)
     spread = scores.accuracy
     forgot = {}
