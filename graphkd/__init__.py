@@ -13,6 +13,7 @@ With a graph, a teacher and a student of one's own:
     graph = graphkd.Graph.from_networkx(G, features="x", label="y")     # or PyG's Data as it is
     split = graphkd.splits.own(graph, train, val, test)                 # masks, ids or names
     *_, result = graphkd.run("glnn", split, teacher=my_trained_gnn, student=MyNet)
+    graphkd.save(result, "student.safetensors")                         # or graphkd.plain(result)
 
 `run(method, data, protocol, seed, root, download, device, teacher, student)` is all that an
 experiment needs. The names: `methods.names()`, `datasets.names()`, `networks.names()`,
@@ -30,6 +31,7 @@ from graphkd.distill import run
 from graphkd.graph import Graph
 from graphkd.method import DistillationContext, LossTerm, Method
 from graphkd.models import networks
+from graphkd.models.plain import load, plain, save
 from graphkd.training.given import Logits
 
 __all__ = [
@@ -45,9 +47,12 @@ __all__ = [
     "View",
     "datasets",
     "distill",
+    "load",
     "losses",
     "methods",
     "networks",
+    "plain",
     "run",
+    "save",
     "splits",
 ]
