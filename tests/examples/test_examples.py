@@ -45,6 +45,25 @@ def test_a_graph_network_teaches():
     assert found["accuracy"] > 0.8
 
 
+def test_a_club_is_split_as_its_members_split():
+    module = example("own_graph")
+    result, clubs = module.distilled()
+    assert (result.teacher, result.student) == ("GCN", "Student")
+    true = dict(zip(module.club().node_names, module.club().y.tolist(), strict=True))
+    assert clubs.keys() == true.keys()
+    assert all(clubs[f"member {i}"] == true[f"member {i}"] for i in (1, 2, 33, 34))
+    right = [clubs[name] == true[name] for name in clubs]
+    assert sum(right) >= 30
+    share = (sum(right) - known_right(clubs, true)) / 28
+    assert result.metrics["accuracy"] == pytest.approx(share)
+
+
+def known_right(clubs, true):
+    """How many of the six who train and select the student has right."""
+    known = [f"member {i}" for i in (1, 2, 33, 34, 8, 24)]
+    return sum(clubs[name] == true[name] for name in known)
+
+
 def test_hellinger_is_zero_for_equals_and_one_for_opposites_and_teaches():
     module = example("own_loss")
     sure = module.Outputs(torch.tensor([[50.0, -50.0], [0.0, 0.0]]))
