@@ -85,7 +85,7 @@ def loop(fed: FederatedData, work: Workload, device: torch.device) -> Callable[[
     public = fed.task.public.to(device)
     told = torch.full((len(public), 10), 0.1, device=device)
     parties = [
-        plain.Party(
+        plain.PlainClient(
             lambda: module(work, public).to(device),
             client.private.x[client.private.rows].to(device),
             client.private.y[client.private.rows].to(device),

@@ -88,7 +88,7 @@ def theirs(work: Workload, fed: federated_data.FederatedData) -> Callable[[], ob
         return module(work, examples[0].x)
 
     def rounds() -> object:
-        parties = [plain.Party(build, e.x[e.rows], e.y[e.rows], 32) for e in examples]
+        parties = [plain.PlainClient(build, e.x[e.rows], e.y[e.rows], 32) for e in examples]
         if work.algorithm == "fd":
             return plain.fd_round(parties, 10, plain.fd_round(parties, 10, None))
         public = fed.task.public

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 Build = Callable[[], nn.Module]
 
 
-class Party:
+class PlainClient:
     """A client with everything of its own."""
 
     def __init__(self, build: Build, x: Tensor, y: Tensor, batch_size: int) -> None:
@@ -56,12 +56,14 @@ class Party:
         return self.model(x).softmax(dim=1)
 
 
-def fd_round(parties: list[Party], num_classes: int, told: list[Tensor] | None) -> list[Tensor]:
-    """Train, and tell each party the mean of the others' label means; none in the first round."""
+def fd_round(
+    clients: list[PlainClient], num_classes: int, told: list[Tensor] | None
+) -> list[Tensor]:
+    """Train, and tell each client the mean of the others' label means; none in the first round."""
     means, held = [], []
-    for number, party in enumerate(parties):
-        party.train(None if told is None else told[number])
-        mine, known = party.label_means(num_classes)
+    for number, client in enumerate(clients):
+        client.train(None if told is None else told[number])
+        mine, known = client.label_means(num_classes)
         means.append(mine)
         held.append(known)
     total, count = sum(means), sum(held)
@@ -71,13 +73,15 @@ def fd_round(parties: list[Party], num_classes: int, told: list[Tensor] | None) 
     ]
 
 
-def fedmd_round(parties: list[Party], x: Tensor, consensus: Tensor, batch_size: int) -> Tensor:
+def fedmd_round(
+    clients: list[PlainClient], x: Tensor, consensus: Tensor, batch_size: int
+) -> Tensor:
     """Digest, revisit, predict, and average."""
     predictions = []
-    for party in parties:
-        party.digest(x, consensus, batch_size)
-        party.train()
-        predictions.append(party.predict(x))
+    for client in clients:
+        client.digest(x, consensus, batch_size)
+        client.train()
+        predictions.append(client.predict(x))
     return torch.stack(predictions).mean(dim=0)
 
 

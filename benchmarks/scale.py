@@ -50,7 +50,7 @@ def one(side: str, count: int, each: int, repeats: int, threads: int) -> None:
     else:
         examples = [member.private for member in members]
         parties = [
-            plain.Party(lambda: plain.mlp(64, 32, 10), e.x[e.rows], e.y[e.rows], 32)
+            plain.PlainClient(lambda: plain.mlp(64, 32, 10), e.x[e.rows], e.y[e.rows], 32)
             for e in examples
         ]
         told = plain.fd_round(parties, 10, None)

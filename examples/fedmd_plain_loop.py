@@ -44,8 +44,8 @@ def plain(algorithm: FedMD, data: FederatedData) -> Tensor:
         for client in data.clients:
             group, params = client.group, models[client.id]
             if consensus is not None:
-                lesson, rate = public.lesson(consensus), algorithm.distill.learning_rate
-                params = trained(data.task, group, params, lesson, rate)
+                batches, rate = public.batches(consensus), algorithm.distill.learning_rate
+                params = trained(data.task, group, params, batches, rate)
             own, rate = private_of(algorithm, client, SEED, index), algorithm.local.learning_rate
             params = trained(data.task, group, params, own, rate)
             said.append(data.task.models[group].predict(params, public.x).logits.softmax(-1))

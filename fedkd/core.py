@@ -71,7 +71,7 @@ class Public(NamedTuple):
         """(P_r, ...), the examples that this round asks about."""
         return self.x[self.rows]
 
-    def lesson(self, targets: Tensor, rows: Tensor | None = None) -> Batches:
+    def batches(self, targets: Tensor, rows: Tensor | None = None) -> Batches:
         """Mini-batches with targets (P_r, ...) for the public examples `rows` (default: all)."""
         x = self.x if rows is None else self.x[rows.long()]
         size = torch.tensor(len(targets), device=self.order.device)

@@ -133,9 +133,9 @@ class CFD(Algorithm):
         assert public is not None
         votes = as_sent(mean_of(uploads, "probabilities"))
         shuffles = stream(int(server["seed"]), "shuffle", int(server["round"]))
-        lesson = draw(Examples(public.x, votes, public.rows), self.server, shuffles)
+        batches = draw(Examples(public.x, votes, public.rows), self.server, shuffles)
         predict = task.models[largest(task)].predict
-        params = fit(predict, of_group(server, MODEL), lesson, self.server, soft)
+        params = fit(predict, of_group(server, MODEL), batches, self.server, soft)
         consensus = predictions(predict, params, public)
         after = {"consensus": consensus, "round": server["round"] + 1}
         return server | after | {f"{MODEL}/{name}": value for name, value in params.items()}

@@ -77,23 +77,23 @@ class FedDF(FedAvg):
         assert public is not None
         ensemble = _Ensemble(task, public)
         averaged = average_by_group(ensemble.hearing(uploads))
-        lesson = public.lesson(ensemble.mean(), public.rows)
+        batches = public.batches(ensemble.mean(), public.rows)
         for group in sorted(task.models):
             start = of_group(averaged, group)
             if start:
-                student = self._taught(task.models[group].predict, start, lesson, task.validation)
+                student = self._taught(task.models[group].predict, start, batches, task.validation)
                 averaged |= {f"{group}/{name}": value for name, value in student.items()}
         return server | averaged
 
     def _taught(
-        self, predict: Predict, start: Params, lesson: Batches, validation: Examples | None
+        self, predict: Predict, start: Params, batches: Batches, validation: Examples | None
     ) -> Params:
-        """The student of a lesson, or the best of its passes on validation examples."""
+        """The student of a batches, or the best of its passes on validation examples."""
         if not self.patience or not self.distill.epochs:
-            return fit(predict, start, lesson, self.distill, _towards)
+            return fit(predict, start, batches, self.distill, _towards)
         assert validation is not None
         best, found, since = _accuracy(predict, start, validation), start, 0
-        for params in _passes(predict, start, lesson, self.distill):
+        for params in _passes(predict, start, batches, self.distill):
             reached = _accuracy(predict, params, validation)
             since += 1
             if reached > best:
@@ -129,16 +129,16 @@ def _towards(outputs: Outputs, y: Tensor) -> Tensor:
 
 
 def _passes(
-    predict: Predict, start: Params, lesson: Batches, training: TrainingConfig
+    predict: Predict, start: Params, batches: Batches, training: TrainingConfig
 ) -> Iterable[Params]:
     """The parameters after each pass, as `fit` has them, with one optimiser all along."""
     leaves = [value.detach().clone().requires_grad_() for value in start.values()]
     model = dict(zip(start, leaves, strict=True))
     optimiser = rule(training)
-    state, steps = optimiser.init(leaves), lesson.steps // training.epochs
-    for count, (index, mask) in enumerate(zip(lesson.order, lesson.mask, strict=True), start=1):
-        outputs = predict(model, rows(lesson.x, index))
-        loss = (_towards(outputs, lesson.y[index]) * mask).sum() / mask.sum()
+    state, steps = optimiser.init(leaves), batches.steps // training.epochs
+    for count, (index, mask) in enumerate(zip(batches.order, batches.mask, strict=True), start=1):
+        outputs = predict(model, rows(batches.x, index))
+        loss = (_towards(outputs, batches.y[index]) * mask).sum() / mask.sum()
         gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
         with torch.no_grad():
             optimiser.step(leaves, list(gradients), state, count)

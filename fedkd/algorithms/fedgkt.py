@@ -103,8 +103,8 @@ class FedGKT(Algorithm):
             return cross_entropy(outputs.logits, y[0]) + self.loss_weight * taught
 
         examples, spare, held = own_examples(private, self.local.epochs)
-        lesson = with_teacher(private, examples, received["logits"]) if received else private
-        params = fit(predict, params, lesson, self.local, loss)
+        batches = with_teacher(private, examples, received["logits"]) if received else private
+        params = fit(predict, params, batches, self.local, loss)
         shown = torch.where(held > 0, examples, spare)
         hidden, logits = features_and_logits(predict, params, private.x, shown)
         payload = dict(zip(SHOWN, (hidden, logits, private.y[shown].int()), strict=True))
@@ -147,10 +147,10 @@ class FedGKT(Algorithm):
             return taught + self.loss_weight * cross_entropy(outputs.logits, y[0])
 
         everything = torch.arange(len(labels))
-        lesson = draw(Examples(hidden, labels.long(), everything), self.server, shuffles)
+        batches = draw(Examples(hidden, labels.long(), everything), self.server, shuffles)
         predict = network_on_features(task, group, self.server_width).predict
         params = of_group(server, f"net/{group}")
-        params = fit(predict, params, lesson._replace(y=(lesson.y, logits)), self.server, loss)
+        params = fit(predict, params, batches._replace(y=(batches.y, logits)), self.server, loss)
         said = predict_logits(predict, params, hidden, everything)
         parts = torch.split(said, [len(lot[0]) for lot in lots.values()])
         mine = {f"logits/{k}": part for k, part in zip(lots, parts, strict=True) if len(part)}

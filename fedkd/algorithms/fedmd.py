@@ -147,11 +147,11 @@ class FedMD(Algorithm):
     def _labelled(self, public: Public) -> Batches:
         """Passes over the labelled public examples, in the round's shuffles of them."""
         assert public.labels is not None
-        lesson = public.lesson(public.labels[public.rows], public.rows)
-        steps = lesson.steps // self.distill.epochs
+        batches = public.batches(public.labels[public.rows], public.rows)
+        steps = batches.steps // self.distill.epochs
         first = torch.arange(self.pretrain).unsqueeze(1) % self.distill.epochs * steps
-        taken = (first + torch.arange(steps)).flatten().to(lesson.order.device)
-        return lesson._replace(order=lesson.order[taken], mask=lesson.mask[taken])
+        taken = (first + torch.arange(steps)).flatten().to(batches.order.device)
+        return batches._replace(order=batches.order[taken], mask=batches.mask[taken])
 
 
 def _absolute(outputs: Outputs, y: Tensor) -> Tensor:

@@ -39,8 +39,8 @@ def digest(
     loss: Callable[[Outputs, Tensor], Tensor] = soft,
 ) -> Params:
     """Fit a model to a consensus, (P_r, C), on the public examples it is about."""
-    lesson = public.lesson(received["consensus"], received.get("rows"))
-    return fit(predict, params, lesson, training, loss)
+    batches = public.batches(received["consensus"], received.get("rows"))
+    return fit(predict, params, batches, training, loss)
 
 
 def student(

@@ -105,9 +105,9 @@ def simulate_timed(
     check_clock(algorithm, task, clock)
     channel = channel.with_algorithm(algorithm)
     known = clients if after is None else after.clients
-    party = {client.id: client for client in sorted(known, key=lambda client: client.id)}
-    groups = {client.id: client.group for client in party.values()}
-    speed = devices(clock, list(party), seed)
+    members = {client.id: client for client in sorted(known, key=lambda client: client.id)}
+    groups = {client.id: client.group for client in members.values()}
+    speed = devices(clock, list(members), seed)
     server = after.server if after else first_server(algorithm, task, seed)
     now, pending = (after.now, after.pending) if after else (0.0, {})
     newest = dict(after.newest) if after else {}
@@ -120,7 +120,7 @@ def simulate_timed(
         )
         public = public_of(algorithm, task, seed, index)
         failed = dict.fromkeys(lost(clock, opening.cohort, seed, index), "dropped out")
-        there = [party[number] for number in opening.cohort if number not in failed]
+        there = [members[number] for number in opening.cohort if number not in failed]
         read = dict(zip(opening.cohort, read_all(channel, opening, task.device), strict=True))
         inputs = [(read[c.id], private_of(algorithm, c, seed, index), public) for c in there]
         results = engine(algorithm.client_update, task, there, inputs) if there else []
@@ -138,8 +138,8 @@ def simulate_timed(
         now = closing(clock, [one.arrival for one in pending.values()], now, index)
         arrived = {k: one for k, one in sorted(pending.items()) if one.arrival.time <= now}
         pending = {k: one for k, one in pending.items() if k not in arrived}
-        party |= {k: replace(party[k], params=params[k]) for k in refused}
-        party |= {k: replace(party[k], params=one.params) for k, one in arrived.items()}
+        members |= {k: replace(members[k], params=params[k]) for k in refused}
+        members |= {k: replace(members[k], params=one.params) for k, one in arrived.items()}
         ages = {number: index - one.arrival.began for number, one in arrived.items()}
         late = tuple(n for n, age in ages.items() if age > clock.staleness and not clock.buffer)
         counting = {n: one.upload for n, one in arrived.items() if n not in late}
@@ -157,7 +157,7 @@ def simulate_timed(
         yield TimedRound(
             index,
             server,
-            tuple(party.values()),
+            tuple(members.values()),
             opening.cohort,
             dict(sorted((refused | rejected).items())),
             ledger,

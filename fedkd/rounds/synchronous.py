@@ -64,8 +64,8 @@ def simulate(
     check_federation(algorithm, task, clients)
     channel = channel.with_algorithm(algorithm)
     known = clients if after is None else after.clients
-    party = {client.id: client for client in sorted(known, key=lambda client: client.id)}
-    groups = {client.id: client.group for client in party.values()}
+    members = {client.id: client for client in sorted(known, key=lambda client: client.id)}
+    groups = {client.id: client.group for client in members.values()}
     server = after.server if after else first_server(algorithm, task, seed)
     for index in range(after.index + 1 if after else 1, rounds + 1):
         opening = open_round(algorithm, server, groups, channel, sample, seed, index)
@@ -73,9 +73,9 @@ def simulate(
         seen: dict[int, Upload] = {}
         refused: dict[int, str] = {}
         failed: dict[int, str] = {}
-        keep = store or (None if len(opening.cohort) == len(party) else _apart)
+        keep = store or (None if len(opening.cohort) == len(members) else _apart)
         uploads = _work(
-            *(algorithm, task, engine, channel, opening, public, seed, index, party),
+            *(algorithm, task, engine, channel, opening, public, seed, index, members),
             *(refused, failed, keep),
         )
         if witness:
@@ -85,7 +85,7 @@ def simulate(
         )
         rejected = dict(sorted((refused | rejected).items()))
         check_somebody(opening.cohort, failed)
-        everybody = tuple(party.values())
+        everybody = tuple(members.values())
         crossed = (opening.broadcasts, seen) if witness else ({}, {})
         yield Round(index, server, everybody, opening.cohort, rejected, ledger, failed, *crossed)
 
@@ -99,24 +99,24 @@ def _work(
     public: Public | None,
     seed: int,
     index: int,
-    party: dict[int, Client],
+    members: dict[int, Client],
     refused: dict[int, str],
     failed: dict[int, str],
     keep: Callable[[Sequence[Client]], list[Client]] | None,
 ) -> Iterator[tuple[int, Upload]]:
     """The uploads of a cohort as they are sent, wave by wave.
 
-    Fills in `party`, `refused` and `failed`.
+    Fills in `members`, `refused` and `failed`.
     """
     told = dict(zip(opening.cohort, read_all(channel, opening, task.device), strict=True))
     numbers = sorted(told)
     for start in range(0, len(numbers), WAVE):
-        wave = [party[number] for number in numbers[start : start + WAVE]]
+        wave = [members[number] for number in numbers[start : start + WAVE]]
         inputs = [(told[c.id], private_of(algorithm, c, seed, index), public) for c in wave]
         results = engine(algorithm.client_update, task, wave, inputs)
         params, sent, refusals, broken = send_all(channel, wave, inputs, results, seed, index)
-        fresh = [replace(party[number], params=new) for number, new in params.items()]
-        party.update((client.id, client) for client in (keep(fresh) if keep else fresh))
+        fresh = [replace(members[number], params=new) for number, new in params.items()]
+        members.update((client.id, client) for client in (keep(fresh) if keep else fresh))
         refused.update(refusals)
         failed.update(broken)
         yield from sent.items()

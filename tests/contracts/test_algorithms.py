@@ -283,7 +283,7 @@ def test_private_examples_reach_an_upload_by_training_or_as_declared(name, tiny,
     assert found == set(algorithm.properties.beyond_training)
 
 
-def untaught(lesson, params, batches, context):
+def untaught(spec, params, batches, context):
     return tuple(0.99 * value.detach() for value in params.values())
 
 

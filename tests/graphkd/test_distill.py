@@ -49,7 +49,7 @@ def terms_of(method, view):
 class Silent(Method):
     """Terms that weigh nothing, and would fail if they were computed."""
 
-    def terms(self, lesson):
+    def terms(self, context):
         """One term that must not be looked at."""
         return (LossTerm(None, 0.0),)
 

@@ -72,10 +72,10 @@ class TestProbabilitiesAreNotLogits:
         ).abs().max() > 0.01
 
     def test_one_teacher_moves_the_mean_by_one_share_at_most(self):
-        crowd = predictions(20, 5, 3)
-        attacked = crowd.clone()
+        members = predictions(20, 5, 3)
+        attacked = members.clone()
         attacked[7] = tensor([0.0, 1.0, 0.0])
-        assert (mean(attacked) - mean(crowd)).abs().max() <= 1 / 20
+        assert (mean(attacked) - mean(members)).abs().max() <= 1 / 20
 
 
 class TestEntropy:
@@ -83,8 +83,8 @@ class TestEntropy:
         return -torch.special.xlogy(p, p).sum(-1)
 
     def test_it_falls_with_the_temperature(self):
-        crowd = predictions(4, 6, 3)
-        hot, warm, cold = (self.entropy(entropy_reduced(crowd, t)) for t in (1.0, 0.1, 0.01))
+        members = predictions(4, 6, 3)
+        hot, warm, cold = (self.entropy(entropy_reduced(members, t)) for t in (1.0, 0.1, 0.01))
         assert (hot > warm).all()
         assert (warm > cold).all()
 
@@ -96,27 +96,27 @@ class TestEntropy:
 class TestEntropyWeights:
     def test_by_hand(self):
         # Entropies 0 and log 2: weights 1 and 1/2 before they are scaled to sum 1.
-        crowd = tensor([[[1.0, 0.0]], [[0.5, 0.5]]], dtype=torch.float64)
-        close(entropy_weighted(crowd), [[2 / 3 + 1 / 6, 1 / 6]])
+        members = tensor([[[1.0, 0.0]], [[0.5, 0.5]]], dtype=torch.float64)
+        close(entropy_weighted(members), [[2 / 3 + 1 / 6, 1 / 6]])
 
     @pytest.mark.parametrize("sharpness", [0.5, 1.0, 10.0])
     def test_it_is_the_loop(self, sharpness):
-        crowd = predictions(4, 6, 3)
+        members = predictions(4, 6, 3)
         for n in range(6):
-            entropies = [scipy.stats.entropy(p) for p in crowd[:, n].numpy()]
+            entropies = [scipy.stats.entropy(p) for p in members[:, n].numpy()]
             weights = [math.exp(-sharpness * h) for h in entropies]
-            total = sum(w * p for w, p in zip(weights, crowd[:, n], strict=True))
-            close(entropy_weighted(crowd, sharpness)[n], total / sum(weights))
+            total = sum(w * p for w, p in zip(weights, members[:, n], strict=True))
+            close(entropy_weighted(members, sharpness)[n], total / sum(weights))
 
     def test_without_sharpness_it_is_the_mean(self):
-        crowd = predictions(4, 6, 3)
-        close(entropy_weighted(crowd, 0.0), mean(crowd))
+        members = predictions(4, 6, 3)
+        close(entropy_weighted(members, 0.0), mean(members))
 
     def test_with_much_of_it_the_surest_teacher_speaks_alone(self):
-        crowd = predictions(4, 6, 3)
-        entropy = -(crowd * crowd.log()).sum(-1)
-        surest = crowd[entropy.argmin(0), torch.arange(6)]
-        close(entropy_weighted(crowd, 1e6), surest, 1e-6)
+        members = predictions(4, 6, 3)
+        entropy = -(members * members.log()).sum(-1)
+        surest = members[entropy.argmin(0), torch.arange(6)]
+        close(entropy_weighted(members, 1e6), surest, 1e-6)
 
     def test_exact_zeros_have_an_entropy(self):
         assert entropy_weighted(torch.eye(3).expand(2, 3, 3)).isfinite().all()
@@ -133,9 +133,9 @@ class TestMeanLogits:
         assert mean_logits(logits).tolist() == [[2.0, 1.0]]
 
     def test_it_is_the_geometric_mean_of_the_probabilities(self):
-        crowd = predictions(4, 6, 3)
-        product = crowd.prod(0) ** 0.25
-        ours = mean_logits(crowd.log()).softmax(-1)
+        members = predictions(4, 6, 3)
+        product = members.prod(0) ** 0.25
+        ours = mean_logits(members.log()).softmax(-1)
         close(ours, product / product.sum(-1, keepdim=True))
 
     def test_one_teacher_with_huge_logits_outvotes_all_others(self):
@@ -149,12 +149,12 @@ class TestMeanLogits:
 
 
 class TestVotes:
-    crowd = tensor([[0, 1, 2, 2], [0, 1, 1, 2], [0, 2, 1, 0]])  # three teachers, four examples
-    certain = torch.nn.functional.one_hot(crowd, 3).double()
+    members = tensor([[0, 1, 2, 2], [0, 1, 1, 2], [0, 2, 1, 0]])  # three teachers, four examples
+    certain = torch.nn.functional.one_hot(members, 3).double()
 
-    def cast(self, gamma, seed=0, crowd=None):
+    def cast(self, gamma, seed=0, members=None):
         generator = torch.Generator().manual_seed(seed)
-        return votes(self.certain if crowd is None else crowd, gamma, generator)
+        return votes(self.certain if members is None else members, gamma, generator)
 
     def test_by_hand_without_noise(self):
         elected = self.cast(math.inf)
@@ -163,33 +163,35 @@ class TestVotes:
 
     def test_every_answer_costs_two_gamma(self):
         """The naive sum: 300 answers at gamma = .1 are 60 nats of privacy lost, and no less."""
-        crowd = predictions(5, 300, 3)
-        assert self.cast(0.1, crowd=crowd).epsilon == pytest.approx(60)
+        members = predictions(5, 300, 3)
+        assert self.cast(0.1, members=members).epsilon == pytest.approx(60)
         assert self.cast(0.1).epsilon == pytest.approx(0.8)
 
     def test_confidence_does_not_count_but_heads_do(self):
-        crowd = tensor([[[0.51, 0.49]], [[0.51, 0.49]], [[0.0, 1.0]]])
-        assert self.cast(math.inf, crowd=crowd).labels.tolist() == [0]
-        assert mean(crowd).argmax(-1).tolist() == [1]
+        members = tensor([[[0.51, 0.49]], [[0.51, 0.49]], [[0.0, 1.0]]])
+        assert self.cast(math.inf, members=members).labels.tolist() == [0]
+        assert mean(members).argmax(-1).tolist() == [1]
 
     def test_the_generator_decides(self):
-        crowd = predictions(5, 300, 3)
-        one, same, other = (self.cast(0.1, seed, crowd).labels for seed in (0, 0, 1))
+        members = predictions(5, 300, 3)
+        one, same, other = (self.cast(0.1, seed, members).labels for seed in (0, 0, 1))
         assert torch.equal(one, same)
         assert not torch.equal(one, other)
 
     def test_the_noise_is_laplace(self):
         """With one class ahead by m votes of two, the chance to lose is that of two Laplaces."""
         ahead, gamma, n = 4, 0.5, 20_000
-        crowd = torch.nn.functional.one_hot(torch.zeros(ahead, n, dtype=torch.long), 2)
-        lost = self.cast(gamma, crowd=crowd).labels.double().mean().item()
+        members = torch.nn.functional.one_hot(torch.zeros(ahead, n, dtype=torch.long), 2)
+        lost = self.cast(gamma, members=members).labels.double().mean().item()
         x = gamma * ahead  # P(L1 - L2 > x) of unit Laplaces is e^-x (2 + x) / 4
         expected = math.exp(-x) * (2 + x) / 4
         assert lost == pytest.approx(expected, abs=4 * math.sqrt(expected / n))
 
     def test_less_privacy_gives_better_labels(self):
-        crowd = torch.nn.functional.one_hot(torch.zeros(10, 2000, dtype=torch.long), 4)
-        right = [(self.cast(g, crowd=crowd).labels == 0).double().mean() for g in (0.02, 0.1, 1.0)]
+        members = torch.nn.functional.one_hot(torch.zeros(10, 2000, dtype=torch.long), 4)
+        right = [
+            (self.cast(g, members=members).labels == 0).double().mean() for g in (0.02, 0.1, 1.0)
+        ]
         assert right[0] < right[1] < right[2]
 
     @pytest.mark.parametrize("gamma", [0.0, -1.0, math.nan])
@@ -233,13 +235,13 @@ class TestAmalgamate:
 
 class TestExactness:
     def test_teachers_are_added_in_order_in_float64(self):
-        crowd = predictions(50, 2, 3, dtype=torch.float32)
+        members = predictions(50, 2, 3, dtype=torch.float32)
         for n, c in [(0, 0), (1, 2)]:
             total = 0.0
-            for p in crowd[:, n, c].tolist():
+            for p in members[:, n, c].tolist():
                 total += p
-            assert mean(crowd)[n, c].item() == tensor(total / 50, dtype=torch.float32).item()
-            assert mean(crowd.double())[n, c].item() == total / 50
+            assert mean(members)[n, c].item() == tensor(total / 50, dtype=torch.float32).item()
+            assert mean(members.double())[n, c].item() == total / 50
 
     @every_ensemble
     @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -259,18 +261,18 @@ class TestExactness:
 
     @every_ensemble
     def test_vmap_is_a_loop(self, ensemble):
-        crowds = predictions(3, 4, 5, 2)
-        looped = torch.stack([ensemble(crowd) for crowd in crowds])
-        assert torch.equal(torch.func.vmap(ensemble)(crowds), looped)
+        stacks = predictions(3, 4, 5, 2)
+        looped = torch.stack([ensemble(members) for members in stacks])
+        assert torch.equal(torch.func.vmap(ensemble)(stacks), looped)
 
     def test_equal_weights_give_the_mean(self):
-        crowd = predictions(4, 6, 3)
-        close(weighted(crowd, torch.full((4,), 0.2)), mean(crowd))
-        close(weighted(crowd, torch.ones(4, 6, dtype=torch.bool)), mean(crowd))
+        members = predictions(4, 6, 3)
+        close(weighted(members, torch.full((4,), 0.2)), mean(members))
+        close(weighted(members, torch.ones(4, 6, dtype=torch.bool)), mean(members))
 
     def test_a_teacher_of_weight_zero_is_absent(self):
-        crowd = predictions(4, 6, 3)
-        close(weighted(crowd, tensor([1, 1, 0, 1])), mean(crowd[[0, 1, 3]]))
+        members = predictions(4, 6, 3)
+        close(weighted(members, tensor([1, 1, 0, 1])), mean(members[[0, 1, 3]]))
 
 
 class TestErrors:

@@ -59,9 +59,9 @@ class EngineGrid(LocalGrid):
         """
         super().__init__(app, nodes, run_config, run_id)
         self.fallbacks: Counter[str] = Counter()
-        self._crowd: ClientPool | None = None
+        self._pool: ClientPool | None = None
         if type(app) is DistillationApp:
-            self._crowd = ClientPool(app.build, engine or batched(), self._note)
+            self._pool = ClientPool(app.build, engine or batched(), self._note)
         self._queue = JobQueue()
         self._open: dict[str, _Open] = {}  # those that wait for their answer, by number
         self._engine_is_free = Lock()  # engines need not stand two calls at a time
@@ -69,14 +69,14 @@ class EngineGrid(LocalGrid):
     @property
     def calls(self) -> list[int]:
         """How many clients each call of the engine was for."""
-        return self._crowd.calls if self._crowd else []
+        return self._pool.calls if self._pool else []
 
     @property
     def contexts(self) -> dict[int, Context]:
         """Node number -> its context, with the state that it keeps, as it is now."""
         with self._queue.changed:
-            if self._crowd:
-                self._crowd.write(self._contexts)
+            if self._pool:
+                self._pool.write(self._contexts)
             return self._contexts
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -147,7 +147,7 @@ class EngineGrid(LocalGrid):
         if node not in self._contexts:
             return True
         reason = None
-        if self._crowd is None:
+        if self._pool is None:
             reason = "this app is not one of fedkd.flower.client_app"
         elif not self._plain():
             reason = "the app has a lifespan, which is entered for one message at a time"
@@ -179,13 +179,11 @@ class EngineGrid(LocalGrid):
             return [m for m in messages if m.metadata.message_id in self._open]
 
     def _answer_as_one(self, messages: Sequence[Message]) -> None:
-        assert self._crowd is not None
+        assert self._pool is not None
         with self._engine_is_free:
-            for message, reply, params in self._crowd.answer(
-                self._wanted(messages), self._contexts
-            ):
+            for message, reply, params in self._pool.answer(self._wanted(messages), self._contexts):
                 node = message.metadata.dst_node_id
-                keep = partial(self._crowd.keep, node, params) if params is not None else None
+                keep = partial(self._pool.keep, node, params) if params is not None else None
                 self._settle(message, reply, keep)
 
     def _answer_alone(self, messages: Sequence[Message]) -> None:
@@ -193,8 +191,8 @@ class EngineGrid(LocalGrid):
             node = message.metadata.dst_node_id
             with self._queue.changed:
                 before = self._contexts.get(node)
-                if self._crowd and before:
-                    self._crowd.write({node: before})
+                if self._pool and before:
+                    self._pool.write({node: before})
             reply, context = self.run_app(message)
             with self._queue.changed:
                 if before is not self._contexts.get(node):  # this one was overtaken

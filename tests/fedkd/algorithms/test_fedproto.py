@@ -22,7 +22,7 @@ def look_up(params, x):
     return Outputs(logits, (features,))
 
 
-def party(number, features, labels, head=0.0):
+def client_of(number, features, labels, head=0.0):
     """A client whose features are a table; its head starts as zero, or as a constant."""
     table = torch.tensor(features)
     params = {"table": table, "head.weight": torch.full((3, 2), head), "head.bias": torch.zeros(3)}
@@ -36,8 +36,8 @@ def federation(*clients):
 
 
 def two():
-    yield party(0, [[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]], [0, 0, 1])
-    yield party(1, [[0.0, 4.0], [5.0, 5.0], [0.0, 0.0]], [0, 1, 1])
+    yield client_of(0, [[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]], [0, 0, 1])
+    yield client_of(1, [[0.0, 4.0], [5.0, 5.0], [0.0, 0.0]], [0, 1, 1])
 
 
 def test_a_round_by_hand():
@@ -55,7 +55,7 @@ def test_two_epochs_count_each_example_once():
     # Label 0: the mean of (1, 0) and (3, 0). Batches of two make three examples four places, which
     # come twice; repetitions and padding are no zeros among the features.
     algorithm = FedProto(TrainingConfig(learning_rate=1e-300, epochs=2, batch_size=2))
-    client = party(0, [[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]], [0, 0, 1])
+    client = client_of(0, [[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]], [0, 0, 1])
     private = private_of(algorithm, client, 0, 1)
     _, upload = algorithm.client_update(look_up, client.params, {}, private, None)
     expected = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
@@ -67,7 +67,7 @@ def test_a_step_by_hand():
     # With a head of zeros, the label's loss does not reach the features. The prototype's does:
     # mean_d (h - P)^2 over two features has gradient h - P, so half a step goes half the way.
     # Rows of the head: (p - onehot) h, for the label 1/3 - 1, for the others 1/3.
-    client = party(0, [[1.0, 0.0]], [0])
+    client = client_of(0, [[1.0, 0.0]], [0])
     algorithm = FedProto(TrainingConfig(learning_rate=0.5), strength=1.0)
     prototypes = torch.tensor([[3.0, 2.0], [9.0, 9.0], [0.0, 0.0]])
     private = private_of(algorithm, client, 0, 1)
@@ -82,7 +82,7 @@ def test_a_step_by_hand():
 
 
 def test_a_label_without_a_prototype_is_not_drawn_to_zero():
-    client = party(0, [[1.0, 0.5]], [0], head=0.3)
+    client = client_of(0, [[1.0, 0.5]], [0], head=0.3)
     algorithm = FedProto(TrainingConfig(learning_rate=0.5), strength=7.0)
     private = private_of(algorithm, client, 0, 1)
     nobody = {"prototypes": torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])}
@@ -92,7 +92,7 @@ def test_a_label_without_a_prototype_is_not_drawn_to_zero():
 
 
 def test_in_use_the_nearest_prototype_wins_and_an_unknown_label_never():
-    client = party(0, [[1.0, 1.0], [4.0, 4.0], [0.1, 0.1]], [0, 0, 0], head=1.0)
+    client = client_of(0, [[1.0, 1.0], [4.0, 4.0], [0.1, 0.1]], [0, 0, 0], head=1.0)
     prototypes = torch.tensor([[5.0, 5.0], [1.0, 2.0], [0.0, 0.0]])
     model = FedProto().deploy(look_up, client.params, {"prototypes": prototypes}, None)
     outputs = look_up(model, client.private.x)
@@ -104,7 +104,7 @@ def test_in_use_the_nearest_prototype_wins_and_an_unknown_label_never():
 
 
 def test_a_client_may_answer_with_its_own_head():
-    client = party(0, [[1.0, 1.0]], [0], head=1.0)
+    client = client_of(0, [[1.0, 1.0]], [0], head=1.0)
     known = {"prototypes": torch.tensor([[5.0, 5.0], [1.0, 2.0], [3.0, 3.0]])}
     algorithm = FedProto(answer="head")
     brought = algorithm.deployment(known, 0, "g")
@@ -115,7 +115,7 @@ def test_a_client_may_answer_with_its_own_head():
 
 
 def test_a_label_that_nobody_of_the_cohort_holds_keeps_its_prototype():
-    task, clients = federation(*two(), party(2, [[7.0, 7.0]], [2]))
+    task, clients = federation(*two(), client_of(2, [[7.0, 7.0]], [2]))
     cohorts = iter([[0, 1, 2], [0, 1]])
     *_, last = simulate(
         FedProto(STILL), task, clients, rounds=2, sample=lambda clients, generator: next(cohorts)

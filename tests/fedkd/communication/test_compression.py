@@ -245,7 +245,7 @@ ERROR = {  # of any entry of the mean label of ten clients, at most
 }
 
 
-def crowd(rows, classes, clients=10, seed=0):
+def client_distributions(rows, classes, clients=10, seed=0):
     draw = stream(seed)
     shared = 2.5 * torch.randn(rows, classes, generator=draw)
     return (
@@ -258,7 +258,7 @@ def crowd(rows, classes, clients=10, seed=0):
 def test_the_table_of_sizes_and_errors_of_the_mean_label(name, size):
     rows, classes = SIZES[size]
     stage, exact, read = LOSSY[name], 0.0, 0.0
-    for value in crowd(rows, classes):
+    for value in client_distributions(rows, classes):
         exact, read = exact + value.double() / 10, read + through(stage, value).double() / 10
         assert sent(stage, value).nbytes <= BYTES[name][size]
     agree = float((exact.argmax(-1) == read.argmax(-1)).double().mean())
@@ -272,7 +272,7 @@ def test_the_codes_are_ordered_as_in_the_table():
     errors = {}
     for name in BYTES:
         exact, read = 0.0, 0.0
-        for value in crowd(500, 100):
+        for value in client_distributions(500, 100):
             exact, read = exact + value.double(), read + through(LOSSY[name], value).double()
         errors[name] = float((exact - read).abs().mean()) / 10
     order = ["float16", "root8", "quantise", "simplex 4", "top 3", "argmax"]
@@ -284,7 +284,7 @@ def test_the_codes_are_ordered_as_in_the_table():
 @pytest.mark.parametrize("name", ["root8", "argmax"])
 def test_the_largest_tables_fit(name):
     rows, classes = SIZES[2]
-    value = next(iter(crowd(rows, classes)))
+    value = next(iter(client_distributions(rows, classes)))
     assert sent(LOSSY[name], value).nbytes <= BYTES[name][2]
 
 
@@ -309,7 +309,7 @@ def test_entropy_coding_by_hand():
 
 def test_entropy_coding_takes_what_the_table_says_from_even_levels():
     # Sharp labels of 100 classes: less than half is left of a byte a class, and of its root more.
-    value = next(iter(crowd(2000, 100)))
+    value = next(iter(client_distributions(2000, 100)))
     left = {}
     for name in ("quantise", "root8"):
         code = LOSSY[name].encode({"p": value}, stream())

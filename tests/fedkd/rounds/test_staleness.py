@@ -95,7 +95,7 @@ def test_the_discount():
     assert [discount(age) for age in (0, 3, 8)] == [1, 1 / 2, 1 / 3]
 
 
-CLAIMS = {
+PAYLOAD = {
     "w": PayloadSpec((1,), trained="parameters"),
     "u": PayloadSpec((1,), trained="update"),
     "n": PayloadSpec((1,), most=10),
@@ -107,10 +107,10 @@ def test_only_what_was_trained_is_moved():
         0, "one", {k: torch.tensor([v]) for k, v in {"w": 7.0, "u": 4.0, "n": 3.0}.items()}, 1.0
     )
     told, present = {"w": torch.tensor([5.0])}, {"w": torch.tensor([100.0])}
-    found = moved(upload, CLAIMS, told, present, age=3, rate=1.0).payload
+    found = moved(upload, PAYLOAD, told, present, age=3, rate=1.0).payload
     assert {key: float(value) for key, value in found.items()} == {"w": 101.0, "u": 2.0, "n": 3.0}
-    assert moved(upload, CLAIMS, told, present, age=0, rate=1.0) is upload
-    again = moved(upload, CLAIMS, told, told, age=0, rate=0.5).payload
+    assert moved(upload, PAYLOAD, told, present, age=0, rate=1.0) is upload
+    again = moved(upload, PAYLOAD, told, told, age=0, rate=0.5).payload
     assert {key: float(value) for key, value in again.items()} == {"w": 6.0, "u": 2.0, "n": 3.0}
 
 

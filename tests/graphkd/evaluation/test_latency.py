@@ -43,8 +43,8 @@ def test_students_and_teachers_around_other_networks_get_all_that_they_need():
         inner = networks.build("mlp", graph, 8, 2, 0.0)
         spreading = Propagation(inner, GRAPH.x.shape[1], rounds=2)
         teachers = [networks.build(name, graph, 8, 2, 0.0) for name in ("sage", "gat")]
-    crowd, nodes = TeacherEnsemble(teachers, torch.tensor([0.3, 0.7])), torch.tensor([50, 2, 17])
-    for network, depth in ((spreading, 2), (crowd, 2)):
+    ensemble, nodes = TeacherEnsemble(teachers, torch.tensor([0.3, 0.7])), torch.tensor([50, 2, 17])
+    for network, depth in ((spreading, 2), (ensemble, 2)):
         assert latency.hops(network) == depth
         part, _ = neighbourhood(graph, nodes, depth)
         found = predict(network, part, torch.arange(3)).logits

@@ -148,8 +148,8 @@ def test_many_teachers_pooled_are_one_with_their_mean():
     found = run(scheme, {"s": learner(1), **teachers}, generator(0))["s"]
 
     def mean(params, x):
-        crowd = torch.stack([(t(x).logits / 2).softmax(-1) for t in teachers.values()])
-        return Outputs(2 * crowd.mean(0).log())
+        soft_labels = torch.stack([(t(x).logits / 2).softmax(-1) for t in teachers.values()])
+        return Outputs(2 * soft_labels.mean(0).log())
 
     alone = offline.offline("s", ("m",), soft(2.0), data, TRAINING)
     same(found, run(alone, {"s": learner(1), "m": Learner(mean, {})}, generator(0))["s"], 1e-10)

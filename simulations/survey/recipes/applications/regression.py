@@ -69,8 +69,8 @@ class Regression:
         ) -> float:
             examples = Examples((x[known], teacher), targets, torch.arange(self.train))
             learners = {"student": one._replace(predict=seeing(one.predict, 0)), "teacher": ORACLE}
-            lesson = {"student": (LossTerm(on_outputs(loss), ("teacher",)),)}
-            stage = Stage(lesson, examples, training)
+            terms = {"student": (LossTerm(on_outputs(loss), ("teacher",)),)}
+            stage = Stage(terms, examples, training)
             student = run([stage], learners, generator(seed, "learn"))["student"]
             return _rmse(student((x[unseen],)).logits, y[unseen].unsqueeze(1))
 

@@ -46,8 +46,8 @@ class DarkKnowledge:
         every, aside, test = split(len(data.y), (self.train, self.aside), seed)
         shown = labelled(data.x, data.y, every[data.y[every] != self.hidden])
         start = classifiers(data, {"teacher": self.teacher, "student": self.student}, seed)
-        lesson = alone("teacher", labelled(data.x, data.y, every), self.teaching)
-        taught = run(lesson, start, generator(seed, "teach"))
+        scheme = alone("teacher", labelled(data.x, data.y, every), self.teaching)
+        taught = run(scheme, start, generator(seed, "teach"))
         teacher, y = taught["teacher"], data.y[test]
 
         def scores(scheme: Scheme) -> tuple[Tensor, Tensor]:

@@ -55,8 +55,8 @@ class Explanation:
         """Recall of the hidden digit for each kind of answers; accuracy and fidelity of trees."""
         every, aside, test = split(len(data.y), (self.train, self.aside), seed)
         start = classifiers(data, {"teacher": self.teacher, "student": self.student}, seed)
-        lesson = alone("teacher", labelled(data.x, data.y, every), self.teaching)
-        teacher = run(lesson, start, generator(seed, "teach"))["teacher"]
+        scheme = alone("teacher", labelled(data.x, data.y, every), self.teaching)
+        teacher = run(scheme, start, generator(seed, "teach"))["teacher"]
         x, y = data.x[test], data.y[test]
         shown = data.x[every[data.y[every] != self.hidden]]
         said = teacher(shown).logits

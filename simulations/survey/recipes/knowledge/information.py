@@ -59,8 +59,8 @@ class Information:
         y[self.labels :] = UNLABELLED
         some = Examples(every.x, y, every.rows)
         start = learner(self.teacher, data.shape, data.num_classes, seed, "teacher")
-        lesson = alone("teacher", every, self.teaching)
-        teacher = run(lesson, {"teacher": start}, generator(seed, "teach"))["teacher"]
+        scheme = alone("teacher", every, self.teaching)
+        teacher = run(scheme, {"teacher": start}, generator(seed, "teach"))["teacher"]
         student = learner(self.student, data.shape, data.num_classes, seed, "student")
         widths = (
             student(every.x[:1]).hidden[-1].shape[1],

@@ -53,8 +53,8 @@ class Enhancement:
             name = f"teacher{i}"
             mine = private[torch.isin(data.y[private], half)]
             start = learner(self.teacher, data.shape, len(half), seed, name)
-            lesson = alone(name, labelled(data.x, data.y - half[0], mine), self.teaching)
-            learners |= run(lesson, {name: start}, generator(seed, "teach", name))
+            scheme = alone(name, labelled(data.x, data.y - half[0], mine), self.teaching)
+            learners |= run(scheme, {name: start}, generator(seed, "teach", name))
         teachers = ["teacher0", "teacher1"]
 
         def joined(student: Outputs, y: Tensor, *said: Outputs) -> Tensor:

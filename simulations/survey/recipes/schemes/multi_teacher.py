@@ -53,8 +53,8 @@ class MultiTeacher:
         names = [f"teacher{i}" for i in range(self.teachers)]
         for name, rows in zip(names, private, strict=True):
             start = learner(self.network, data.shape, data.num_classes, seed, name)
-            lesson = alone(name, labelled(data.x, data.y, rows), self.teaching)
-            learners |= run(lesson, {name: start}, generator(seed, "teach", name))
+            scheme = alone(name, labelled(data.x, data.y, rows), self.teaching)
+            learners |= run(scheme, {name: start}, generator(seed, "teach", name))
         by_entropy = partial(ensemble.entropy_weighted, sharpness=self.sharpness)
         arms = {
             "": (names, pooled(ensemble.mean)),

@@ -1,4 +1,4 @@
-"""What single recipes do: their losses by hand, and what they may see."""
+"""What single methods do: the terms of their losses by hand, and what they may see."""
 
 import dataclasses
 import math
@@ -52,7 +52,7 @@ class Linear(nn.Module):
         return Outputs(x @ self.weight.T, (x**self.shown,))
 
 
-def lesson(method, network, teacher=None, seed=0):
+def context_of(method, network, teacher=None, seed=0):
     view = splits.transductive(FAKE, 0).view("distill")
     targets = None if teacher is None else teacher(view.graph)
     return DistillationContext(network, view, teacher, view.graph, targets, seed)
@@ -129,34 +129,34 @@ def test_mixture_weights_find_the_teacher_that_is_right():
 
 def test_a_crowd_says_the_weighted_mean_of_probabilities():
     one, two = Linear(torch.eye(3)), Linear(-torch.eye(3))
-    crowd = TeacherEnsemble([one, two], torch.tensor([0.25, 0.75]))
-    said = crowd(PATH).logits.softmax(1)
+    ensemble = TeacherEnsemble([one, two], torch.tensor([0.25, 0.75]))
+    said = ensemble(PATH).logits.softmax(1)
     expected = 0.25 * torch.eye(3).softmax(1) + 0.75 * (-torch.eye(3)).softmax(1)
     torch.testing.assert_close(said, expected)
-    torch.testing.assert_close(crowd(PATH, torch.tensor([2])).logits.softmax(1), expected[2:])
+    torch.testing.assert_close(ensemble(PATH, torch.tensor([2])).logits.softmax(1), expected[2:])
 
 
 def test_the_weights_of_a_crowd_are_learnt_on_the_validation_nodes():
     split = splits.transductive(FAKE, 0)
     method = methods.get("multiteacher")(teacher="sage+gcn", teacher_epochs=2, teacher_hidden=8)
     plan = published.resolve(method, "fake", "transductive")
-    crowd = finish(fit_teacher(plan.teachers, split, seed=0)).network
+    ensemble = finish(fit_teacher(plan.teachers, split, seed=0)).network
     view = split.view("train")
 
     def learnt(part):
         nodes = view.part(part)
-        said = [predict(one, view.graph, nodes).logits.softmax(-1) for one in crowd.teachers]
+        said = [predict(one, view.graph, nodes).logits.softmax(-1) for one in ensemble.teachers]
         return learn_weights(torch.stack(said), view.graph.y[nodes])
 
-    torch.testing.assert_close(crowd.weights, learnt("val"), rtol=1e-6, atol=0)
-    assert not torch.allclose(crowd.weights, learnt("train"), rtol=0.1, atol=0)
+    torch.testing.assert_close(ensemble.weights, learnt("val"), rtol=1e-6, atol=0)
+    assert not torch.allclose(ensemble.weights, learnt("train"), rtol=0.1, atol=0)
 
 
 def test_krd_keeps_all_edges_in_the_first_epochs_and_moves_its_power_after():
     draw = torch.Generator().manual_seed(0)
     student, teacher = (Linear(torch.randn(3, 12, generator=draw)) for _ in range(2))
     method = methods.get("krd")(warmup=2, temperature=1.0, hard_weight=0.0, momentum=0.5)
-    start = lesson(method, student, teacher)
+    start = context_of(method, student, teacher)
     loss, graph = _Reliable(method, start), start.view.graph
     own, taught = student(graph), teacher(graph)
     everything = graphkd.losses.low_frequency(own, taught, graph)
@@ -290,7 +290,7 @@ def test_propagation_is_scored_by_the_features_and_not_by_the_labels():
 
 def whole_of(method, student, teacher):
     """What the terms of a method add to the loss of a step on all nodes."""
-    start = lesson(method, student, teacher)
+    start = context_of(method, student, teacher)
     graph, draw = start.view.graph, torch.Generator().manual_seed(0)
     own, taught = student(graph), teacher(graph)
     total = sum(_value(term, own, taught, graph, draw) for term in method.terms(start))
@@ -351,13 +351,13 @@ def test_terms_have_the_weights_and_the_kernels_of_their_settings(name, given, e
     teacher.shown = 2.0  # a hidden state of its own
     method = methods.get(name)(**given)
     total, *_ = whole_of(method, student, teacher)
-    graph = lesson(method, student).view.graph
+    graph = context_of(method, student).view.graph
     torch.testing.assert_close(total, expected(student(graph), teacher(graph), graph))
 
 
 def test_the_weight_of_gnnsd_is_that_of_its_only_term():
     network = networks.build("gcn", FAKE, 8, 3, 0.0)
-    start = lesson(methods.get("gnnsd")(), network)
+    start = context_of(methods.get("gnnsd")(), network)
     (term,) = methods.get("gnnsd")(discrepancy_weight=3.0).terms(start)
     assert (term.loss, term.weight) == (lost_discrepancy, 3.0)
 
@@ -365,7 +365,7 @@ def test_the_weight_of_gnnsd_is_that_of_its_only_term():
 def test_gcrd_contrasts_its_maps_at_its_temperature():
     student, teacher = two_linear()
     method = methods.get("gcrd")(temperature=0.5, contrast_weight=3.0, width=4)
-    start = lesson(method, student, teacher)
+    start = context_of(method, student, teacher)
     (term,) = method.terms(start)
     of = student(start.view.graph), teacher(start.view.graph), start.view.graph
     maps = dict(term.loss.maps.items())
@@ -376,7 +376,7 @@ def test_gcrd_contrasts_its_maps_at_its_temperature():
 def test_nosmog_compares_a_learned_map_of_the_student_with_the_teacher():
     student, teacher = two_linear()
     given = {"similarity_weight": 3.0, "adversarial_weight": 0.0, "radius": 0.0}
-    start = lesson(methods.get("nosmog")(**given), student, teacher)
+    start = context_of(methods.get("nosmog")(**given), student, teacher)
     _, term = methods.get("nosmog")(**given).terms(start)
     own, taught = student(start.view.graph), teacher(start.view.graph)
     mapped = term.loss.maps["project"](own.hidden[-1])
@@ -388,7 +388,7 @@ def test_nosmog_compares_a_learned_map_of_the_student_with_the_teacher():
 
 def test_cpf_compares_probabilities_of_all_nodes_but_those_that_train():
     student, teacher = two_linear()
-    start = lesson(methods.get("cpf")(), student, teacher)
+    start = context_of(methods.get("cpf")(), student, teacher)
     (term,) = methods.get("cpf")().terms(start)
     own, taught = student(start.view.graph), teacher(start.view.graph)
     expected = (own.logits.softmax(1) - taught.logits.softmax(1)).square().sum(1)
@@ -404,7 +404,7 @@ def test_cpf_compares_probabilities_of_all_nodes_but_those_that_train():
 def test_krd_shakes_its_teacher_by_standard_normal_noise():
     student, teacher = two_linear()
     method = methods.get("krd")(temperature=1.0, hard_weight=0.0)
-    start = lesson(method, student, teacher, seed=3)
+    start = context_of(method, student, teacher, seed=3)
     x = start.seen.x
     noisy = x + torch.randn(x.shape, generator=generator(3, "noise"))
     said, shaken = (teacher(replace(start.seen, x=seen)).logits for seen in (x, noisy))
@@ -437,7 +437,7 @@ def test_ffg2m_softens_the_high_frequencies_alone_without_the_square():
 def test_the_power_of_krd_moves_by_what_momentum_leaves():
     student, teacher = two_linear()
     method = methods.get("krd")(warmup=0, temperature=1.0, hard_weight=0.0, momentum=0.9)
-    start = lesson(method, student, teacher)
+    start = context_of(method, student, teacher)
     loss, graph = _Reliable(method, start), start.view.graph
     own, taught = student(graph), teacher(graph)
     agree = own.logits.argmax(1) == taught.logits.argmax(1)
@@ -496,7 +496,7 @@ def test_privileged_labels_come_from_the_training_nodes_alone():
     """Another teacher on the unlabelled nodes changes nothing; on a labelled one it does."""
     method = methods.get("privileged")(hard_weight=0.3)
     network = Linear(torch.zeros(3, 12))
-    start = lesson(method, network, Linear(torch.ones(3, 12)))
+    start = context_of(method, network, Linear(torch.ones(3, 12)))
     (term,) = method.terms(start)
     chosen = term.nodes(start.view.graph.num_nodes, torch.Generator())
     assert torch.equal(chosen, start.view.part("train"))
