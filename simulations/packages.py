@@ -22,6 +22,18 @@ def hidden() -> str:
     return ""
 
 
+def hidden_from_workers(folder: Path) -> str:
+    """What in a working folder Ray's workers would import in our place, in a line; or nothing.
+
+    Ray puts the working folder before all else on the path of its workers.
+    """
+    for name in OURS:
+        for path in (folder / name / "__init__.py", folder / f"{name}.py"):
+            if folder.resolve() != HOME and path.is_file():
+                return f"{path} would hide {name} of kdsim from Ray's workers; rename it"
+    return ""
+
+
 @contextmanager
 def working_folder() -> Iterator[None]:
     """In here modules of the user's in the working folder are found too, the last of all."""

@@ -20,7 +20,7 @@ import torch
 from fedkd.rounds import checkpoint
 from fedkd.storage import atomic_files
 from kdcore.references import Source
-from simulations import machine, process
+from simulations import machine, packages, process
 from simulations.config import experiments as config
 from simulations.config import identity, sources
 from simulations.config.experiments import Experiment
@@ -66,6 +66,8 @@ def check(
         ValueError: an experiment cannot run.
         FileNotFoundError: a data file is missing.
     """
+    if any(map(_on_actors, experiments)) and (said := packages.hidden_from_workers(Path.cwd())):
+        raise ValueError(f"{said}, or choose another engine")
     seen = set()
     for experiment in experiments:
         settings = identity.settings(experiment) | {"seed": None}
@@ -89,18 +91,27 @@ def run(jobs: Sequence[Job], workers: int, patience: float = 0.0) -> Iterator[tu
         jobs: what to run.
         workers: how many at once; 1 is in this process, one after another.
         patience: for so many seconds runs are started in this process anyway, since Ray takes a
-            while to start. Runs that start Ray themselves always are.
+            while to start. Runs that start Ray themselves always are, and all are where the
+            working folder hides kdsim from Ray's workers.
     """
     start = time.monotonic()
     waiting = deque(sorted(jobs, key=lambda job: job.experiment.seed))
+    if waiting and workers > 1 and (said := packages.hidden_from_workers(Path.cwd())):
+        workers = 1
+        yield waiting[0], {"record": "note", "notes": [f"{said}. Runs are done one by one"]}
     while waiting:
-        nested = any(getattr(job.experiment, "engine", "") == "ray" for job in waiting)
+        nested = any(_on_actors(job.experiment) for job in waiting)
         patient = time.monotonic() - start < patience
         if workers > 1 and len(waiting) > 1 and not patient and not nested:
             yield from _on_ray(waiting, workers)
         else:
             job = waiting.popleft()
             yield from ((job, record) for record in attempt(job))
+
+
+def _on_actors(experiment: Experiment) -> bool:
+    """Whether its clients are in Ray actors."""
+    return getattr(experiment, "engine", "") == "ray"
 
 
 def attempt(job: Job) -> Iterator[Record]:
