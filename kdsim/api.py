@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from kdcore.devices import device_of
 from kdsim import runs as kept
 from kdsim import settings as given
 from kdsim.runs import Runs, load
@@ -27,6 +28,7 @@ def simulate(
     data: str = "digits",
     data_root: Folder | None = None,
     resources: Mapping[str, Any] | None = None,
+    device: str = "auto",
     **settings: Any,
 ) -> Iterator[Record]:
     """One federated run, nothing of it kept: a record of each round, and at last one of the run.
@@ -37,6 +39,7 @@ def simulate(
         data: the data set (`kdsim list datasets`).
         data_root: the folder of data sets, by default $KDSIM_DATA or ~/.cache/kdsim.
         resources: what it may take, as [resources] of an experiment file: actors, memory, ...
+        device: where it computes: auto, cpu, cuda, cuda:N or mps (`kdcore.devices.device_of`).
         settings: of the experiment (`clients=10`, `alpha=0.1`, `rounds=5`) and of the algorithm;
             nested ones as `local={"epochs": 5}` or `local__epochs=5`.
 
@@ -47,7 +50,8 @@ def simulate(
     experiment: Any = given.experiment("fed", algorithm, {"data": data, **settings})
     from simulations.runners import federated
 
-    return federated.run(experiment, _path(data_root), _resources(resources))
+    asked = _resources({"device": device, **(resources or {})})
+    return federated.run(experiment, _path(data_root), asked)
 
 
 def distill(
@@ -56,7 +60,7 @@ def distill(
     data: str = "digits-knn",
     data_root: Folder | None = None,
     download: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     **settings: Any,
 ) -> Iterator[Record]:
     """One graph distillation, nothing kept: a record of each epoch, and at last one of the run.
@@ -67,7 +71,7 @@ def distill(
         data: the graph.
         data_root: the folder of data sets, by default $KDSIM_DATA or ~/.cache/kdsim.
         download: whether missing data may be fetched.
-        device: of PyTorch.
+        device: where it computes: auto, cpu, cuda, cuda:N or mps (`kdcore.devices.device_of`).
         settings: of the experiment (`protocol="inductive"`, `seed=1`) and of the method.
 
     Raises:
@@ -80,7 +84,7 @@ def distill(
     root = _path(data_root)
     if download:
         graph.prepare(experiment, root, download)
-    return graph.run(experiment, root, device)
+    return graph.run(experiment, root, str(device_of(device)))
 
 
 def run(

@@ -180,7 +180,7 @@ def consensus_distance(
     total, count = 0.0, 0.0
     for uploads in alike.values():
         for key in uploads[0].payload:
-            values = torch.stack([u.payload[key].double() for u in uploads])  # (K, R, ...)
+            values = torch.stack([u.payload[key].cpu().double() for u in uploads])  # (K, R, ...)
             held = torch.stack([_held(u, values.shape[1]) for u in uploads])  # (K, R)
             values = values.reshape(*held.shape, -1)  # zeros where a peer holds nothing
             mean = values.sum(dim=0) / held.sum(dim=0).clamp(min=1).unsqueeze(-1)
@@ -193,7 +193,7 @@ def _held(upload: Upload, rows: int) -> Tensor:
     """(R,), 1 for the rows that the peer holds."""
     if upload.rows is None:
         return torch.ones(rows, dtype=torch.float64)
-    return upload.rows.double()
+    return upload.rows.cpu().double()
 
 
 def _own(server: Server, peer: int) -> Server:

@@ -27,6 +27,7 @@ SWITCHES = {
 RESOURCES = (
     "cpus",
     "gpus",
+    "device",
     "memory",
     "actors",
     "shares",
@@ -98,9 +99,13 @@ def run(
     workers: Workers = None,
     json: Json = False,
     download: Annotated[bool, typer.Option(help="fetch missing graph data")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps [default: as the file says]")
+    ] = None,
 ) -> int:
     """All runs of an experiment; those that are done already are not run again."""
-    return _run(experiment, assign or [], out, data_root, workers, json, download)
+    assigned = [*(assign or []), *([f"resources.device={device}"] if device else [])]
+    return _run(experiment, assigned, out, data_root, workers, json, download)
 
 
 @app.command()
@@ -369,6 +374,7 @@ def _options() -> list[click.Option]:
         _flag("--workers", type=click.IntRange(1), help="runs at once; by default one a core"),
         _flag("--cpus", type=int, default=1, show_default=True, help="cores of a run"),
         _flag("--gpus", type=float, default=0.0, show_default=True, help="share of a GPU of a run"),
+        _flag("--device", help="auto, cpu, cuda, cuda:N or mps; by default as --gpus says"),
         _flag("--weights", type=float, help="megabytes of final weights to keep; by default 64"),
         _flag("--json", is_flag=True, default=False, help="a JSON object a line"),
         _flag("--download/--no-download", default=False, help="fetch missing graph data"),

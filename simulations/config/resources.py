@@ -13,6 +13,8 @@ class Resources:
     Attributes:
         cpus: cores, which are also its threads.
         gpus: the share of a GPU.
+        device: where a run computes, `kdcore.devices.device_of`: auto (a GPU for a run that has a
+            share of one), cpu, cuda, cuda:N or mps. Of the engine `ray` the share alone decides.
         actors: of the engine `ray`, how many, each with `cpus` and `gpus` of its own.
         shares: of architectures that need another share there: "resnet8=1:0.5" for 1 core and half
             a GPU an actor, "mlp=1" for a core alone.
@@ -26,6 +28,7 @@ class Resources:
 
     cpus: int = 1
     gpus: float = 0.0
+    device: str = "auto"
     memory: float = 0.0
     actors: int = 2
     shares: tuple[str, ...] = ()

@@ -48,7 +48,8 @@ def inspect(
     told = _record_of(run, experiment, index, client)
     torch.set_num_threads(int(run_folder.head(run.path)["threads"]))
     resources = _resources_of(run.path)
-    federation = federated.prepare(experiment, root, resources)
+    device = federated.device_for(experiment, resources)
+    federation = federated.prepare(experiment, root, resources).to(device)
     way = course(experiment, federation)
     current = _replay(way, federation, resources, run, index)
     _check(told, current, run)
@@ -71,7 +72,7 @@ def _replay(
     """The round, run again from the newest checkpoint before it, or from the start."""
     kept, before = run.path / scheduler.CHECKPOINT, None
     if 0 < checkpoint.reached(kept) < index:
-        found = checkpoint.load(kept, federation.clients, run.hash)
+        found = checkpoint.load(kept, federation.clients, run.hash, federation.task.device)
         before = found[0] if found else None
     with federated.engine_of(way.experiment, resources) as (engine, _):
         rounds = way.rounds(federation, engine, before)

@@ -79,6 +79,7 @@ def check(
                 "fed": {"resources": resources},
             }
             kind = config.kind_of(experiment)
+            _module(experiment).device_for(experiment, resources)
             _module(experiment).prepare(experiment, root, **more.get(kind, {}))
 
 
@@ -143,7 +144,7 @@ def _execute(job: Job) -> Iterator[Record]:
     found = _sources(job)
     settings = identity.settings(job.experiment, found)
     digest = identity.digest(job.experiment, found)
-    device = "cuda" if _gpus(job) else "cpu"
+    device = str(_module(job.experiment).device_for(job.experiment, job.resources))
     header = run_folder.header(settings, digest, device, torch.get_num_threads(), job.command)
     header |= sources.recorded(found)
     with run_folder.locked(job.folder, run_folder.PATIENCE):
@@ -205,8 +206,8 @@ def _records(job: Job, device: str, digest: str) -> Iterator[Record]:
 
 
 def _gpus(job: Job) -> float:
-    """The share of a GPU; federated runs compute on the CPU."""
-    return job.resources.gpus if config.kind_of(job.experiment) == "graph" else 0.0
+    """The share of a GPU of a run's own process; the engine `ray` has one for each actor."""
+    return 0.0 if getattr(job.experiment, "engine", "") == "ray" else job.resources.gpus
 
 
 def _module(experiment: Experiment) -> Any:

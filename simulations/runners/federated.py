@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedkd.attacks.byzantine import corrupt
@@ -24,6 +25,7 @@ from fedkd.rounds import checkpoint
 from fedkd.rounds.evaluation import collapsed, diverged, evaluate
 from fedkd.rounds.round import Deployment, Round, check_federation, deploy_all, nothing_learnt
 from fedkd.storage.client_store import ClientStore
+from kdcore.devices import device_of
 from kdcore.rng import generator
 from kdcore.training.loop import TrainingConfig
 from simulations import machine, process
@@ -105,9 +107,10 @@ def run(
         ended: where the final weights go: each client's model as it is scored.
         identity: by which checkpoints are known; by default the experiment's digest.
     """
-    federation = prepare(experiment, root, resources)
+    device = device_for(experiment, resources)
+    federation = prepare(experiment, root, resources).to(device)
     gc.freeze()  # what is here stays, and need not be looked at again at each collection
-    store = ClientStore(resources.memory or None)
+    store = ClientStore(resources.memory or None if device.type == "cpu" else None)
     with engine_of(experiment, resources) as (engine, notes):
         every = resources.checkpoint_every
         known = identity or digest(experiment)
@@ -131,7 +134,7 @@ def _rounds(
 ) -> Iterator[Record]:
     start = time.perf_counter()
     way = course(experiment, federation)
-    found = checkpoint.load(kept, federation.clients, identity) if kept else None
+    found = _loaded(kept, federation, identity) if kept else None
     before, total = found or (None, Ledger())
     record, scores, current, used = {}, {}, before, None
     for current in way.rounds(federation, engine, before, store):
@@ -169,6 +172,26 @@ def _rounds(
         **({"notes": said} if said else {}),
         "seconds": time.perf_counter() - start,
     }
+
+
+def device_for(experiment: FedExperiment, resources: Resources) -> torch.device:
+    """Where a run computes; that of the engine `ray` leaves devices to its actors.
+
+    Raises:
+        ValueError: there is no such device, or actors would not be on it.
+    """
+    if experiment.engine != "ray":
+        return device_of(resources.device, resources.gpus)
+    if resources.device not in ("auto", "cpu") and not resources.gpus:
+        raise ValueError(
+            f"device {resources.device} with the engine ray: its actors compute on a GPU of which "
+            "they have a share; say gpus, such as 0.5, and leave out the device"
+        )
+    return torch.device("cpu")
+
+
+def _loaded(kept: Path, federation: FederatedData, identity: str) -> tuple[Round, Ledger] | None:
+    return checkpoint.load(kept, federation.clients, identity, federation.task.device)
 
 
 @contextmanager

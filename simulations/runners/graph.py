@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import graphkd
@@ -16,7 +17,9 @@ from graphkd.evaluation.predictions import predictions
 from graphkd.method import Plan
 from graphkd.training.distillation import fit_one_teacher
 from graphkd.training.loop import build
+from kdcore.devices import device_of
 from simulations.config.experiments import GraphExperiment
+from simulations.config.resources import Resources
 from simulations.results import weights
 from simulations.runners import teacher_cache
 
@@ -47,6 +50,11 @@ def prepare(
     for one in networks:  # a width that no network can have
         build(one, split.view("train").graph, experiment.seed, "check")
     return plan, split
+
+
+def device_for(experiment: GraphExperiment, resources: Resources) -> torch.device:
+    """Where a run computes; ValueError if there is no such device."""
+    return device_of(resources.device, resources.gpus)
 
 
 def run(

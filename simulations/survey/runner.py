@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.config.experiments import SurveyExperiment
+from simulations.config.resources import Resources
 from simulations.survey import datasets
 
 Record = dict[str, Any]
@@ -19,6 +20,16 @@ def prepare(experiment: SurveyExperiment, root: Path | None = None) -> Any:
         FileNotFoundError: a file of it is missing.
     """
     return datasets.load(experiment.data, root)
+
+
+def device_for(experiment: SurveyExperiment, resources: Resources) -> str:
+    """The CPU, on which recipes compute; ValueError for another device."""
+    if resources.device not in ("auto", "cpu") or resources.gpus:
+        raise ValueError(
+            f"device {resources.device}, gpus {resources.gpus:g}: recipes compute on the CPU; "
+            "leave out both"
+        )
+    return "cpu"
 
 
 def run(experiment: SurveyExperiment, root: Path | None = None) -> Iterator[Record]:

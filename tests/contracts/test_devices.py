@@ -7,6 +7,7 @@ on the device, since a GPU's stream would be another one.
 
 import importlib
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -23,6 +24,10 @@ from fedkd.rounds.synchronous import simulate
 from graphkd import distill, methods
 from graphkd.core import Epoch
 from graphkd.data import datasets, registry
+from simulations.config.experiments import Compression, Topology, build
+from simulations.config.resources import Resources
+from simulations.runners import federated
+from simulations.survey import runner
 from tests.contracts.test_engines import RAGGED, small
 from tests.devices import pretend
 from tests.graphkd.examples import graphs
@@ -106,6 +111,53 @@ def test_a_checkpoint_on_a_device_goes_on_as_if_it_had_not_stopped(
     loaded = checkpoint.load(tmp_path, clients, "this one", device)
     found, _ = last(name, federation, batched(), after=loaded[0])
     assert checkpoint.digest(found) == checkpoint.digest(expected)
+
+
+SMALL = {"clients": 3, "rounds": 2, "private": 60, "public": 40, "test": 50, "models": ["mlp-8"]}
+WAYS = {
+    **{f"compression={c}": {"compression": c} for c in get_args(Compression)[1:]},
+    **{f"topology={t}": {"topology": t, "degree": 2} for t in get_args(Topology)[1:]},
+    "clock": {
+        "clock.stragglers": 0.5,
+        "clock.step_seconds": 1.0,
+        "clock.deadline": 9.0,
+        "clock.staleness": 2,
+    },
+    "buffer": {"clock.buffer": 2, "clock.step_seconds": 1.0},
+    "sample": {"fraction": 0.5},
+    "corrupt": {"corrupt": "1:nan"},
+    "validation": {"validation": 20},
+    "ray": {"engine": "ray"},
+}
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(w, marks=[pytest.mark.ray] if w == "ray" else []) for w in WAYS]
+)
+@pytest.mark.parametrize("name", ["fedavg", "fedmd"])
+def test_a_run_says_the_same_on_a_device_whatever_happens_on_the_way(name, way, double, device):
+    experiment = build("fed", name, {**SMALL, **WAYS[way]})
+    if way == "ray":  # its driver is on the CPU, and its actors are where their share is
+        with pytest.raises(ValueError, match="of which they have a share"):
+            next(federated.run(experiment, None, Resources(device="pretend")))
+        return
+    try:
+        here = list(federated.run(experiment))
+    except ValueError as reason:
+        assert "distributions" in str(reason) or "probabilities" in str(reason)  # noqa: PT017
+        return
+    there = list(federated.run(experiment, None, Resources(device="pretend")))
+    for one, other in zip(there, here, strict=True):
+        assert set(one) == set(other)
+        assert one.get("ledger") == other.get("ledger")
+        assert one.get("rejected") == other.get("rejected")
+        for key in ("accuracy", "calibration_error", "bytes_up", "bytes_down", "virtual_seconds"):
+            assert one.get(key) == pytest.approx(other.get(key), abs=1e-6)
+
+
+def test_nothing_else_says_that_it_computes_where_it_does_not(device):
+    with pytest.raises(ValueError, match="recipes compute on the CPU"):
+        runner.device_for(build("survey", "mutual", {}), Resources(device="pretend"))
 
 
 # --- graphs ---------------------------------------------------------------------------------------

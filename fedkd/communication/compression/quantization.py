@@ -59,7 +59,7 @@ def quantise(bits: int = 8, *, dither: bool = False) -> Transform:
                 if generator is None:
                     raise ValueError("dithering needs a generator; where none is, take no dither")
                 draws = torch.rand(value.shape, generator=generator, dtype=torch.float64)
-                places = (places + draws).floor()
+                places = (places + draws.to(places.device)).floor()
             codes = places.round().clamp(0, top).long()
             return put(codes, bits, value.shape, struct.pack("<ff", low, step))
 
