@@ -5,10 +5,8 @@ for, and how to get them.
 """
 
 import functools
-import gzip
 import inspect
 import os
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +17,16 @@ from torch import Tensor
 
 from fedkd.data.checks import check_finite, check_labels, whole
 from fedkd.data.cifar import cifar10_jpeg
+from fedkd.data.files import idx
+from fedkd.data.files.cifar import cifar
+from fedkd.data.files.emnist import SPLITS, emnist
+from fedkd.data.files.sensors import har
+from fedkd.data.files.stl10 import stl10
+from fedkd.data.files.svhn import svhn
 from fedkd.data.speech import spoken_digits
 from kdcore.registry import Registry, is_reference, members
+
+IDX = "put the four idx files there (as torchvision.datasets.{} stores them)"
 
 
 class Dataset(NamedTuple):
@@ -191,8 +197,13 @@ def _idx(folder: str, root: Path) -> Dataset:
     """60,000 training and 10,000 test images of 28 x 28 pixels; the test set comes last."""
     where = root if (root / folder).is_dir() or not (root / "torchvision").is_dir() else None
     raw = (where or root / "torchvision") / folder / "raw"
-    images = [_read(raw / f"{part}-images-idx3-ubyte", 3, folder) for part in ("train", "t10k")]
-    labels = [_read(raw / f"{part}-labels-idx1-ubyte", 1, folder) for part in ("train", "t10k")]
+    how = IDX.format(folder)
+    images = [
+        idx.read(raw / f"{part}-images-idx3-ubyte", 3, folder, how) for part in ("train", "t10k")
+    ]
+    labels = [
+        idx.read(raw / f"{part}-labels-idx1-ubyte", 1, folder, how) for part in ("train", "t10k")
+    ]
     for shown, named in zip(images, labels, strict=True):
         if shown.shape != (len(named), 28, 28) or named.max(initial=0) > 9:
             raise ValueError(
@@ -217,29 +228,26 @@ def _cifar(root: Path) -> Dataset:
     return Dataset(x, y, 10, test)
 
 
-def _read(path: Path, dims: int, folder: str) -> np.ndarray:
-    """The array in an idx file of bytes, packed or not."""
-    try:
-        content = _content(path, folder)
-        shape = tuple(np.frombuffer(content, ">i4", count=dims, offset=4).tolist())
-        if content[:4] != bytes([0, 0, 8, dims]):
-            raise ValueError(f"it begins with {content[:4].hex()}")
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
-    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as reason:
-        raise ValueError(f"{path} is damaged ({reason}); fetch it again") from reason
+@functools.lru_cache(maxsize=1)
+def _with_official(
+    read: Callable[[Path], tuple[Tensor, Tensor, int]], classes: int, root: Path
+) -> Dataset:
+    """Data in files of their authors, with an official test set that comes last."""
+    x, y, test = read(root)
+    return Dataset(x, y, classes, test)
 
 
-def _content(path: Path, folder: str) -> bytes:
-    packed = path.with_name(path.name + ".gz")
-    if path.is_file():
-        return path.read_bytes()
-    if packed.is_file():
-        return gzip.decompress(packed.read_bytes())
-    raise FileNotFoundError(
-        f"{folder}: no {packed.name} in {path.parent}; put the four idx files there (as "
-        f"torchvision.datasets.{folder} stores them), or name the folder above {folder}/raw with "
-        "--data-root or KDSIM_DATA; `digits` needs no files"
-    )
+@functools.lru_cache(maxsize=1)
+def _har(root: Path) -> Dataset:
+    """10,299 windows of sensors; each person is a domain, and there is no official test set."""
+    x, y, person = har(root)
+    return Dataset(x, y, 6, domains=person)
+
+
+def _of_files(
+    read: Callable[[Path], tuple[Tensor, Tensor, int]], classes: int
+) -> Callable[[Path], Dataset]:
+    return functools.partial(_with_official, read, classes)
 
 
 _LOADERS: dict[str, Callable[[Path], Dataset]] = {
@@ -248,6 +256,15 @@ _LOADERS: dict[str, Callable[[Path], Dataset]] = {
     "fsdd": _fsdd,
     "fashion-mnist": functools.partial(_idx, "FashionMNIST"),
     "cifar10-jpeg": _cifar,
+    "cifar10": _of_files(functools.partial(cifar, 10), 10),
+    "cifar100": _of_files(functools.partial(cifar, 100), 100),
+    "svhn": _of_files(svhn, 10),
+    "stl10": _of_files(stl10, 10),
+    **{
+        f"emnist-{split}": _of_files(functools.partial(emnist, split), classes)
+        for split, classes in SPLITS.items()
+    },
+    "har": _har,
 }
 
 REGISTRY: Registry[Callable[..., Any]] = Registry(

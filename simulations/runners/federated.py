@@ -152,7 +152,8 @@ def _rounds(
             checkpoint.save(kept, saved(current), total, identity)
     assert current is not None
     assert used is not None
-    said = _keep(ended, federation, used.clients) if ended else []
+    said = list(federation.notes)
+    said += _keep(ended, federation, used.clients) if ended else []
     said += [_collapse(scores)] if "collapsed" in scores else []
     names = (*METRICS, VALIDATION) if len(federation.validation) else METRICS
     metrics = {name: scores[name] for name in names}

@@ -28,4 +28,4 @@ def test_a_tilde_is_the_home(load, name, named, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as error:
         load(name, *root)
     assert str(tmp_path / "data") in str(error.value)
-    assert "~" not in str(error.value)
+    assert "~/" not in str(error.value)

@@ -104,6 +104,10 @@ PLACES = {
     "matplotlib": ["simulations/reporting/figures/*"],
 }
 PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+# Files that read pickles, and why that is safe.
+RESTRICTED = {
+    "fedkd/data/files/unpickler.py": "it names nothing but classes of its own; CIFAR is in pickles"
+}
 SEEDERS = {
     "torch": {"manual_seed", "seed", "set_rng_state"},
     "random": {"seed", "random", "shuffle", "choice", "sample", "randint", "uniform", "gauss"},
@@ -414,7 +418,7 @@ def test_kdcore_needs_torch_alone():
 
 @pytest.mark.parametrize("path", sources())
 def test_nothing_is_pickled(path):
-    assert unpickling(parse(path)) == []
+    assert bool(unpickling(parse(path))) == (path in RESTRICTED)
 
 
 @pytest.mark.parametrize("path", sources("kdcore", "fedkd"))
