@@ -117,14 +117,16 @@ def _run(batch: Batch, shown: Shown) -> int:
 
 def _listen(batch: Batch, shown: Shown) -> int:
     """Show records as they come, and a line for each finished run; how many runs failed."""
-    failed = 0
+    failed, told = 0, set[str]()
     with _progress() as progress:
         bar = progress.add_task("", total=len(batch.jobs), completed=len(batch.done))
         for job, record in batches.run(batch):
             _show(job, record, shown)
             progress.update(bar, description=_status(job, record))
             for note in record.get("notes", ()):
-                progress.console.print(f"{_who(job)}: {note}")
+                if note not in told:  # the same is true of other seeds and methods
+                    progress.console.print(f"{_who(job)}: {note}")
+                told.add(note)
             if record["record"] in ("run", "failed"):
                 progress.console.print(_line(job, record))
                 progress.advance(bar)

@@ -367,9 +367,11 @@ def _divergences(group: Sequence[Result]) -> list[str]:
 
 
 def _noted(group: Sequence[Result]) -> list[str]:
-    """What engines and algorithms had to say of runs."""
-    lines = [f"Note: {r.label}, seed {r.seed}: {note}." for r in group for note in r.notes]
-    return _first(lines, "Note: {} more.")
+    """What engines, algorithms and protocols had to say of runs; once what is said of all."""
+    common = [n for n in group[0].notes if len(group) > 1 and all(n in r.notes for r in group)]
+    found = [(r, note) for r in group for note in r.notes if note not in common]
+    lines = [f"Note: {r.label}, seed {r.seed}: {note}." for r, note in found]
+    return [f"Note: {note}." for note in common] + _first(lines, "Note: {} more.")
 
 
 def _rejections(group: Sequence[Result]) -> list[str]:

@@ -67,24 +67,26 @@ def run(
 ) -> Iterator[Record]:
     """A record of each epoch of teacher, baseline and student, and one of the run.
 
-    Only what is called "seconds" may differ between two runs of the same experiment. With a
-    folder `shared`, a teacher that another run has left there is not trained again. The file `kept`
-    gets what pictures are drawn from (`graphkd.evaluation.predictions`), and `ended` the student.
+    The first has notes of what the protocol left out of the graph, if it did. Only what is called
+    "seconds" may differ between two runs of the same experiment. With a folder `shared`, a teacher
+    that another run has left there is not trained again. The file `kept` gets what pictures are
+    drawn from (`graphkd.evaluation.predictions`), and `ended` the student.
     """
     start = time.perf_counter()
     plan, split = prepare(experiment, root)
-    split = split.to(device)
+    split, said = split.to(device), list(split.notes)
     train = fit_one_teacher if shared is None else partial(teacher_cache.fit, shared)
     for step in graphkd.distill.carry_out(plan, split, seed=experiment.seed, train=train):
         if isinstance(step, graphkd.Epoch):
             record = _epoch(step)
         else:
             record = _run(experiment, step)
-            if ended is not None and (said := _keep(ended, step)):
-                record["notes"] = said
+            if ended is not None:
+                said += _keep(ended, step)
             if kept is not None and (found := predictions(split, step.trained, experiment.seed)):
                 atomic_files.save(kept, {name: value.numpy() for name, value in found.items()})
-        yield record | {"seconds": time.perf_counter() - start}
+        yield record | ({"notes": said} if said else {}) | {"seconds": time.perf_counter() - start}
+        said = []
 
 
 def student(

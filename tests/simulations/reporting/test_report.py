@@ -192,6 +192,16 @@ class TestTables:
         (table,) = tables(run_folder.load(tmp_path))
         assert [n for n in table.notes if n.startswith("Note")] == ["Note: fd, seed 3: slow."]
 
+    def test_a_note_of_all_runs_stands_there_once(self, tmp_path):
+        for seed, more in ((3, ""), (4, ', "late"')):
+            fed_run(tmp_path, "fd", seed, 0.8)
+            path = tmp_path / f"fd-{seed}" / "metrics.jsonl"
+            noted = f'"notes": ["slow"{more}], "rejected"'
+            path.write_text(path.read_text().replace('"rejected"', noted))
+        (table,) = tables(run_folder.load(tmp_path))
+        said = [n for n in table.notes if n.startswith("Note")]
+        assert said == ["Note: slow.", "Note: fd, seed 4: late."]
+
     def test_what_a_graph_method_calls_rounds_is_no_setting_of_the_task(self, tmp_path):
         for method, rounds in (("cpf", 5), ("other", 7)):
             graph_run(tmp_path, method, 0, 0.8, 0.7)

@@ -26,6 +26,14 @@ def test_a_run_is_its_epochs_and_a_record():
     assert names <= set(end["metrics"])
 
 
+def test_what_the_protocol_leaves_out_is_said_once():
+    """27 of the 1,797 digits are in small components."""
+    records = list(graph.run(experiment("mlp")))
+    ((note,),) = [r["notes"] for r in records if "notes" in r]
+    assert note.endswith("connected component, 1,770 of 1,797 nodes, and leaves out 27")
+    assert records[0]["notes"] == [note]
+
+
 @pytest.mark.parametrize(("name", "teachers"), [("glnn", 1), ("mutual", 2), ("gnnsd", 0)])
 def test_who_learns_how_is_asked_once_in_a_run(name, teachers, monkeypatch):
     made = []
@@ -106,3 +114,10 @@ def test_the_command(kdsim):
 def test_cora_is_found_under_the_data_root():
     _, split = graph.prepare(GraphExperiment(methods.get("mlp")(), data="cora"))
     assert len(split.parts["train"]) == 140
+
+
+def test_the_console_says_of_a_graph_once_what_was_left_out(kdsim):
+    flags = ["--epochs", "1", "--seeds", "2", "--workers", "1", "--out", "g"]
+    status, out, said = kdsim("graph", "mlp", *flags)
+    assert status == 0
+    assert said.count("leaves out 27") == 1
