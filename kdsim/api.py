@@ -1,6 +1,6 @@
 """What can be done with one call: simulate, distill, run an experiment, load and report runs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ def run(
     seeds: int | list[int] | None = None,
     resources: Mapping[str, Any] | None = None,
     download: bool = False,
+    track: str | Sequence[str] = (),
     listener: Callable[[Job, Record], None] | None = None,
     **settings: Any,
 ) -> Runs:
@@ -117,6 +118,7 @@ def run(
         seeds: seeds 0 to N-1, or a list.
         resources: of each run, as [resources] of a file: cpus, gpus, actors, ...
         download: whether missing graph data may be fetched.
+        track: what is told of each run: "tensorboard", "wandb", "mlflow", or one's own.
         listener: is called with the job and each record as it comes.
         settings: for all that have them; a list where one value is due is an axis of the grid.
 
@@ -130,7 +132,8 @@ def run(
     source = given.source(what, shared, wanted)
     said = [f"{key}={value!r}" for key, value in {**shared, **wanted}.items()]
     call = f"kdsim.run({', '.join([repr(what), *said])})".replace("'", '"')
-    options = Options(_path(out), _path(data_root), workers, download, (call,))
+    trackers = (track,) if isinstance(track, str) else tuple(track)
+    options = Options(_path(out), _path(data_root), workers, download, (call,), trackers)
     failed = []
     document, name, text = source.document, source.name, source.text
     with _threads(), batches.opened(document, source.said, name, options, text) as batch:

@@ -55,6 +55,10 @@ DataRoot = Annotated[
 Workers = Annotated[
     int | None, typer.Option(min=1, help="runs at once [default: as many as there are cores]")
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="TRACKER", help="also write for tensorboard, wandb or mlflow"),
+]
 Json = Annotated[bool, typer.Option("--json", help="a JSON object a line on standard output")]
 
 
@@ -83,7 +87,7 @@ def demo(
     from simulations.config import library
 
     path, workers = library.FOLDER / "demo.toml", workers or min(machine.cores(), 4)
-    return _run(path, [], out, data_root, workers, json)
+    return _run(path, [], _how(out, data_root, workers), json)
 
 
 @app.command()
@@ -102,10 +106,11 @@ def run(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps [default: as the file says]")
     ] = None,
+    track: Track = None,
 ) -> int:
     """All runs of an experiment; those that are done already are not run again."""
     assigned = [*(assign or []), *([f"resources.device={device}"] if device else [])]
-    return _run(experiment, assigned, out, data_root, workers, json, download)
+    return _run(experiment, assigned, _how(out, data_root, workers, download, track), json)
 
 
 @app.command()
@@ -119,6 +124,7 @@ def recipe(
     data_root: DataRoot = None,
     workers: Workers = None,
     json: Json = False,
+    track: Track = None,
 ) -> int:
     """A term of the surveys, measured: what it claims, its controls, and what came out."""
     from simulations.execution.console import Shown, execute, users_input
@@ -128,7 +134,8 @@ def recipe(
         names = experiments.chosen(name, every)
         document = experiments.joined(names, seeds)
     name = "recipes" if every else names[0]
-    return execute(document, "kdsim recipe", name, _how(out, data_root, workers), Shown(json))
+    options = _how(out, data_root, workers, track=track)
+    return execute(document, "kdsim recipe", name, options, Shown(json))
 
 
 @app.command()
@@ -151,6 +158,7 @@ def resume(
     data_root: DataRoot = None,
     workers: Workers = None,
     json: Json = False,
+    track: Track = None,
 ) -> int:
     """Go on with what was stopped or killed, bit for bit from the newest checkpoint."""
     from simulations.config import files
@@ -163,7 +171,7 @@ def resume(
         _return_to_code(folder)
         path = folder / run_folder.EXPERIMENT
         document, text = files.read(path), path.read_text(encoding="utf-8")
-    options = _how(folder, data_root, workers)
+    options = _how(folder, data_root, workers, track=track)
     return execute(document, run_folder.EXPERIMENT, "resumed", options, Shown(json), text)
 
 
@@ -173,7 +181,7 @@ def list_(
         str | None,
         typer.Argument(
             help="algorithms, methods, losses, models, datasets, partitions, engines, faults, "
-            "recipes, experiments"
+            "trackers, recipes, experiments"
         ),
     ] = None,
     json: Json = False,
@@ -324,11 +332,8 @@ def _return_to_code(folder: Path) -> None:
 def _run(
     path: Path,
     assignments: list[str],
-    out: Path | None,
-    root: Path | None,
-    workers: int | None,
+    options: Any,
     json: bool,
-    download: bool = False,
 ) -> int:
     from simulations.config import files, library
     from simulations.execution.console import Shown, execute, users_input
@@ -337,7 +342,6 @@ def _run(
         path = library.find(path)
         document = files.override(files.read(path), assignments)
         text = "" if assignments else path.read_text(encoding="utf-8")
-    options = _how(out, root, workers, download)
     return execute(document, path.name, path.stem, options, Shown(json), text)
 
 
@@ -352,17 +356,25 @@ def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any
         "resources": {key: flags[key] for key in RESOURCES if flags.get(key) not in (None, ())},
     }
     download = flags.get("download", False)
-    options = _how(flags["out"], flags["data_root"], flags["workers"], download)
+    track = flags.get("track")
+    options = _how(flags["out"], flags["data_root"], flags["workers"], download, track)
     shown = Shown(flags["json"], hide="local" if also else None)
     return execute(document, f"kdsim {kind}", name, options, shown)
 
 
-def _how(out: Path | None, root: Path | None, workers: int | None, download: bool = False) -> Any:
+def _how(
+    out: Path | None,
+    root: Path | None,
+    workers: int | None,
+    download: bool = False,
+    track: Sequence[str] | None = None,
+) -> Any:
     """How to run, with the command line of this process, to be recorded."""
     from simulations.execution.batch import Options
     from simulations.results import run_folder
 
-    return Options(out, root, workers, download, tuple(run_folder.command()))
+    command = tuple(run_folder.command())
+    return Options(out, root, workers, download, command, tuple(track or ()))
 
 
 def _options() -> list[click.Option]:
@@ -376,6 +388,7 @@ def _options() -> list[click.Option]:
         _flag("--gpus", type=float, default=0.0, show_default=True, help="share of a GPU of a run"),
         _flag("--device", help="auto, cpu, cuda, cuda:N or mps; by default as --gpus says"),
         _flag("--weights", type=float, help="megabytes of final weights to keep; by default 64"),
+        _flag("--track", multiple=True, help="also write for tensorboard, wandb or mlflow"),
         _flag("--json", is_flag=True, default=False, help="a JSON object a line"),
         _flag("--download/--no-download", default=False, help="fetch missing graph data"),
     ]

@@ -82,6 +82,13 @@ def faults() -> Iterable[Record]:
     yield from ({"name": name, **_from(REGISTRY, name)} for name in REGISTRY.names())
 
 
+def trackers() -> Iterable[Record]:
+    """What may be told of runs, `--track`."""
+    from simulations.results.trackers import REGISTRY
+
+    return _entries(REGISTRY)
+
+
 def recipes() -> Iterable[Record]:
     """Recipes, as the surveys group their terms."""
     from simulations.survey import experiments
@@ -108,6 +115,7 @@ KINDS: dict[str, Callable[[], Iterable[Record]]] = {
     "partitions": partitions,
     "engines": engines,
     "faults": faults,
+    "trackers": trackers,
     "recipes": recipes,
     "experiments": experiments,
 }

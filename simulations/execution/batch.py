@@ -17,7 +17,7 @@ from simulations.config import files, grid, identity, sources
 from simulations.config.resources import Resources, read_resources
 from simulations.execution import scheduler
 from simulations.execution.scheduler import Job
-from simulations.results import run_folder
+from simulations.results import run_folder, trackers
 from simulations.results.run_folder import Record
 
 
@@ -31,6 +31,7 @@ class Options:
         workers: how many runs at once; by default as many as the cores hold.
         download: whether missing graph data may be fetched.
         command: what the user typed, to be recorded.
+        track: the trackers that are told of each run (`simulations.results.trackers`).
     """
 
     out: Path | None = None
@@ -38,6 +39,7 @@ class Options:
     workers: int | None = None
     download: bool = False
     command: tuple[str, ...] = ()
+    track: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def opened(
     Raises:
         ValueError, OSError: the input is wrong, and nothing was written; one line says why.
     """
+    trackers.check(options.track)
     experiments = grid.expand(document, source)
     resources = read_resources(document, source)
     _check_share(experiments, resources)
@@ -92,7 +95,7 @@ def opened(
         atomic_files.sweep(out)
         more = options.root, resources, options.command
         jobs = tuple(
-            Job(e, out / identity.folder_name(e), *more, own)
+            Job(e, out / identity.folder_name(e), *more, own, options.track)
             for e, own in zip(experiments, found, strict=True)
         )
         whole = [_complete(job.folder) for job in jobs]
@@ -103,7 +106,16 @@ def opened(
 
 
 def run(batch: Batch) -> Iterator[tuple[Job, Record]]:
-    """The records of what is not complete, as they come; see `scheduler.run`."""
+    """The records of what is not complete, as they come; see `scheduler.run`.
+
+    Trackers are told of what is complete too.
+    """
+    for job in (job for job in batch.done if job.track):
+        (done,) = run_folder.load(job.folder)
+        told = trackers.track(
+            job.track, job.folder, run_folder.head(job.folder), [], iter(done.records)
+        )
+        yield from ((job, record) for record in told if record["record"] == "note")
     if jobs := batch.left:
         workers = scheduler.workers_for(jobs[0].resources, batch.workers)
         yield from scheduler.run(jobs, workers, 0.0 if batch.workers else scheduler.PATIENCE)

@@ -107,7 +107,7 @@ def _run(batch: Batch, shown: Shown) -> int:
     if batch.done:
         ERRORS.print(f"{len(batch.done)} of {total} runs are done already, in {batch.out}")
     try:
-        return _listen(batch, shown) if batch.left else 0
+        return _listen(batch, shown)
     except KeyboardInterrupt:
         raise Stopped(
             f"stopped; {len(batch.complete)} of {total} runs are done and kept in {batch.out}; "

@@ -25,7 +25,7 @@ from simulations.config import experiments as config
 from simulations.config import identity, sources
 from simulations.config.experiments import Experiment
 from simulations.config.resources import Resources
-from simulations.results import run_folder, weights
+from simulations.results import metrics_table, run_folder, trackers, weights
 
 Record = dict[str, Any]
 RETRIES = 2  # of a run whose worker process died
@@ -44,6 +44,7 @@ class Job(NamedTuple):
         resources: the cores (as threads) and the share of a GPU that it takes.
         command: what the user typed, to be recorded.
         sources: of code of the user's, when the runs were started; None for as it is now.
+        track: the trackers that are told of it (`simulations.results.trackers`).
     """
 
     experiment: Experiment
@@ -52,6 +53,7 @@ class Job(NamedTuple):
     resources: Resources
     command: tuple[str, ...] = ()
     sources: Mapping[str, Source] | None = None
+    track: tuple[str, ...] = ()
 
 
 def check(
@@ -152,7 +154,10 @@ def _execute(job: Job) -> Iterator[Record]:
         if lost := checkpoint.reached(job.folder / CHECKPOINT) - kept:
             checkpoint.drop_after(job.folder / CHECKPOINT, kept)
             yield {"record": "note", "notes": [_goes_back(job.folder, kept, lost)]}
-        yield from run_folder.write(job.folder, header, _records(job, device, digest), kept)
+        before = run_folder.rounds(job.folder, kept) if job.track else []
+        records = run_folder.write(job.folder, header, _records(job, device, digest), kept)
+        yield from trackers.track(job.track, job.folder, header, before, records)
+        metrics_table.write(job.folder)
 
 
 def _sources(job: Job) -> Mapping[str, Source]:

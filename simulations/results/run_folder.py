@@ -88,10 +88,15 @@ def write(
     Raises:
         OSError: a file cannot be written.
     """
-    stay = [r for r in _rounds(folder) if r["round"] <= kept] if kept else []
+    stay = rounds(folder, kept)
     atomic_files.write(folder / HEAD, json.dumps(finite(header), indent=1) + "\n")
     atomic_files.write(folder / METRICS, "".join(line(record) + "\n" for record in stay))
     yield from _appended(folder / METRICS, records)
+
+
+def rounds(folder: Path, last: int) -> list[Record]:
+    """The records of the first rounds of a run, up to the last one that is asked for."""
+    return [record for record in _rounds(folder) if record["round"] <= last] if last else []
 
 
 def _appended(path: Path, records: Iterable[Record]) -> Iterator[Record]:
