@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
-from kdcore.training.loop import Batches, Examples, Params, Predict, TrainingConfig
+from kdcore.training.batches import leading, rows
+from kdcore.training.loop import STATE, Batches, Examples, Params, Predict, TrainingConfig
+from kdcore.training.torch_module import FunctionModule
 
 Server = dict[str, Tensor]
 
@@ -29,11 +31,53 @@ def as_sent(numbers: Tensor) -> Tensor:
     return numbers.to(torch.get_default_dtype())
 
 
+STREAM = f"{STATE}stream"  # of a client's chances: a number that goes on by one at each step
+
+
 class Model(NamedTuple):
-    """An architecture, without parameters: how to draw them and how to predict with them."""
+    """An architecture, without parameters: how to draw them and how to predict with them.
+
+    Attributes:
+        init: draws the parameters of a client.
+        predict: (params, x) -> Outputs.
+        local: names in `params` of what never leaves a client, though it could be averaged.
+        restored: makes a torch module of parameters, where the model is one.
+        constants: a hash of what all clients share beside their parameters; "" where nothing.
+        notes: what is to be said about how it is run, in words.
+        name: what it is called where nobody names it.
+        tried: what makes the model of a few inputs and the number of classes, where it is no more
+            than a description yet (`fedkd.models.from_module`).
+    """
 
     init: Callable[[torch.Generator], Params]
     predict: Predict
+    local: frozenset[str] = frozenset()
+    restored: Callable[[Mapping[str, Tensor]], nn.Module] | None = None
+    constants: str = ""
+    notes: tuple[str, ...] = ()
+    name: str = "model"
+    tried: Callable[[Any, int | None], "Model"] | None = None
+
+    def shared(self, params: Mapping[str, Tensor]) -> Params:
+        """What of a client's parameters may leave it, to be averaged with those of others.
+
+        Weights, and statistics in real numbers (running means and variances), but for what is
+        local; whole numbers (streams, counts of mini-batches) never.
+        """
+        return {
+            name: value
+            for name, value in params.items()
+            if name not in self.local and value.is_floating_point()
+        }
+
+    def module(self, params: Mapping[str, Tensor]) -> nn.Module:
+        """A torch module with these parameters, in eval mode: what was trained, to be taken away.
+
+        That of a user is the user's own; one of `fedkd.models` answers inputs with logits.
+        """
+        if self.restored is not None:
+            return self.restored(params)
+        return FunctionModule(self.predict, params).eval()
 
 
 @dataclass(frozen=True)
@@ -54,26 +98,31 @@ class Public(NamedTuple):
     """The public examples of one round, the same for all who take part.
 
     Shapes:
-        x: (P, ...) all public examples.
+        x: (P, ...) all public examples, or a tuple of such tables.
         rows: (P_r,) those that this round asks about.
         order, mask: (S, B) mini-batches over 0 .. P_r - 1, shared by all clients; see `Batches`.
         labels: (P,) of all public examples, or None where they have none.
     """
 
-    x: Tensor
+    x: Any
     rows: Tensor
     order: Tensor
     mask: Tensor
     labels: Tensor | None = None
 
     @property
-    def asked(self) -> Tensor:
+    def asked(self) -> Any:
         """(P_r, ...), the examples that this round asks about."""
-        return self.x[self.rows]
+        return rows(self.x, self.rows)
 
-    def batches(self, targets: Tensor, rows: Tensor | None = None) -> Batches:
-        """Mini-batches with targets (P_r, ...) for the public examples `rows` (default: all)."""
-        x = self.x if rows is None else self.x[rows.long()]
+    @property
+    def total(self) -> int:
+        """P, how many public examples there are."""
+        return len(leading(self.x))
+
+    def batches(self, targets: Tensor, about: Tensor | None = None) -> Batches:
+        """Mini-batches with targets (P_r, ...) for the public examples `about` (default: all)."""
+        x = self.x if about is None else rows(self.x, about.long())
         size = torch.tensor(len(targets), device=self.order.device)
         return Batches(x, targets, self.order, self.mask, size)
 

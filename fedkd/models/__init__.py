@@ -1,8 +1,8 @@
-"""Small networks without batch statistics, by name, and any torch module as one.
+"""Small networks by name, and any torch module as one (`fedkd.models.modules`).
 
-Batch normalisation keeps running statistics, which mean nothing in a stack of clients; the
-networks here normalise by groups of channels instead (Yuxin Wu, Kaiming He, "Group
-Normalization", ECCV 2018, https://arxiv.org/abs/1803.08494).
+The networks by name normalise by groups of channels (Yuxin Wu, Kaiming He, "Group Normalization",
+ECCV 2018, https://arxiv.org/abs/1803.08494): batch normalisation keeps running statistics, with
+which clients cannot be stacked and have to be run in turn.
 
 A model is named in one word: `mlp`, `mlp-128-64` (its hidden widths), `cnn`, `cnn-16-32` (its
 channels), `mobile-16-32` (likewise), `lenet`, `resnet8`, `resnet8-32` (its width). A width after
@@ -10,23 +10,32 @@ an @ sign is that of the features on which its head is linear: `cnn@64` and `res
 features that can be compared.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+import inspect
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from fedkd.core import Model
-from fedkd.models.architectures import cnn, initialiser, lenet, mlp, mobile, resnet8, with_features
-from kdcore.outputs import Outputs
+from fedkd.models.architectures import cnn, lenet, mlp, mobile, resnet8, with_features
+from fedkd.models.modules import TRIED, from_module, name_of
 from kdcore.registry import Registry, members, nearest
 from kdcore.training.loop import Network, Params
 
-__all__ = ["REGISTRY", "build", "cnn", "from_module", "lenet", "mlp", "mobile", "names", "resnet8"]
-__all__ += ["size"]
+__all__ = [
+    "REGISTRY",
+    "TRIED",
+    "build",
+    "cnn",
+    "from_module",
+    "group_names",
+    "lenet",
+    "mlp",
+    "mobile",
+]
+__all__ += ["names", "resnet8", "size"]
 
 FAMILIES: dict[str, Callable[..., Any]] = {
     "mlp": mlp,
@@ -52,20 +61,75 @@ logits (B, C), see `from_module`.
 FEW = {"lenet": 0, "resnet8": 1}  # how many numbers a name may have; any where none is given
 
 
-def build(name: str, shape: Sequence[int], num_classes: int) -> Model:
-    """The model of a name, for inputs of a shape: `build("mlp-128-64", (1, 8, 8), 10)`.
+def build(what: Any, shape: Sequence[Any], num_classes: int, examples: Any = None) -> Model:
+    """A model for inputs of a shape: `build("mlp-128-64", (1, 8, 8), 10)`, `build(Net, ...)`.
 
-    The name may be a reference to a model of one's own, `net.py:Net` (`REGISTRY`).
+    Args:
+        what: the name of a network, or a reference to one of the user's own, `net.py:Net`
+            (`REGISTRY`); a torch module, whose values all clients begin with; its class,
+            or a function that makes one, given `shape` and `num_classes` (or `classes`) where it
+            asks for them by name or for two values, and else nothing; or a `Model`.
+        shape: of one example; of several inputs, a tuple of shapes.
+        num_classes: how many logits it gives.
+        examples: a few inputs to try a module with, real ones; by default numbers in [0, 1).
 
-    Inputs may be of any type; they are read in that of the parameters.
+    Inputs of a network by name may be of any type; they are read in that of the parameters.
 
     Raises:
-        ValueError: the name is none of a model; the message lists them.
+        ValueError: the name is none of a model (the message lists them), or the module cannot be
+            run (the message says why).
     """
+    if isinstance(what, str):
+        return _by_name(what, shape, num_classes, examples)
+    if examples is None:
+        examples = _made_up(shape)
+    if isinstance(what, Model):
+        return what if what.tried is None else what.tried(examples, num_classes)
+    if isinstance(what, nn.Module) or callable(what):
+        return from_module(what, examples=examples, num_classes=num_classes)
+    raise ValueError(
+        f"a model is a name, a torch module, its class, a function that makes one, or a Model, and "
+        f"this is a {type(what).__name__}"
+    )
+
+
+def group_names(models: Sequence[Any]) -> list[str]:
+    """What each is called: its name, or that of its class; told apart by a number where needed."""
+    found: list[str] = []
+    known: dict[Any, str] = {}
+    for what in models:
+        key = what if isinstance(what, str) else id(what)
+        if key not in known:
+            known[key] = _another(_name(what), known.values())
+        found.append(known[key])
+    return found
+
+
+def _name(what: Any) -> str:
+    if isinstance(what, str):
+        return what
+    return what.name if isinstance(what, Model) else name_of(what)
+
+
+def _another(name: str, taken: Collection[str]) -> str:
+    """The name, with a number behind it if it is taken."""
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], numbered) if one not in taken)
+
+
+def _made_up(shape: Sequence[Any]) -> Any:
+    """A few examples of a shape, or of several."""
+    dice = torch.Generator().manual_seed(0)
+    if any(isinstance(size, tuple | list) for size in shape):
+        return tuple(torch.rand(TRIED, *one, generator=dice) for one in shape)
+    return torch.rand(TRIED, *shape, generator=dice)
+
+
+def _by_name(name: str, shape: Sequence[Any], num_classes: int, examples: Any = None) -> Model:
     body, at, width = name.partition("@")
     family, *numbers = body.split("-")
     if family not in FAMILIES and (":" in name or name.endswith(".py") or name in REGISTRY):
-        return _own(name, tuple(shape), num_classes)
+        return _own(name, tuple(shape), num_classes, examples)
     fits = family in FAMILIES and len(numbers) <= FEW.get(family, len(numbers))
     if not fits or not all(map(_is_size, [*numbers, *([width] if at else [])])):
         raise ValueError(
@@ -74,7 +138,7 @@ def build(name: str, shape: Sequence[int], num_classes: int) -> Model:
             "and resnet8, resnet8-32 (width), each also with a width of its features, as in cnn@64"
         )
     if at:
-        return with_features(build(body, shape, int(width)), int(width), num_classes)
+        return with_features(_by_name(body, shape, int(width)), int(width), num_classes)
     sizes = tuple(int(n) for n in numbers)
     few: dict[str, Callable[..., Model]] = {"lenet": lenet, "resnet8": resnet8}
     if family in few:
@@ -85,6 +149,8 @@ def build(name: str, shape: Sequence[int], num_classes: int) -> Model:
 
 def size(model: Model) -> int | None:
     """How many parameters a model has, without making them; None for more than can be counted."""
+    if model.restored is not None:  # of a module, which has been made already to try it
+        return sum(value.numel() for value in model.init(torch.Generator()).values())
     try:
         with torch.device("meta"):
             made = model.init(None)  # type: ignore[arg-type]  # on "meta" nothing is drawn
@@ -98,50 +164,18 @@ def names() -> tuple[str, ...]:
     return (*FAMILIES, *REGISTRY.added())
 
 
-def from_module(build: Callable[[], nn.Module]) -> Model:
-    """Any torch module as a `Model`; its forward returns logits, or `Outputs`.
-
-    Args:
-        build: makes the module; it is called once, and its own initial parameters are not used.
-
-    Raises:
-        ValueError: the module keeps buffers, which a stack of clients cannot share; normalises over
-            a batch, which here holds padding too; or drops out at random, which no seed governs.
-    """
-    module = build()
-    for name, part in module.named_modules():
-        buffers = [key for key, _ in part.named_buffers(recurse=False)]
-        drops = isinstance(part, _DropoutNd) and part.p > 0
-        if buffers or drops or isinstance(part, _BatchNorm):
-            raise ValueError(
-                f"{name or 'the module'} is a {type(part).__name__}: modules with buffers "
-                f"({', '.join(buffers) or 'here none'}), statistics over a batch, or dropout give "
-                "clients no well-defined result here; normalise with GroupNorm or LayerNorm"
-            )
-    shapes = {name: tuple(value.shape) for name, value in module.named_parameters()}
-
-    def predict(params: Params, x: Tensor) -> Outputs:
-        result = torch.func.functional_call(module, params, (x,))
-        return result if isinstance(result, Outputs) else Outputs(result)
-
-    return Model(initialiser(shapes), predict)
-
-
-def _own(name: str, shape: tuple[int, ...], num_classes: int) -> Model:
+def _own(name: str, shape: tuple[Any, ...], num_classes: int, examples: Any) -> Model:
     """The model that a class or function of the user's makes."""
     make = REGISTRY.get(name)
     try:
-        made = make(shape, num_classes)
+        made = make if inspect.isclass(make) else make(shape, num_classes)
+        return build(made if isinstance(made, Model) else make, shape, num_classes, examples)
     except Exception as error:
+        said = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(
             f"model {name!r} cannot be made for examples of shape {shape} and {num_classes} "
-            f"classes: {type(error).__name__}: {error}"
+            f"classes: {said}{error}"
         ) from error
-    if isinstance(made, Model):
-        return made
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"model {name!r} gives {made!r}; expected {REGISTRY.expected}")
-    return from_module(functools.partial(make, shape, num_classes))
 
 
 def _of_any_inputs(model: Model) -> Model:

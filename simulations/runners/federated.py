@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from fedkd.attacks.byzantine import corrupt
 from fedkd.core import Algorithm, Client, Engine
@@ -20,7 +21,7 @@ from fedkd.engines import made
 from fedkd.engines.batched import batched
 from fedkd.engines.fault_tolerance import tolerant
 from fedkd.messages import Ledger
-from fedkd.models import build, size
+from fedkd.models import TRIED, build, size
 from fedkd.rounds import checkpoint
 from fedkd.rounds.evaluation import collapsed, diverged, evaluate
 from fedkd.rounds.round import Deployment, Round, check_federation, deploy_all, nothing_learnt
@@ -228,7 +229,8 @@ def engine_of(
 def _check_room(e: FedExperiment, data: datasets.Dataset) -> None:
     """Raise ValueError for models and orders of examples that this machine has no memory for."""
     there = machine.memory()
-    counts = {name: size(build(name, data.shape, data.num_classes)) for name in e.models}
+    few = tree_map(lambda x: x[:TRIED], data.x)
+    counts = {name: size(build(name, data.shape, data.num_classes, few)) for name in e.models}
     bytes_of = [math.inf if n is None else 4 * n for n in counts.values()]
     # Parameters of all; and of one that is trained, its gradients, momentum and what it becomes.
     each = sum(bytes_of) / max(len(bytes_of), 1)  # without models: `federate` says so

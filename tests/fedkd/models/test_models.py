@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
-from torch.utils._pytree import tree_map
 
-from fedkd.models import build, cnn, from_module, lenet, mlp, mobile, names, resnet8
+from fedkd.models import build, cnn, lenet, mlp, mobile, names, resnet8
 from fedkd.models import stacked as stacks
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
@@ -284,65 +283,6 @@ def test_an_example_does_not_depend_on_its_neighbours(name, double):
     together = model.predict(params, x).logits
     alone = torch.cat([model.predict(params, one.unsqueeze(0)).logits for one in x])
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
-
-
-# Any module
-
-
-def plain():
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)
-    )
-
-
-def test_any_module_is_a_model():
-    module, model = plain(), from_module(plain)
-    params, x = model.init(stream()), images(6, (1, 8, 8))
-    assert {k: v.shape for k, v in params.items()} == {
-        k: v.shape for k, v in module.named_parameters()
-    }
-    expected = torch.func.functional_call(module, params, (x,))
-    torch.testing.assert_close(model.predict(params, x).logits, expected)
-    assert (params["1.weight"] == 1).all()
-    assert (params["1.bias"] == 0).all()
-    assert params["4.bias"].abs().max() <= 1 / 12
-    stacked = tree_map(lambda v: torch.stack([v, 2 * v]), params)
-    both = torch.func.vmap(lambda p: model.predict(p, x).logits)(stacked)
-    torch.testing.assert_close(both[0], expected)
-
-
-def test_a_module_may_show_its_hidden_activations():
-    class Showing(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
-
-        def forward(self, x):
-            hidden = self.first(x).relu()
-            return Outputs(self.last(hidden), (hidden,))
-
-    model = from_module(Showing)
-    outputs = model.predict(model.init(stream()), torch.ones(5, 3))
-    assert [outputs.logits.shape, outputs.hidden[0].shape] == [(5, 2), (5, 4)]
-
-
-@pytest.mark.parametrize(
-    ("part", "name"),
-    [
-        (lambda: nn.BatchNorm2d(4), "1 is a BatchNorm2d"),
-        (lambda: nn.BatchNorm2d(4, track_running_stats=False), "1 is a BatchNorm2d"),
-        (lambda: nn.InstanceNorm2d(4, track_running_stats=True), "running_mean"),
-        (lambda: nn.Dropout(0.5), "1 is a Dropout"),
-    ],
-)
-def test_modules_that_depend_on_more_than_the_example_are_refused(part, name):
-    with pytest.raises(ValueError, match=f"{name}.*GroupNorm or LayerNorm"):
-        from_module(lambda: nn.Sequential(nn.Conv2d(1, 4, 3), part()))
-
-
-def test_dropout_that_drops_nothing_and_norms_without_memory_are_fine():
-    from_module(lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.0), nn.LayerNorm(3)))
-    from_module(lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4)))
 
 
 # Names
