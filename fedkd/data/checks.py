@@ -35,6 +35,22 @@ def whole(values: Tensor, name: str) -> Tensor:
     return found
 
 
+def enough(labels: Tensor, clients: int, minimum: int = 1) -> Tensor:
+    """The labels as whole numbers (N,); ValueError where they cannot be dealt out."""
+    if clients < 1:
+        raise ValueError(f"the number of clients must be at least 1, got {clients}")
+    if minimum < 0:
+        raise ValueError(f"the minimum size must be >= 0, got {minimum}")
+    labels = whole(labels, "labels")
+    if len(labels) < clients * max(minimum, 1):
+        raise ValueError(
+            f"{clients} clients with at least {max(minimum, 1)} examples each need "
+            f"{clients * max(minimum, 1)}, and there are {len(labels)}; take fewer clients, or "
+            "more private examples"
+        )
+    return labels
+
+
 def check_labels(y: Tensor, classes: int) -> None:
     """Raise ValueError unless labels are from 0 to C - 1."""
     found = y.unique()

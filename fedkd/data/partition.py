@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedkd.data.checks import whole
+from fedkd.data.capped_dirichlet import dirichlet_balanced, dirichlet_min
+from fedkd.data.checks import enough, whole
+from fedkd.data.proportions import check_alpha, shares
 from kdcore.registry import Registry, members
 
 Partition = list[Tensor]
@@ -30,7 +32,7 @@ def iid(labels: Tensor, clients: int, generator: torch.Generator) -> Partition:
     Raises:
         ValueError: fewer examples than clients, or no clients.
     """
-    labels = _checked(labels, clients)
+    labels = enough(labels, clients)
     return list(torch.randperm(len(labels), generator=generator).tensor_split(clients))
 
 
@@ -63,9 +65,8 @@ def dirichlet(
     Raises:
         ValueError: alpha or minimum out of range, or too few examples for all clients.
     """
-    labels = _checked(labels, clients, minimum)
-    if not 0 < alpha < float("inf"):
-        raise ValueError(f"alpha must be positive and finite, got {alpha}; try 0.1 to 100")
+    labels = enough(labels, clients, minimum)
+    check_alpha(alpha)
     if attempts < 1:
         raise ValueError(f"attempts must be >= 1, got {attempts}")
     by_label = [torch.nonzero(labels == label).flatten() for label in labels.unique(sorted=True)]
@@ -92,7 +93,7 @@ def shards(
     """
     if per_client < 1:
         raise ValueError(f"each client needs at least one shard, got {per_client}")
-    labels = _checked(labels, clients, per_client)
+    labels = enough(labels, clients, per_client)
     shuffled = torch.randperm(len(labels), generator=generator)
     ordered = shuffled[torch.argsort(labels[shuffled], stable=True)]
     pieces = ordered.tensor_split(clients * per_client)
@@ -115,12 +116,11 @@ def quantity(
     Raises:
         ValueError: alpha or minimum out of range, or too few examples for all clients.
     """
-    labels = _checked(labels, clients, minimum)
-    if not 0 < alpha < float("inf"):
-        raise ValueError(f"alpha must be positive and finite, got {alpha}; try 0.1 to 100")
-    shares = _shares(clients, alpha, generator)
+    labels = enough(labels, clients, minimum)
+    check_alpha(alpha)
+    drawn = shares(clients, alpha, generator)
     order = torch.randperm(len(labels), generator=generator)
-    parts = list(order.tensor_split(_cuts(shares, len(labels)).tolist()))
+    parts = list(order.tensor_split(_cuts(drawn, len(labels)).tolist()))
     return _level(parts, minimum, generator)
 
 
@@ -137,7 +137,7 @@ def pathological(
         ValueError: more labels for each client than there are, labels that nobody would have, or
             fewer examples of a label than clients that are to have it.
     """
-    labels = _checked(labels, clients)
+    labels = enough(labels, clients)
     found = labels.unique(sorted=True)
     if not 1 <= classes <= len(found):
         raise ValueError(
@@ -183,7 +183,7 @@ def natural(domains: Tensor, clients: int, generator: torch.Generator) -> Partit
     Raises:
         ValueError: a domain with fewer examples than clients that are to share it.
     """
-    domains = _checked(domains, clients)
+    domains = enough(domains, clients)
     found = domains.unique(sorted=True)
     parts: list[list[Tensor]] = [[] for _ in range(clients)]
     for place, domain in enumerate(found.tolist()):
@@ -203,6 +203,8 @@ def natural(domains: Tensor, clients: int, generator: torch.Generator) -> Partit
 PARTITIONS: dict[str, Callable[..., Partition]] = {
     "iid": iid,
     "dirichlet": dirichlet,
+    "dirichlet-min": dirichlet_min,
+    "dirichlet-balanced": dirichlet_balanced,
     "shards": shards,
     "quantity": quantity,
     "pathological": pathological,
@@ -301,22 +303,6 @@ def check_dealt(parts: Partition, count: int, clients: int) -> None:
         )
 
 
-def _checked(labels: Tensor, clients: int, minimum: int = 1) -> Tensor:
-    """The labels as whole numbers (N,); ValueError where they cannot be dealt out."""
-    if clients < 1:
-        raise ValueError(f"the number of clients must be at least 1, got {clients}")
-    if minimum < 0:
-        raise ValueError(f"the minimum size must be >= 0, got {minimum}")
-    labels = whole(labels, "labels")
-    if len(labels) < clients * max(minimum, 1):
-        raise ValueError(
-            f"{clients} clients with at least {max(minimum, 1)} examples each need "
-            f"{clients * max(minimum, 1)}, and there are {len(labels)}; take fewer clients, or "
-            "more private examples"
-        )
-    return labels
-
-
 def _draw(
     by_label: list[Tensor], clients: int, generator: torch.Generator, alpha: float
 ) -> tuple[Tensor, Tensor]:
@@ -324,21 +310,9 @@ def _draw(
     order, sizes = [], []
     for rows in by_label:
         order.append(rows[torch.randperm(len(rows), generator=generator)])
-        cuts = _cuts(_shares(clients, alpha, generator), len(rows))
+        cuts = _cuts(shares(clients, alpha, generator), len(rows))
         sizes.append(cuts.diff(prepend=torch.tensor([0]), append=torch.tensor([len(rows)])))
     return torch.cat(order), torch.stack(sizes)
-
-
-def _shares(clients: int, alpha: float, generator: torch.Generator) -> Tensor:
-    """A draw from Dir(alpha, ..., alpha), by gamma variates on a log scale (tiny alpha is safe).
-
-    Gamma(alpha) = Gamma(alpha + 1) U^(1/alpha): its logarithm never underflows.
-    """
-    gamma = torch._standard_gamma(  # the one gamma sampler of torch that takes a generator
-        torch.full((clients,), alpha + 1, dtype=torch.float64), generator=generator
-    )
-    uniform = torch.rand(clients, dtype=torch.float64, generator=generator).clamp(min=1e-300)
-    return (gamma.log() + uniform.log() / alpha).softmax(dim=0)
 
 
 def _cuts(shares: Tensor, count: int) -> Tensor:

@@ -42,8 +42,9 @@ class FedExperiment:
         data: name of the data set (`fedkd.data.datasets`).
         clients: K.
         models: architectures, dealt out to the clients in turn.
-        partition: how private examples are dealt out; `alpha` is for dirichlet and quantity,
-            `shards` (for each client) for shards, `classes_per_client` for pathological.
+        partition: how private examples are dealt out; `alpha` is for dirichlet (also -min
+            and -balanced) and quantity, `shards` (for each client) for shards, and
+            `classes_per_client` for pathological.
         absent_classes: how many labels no client holds.
         rotations: 2 or 4 shift features: client k is turned by (k modulo that) of a full turn.
         private, public, validation, test: examples of each kind; test 0 is all that are left.
@@ -118,7 +119,8 @@ class FedExperiment:
     @property
     def protocol(self) -> str:
         """What has to be equal for two algorithms to be compared, in words."""
-        strength = {"dirichlet": f" {self.alpha:g}", "quantity": f" {self.alpha:g}"}
+        by_alpha = "dirichlet", "dirichlet-min", "dirichlet-balanced", "quantity"
+        strength = dict.fromkeys(by_alpha, f" {self.alpha:g}")
         strength["shards"] = f" {self.shards}"
         strength["pathological"] = f" {self.classes_per_client}"
         said = [f"{self.clients} clients", self.partition + strength.get(self.partition, "")]
