@@ -14,7 +14,8 @@ from statistics import fmean
 
 from simulations.results import run_folder
 from simulations.results.model_selection import choices
-from simulations.results.tables import results, summary
+from simulations.results.run_results import results
+from simulations.results.tables import summary
 
 Metrics = dict[int, dict[str, float]]  # of a method's chosen setting, by seed
 Runs = dict[tuple[str, str], Metrics]  # by alpha and method

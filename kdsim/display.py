@@ -9,7 +9,7 @@ from rich.console import Console
 
 from simulations.execution.console import PLAIN, terminal_table
 from simulations.reporting.markup import Markup, element, joined, table
-from simulations.results import tables
+from simulations.results import run_results, tables
 from simulations.results.run_folder import Run
 
 WIDTH = 100  # characters of a printed table, whatever the terminal
@@ -47,7 +47,7 @@ def curves(runs: Sequence[Run]) -> str:
     from simulations.reporting.figures import common
     from simulations.reporting.figures import curves as figures
 
-    found = tables.results(runs)
+    found = run_results.results(runs)
     look = common.looks(result.label for result in found)
     parts: list[Markup] = []
     for (kind, *_), group in groupby(found, key=lambda result: result.group):

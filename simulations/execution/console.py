@@ -198,6 +198,8 @@ def _line(job: Job, record: Record) -> str:
     shown = "undefined" if value is None else f"{value:.3g}"
     if name.startswith("accuracy") and value is not None:
         shown = f"{100 * value:.1f} %"
+    if "diverged" in record:
+        shown = "–"  # what it has come to is no accuracy
     lost = f"; DIVERGED: {record['diverged']}" if "diverged" in record else ""
     return f"{who}: {name} {shown}, {record['seconds']:.1f} s{lost}"
 

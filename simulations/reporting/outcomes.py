@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from simulations.results.tables import FEW, SHARES, Column, Quantity, Result, Table
+from simulations.results.columns import SHARES, Column
+from simulations.results.run_results import Result
+from simulations.results.tables import FEW, Quantity, Table
 from simulations.survey.claims import About, BySeed, Finding, findings, verdict
 
 LONG = 4  # methods, at the most, that have a sentence each

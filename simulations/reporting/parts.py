@@ -10,7 +10,8 @@ from simulations.reporting.figures import common, curves, embeddings, graph, sys
 from simulations.reporting.figures import recipes as plots_recipes
 from simulations.results import run_folder
 from simulations.results.model_selection import Choice, choices
-from simulations.results.tables import Result, Table, labelled, results, table
+from simulations.results.run_results import Result, labelled, results
+from simulations.results.tables import Table, table
 from simulations.survey import experiments, page
 from simulations.survey.claims import About, BySeed, verdict
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from fedkd.rounds.clock import Clock
 from simulations.config import experiments
 from simulations.config.schema import values
-from simulations.results.tables import Result
+from simulations.results.run_results import Result
 
 # Settings of a federation that say something only where another one has these values.
 BELONGS: Mapping[str, tuple[str, tuple[str, ...]]] = {

@@ -5,7 +5,8 @@ from itertools import groupby
 from statistics import fmean
 from typing import NamedTuple
 
-from simulations.results.tables import TASK, Result
+from simulations.results.run_results import Result
+from simulations.results.tables import TASK
 
 
 class Choice(NamedTuple):

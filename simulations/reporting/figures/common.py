@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Figure  # pages, which only pass them on, name it from here
 from matplotlib.lines import Line2D
 
-from simulations.results.tables import Result, summary
+from simulations.results.run_results import Result
+from simulations.results.tables import summary
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType  # which older versions have not

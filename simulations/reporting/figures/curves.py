@@ -24,7 +24,7 @@ from simulations.reporting.figures.common import (
     with_legend,
     wrapped,
 )
-from simulations.results.tables import Result
+from simulations.results.run_results import Result
 
 TOGETHER = 6  # curves, at the most, that share one panel
 

@@ -25,7 +25,7 @@ from simulations.reporting.figures.common import (
     wrapped,
 )
 from simulations.reporting.figures.predictions import WHO, Predictions
-from simulations.results.tables import Result
+from simulations.results.run_results import Result
 
 ROWS = 3  # methods that have a row of panels
 FEW = 12  # classes, or kinds of nodes, that are told apart

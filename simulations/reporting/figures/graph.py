@@ -35,7 +35,7 @@ from simulations.reporting.figures.predictions import (
     reliable,
     shares,
 )
-from simulations.results.tables import Result
+from simulations.results.run_results import Result
 
 STYLES: dict[
     str, dict[str, Any]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulations.results.tables import Result
+from simulations.results.run_results import Result
 
 WHO = {"teacher": "teacher", "baseline": "student without KD", "student": "student with KD"}
 OCTAVES = 8  # the last group of degrees, which has no end

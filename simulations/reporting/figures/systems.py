@@ -24,7 +24,7 @@ from simulations.reporting.figures.common import (
     wrapped,
 )
 from simulations.reporting.figures.curves import accuracy, curves, number, trends
-from simulations.results.tables import Result
+from simulations.results.run_results import Result
 
 SHADES = "cividis"  # reads the same with any colour vision, and in grey
 PEERS = "consensus_distance"

@@ -6,7 +6,8 @@ import io
 import pytest
 
 from simulations.reporting.exports import comma_separated, markdown
-from simulations.results.tables import Result, table
+from simulations.results.run_results import Result
+from simulations.results.tables import table
 
 
 def cells(label, accuracy=0.5, data="digits"):

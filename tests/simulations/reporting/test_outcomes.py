@@ -3,7 +3,8 @@
 import pytest
 
 from simulations.reporting.outcomes import claimed, compared, of_section
-from simulations.results.tables import Result, summary, table
+from simulations.results.run_results import Result
+from simulations.results.tables import summary, table
 from simulations.survey.claims import findings
 
 

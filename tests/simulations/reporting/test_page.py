@@ -258,6 +258,7 @@ def test_a_run_that_diverged_is_said_everywhere(tmp_path):
     (one,) = tables(run_folder.load(tmp_path))
     row = next(row for row in one.body if row[0] == "fedavg")
     assert row[one.header.index("Diverged (share of seeds)")].startswith("0.5")
+    assert row[one.header.index("Accuracy, global test set (%)")].startswith("0.0")
     assert "Diverged: fedavg, seed 1: too fast." in (tmp_path / "tables.md").read_text()
     assert re.search(r"fedavg,diverged,,0\.5,", comma_separated([one]))
 

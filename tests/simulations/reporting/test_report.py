@@ -16,7 +16,8 @@ from simulations.reporting.page import html
 from simulations.reporting.parts import facts, gather
 from simulations.reporting.report import write_report
 from simulations.results import run_folder
-from simulations.results.tables import results, rounds_to, tables
+from simulations.results.run_results import results, rounds_to
+from simulations.results.tables import tables
 from tests.simulations.reporting.figures.test_graph import kept
 
 REPOSITORY = Path(__file__).resolve().parents[3]

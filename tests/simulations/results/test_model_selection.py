@@ -6,7 +6,7 @@ from simulations.cli.app import main
 from simulations.reporting.report import write_report
 from simulations.results import run_folder
 from simulations.results.model_selection import choices
-from simulations.results.tables import labelled, results
+from simulations.results.run_results import labelled, results
 from tests.simulations.reporting.test_report import FED, fed_run, graph_run
 
 STRENGTH = "strength"

@@ -23,9 +23,13 @@ def test_a_federated_run_names_the_clients(kdsim, tmp_path, name):
     assert end["diverged"] == WHO
     assert summary["diverged"] == [0]
     assert f"; DIVERGED: {WHO}\n" in err
+    said = err
     status, out, _ = kdsim(*command, "--out", "out")  # which is done already
     assert status == 0
     assert f"DIVERGED: {run_folder.load(tmp_path)[0].path.name}: {WHO}" in out
+    assert "accuracy –, " in said
+    (row,) = [line.split() for line in out.splitlines() if line.split()[:1] == [name]]
+    assert row[1:4] == ["1", "–", "–"]  # of one seed, which diverged; bytes were sent all the same
 
 
 @pytest.mark.usefixtures("no_report")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulations.results import tables
+from simulations.results import run_results
 from simulations.survey import claims, datasets, experiments, page, recipes
 from simulations.survey.claims import About
 from simulations.survey.recipes.objectives import compression
@@ -163,7 +163,7 @@ def test_a_recipe_from_the_command_to_the_page(kdsim, monkeypatch, tmp_path):
 
 def test_a_table_of_a_recipe_has_a_row_for_each_arm():
     numbers = {"accuracy": 0.9, "accuracy_baseline": 0.8, "accuracy_baseline_shifted": 0.7}
-    found = tables._arms(numbers | {"parameters_ratio": 70.0})
+    found = run_results._arms(numbers | {"parameters_ratio": 70.0})
     assert found == {
         "taught": {"accuracy": 0.9, "parameters_ratio": 70.0},
         "baseline": {"accuracy": 0.8},

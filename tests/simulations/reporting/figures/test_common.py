@@ -9,7 +9,7 @@ from PIL import Image
 
 from simulations.reporting.figures import common, curves
 from simulations.reporting.figures.common import COLOURS, NARROW, WIDE, encode, looks
-from simulations.results.tables import Result
+from simulations.results.run_results import Result
 
 
 def fed(method, seed=0, top=0.8, sent=1000, rounds=(1, 2, 3), clients=(0.4, 0.6)):

@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 from kdcore import metrics
 from simulations.reporting.figures import embeddings, graph, predictions
 from simulations.reporting.figures.common import NARROW, WIDE, encode, looks
-from simulations.results.tables import Result
+from simulations.results.run_results import Result
 from tests.simulations.reporting.figures.test_common import texts
 
 N, CLASSES, DRAWN = 80, 8, 20

@@ -4,7 +4,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from simulations.reporting.figures.common import NARROW, WIDE, looks
 from simulations.reporting.figures.systems import drawings
-from simulations.results.tables import Result, table
+from simulations.results.run_results import Result
+from simulations.results.tables import table
 from tests.simulations.reporting.figures.test_common import lines
 
 RING = {"name": "ring", "links": [[0, 1], [1, 2], [0, 2]], "positions": [[0, 0], [1, 0], [0, 1]]}
