@@ -18,8 +18,8 @@ from fedkd.rounds.round import Round
 from simulations.config import experiments, files, identity, sources
 from simulations.config.resources import Resources, read_resources
 from simulations.execution import scheduler
+from simulations.execution.payloads import lines, tensors
 from simulations.results import run_folder
-from simulations.results.payloads import lines, tensors
 from simulations.runners import federated
 from simulations.runners.federated_run import FederatedRun, checksum, course
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fedkd.engines.sequential import sequential
 from simulations.results import run_folder
 from simulations.runners import federated
 from simulations.survey import datasets
@@ -40,16 +41,12 @@ def test_a_sound_run_says_nothing(kdsim):
 
 def test_a_prediction_that_is_no_number_counts_though_parameters_are(tiny):
     federation = tiny()
-    (current,) = federated.course(fed_experiment(), federation).rounds(
-        federation, federated.sequential
-    )
+    (current,) = federated.course(fed_experiment(), federation).rounds(federation, sequential)
     certainty = torch.tensor([0.1, float("nan"), 0.2, 0.3, 0.4])
-    told = federated._divergence(federation, current, certainty, federated.sequential)
+    told = federated._divergence(federation, current, certainty, sequential)
     assert told["diverged"].startswith("parameters or predictions of client 1 are no finite")
-    assert federated._divergence(federation, current, torch.zeros(5), federated.sequential) == {}
-    everyone = federated._divergence(
-        federation, current, torch.full((9,), torch.nan), federated.sequential
-    )
+    assert federated._divergence(federation, current, torch.zeros(5), sequential) == {}
+    everyone = federated._divergence(federation, current, torch.full((9,), torch.nan), sequential)
     assert "clients 0, 1, 2, 3, 4 and 4 more are" in everyone["diverged"]
 
 
