@@ -17,7 +17,15 @@ from simulations.cli import app
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted((DOCS / "howto").glob("*.md"))
 FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-QUICK = {"flower", "own-graph", "own-loss", "own-teacher", "reproduce-a-paper"}  # no report
+QUICK = {
+    "flower",
+    "own-graph",
+    "own-loss",
+    "own-teacher",
+    "pretrained-and-frozen",
+    "tables",
+    "reproduce-a-paper",
+}
 MARKS = {True: [], False: [pytest.mark.slow]}
 
 
