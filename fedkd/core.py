@@ -142,6 +142,7 @@ class Task:
     examples at the server, each for algorithms that declare to need them. `private` is how many
     private examples there are in all: no client can have more. Ten million where it is not known.
     `device` is where the server computes; random numbers are drawn on the CPU wherever that is.
+    `few` are a few inputs, to try networks with; None where none are at hand.
     """
 
     models: Mapping[str, Model]
@@ -152,6 +153,7 @@ class Task:
     validation: Examples | None = None
     private: int = 10_000_000
     device: torch.device = torch.device("cpu")
+    few: Any = None
 
 
 class Properties(NamedTuple):

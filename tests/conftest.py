@@ -106,6 +106,7 @@ def tiny_federation(
     test=20,
     shape=(1, 6, 6),
     seed=0,
+    same_start=False,
 ) -> FederatedData:
     """Clients of very different sizes on noisy patterns, in the default type of torch.
 
@@ -119,7 +120,8 @@ def tiny_federation(
     x = 0.7 * patterns[y] + 0.3 * torch.rand(total, *shape, generator=generator)
     rows = torch.arange(total).split([sum(sizes), public, 0, test])
     parts = torch.arange(sum(sizes)).split(list(sizes))
-    return federate(Dataset(x, y, classes), Pools(*rows), list(parts), models, seed)
+    data, pools = Dataset(x, y, classes), Pools(*rows)
+    return federate(data, pools, list(parts), models, seed, same_start=same_start)
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from fedkd.core import Algorithm, Properties, Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Upload
 from kdcore.training.loop import Batches, Params, Predict, fit, supervised
 
+KEPT = "kept/"  # of the server's own, and never sent
+
 
 @dataclass(frozen=True)
 class FedAvg(Algorithm):
@@ -22,7 +24,9 @@ class FedAvg(Algorithm):
     Up and down: all parameters, 4 W bytes each way in float32; up, n_k as well.
 
     Convention: clients of different architectures cannot be averaged; each group has an average of
-    its own, and a group of which nobody took part keeps what it has.
+    its own, and a group of which nobody took part keeps what it has. Of a torch module's state,
+    statistics in real numbers are averaged with the weights; streams, counts and what the model
+    calls `local` never leave the client (`fedkd.core.Model.shared`).
     """
 
     properties = Properties(
@@ -37,11 +41,7 @@ class FedAvg(Algorithm):
 
     def init(self, task: Task, generator: torch.Generator) -> Server:
         """One set of initial parameters for each group."""
-        return {
-            f"{group}/{name}": value
-            for group in sorted(task.models)
-            for name, value in task.models[group].init(generator).items()
-        }
+        return initial(task, generator)[0]
 
     def broadcast(self, server: Server, client: int, group: str) -> Message:
         """The average of the client's group."""
@@ -56,8 +56,8 @@ class FedAvg(Algorithm):
         public: Public | None,
     ) -> tuple[Params, Upload]:
         """Train from the average."""
-        params = fit(predict, received, private, self.local, supervised)
-        return params, Upload(params, private.size)
+        params = fit(predict, params | received, private, self.local, supervised)
+        return params, Upload({name: params[name] for name in received}, private.size)
 
     def deployment(self, server: Server, client: int, group: str) -> Message:
         """The average of the client's group."""
@@ -66,13 +66,14 @@ class FedAvg(Algorithm):
     def deploy(
         self, predict: Predict, params: Params, received: Message, public: Public | None
     ) -> Params:
-        """The average."""
-        return received
+        """The average, and beside it what never leaves the client."""
+        return params | received
 
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
-        """Every parameter, in its shape."""
-        initial = task.models[group].init(torch.Generator())
-        return {k: PayloadSpec(tuple(v.shape), trained="parameters") for k, v in initial.items()}
+        """Every parameter that is averaged, in its shape."""
+        model = task.models[group]
+        shared = model.shared(model.init(torch.Generator()))
+        return {k: PayloadSpec(tuple(v.shape), trained="parameters") for k, v in shared.items()}
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
@@ -100,6 +101,32 @@ def average_by_group(uploads: Iterable[Received]) -> Server:
         for name, value in sums[group].items()
         if weights[group] > 0
     }
+
+
+def initial(task: Task, generator: torch.Generator) -> tuple[Server, Server]:
+    """Initial parameters of each group: those that are averaged, and under `kept/` all others.
+
+    The others (streams of chance, counts, what is local) are for a server that trains models.
+    """
+    averaged: Server = {}
+    kept: Server = {}
+    for group in sorted(task.models):
+        params = task.models[group].init(generator)
+        shared = task.models[group].shared(params)
+        averaged |= {f"{group}/{name}": value for name, value in shared.items()}
+        kept |= {f"{KEPT}{group}/{n}": v for n, v in params.items() if n not in shared}
+    return averaged, kept
+
+
+def whole(server: Server, group: str, averaged: Params) -> Params:
+    """All parameters of a group's model, at a server that keeps what is not averaged."""
+    return of_group(server, f"{KEPT}{group}") | averaged
+
+
+def apart(task: Task, group: str, params: Params) -> Server:
+    """The parameters of a group's model as the server holds them: the inverse of `whole`."""
+    shared = task.models[group].shared(params)
+    return {f"{'' if n in shared else KEPT}{group}/{n}": v for n, v in params.items()}
 
 
 def of_group(server: Server, group: str) -> Params:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedkd.algorithms.fedavg import FedAvg, average_by_group, of_group
+from fedkd.algorithms.fedavg import FedAvg, apart, average_by_group, initial, of_group, whole
 from fedkd.core import Properties, Public, Server, Task
 from fedkd.messages import Received
 from kdcore.losses.response import kl
@@ -22,6 +22,7 @@ from kdcore.training.loop import (
     predict_logits,
 )
 from kdcore.training.optimizers import rule
+from kdcore.training.stacked import learning, least_batch, weights
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,24 @@ class FedDF(FedAvg):
         for group in sorted(task.models):
             start = of_group(averaged, group)
             if start:
+                start = whole(server, group, start)
                 student = self._taught(task.models[group].predict, start, batches, task.validation)
-                averaged |= {f"{group}/{name}": value for name, value in student.items()}
+                averaged |= apart(task, group, student)
         return server | averaged
+
+    def check(self, task: Task) -> None:
+        """Models go up whole: the server has to predict with them."""
+        for group, model in task.models.items():
+            if model.local:
+                raise ValueError(
+                    f"FedDF predicts with the models that clients send, and those of {group} keep "
+                    f"{sorted(model.local)[0]} local; take FedAvg, or leave out `local`"
+                )
+
+    def init(self, task: Task, generator: torch.Generator) -> Server:
+        """One set of initial parameters for each group, with what a model needs to be trained."""
+        averaged, kept = initial(task, generator)
+        return averaged | kept
 
     def _taught(
         self, predict: Predict, start: Params, batches: Batches, validation: Examples | None
@@ -132,16 +148,23 @@ def _passes(
     predict: Predict, start: Params, batches: Batches, training: TrainingConfig
 ) -> Iterable[Params]:
     """The parameters after each pass, as `fit` has them, with one optimiser all along."""
-    leaves = [value.detach().clone().requires_grad_() for value in start.values()]
-    model = dict(zip(start, leaves, strict=True))
+    names = list(weights(start))
+    leaves = [start[name].detach().clone().requires_grad_() for name in names]
+    model = start | dict(zip(names, leaves, strict=True))
+    learn, least = learning(predict), least_batch(predict)
     optimiser = rule(training)
     state, steps = optimiser.init(leaves), batches.steps // training.epochs
     for count, (index, mask) in enumerate(zip(batches.order, batches.mask, strict=True), start=1):
-        outputs = predict(model, rows(batches.x, index))
+        if int(mask.sum()) < least:
+            continue
+        if least > 1:  # padding would be in the statistics
+            index, mask = index[mask.bool()], mask[mask.bool()]
+        outputs, fresh = learn(model, rows(batches.x, index))
         loss = (_towards(outputs, batches.y[index]) * mask).sum() / mask.sum()
         gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
         with torch.no_grad():
             optimiser.step(leaves, list(gradients), state, count)
+        model |= fresh
         if count % steps == 0:
             yield {name: leaf.detach().clone() for name, leaf in model.items()}
 

@@ -71,8 +71,15 @@ class FedGen(FedAvg):
             )
 
     def check(self, task: Task) -> None:
-        """All models have linear heads on features of one width."""
+        """All models have linear heads on features of one width, and send their heads."""
         feature_width(task)
+        for group, model in task.models.items():
+            head = head_names(model.init(torch.Generator()))
+            if model.local & {*head}:
+                raise ValueError(
+                    f"FedGen learns from the heads of all clients, and the head of {group} is "
+                    "local; leave it out of `local`, or take FedAvg"
+                )
 
     def init(self, task: Task, generator: torch.Generator) -> Server:
         """Initial parameters for each group and for the generator."""
@@ -98,7 +105,8 @@ class FedGen(FedAvg):
     ) -> tuple[Params, Upload]:
         """Train from the average, on the own examples and on generated features."""
         weight, bias = head_names(params)
-        start = {name: received[name] for name in params}
+        averaged = {name: value for name, value in received.items() if name in params}
+        start = params | averaged
         made = {name: value for name, value in received.items() if name not in params}
         if made:
             logits = F.linear(made["features"], start[weight], start[bias])  # (C, M, C)
@@ -120,7 +128,8 @@ class FedGen(FedAvg):
         extra = on_generated if made else None
         trained = fit(predict, start, private, self.local, loss, made, penalty=extra)
         counts = label_counts(private, len(start[bias]))
-        return trained, Upload(trained | {"label_counts": counts}, private.size)
+        sent = {name: trained[name] for name in averaged}
+        return trained, Upload(sent | {"label_counts": counts}, private.size)
 
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """Every parameter, in its shape, and a number for each label."""

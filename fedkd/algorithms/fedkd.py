@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -145,7 +146,17 @@ def _mapped(both: Network) -> Network:
 
         return mapped
 
-    return Network(form(both.one), form(both.stack))
+    if both.learn is None:
+        return Network(form(both.one), form(both.stack))
+    learns = both.learn
+
+    def learn(params: Params, x: Any) -> tuple[Outputs, Params]:
+        outputs, fresh = learns(params, x)
+        return form(lambda *_: outputs)(params, x), fresh
+
+    return Network(
+        form(both.one), form(both.stack), learn=learn, alone=both.alone, least=both.least
+    )
 
 
 def _mutual(outputs: Outputs, y: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from fedkd.messages import Message, Upload
 from kdcore.losses.response import cross_entropy
 from kdcore.outputs import Outputs
 from kdcore.training.loop import Batches, Params, Predict, fit
+from kdcore.training.stacked import weights
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class FedProx(FedAvg):
             return cross_entropy(outputs.logits, y)
 
         def near(params: Params, y: Tensor, start: Params) -> Tensor:
-            gaps = [(value - start[name]).square().sum() for name, value in params.items()]
+            gaps = [(params[name] - value).square().sum() for name, value in start.items()]
             return self.mu / 2 * torch.stack(gaps).sum()
 
-        params = fit(predict, received, private, self.local, loss, received, penalty=near)
-        return params, Upload(params, private.size)
+        mine = params | received
+        params = fit(predict, mine, private, self.local, loss, weights(received), penalty=near)
+        return params, Upload({name: params[name] for name in received}, private.size)

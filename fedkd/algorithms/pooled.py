@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedkd.algorithms.fedavg import FedAvg, of_group
+from fedkd.algorithms.fedavg import FedAvg, apart, initial, of_group, whole
 from fedkd.core import Properties, Public, Server, Task, as_sent
 from fedkd.messages import ANY, Message, PayloadSpec, Received, Upload
 from kdcore.rng import generator as stream
@@ -46,7 +46,8 @@ class Pooled(FedAvg):
     def init(self, task: Task, generator: torch.Generator) -> Server:
         """One set of initial parameters for each group, and what the server draws shuffles from."""
         seed = torch.randint(2**31, (1,), generator=generator)
-        return super().init(task, generator) | {"seed": seed, "round": torch.tensor([0])}
+        averaged, kept = initial(task, generator)
+        return averaged | kept | {"seed": seed, "round": torch.tensor([0])}
 
     def client_update(
         self,
@@ -59,7 +60,7 @@ class Pooled(FedAvg):
         """Send the examples, each once."""
         index = private.order.flatten()
         examples = {"x": as_sent(private.x[index]), "y": as_sent(private.y[index])}
-        return received, Upload(examples, rows=as_sent(private.first))
+        return params | received, Upload(examples, rows=as_sent(private.first))
 
     def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
         """None: it is the server that trains."""
@@ -81,24 +82,23 @@ class Pooled(FedAvg):
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
         """Train each architecture on the examples of all."""
-        parts = [_examples(upload, task.num_classes) for upload in uploads]
+        parts = [_examples(upload, task) for upload in uploads]
         x, y = map(torch.cat, zip(*parts, strict=True))
         number = server["round"] + 1
         purpose = int(server["seed"]), "pooled", int(number)
         batches = draw(Examples(x, y, torch.arange(len(y))), self.local, stream(*purpose))
-        trained = {
-            f"{group}/{name}": value
-            for group in sorted(task.models)
-            for name, value in fit(
-                task.models[group].predict, of_group(server, group), batches, self.local, supervised
-            ).items()
-        }
+        trained: Server = {}
+        for group in sorted(task.models):
+            params = whole(server, group, of_group(server, group))
+            predict = task.models[group].predict
+            trained |= apart(task, group, fit(predict, params, batches, self.local, supervised))
         return server | trained | {"round": number}
 
 
-def _examples(upload: Received, classes: int) -> tuple[Tensor, Tensor]:
-    """The examples of an upload, but for those whose label is none."""
+def _examples(upload: Received, task: Task) -> tuple[Tensor, Tensor]:
+    """The examples of an upload, in the type that models read; not those whose label is none."""
     assert upload.rows is not None
-    y = upload.payload["y"]
-    fine = upload.rows.bool() & (y >= 0) & (y < classes)
-    return upload.payload["x"][fine], y[fine].long()
+    x, y = upload.payload["x"], upload.payload["y"]
+    fine = upload.rows.bool() & (y >= 0) & (y < task.num_classes)
+    kind = x.dtype if task.few is None else task.few.dtype
+    return x[fine].to(kind), y[fine].long()

@@ -4,6 +4,8 @@ Features are the last hidden activations that a model shows. The head is the las
 two of its parameters, a weight (C, D) and a bias (C,).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,15 @@ def features(predict: Predict) -> Network:
     def stack(params: Params, x: Tensor) -> Outputs:
         return Outputs(whole(params, x).hidden[-1])
 
-    return Network(one, stack)
+    if not isinstance(predict, Network) or predict.learn is None:
+        return Network(one, stack)
+    learns = predict.learn
+
+    def learn(params: Params, x: Any) -> tuple[Outputs, Params]:
+        outputs, fresh = learns(params, x)
+        return Outputs(outputs.hidden[-1]), fresh
+
+    return Network(one, stack, learn=learn, alone=predict.alone, least=predict.least)
 
 
 def head_names(params: Params) -> tuple[str, str]:
@@ -82,7 +92,8 @@ def _width(task: Task, group: str) -> int:
     weight, bias = (params[name] for name in head_names(params))
     fits = weight.dim() == 2 and bias.shape == weight.shape[:1] == (task.num_classes,)
     if fits and task.shape:
-        outputs = model.predict(params, torch.ones(2, *task.shape))
+        few = torch.ones(2, *task.shape) if task.few is None else task.few
+        outputs = model.predict(params, few)
         hidden = outputs.hidden[-1] if outputs.hidden else outputs.logits
         fits = hidden.shape[1:] == weight.shape[1:] and torch.allclose(
             torch.nn.functional.linear(hidden, weight, bias), outputs.logits, atol=1e-5

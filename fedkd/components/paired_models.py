@@ -4,7 +4,7 @@ Their parameters live in one dictionary, told apart by a prefix, so that one `fi
 shared network is named by an algorithm's setting; its parameters come with the broadcast.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,7 +32,17 @@ def pair(own: Predict, shared: Predict) -> Network:
 
         return predict
 
-    return Network(together(own, shared), together(stack_of(own), stack_of(shared)))
+    one, stack = together(own, shared), together(stack_of(own), stack_of(shared))
+    if not isinstance(own, Network) or own.learn is None:
+        return Network(one, stack)
+    learns = own.learn
+
+    def learn(params: Params, x: Any) -> tuple[Outputs, Params]:
+        mine, fresh = learns(part(params, OWN), x)
+        outputs = together(lambda *_: mine, shared)(params, x)
+        return outputs, {f"{OWN}{name}": value for name, value in fresh.items()}
+
+    return Network(one, stack, learn=learn, alone=own.alone, least=own.least)
 
 
 def joined(own: Params, shared: Params) -> Params:
@@ -57,7 +67,13 @@ def shared_model(task: Task, name: str) -> Model:
             f"the shared model {name} cannot be built without the shape of an example; "
             "give Task(..., shape=...)"
         )
-    return build(name, task.shape, task.num_classes)
+    model = build(name, task.shape, task.num_classes)
+    if isinstance(model.predict, Network) and model.predict.learn is not None:
+        raise ValueError(
+            f"the shared model {name} drops out at random or keeps statistics, which only a "
+            "client's own model can; name one that does not, such as mlp"
+        )
+    return model
 
 
 def shared_predict(name: str, x: Tensor) -> Predict:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from fedkd.core import Client, Task
-from kdcore.training.loop import Batches, Predict
+from kdcore.training.loop import Batches, Network, Predict
 
 CACHED = 10e6  # bytes of parameters of a chunk: more are no faster, as they leave the cache
 FEWEST = 10  # clients of a chunk where the chunk's limit allows it: fewer do not pay
@@ -24,7 +24,8 @@ class BatchedEngine:
 
     Chunks are cut by steps and position in the cohort, so they do not depend on the machine. What
     all clients of a chunk share (the very same tensor: the data, a consensus) is not copied. A
-    chunk for which there is no memory is cut in halves and tried again.
+    chunk for which there is no memory is cut in halves and tried again. Clients whose network
+    cannot be stacked (`Network.alone`) run in turn, bit for bit as in the sequential engine.
 
     Attributes:
         notes: what was done otherwise than asked, in words.
@@ -47,6 +48,7 @@ class BatchedEngine:
             raise ValueError(f"a memory budget is a positive number of megabytes, got {budget}")
         self._chunk, self._budget = chunk, budget
         self.notes: list[str] = []
+        self._said: set[str] = set()
 
     def __call__(
         self,
@@ -61,6 +63,11 @@ class BatchedEngine:
         for positions in _alike(clients, calls):
             first = positions[0]
             predict = task.models[clients[first].group].predict
+            if isinstance(predict, Network) and predict.alone is not None:
+                self._note(f"{clients[first].group}: clients run in turn: {predict.alone}")
+                for position in positions:
+                    results[position] = function(predict, *calls[position])
+                continue
             size = self._size(clients[first], calls[first])
             for start in range(0, len(positions), size):
                 block = positions[start : start + size]
@@ -68,6 +75,11 @@ class BatchedEngine:
                 for position, result in zip(block, found, strict=True):
                     results[position] = result
         return results
+
+    def _note(self, said: str) -> None:
+        if said not in self._said:
+            self._said.add(said)
+            self.notes.append(said)
 
     def check(self, client: Client, example: Tensor) -> None:
         """Raise ValueError if the budget has no room for one client and its examples."""
@@ -86,7 +98,8 @@ class BatchedEngine:
 
     def _size(self, client: Client, call: Call) -> int:
         """How many clients like this one are stacked."""
-        example = sum(batches.x[:1].nbytes for batches in _batches(call))
+        tables = [table for batches in _batches(call) for table in tree_leaves(batches.x)]
+        example = sum(table[:1].nbytes for table in tables)
         parameters = sum(value.nbytes for value in client.params.values())
         cached = max(FEWEST, int(CACHED / max(parameters, 1)))
         return min(self._chunk, cached, self._room(client, example))

@@ -74,7 +74,9 @@ def prepare(
     dealt = e.alpha, e.shards, e.classes_per_client, domains
     _check_room(e, data)
     parts = partition(e.partition, labels, e.clients, stream, *dealt)
-    federation = federate(data, chosen, parts, e.models, e.seed, e.rotations)
+    federation = federate(
+        data, chosen, parts, e.models, e.seed, e.rotations, same_start=e.same_start
+    )
     check_federation(e.algorithm, federation.task, federation.clients)
     channel = course(e, federation).channel.with_algorithm(e.algorithm)
     for group in federation.task.models:

@@ -1,0 +1,187 @@
+"""A module with batch normalisation and dropout under every algorithm, in every engine.
+
+Its clients run in turn, and in turn is what the sequential engine does, bit for bit: statistics
+and streams of chance too. One with dropout alone is stacked, with the same masks.
+"""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from fedkd import algorithms
+from fedkd.core import STREAM
+from fedkd.engines.auto import AutoEngine
+from fedkd.engines.batched import batched
+from fedkd.engines.sequential import sequential
+from fedkd.messages import Ledger
+from fedkd.models import from_module
+from fedkd.rounds import checkpoint
+from fedkd.rounds.round import check_federation, deployed
+from fedkd.rounds.synchronous import simulate
+from kdcore.training.loop import TrainingConfig
+from tests import modules
+
+SIZES = (7, 1, 12, 3, 5)  # of mini-batches of four: last ones of 3, 1, 4, 3 and 1 examples
+QUICK = ("fedavg", "fedmd", "fml", "feddf")
+every_algorithm = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in algorithms.names()],
+)
+
+
+def short(name, **settings):
+    training = TrainingConfig("momentum", 0.02, epochs=2, batch_size=4)
+    kind = algorithms.get(name)
+    found = {f.name: training for f in fields(kind) if isinstance(f.default, TrainingConfig)}
+    return kind(**found | settings)
+
+
+def run(name, federation, engine, rounds=2, **more):
+    algorithm, task = short(name), federation.task
+    check_federation(algorithm, task, federation.clients)
+    done = list(simulate(algorithm, task, federation.clients, rounds=rounds, engine=engine, **more))
+    return done, deployed(algorithm, task, done[-1], engine=engine)
+
+
+def bits(run):
+    done, in_use = run
+    return [checkpoint.digest(r) for r in (*done, replace(done[-1], clients=tuple(in_use)))]
+
+
+@every_algorithm
+def test_in_turn_is_sequential_bit_for_bit(name, tiny):
+    federation = tiny([modules.Net], SIZES)
+    expected = run(name, federation, sequential)
+    engine = batched()
+    assert bits(run(name, federation, engine)) == bits(expected)
+    assert engine.notes == [
+        "Net: clients run in turn: the module keeps statistics of its mini-batches "
+        "(body.2.running_mean)"
+    ]
+    assert bits(run(name, federation, AutoEngine())) == bits(expected)
+
+
+@every_algorithm
+def test_every_algorithm_trains_with_dropout_and_statistics(name, tiny):
+    federation = tiny([modules.Net], SIZES)
+    (_, last), in_use = run(name, federation, sequential)
+    # Those with a mini-batch of two examples or more: a step on one alone is left out.
+    for client, before, used in zip(last.clients, federation.clients, in_use, strict=True):
+        trained = len(before.private) > 1 or short(name).public_training is not None
+        steps = int(client.params[STREAM]) - int(before.params[STREAM])
+        counted = int(client.params["~body.2.num_batches_tracked"])
+        assert steps == counted
+        if name not in ("pooled", "feddf"):
+            assert (steps > 0) == trained
+        if name != "feddf" and steps:
+            moved = client.params["~body.2.running_mean"]
+            assert not torch.equal(moved, before.params["~body.2.running_mean"])
+        assert all(value.isfinite().all() for value in used.params.values())
+        assert list(used.params) == list(before.params)
+
+
+@every_algorithm
+def test_streams_and_counts_never_leave(name, tiny):
+    federation = tiny([modules.Net], SIZES)
+    done, _ = run(name, federation, sequential)
+    for current in done:
+        sent = [upload.payload for upload in current.uploads.values()]
+        for message in (*current.broadcasts.values(), *sent):
+            assert not {STREAM, "~body.2.num_batches_tracked"} & set(message)
+    assert not any(current.rejected for current in done)
+
+
+@every_algorithm
+def test_stacked_dropout_has_the_masks_of_the_sequential_engine(name, tiny, double):
+    federation = tiny([modules.Dropped], SIZES)
+    assert federation.task.models["Dropped"].predict.alone is None
+    done, in_use = run(name, federation, sequential)
+    others, also = run(name, federation, batched())
+    for one, other in ((done[-1].server, others[-1].server), (in_use, also)):
+        one, other = ([c.params for c in v] if isinstance(v, list) else v for v in (one, other))
+        for a, b in zip(tree_leaves(one), tree_leaves(other), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@every_algorithm
+def test_a_run_is_resumed_bit_for_bit(name, tiny, tmp_path):
+    federation = tiny([modules.Net], SIZES)
+    whole, _ = run(name, federation, sequential, rounds=3)
+    checkpoint.save(tmp_path, whole[1], Ledger(), "same")
+    found, _ = checkpoint.load(tmp_path, federation.clients, "same")
+    task, clients = federation.task, federation.clients
+    *_, last = simulate(short(name), task, clients, rounds=3, engine=sequential, after=found)
+    if name == "fedgen":  # its last bits are others after loading, whatever the network
+        for key, value in whole[-1].server.items():
+            torch.testing.assert_close(last.server[key], value)
+    else:
+        assert checkpoint.digest(last) == checkpoint.digest(whole[-1])
+
+
+def test_statistics_are_averaged_with_the_weights(tiny):
+    federation = tiny([modules.Net], SIZES)
+    done, in_use = run("fedavg", federation, sequential, rounds=1)
+    mean = "~body.2.running_mean"
+    sizes = torch.tensor([float(len(c.private)) for c in federation.clients])
+    values = torch.stack([done[0].uploads[c.id].payload[mean] for c in federation.clients])
+    expected = (sizes.unsqueeze(1) * values).sum(0) / sizes.sum()
+    torch.testing.assert_close(done[0].server[f"Net/{mean}"], expected)
+    for client in in_use:
+        torch.testing.assert_close(client.params[mean], expected)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedprox"])
+def test_what_is_local_stays(name, tiny):
+    """FedBN: norms differ between clients, the rest is the average."""
+    federation = tiny([from_module(modules.Net, local=[nn.BatchNorm1d])], SIZES)
+    done, in_use = run(name, federation, sequential)
+    local = federation.task.models["Net"].local
+    assert len(local) == 5
+    for upload in done[-1].uploads.values():
+        assert not local & set(upload.payload)
+    norms = [client.params["body.2.weight"] for client in in_use]
+    heads = [client.params["head.weight"] for client in in_use]
+    assert not torch.equal(norms[0], norms[2])
+    assert torch.equal(heads[0], heads[2])
+    assert bits(run(name, federation, batched())) == bits((done, in_use))
+
+
+@pytest.mark.parametrize(("name", "said"), [("feddf", "keep"), ("fedgen", "head of Net is local")])
+def test_what_a_server_has_to_have_cannot_be_local(name, said, tiny):
+    federation = tiny([from_module(modules.Net, local="head")], SIZES)
+    with pytest.raises(ValueError, match=said):
+        check_federation(short(name), federation.task, federation.clients)
+
+
+def test_a_frozen_backbone_is_not_sent(tiny):
+    body = nn.Sequential(nn.Flatten(), nn.Linear(36, 64), nn.ReLU()).requires_grad_(False)
+    module = nn.Sequential(body, nn.Linear(64, 5))
+    federation = tiny([module], SIZES)
+    done, _ = run("fedavg", federation, sequential, rounds=1)
+    assert done[0].ledger.up["1.weight"] == len(SIZES) * 4 * 64 * 5
+    assert set(done[0].ledger.up) == {"1.weight", "1.bias", "weight"}  # the last is n_k
+    assert {key.partition("/")[2] for key in done[0].server} == {"1.weight", "1.bias"}
+
+
+def test_the_same_start_is_that_of_a_group(tiny):
+    made = [modules.Net, "mlp-8"]
+    same, own = tiny(made, SIZES, same_start=True).clients, tiny(made, SIZES).clients
+    assert torch.equal(same[0].params["head.weight"], same[2].params["head.weight"])
+    assert torch.equal(same[1].params["layer0.weight"], same[3].params["layer0.weight"])
+    assert not torch.equal(own[0].params["head.weight"], own[2].params["head.weight"])
+    assert int(same[0].params[STREAM]) != int(same[2].params[STREAM])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@every_algorithm
+def test_actors_of_ray_are_sequential_bit_for_bit(name, tiny):
+    from fedkd.engines.ray.engine import RayEngine
+
+    federation = tiny([modules.Net], SIZES)
+    with RayEngine(1, chunk=3) as engine:
+        found = run(name, federation, engine)
+        assert bits(found) == bits(run(name, federation, sequential))
