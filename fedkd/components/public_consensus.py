@@ -8,6 +8,7 @@ from fedkd.core import Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Upload
 from kdcore.losses.response import soft_cross_entropy
 from kdcore.outputs import Outputs
+from kdcore.training.batches import leading
 from kdcore.training.loop import (
     Batches,
     Params,
@@ -87,7 +88,7 @@ def mean_of(uploads: Iterable[Received], key: str) -> Tensor:
 
 def consensus_message(consensus: Tensor, public: Public) -> Server:
     """A consensus, with the rows it is about unless it is about all public examples."""
-    if len(public.rows) == len(public.x):
+    if len(public.rows) == public.total:
         return {"consensus": consensus}
     return {"consensus": consensus, "rows": public.rows.int()}
 
@@ -95,5 +96,6 @@ def consensus_message(consensus: Tensor, public: Public) -> Server:
 def predictions_spec(task: Task, public_size: int | None) -> dict[str, PayloadSpec]:
     """A distribution over the classes for each public example of a round."""
     assert task.public is not None
-    count = min(public_size or len(task.public), len(task.public))
+    there = len(leading(task.public))
+    count = min(public_size or there, there)
     return {"probabilities": PayloadSpec((count, task.num_classes), simplex=True)}

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from kdcore.training.batches import Examples
 
@@ -80,7 +81,8 @@ def check_examples(parties: Iterable[Examples], classes: int) -> None:
     for one in parties:
         alike.setdefault((id(one.x), id(one.y)), []).append(one)
     for several in alike.values():
-        x, y = several[0].x, several[0].y
+        tables, y = tree_leaves(several[0].x), several[0].y
+        x = tables[0]
         rows = torch.cat([one.rows for one in several])
         if not len(rows):
             continue
@@ -96,5 +98,6 @@ def check_examples(parties: Iterable[Examples], classes: int) -> None:
                 "take y.flatten().long(), or the argmax of one-hot rows"
             )
         check_labels(y[rows], classes)
-        if x.is_floating_point() and not bool(x.isfinite().all()):
-            check_finite(x[rows], "private examples")
+        for table in tables:
+            if table.is_floating_point() and not bool(table.isfinite().all()):
+                check_finite(table[rows], "private examples")

@@ -7,9 +7,11 @@ lets the cohort work. They are the only places where messages meet the channel.
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils._pytree import tree_map
 
 from fedkd.communication.border import Border
 from fedkd.communication.channel import Channel, weigh_broadcast, weigh_upload
@@ -19,6 +21,7 @@ from fedkd.engines.sequential import sequential
 from fedkd.messages import Ledger, Message, Received, Upload, on
 from fedkd.rounds.client_sampling import Sample
 from kdcore.rng import generator
+from kdcore.training.batches import leading
 from kdcore.training.loop import Batches, Examples, Params, draw
 
 WAVE = 1000  # clients whose uploads are in memory at once, where the server needs only a sum
@@ -284,14 +287,14 @@ def public_of(algorithm: Algorithm, task: Task, seed: int, index: int) -> Public
     if training is None or task.public is None:
         return None
     stream = generator(seed, "public", index)
-    total = len(task.public)
+    total = len(leading(task.public))
     count = min(algorithm.asks or total, total)
     rows = torch.arange(total)
     if count < total:
         rows = torch.randperm(total, generator=stream)[:count]
     places = Examples(task.public, rows, torch.arange(count))
     batches = draw(places, training, stream)
-    rows = rows.to(task.public.device)
+    rows = rows.to(leading(task.public).device)
     return Public(task.public, rows, batches.order, batches.mask, task.labels)
 
 
@@ -307,7 +310,8 @@ def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]
         raise ValueError(
             f"no model for the group {unknown[0]!r}; the task has {', '.join(sorted(task.models))}"
         )
-    if algorithm.properties.public != "none" and (task.public is None or not len(task.public)):
+    there = 0 if task.public is None else len(leading(task.public))
+    if algorithm.properties.public != "none" and not there:
         name = type(algorithm).__name__
         raise ValueError(
             f"{name} needs public examples ({algorithm.properties.public}) and the task has none; "
@@ -315,7 +319,7 @@ def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]
         )
     check_examples([client.private for client in clients], task.num_classes)
     if task.public is not None and algorithm.properties.public != "none":
-        check_finite(task.public, "public examples")
+        tree_map(partial(check_finite, name="public examples"), task.public)
     needs = algorithm.properties
     for what, missing in (
         ("labels of public examples", needs.public == "labelled" and task.labels is None),
