@@ -89,7 +89,11 @@ class WeightsAndBiases:
             reinit="create_new",
             save_code=False,
             settings=wandb.Settings(
-                silent=True, console="off", disable_git=True, x_disable_stats=True
+                silent=True,
+                console="off",
+                disable_git=True,
+                x_disable_stats=True,
+                x_save_requirements=False,
             ),
         )
         self._run.define_metric("*", step_metric="step")  # epochs start again in each phase

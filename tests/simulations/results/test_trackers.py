@@ -2,6 +2,8 @@
 
 import csv
 import json
+import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -100,21 +102,43 @@ def test_wandb_keeps_what_it_was_told_and_sends_nothing(tmp_path):
 
 
 def kept_by_wandb(path):
-    """The rows and the settings in the file of an offline run, by wandb's own reader."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
+    """The rows and the settings in the file of an offline run, by wandb's own description of it."""
+    from wandb.proto.wandb_internal_pb2 import Record
 
-    store, rows, config = DataStore(), [], {}
-    store.open_for_scan(str(path))
-    while content := store.scan_data():
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(content)
+    for _ in range(600):  # a process of wandb's own writes the file
+        found = [Record.FromString(content) for content in entries(path.read_bytes())]
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            break
+        time.sleep(0.1)
+    rows, config = [], {}
+    for record in found:
         if record.WhichOneof("record_type") == "history":
             items = record.history.item
             rows.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
         if record.WhichOneof("record_type") == "run":
             config |= {i.key: json.loads(i.value_json) for i in record.run.config.update}
     return rows, config
+
+
+def entries(log):
+    """The entries of a log of LevelDB: blocks of 32 kB, each piece after its CRC, length and type.
+
+    https://github.com/google/leveldb/blob/main/doc/log_format.md; wandb puts 7 bytes before it.
+    """
+    place, entry = 7, b""
+    while place + 7 <= len(log):
+        left = 32768 - place % 32768
+        if left < 7:  # a block ends with zeros
+            place += left
+            continue
+        length, kind = struct.unpack("<HB", log[place + 4 : place + 7])
+        if place + 7 + length > len(log):
+            return
+        entry += log[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield entry
+            entry = b""
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
