@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
+from kdcore.settings import check_ranges
 from kdcore.training.batches import leading, rows
 from kdcore.training.loop import STATE, Batches, Examples, Params, Predict, TrainingConfig
 from kdcore.training.torch_module import FunctionModule
@@ -200,6 +201,10 @@ class Algorithm(ABC):
     local: TrainingConfig = TrainingConfig(epochs=2, batch_size=8)
 
     properties: ClassVar[Properties]
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of the ranges that their annotations give; see `kdcore.settings`."""
+        check_ranges(self)
 
     @property
     def public_training(self) -> TrainingConfig | None:

@@ -1,8 +1,8 @@
 """The Method, what its loss is made of, and the Plan that it becomes for a data set."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -12,6 +12,7 @@ from graphkd.core import StudentSpec, TeacherSpec, View
 from graphkd.graph import Graph, Part
 from graphkd.inputs import Encoder
 from kdcore.outputs import Outputs
+from kdcore.settings import Setting, check_ranges
 
 Loss = Callable[[Outputs, Outputs, Graph | Part], Tensor]  # student, teacher, graph -> (N,)
 
@@ -67,19 +68,17 @@ class LossTerm(NamedTuple):
     nodes: Callable[[int, Generator], Tensor] | None = None
 
 
-ANY = 1e30  # above which no setting makes sense
-RANGES: dict[str, tuple[float, float]] = {
-    "hidden": (1, ANY),
-    "layers": (2, ANY),
-    "dropout": (0, 0.99),
-    "weight_decay": (0, ANY),
-    "lr": (1e-12, ANY),
-    "batch": (0, ANY),
-    "epochs": (1, ANY),
-    "patience": (1, ANY),
-    "temperature": (1e-6, ANY),
-    "sample": (2, ANY),
-}
+WIDEST, DEEPEST = 16_384, 1_000
+Width = Annotated[int | None, Setting("hidden units", ge=1, le=WIDEST)]
+Depth = Annotated[int | None, Setting("layers", ge=2, le=DEEPEST)]
+Dropout = Annotated[float | None, Setting("share that is dropped", ge=0, le=0.99)]
+Rate = Annotated[float | None, Setting("learning rate", ge=1e-12)]
+Decay = Annotated[float | None, Setting("weight decay", ge=0)]
+Batch = Annotated[int, Setting("nodes in a mini-batch; 0: all at once", ge=0)]
+Epochs = Annotated[int, Setting("passes, at the most", ge=1)]
+Share = Annotated[float | None, Setting("weight of the labels", ge=0, le=1)]
+Temperature = Annotated[float | None, Setting("T, which softens logits", ge=1e-6)]
+Patience = Annotated[int, Setting("passes without gain, and it stops", ge=1)]
 
 
 @dataclass(frozen=True)
@@ -99,43 +98,35 @@ class Method:
     scheme: ClassVar[Literal["alone", "offline", "own", "mutual"]] = "offline"
     needs: ClassVar[frozenset[str]] = frozenset({"edges", "classes"})  # of the data
     asks_teacher_again: ClassVar[bool] = False  # about other features than those of the graph
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {}  # of its own settings, both ends included
     # Its own settings by data set ("cora"), or data set and protocol ("cora inductive"); "" any.
     published_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {"": {}}
 
-    teacher: str = "sage"
-    student: str = "mlp"
-    inputs: str = "features"
-    hard_weight: float | None = 1.0
-    teacher_hidden: int | None = None
-    teacher_layers: int | None = None
-    teacher_dropout: float | None = None
-    teacher_lr: float | None = None
-    teacher_weight_decay: float | None = None
-    teacher_epochs: int = 200
-    teacher_patience: int = 50
-    teacher_batch: int = 0
-    hidden: int | None = None
-    layers: int | None = None
-    dropout: float | None = None
-    lr: float | None = None
-    weight_decay: float | None = None
-    batch: int = 0
-    epochs: int = 200
-    patience: int = 50
+    teacher: Annotated[str, Setting("its networks; several, such as sage+gcn, teach as one")] = (
+        "sage"
+    )
+    student: Annotated[str, Setting("its network")] = "mlp"
+    inputs: Annotated[str, Setting("what the student sees of a node")] = "features"
+    hard_weight: Annotated[float | None, Setting("weight of the labels", ge=0)] = 1.0
+    teacher_hidden: Width = None
+    teacher_layers: Depth = None
+    teacher_dropout: Dropout = None
+    teacher_lr: Rate = None
+    teacher_weight_decay: Decay = None
+    teacher_epochs: Epochs = 200
+    teacher_patience: Patience = 50
+    teacher_batch: Batch = 0
+    hidden: Width = None
+    layers: Depth = None
+    dropout: Dropout = None
+    lr: Rate = None
+    weight_decay: Decay = None
+    batch: Batch = 0
+    epochs: Epochs = 200
+    patience: Patience = 50
 
     def __post_init__(self) -> None:
-        """Refuse settings that make no training."""
-        for setting in fields(self):
-            name, value = setting.name, getattr(self, setting.name)
-            kind = name.removeprefix("teacher_")
-            known = RANGES.get(kind, (0, ANY) if kind.endswith("_weight") else None)
-            allowed = self.ranges.get(name, known)
-            if value is None or allowed is None:
-                continue
-            least, most = allowed
-            if not least <= value <= most:
-                raise ValueError(f"{name} is {value}; expected a number from {least:g} to {most:g}")
+        """Refuse settings out of the ranges that their annotations give; see `kdcore.settings`."""
+        check_ranges(self)
 
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """The terms by which the teacher teaches."""

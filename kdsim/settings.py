@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from kdcore.registry import imported, is_reference, unknown
 from simulations.config import files, library
-from simulations.config.experiments import KINDS, Experiment, build_with
-from simulations.config.grid import SEEDS, Document, put
+from simulations.config.experiments import KINDS, Experiment, Template
+from simulations.config.files import Document, put
+from simulations.config.grid import SEEDS
 from simulations.config.schema import Leaf, leaves, nearest, values
 
 Settings = Mapping[str, Any]
@@ -62,9 +63,9 @@ def experiment(kind: str, what: Any, given: Settings) -> Experiment:
         ValueError: an unknown name or setting, the nearest is named; or a value that cannot be.
     """
     about, instance = KINDS[kind], learner(what, [kind]).instance
-    flat = opened(given)
-    _check_known(flat, leaves(about.experiment) | leaves(instance), about.name_of(instance))
-    built: Experiment = build_with(kind, instance, flat)
+    flat, template = opened(given), Template(kind, instance)
+    _check_known(flat, template.known, about.name_of(instance))
+    built: Experiment = template.build(flat)
     return built
 
 

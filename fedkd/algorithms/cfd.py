@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
@@ -19,6 +20,7 @@ from fedkd.components.public_consensus import (
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
 from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
 from kdcore.rng import generator as stream
+from kdcore.settings import Setting
 from kdcore.training.batches import Examples, draw
 from kdcore.training.loop import Batches, Params, Predict, TrainingConfig, fit
 
@@ -52,8 +54,8 @@ class CFD(Algorithm):
 
     distill: TrainingConfig = TrainingConfig(learning_rate=0.05, epochs=3)
     server: TrainingConfig = TrainingConfig("adam", learning_rate=1e-3, epochs=30)
-    bits_up: int = 1
-    bits_down: int = 8
+    bits_up: Annotated[int, Setting("bits of a probability, up", ge=1, le=8)] = 1
+    bits_down: Annotated[int, Setting("bits of one, down", ge=1, le=8)] = 8
 
     properties = Properties(
         public="unlabelled",
@@ -63,11 +65,6 @@ class CFD(Algorithm):
         summand="payload",
         server_learns="the client's quantised predictions for public examples",
     )
-
-    def __post_init__(self) -> None:
-        for bits in (self.bits_up, self.bits_down):
-            if not 1 <= bits <= 8:
-                raise ValueError(f"bits_up and bits_down must be from 1 to 8, got {bits}")
 
     @property
     def public_training(self) -> TrainingConfig:

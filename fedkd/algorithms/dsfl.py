@@ -1,12 +1,10 @@
 """DS-FL: a sharpened consensus on unlabelled public examples."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from fedkd.components.public_consensus import (
-    check_public_size,
     consensus_message,
     mean_of,
     predictions_spec,
@@ -17,6 +15,7 @@ from fedkd.components.public_consensus import (
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
 from fedkd.messages import Message, PayloadSpec, Received, Upload
 from kdcore import ensemble
+from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, TrainingConfig
 
 
@@ -41,9 +40,13 @@ class DSFL(Algorithm):
     """
 
     distill: TrainingConfig = TrainingConfig(learning_rate=0.2, epochs=3)
-    public_size: int | None = None
-    aggregation: Literal["era", "sa"] = "era"
-    temperature: float = 0.1
+    public_size: Annotated[int | None, Setting("public examples of a round; none: all", ge=1)] = (
+        None
+    )
+    aggregation: Annotated[
+        Literal["era", "sa"], Setting("entropy reduction, or the plain mean")
+    ] = "era"
+    temperature: Annotated[float, Setting("of the sharpening", gt=0)] = 0.1
 
     properties = Properties(
         public="unlabelled",
@@ -53,13 +56,6 @@ class DSFL(Algorithm):
         summand="payload",
         server_learns="the client's predictions for public examples",
     )
-
-    def __post_init__(self) -> None:
-        check_public_size(self.public_size)
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature must be > 0 and finite, got {self.temperature}")
-        if self.aggregation not in ("era", "sa"):
-            raise ValueError(f"aggregation must be era or sa, got {self.aggregation!r}")
 
     @property
     def public_training(self) -> TrainingConfig:

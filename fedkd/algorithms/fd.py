@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from fedkd.core import Algorithm, Properties, Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Upload
 from kdcore.losses.response import cross_entropy, soft_cross_entropy
 from kdcore.outputs import Outputs
+from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, fit, predict_logits
 
 
@@ -32,7 +34,7 @@ class FD(Algorithm):
     adds nothing to the loss. Only clients of the newest cohort are averaged.
     """
 
-    gamma: float = 1.0
+    gamma: Annotated[float, Setting("weight of what the others predict", ge=0)] = 1.0
 
     properties = Properties(
         public="none",

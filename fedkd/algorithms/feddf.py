@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from fedkd.core import Properties, Public, Server, Task
 from fedkd.messages import Received
 from kdcore.losses.response import kl
 from kdcore.outputs import Outputs
+from kdcore.settings import Setting
 from kdcore.training.batches import rows
 from kdcore.training.loop import (
     Batches,
@@ -46,7 +48,7 @@ class FedDF(FedAvg):
     """
 
     distill: TrainingConfig = TrainingConfig("adam", learning_rate=1e-3, epochs=5, batch_size=128)
-    patience: int = 0
+    patience: Annotated[int, Setting("passes without gain; 0: never stop", ge=0)] = 0
 
     properties = Properties(
         public="unlabelled",
@@ -59,8 +61,7 @@ class FedDF(FedAvg):
     )
 
     def __post_init__(self) -> None:
-        if self.patience < 0:
-            raise ValueError(f"patience must be >= 0 passes, 0 for never, got {self.patience}")
+        super().__post_init__()
         if self.patience:
             self.distill.passes("patience")
             selecting = self.properties._replace(validation="labelled")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from fedkd.messages import Message, PayloadSpec, Received, Upload
 from kdcore.losses.response import cross_entropy, soft_cross_entropy
 from kdcore.outputs import Outputs
 from kdcore.rng import generator as stream
+from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, TrainingConfig, fit
 
 
@@ -41,14 +43,14 @@ class FedGen(FedAvg):
     take a = b = 10 with a learning rate of 0.01; here 1, with 0.1.
     """
 
-    generated_weight: float = 1.0
-    answer_weight: float = 1.0
-    decay: float = 0.98
-    diversity: float = 1.0
-    noise: int = 32
-    hidden: int = 256
-    samples: int = 16
-    steps: int = 40
+    generated_weight: Annotated[float, Setting("a, of generated features", ge=0)] = 1.0
+    answer_weight: Annotated[float, Setting("b, of the averaged head", ge=0)] = 1.0
+    decay: Annotated[float, Setting("of both weights, in a round", ge=0)] = 0.98
+    diversity: Annotated[float, Setting("weight of unlike features", ge=0)] = 1.0
+    noise: Annotated[int, Setting("width of e", ge=1, le=16_384)] = 32
+    hidden: Annotated[int, Setting("width of G", ge=1, le=16_384)] = 256
+    samples: Annotated[int, Setting("M, features sent for a label", ge=1)] = 16
+    steps: Annotated[int, Setting("mini-batches of G, in a round", ge=1)] = 40
     generator: TrainingConfig = TrainingConfig(
         "adam", learning_rate=3e-4, weight_decay=1e-2, batch_size=32
     )
@@ -62,13 +64,6 @@ class FedGen(FedAvg):
         server_learns="the client's parameters and its number of examples of each label",
         beyond_training=("label_counts", "weight"),
     )
-
-    def __post_init__(self) -> None:
-        if min(self.noise, self.hidden, self.samples, self.steps) < 1:
-            raise ValueError(
-                f"noise, hidden, samples and steps must be >= 1, got {self.noise}, {self.hidden}, "
-                f"{self.samples} and {self.steps}"
-            )
 
     def check(self, task: Task) -> None:
         """All models have linear heads on features of one width, and send their heads."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from fedkd.messages import Message, PayloadSpec, Received, Upload
 from kdcore.losses.response import cross_entropy, kl
 from kdcore.outputs import Outputs
 from kdcore.rng import generator as stream
+from kdcore.settings import Setting
 from kdcore.training.batches import Examples, draw
 from kdcore.training.loop import Batches, Params, Predict, TrainingConfig, fit, predict_logits
 
@@ -46,9 +48,9 @@ class FedGKT(Algorithm):
     """
 
     server: TrainingConfig = TrainingConfig("adam", learning_rate=1e-3, epochs=5, batch_size=64)
-    server_width: int = 128
-    loss_weight: float = 1.0
-    temperature: float = 3.0
+    server_width: Annotated[int, Setting("of its hidden layers", ge=1, le=16_384)] = 128
+    loss_weight: Annotated[float, Setting("a, of the other side's logits", ge=0)] = 1.0
+    temperature: Annotated[float, Setting("T, of both divergences", gt=0)] = 3.0
 
     properties = Properties(
         public="none",
@@ -61,11 +63,8 @@ class FedGKT(Algorithm):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.local.passes("fedgkt")
-        if self.server_width < 1 or not self.loss_weight >= 0 or not self.temperature > 0:
-            given = f"{self.server_width}, {self.loss_weight} and {self.temperature}"
-            wanted = "server_width must be >= 1, loss_weight >= 0, temperature > 0"
-            raise ValueError(f"{wanted}, got {given}")
 
     def check(self, task: Task) -> None:
         """The models have to show features."""

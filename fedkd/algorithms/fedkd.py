@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from fedkd.core import Algorithm, Properties, Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
 from kdcore.losses.response import cross_entropy, kl
 from kdcore.outputs import Outputs
+from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Network, Params, Predict, fit
 
 FLOOR = 0.1  # of what the distillation is divided by, which otherwise vanishes as models get good
@@ -54,10 +55,10 @@ class FedKD(Algorithm):
     of the factors in which they are sent. The model in use is the mentor.
     """
 
-    mentee: str = "mlp"
-    energy_start: float = 0.95
-    energy_end: float = 0.98
-    ramp: int = 100
+    mentee: Annotated[str, Setting("the shared model's architecture")] = "mlp"
+    energy_start: Annotated[float, Setting("T of the first round", ge=0, le=1)] = 0.95
+    energy_end: Annotated[float, Setting("T after the ramp", ge=0, le=1)] = 0.98
+    ramp: Annotated[int, Setting("rounds from the one to the other", ge=1)] = 100
 
     properties = Properties(
         public="none",
@@ -68,15 +69,6 @@ class FedKD(Algorithm):
         server_learns="most of the shared model's update, and the number of the client's examples",
         beyond_training=("weight",),
     )
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.energy_start <= 1 and 0 <= self.energy_end <= 1):
-            raise ValueError(
-                f"energies are shares between 0 and 1, got {self.energy_start} and "
-                f"{self.energy_end}"
-            )
-        if self.ramp < 1:
-            raise ValueError(f"ramp must be >= 1 round, got {self.ramp}")
 
     @property
     def uplink(self) -> tuple[Stage, ...]:

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from fedkd.components.public_consensus import (
-    check_public_size,
     consensus_message,
     digest,
     mean_of,
@@ -19,6 +18,7 @@ from fedkd.components.public_consensus import (
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
 from fedkd.messages import Message, PayloadSpec, Received, Upload
 from kdcore.outputs import Outputs
+from kdcore.settings import Setting
 from kdcore.training.loop import (
     Batches,
     Params,
@@ -55,9 +55,13 @@ class FedMD(Algorithm):
     """
 
     distill: TrainingConfig = TrainingConfig(learning_rate=0.5, epochs=3)
-    public_size: int | None = None
-    exchange: Literal["probabilities", "logits"] = "probabilities"
-    pretrain: int = 0
+    public_size: Annotated[int | None, Setting("public examples of a round; none: all", ge=1)] = (
+        None
+    )
+    exchange: Annotated[Literal["probabilities", "logits"], Setting("what clients send")] = (
+        "probabilities"
+    )
+    pretrain: Annotated[int, Setting("first passes over labelled public ones", ge=0)] = 0
 
     properties = Properties(
         public="unlabelled",
@@ -69,12 +73,10 @@ class FedMD(Algorithm):
     )
 
     def __post_init__(self) -> None:
-        check_public_size(self.public_size)
-        if self.exchange not in ("probabilities", "logits"):
-            raise ValueError(f"exchange must be probabilities or logits, got {self.exchange!r}")
-        if self.pretrain < 0 or (self.pretrain and not self.distill.passes("pretrain")):
+        super().__post_init__()
+        if self.pretrain and not self.distill.passes("pretrain"):
             raise ValueError(
-                f"pretrain must be >= 0, and distill.epochs >= 1 with it, got {self.pretrain} and "
+                f"pretrain must be 0, or distill.epochs >= 1 with it, got {self.pretrain} and "
                 f"{self.distill.epochs}"
             )
         if self.pretrain:

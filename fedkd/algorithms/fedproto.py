@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from fedkd.core import Algorithm, Properties, Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Upload
 from kdcore.losses.response import cross_entropy
 from kdcore.outputs import Outputs
+from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, fit, predict_logits
 
 NOWHERE = -1e9  # the logit of a label that has no prototype
@@ -40,8 +41,10 @@ class FedProto(Algorithm):
     `answer` "head" a client answers with its own last layer, which the code prints as well.
     """
 
-    strength: float = 1.0
-    answer: Literal["prototypes", "head"] = "prototypes"
+    strength: Annotated[float, Setting("weight of the distance to P[y]", ge=0)] = 1.0
+    answer: Annotated[Literal["prototypes", "head"], Setting("by what a client predicts")] = (
+        "prototypes"
+    )
 
     properties = Properties(
         public="none",
@@ -52,12 +55,6 @@ class FedProto(Algorithm):
         server_learns="which labels the client holds, and its mean features for each",
         beyond_training=("prototypes", "rows"),
     )
-
-    def __post_init__(self) -> None:
-        if not self.strength >= 0:
-            raise ValueError(f"strength must be >= 0, got {self.strength}")
-        if self.answer not in ("prototypes", "head"):
-            raise ValueError(f"answer must be prototypes or head, got {self.answer!r}")
 
     def check(self, task: Task) -> None:
         """All models have features of one width."""

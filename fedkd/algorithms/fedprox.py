@@ -1,6 +1,7 @@
 """FedProx: federated averaging whose clients are held near the average."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from fedkd.core import Public
 from fedkd.messages import Message, Upload
 from kdcore.losses.response import cross_entropy
 from kdcore.outputs import Outputs
+from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, fit
 from kdcore.training.stacked import weights
 
@@ -30,11 +32,7 @@ class FedProx(FedAvg):
     instead, and counts each once. All clients do the same number of epochs.
     """
 
-    mu: float = 0.01
-
-    def __post_init__(self) -> None:
-        if not self.mu >= 0:
-            raise ValueError(f"mu must be >= 0, got {self.mu}")
+    mu: Annotated[float, Setting("weight of the proximal term", ge=0)] = 0.01
 
     def client_update(
         self,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from fedkd.models import mlp
 from kdcore.losses.response import cross_entropy
 from kdcore.outputs import Outputs
 from kdcore.rng import generator as stream
+from kdcore.settings import Setting
 from kdcore.training.loop import Examples, Params, Predict, TrainingConfig, draw, fit
 
 
@@ -37,7 +39,7 @@ class FedTGP(FedProto):
     """
 
     strength: float = 10.0
-    margin: float = 100.0
+    margin: Annotated[float, Setting("most that prototypes are set apart", ge=0)] = 100.0
     server: TrainingConfig = TrainingConfig(learning_rate=0.01, epochs=100, batch_size=10)
 
     properties = Properties(
@@ -49,11 +51,6 @@ class FedTGP(FedProto):
         server_learns="which labels the client holds, and its mean features for each",
         beyond_training=("prototypes", "rows"),
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.margin >= 0:
-            raise ValueError(f"margin must be >= 0, got {self.margin}")
 
     def init(self, task: Task, generator: torch.Generator) -> Server:
         """The network that makes prototypes, untrained; no prototypes yet."""

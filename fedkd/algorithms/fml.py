@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from fedkd.core import Algorithm, Properties, Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Upload
 from kdcore.losses.response import cross_entropy, kl
 from kdcore.outputs import Outputs
+from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, fit
 
 
@@ -42,9 +44,9 @@ class FML(Algorithm):
     model in use is the client's own. The meme's architecture is one of `fedkd.models`.
     """
 
-    meme: str = "mlp"
-    own_weight: float = 0.5
-    meme_weight: float = 0.5
+    meme: Annotated[str, Setting("the shared model's architecture")] = "mlp"
+    own_weight: Annotated[float, Setting("a, of labels, own model", ge=0, le=1)] = 0.5
+    meme_weight: Annotated[float, Setting("b, of labels, the meme", ge=0, le=1)] = 0.5
 
     properties = Properties(
         public="none",
@@ -56,13 +58,6 @@ class FML(Algorithm):
         "of its examples",
         beyond_training=("weight",),
     )
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.own_weight <= 1 and 0 <= self.meme_weight <= 1):
-            raise ValueError(
-                "own_weight and meme_weight are shares between 0 and 1, got "
-                f"{self.own_weight} and {self.meme_weight}"
-            )
 
     def check(self, task: Task) -> None:
         """The meme can be built."""

@@ -41,6 +41,7 @@ class Pooled(FedAvg):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.local.passes("pooled")
 
     def init(self, task: Task, generator: torch.Generator) -> Server:

@@ -20,12 +20,6 @@ from kdcore.training.loop import (
 )
 
 
-def check_public_size(public_size: int | None) -> None:
-    """Raise ValueError unless it is None, for all public examples, or a number of them."""
-    if public_size is not None and public_size < 1:
-        raise ValueError(f"public_size must be >= 1, or None for all, got {public_size}")
-
-
 def soft(outputs: Outputs, y: Tensor) -> Tensor:
     """Cross-entropy towards a consensus of probabilities."""
     return soft_cross_entropy(outputs.logits, y)

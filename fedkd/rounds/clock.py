@@ -9,56 +9,80 @@ to wait for: the server updates itself after so many uploads, whoever they are f
 upload counts for is said in `fedkd.rounds.staleness`.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from kdcore.settings import Setting, check_ranges
+
+LONGEST = 1e12  # virtual seconds; some thirty thousand years
 
 
 @dataclass(frozen=True)
 class Clock:
-    """What takes how long, and how long the server waits.
+    """What takes how long, and how long the server waits."""
 
-    Attributes:
-        step_seconds: of a mini-batch, on a client of ordinary speed.
-        bandwidth: bytes a second of a client, each way; 0 is without limit.
-        spread: sigma of the log-normal factors (median 1) by which clients differ in speed and in
-            bandwidth; 0 makes them equal.
-        stragglers: the share of clients that is `slowdown` times slower, both in training and on
-            the network, for the whole run.
-        slowdown: see there; >= 1.
-        dropout: the chance that a client of the cohort is lost in a round: it was told, and gives
-            nothing back. A lost connection is noticed, and not waited for.
-        deadline: seconds after which a round ends; 0 waits for everybody. A round ends with at
-            least one upload. Who is late goes on, and is not in a cohort until it is done.
-        staleness: how many rounds late an upload may be and still count; 0 discards late ones.
-        buffer: updates of the server after so many uploads, and no rounds; 0 for rounds.
-        server_learning_rate: eta, by which updates of parameters are multiplied, with `buffer`.
-    """
-
-    step_seconds: float = 0.0
-    bandwidth: float = 0.0
-    spread: float = 0.0
-    stragglers: float = 0.0
-    slowdown: float = 10.0
-    dropout: float = 0.0
-    deadline: float = 0.0
-    staleness: int = 0
-    buffer: int = 0
-    server_learning_rate: float = 1.0
+    step_seconds: Annotated[
+        float,
+        Setting("virtual seconds of a mini-batch, on an ordinary client", ge=0, le=LONGEST),
+    ] = 0.0
+    bandwidth: Annotated[
+        float,
+        Setting("bytes a virtual second of a client, each way; 0 is no limit", ge=0),
+    ] = 0.0
+    spread: Annotated[
+        float,
+        Setting(
+            "sigma of the log-normal factors by which clients differ; 0 makes them equal",
+            ge=0,
+            le=10,
+        ),
+    ] = 0.0
+    stragglers: Annotated[
+        float,
+        Setting(
+            "share of clients that are slow all along, in training and network",
+            ge=0,
+            lt=1,
+        ),
+    ] = 0.0
+    slowdown: Annotated[float, Setting("how many times slower stragglers are", ge=1, le=1e9)] = 10.0
+    dropout: Annotated[
+        float,
+        Setting(
+            "chance of a client to be lost in a round; it is not waited for",
+            ge=0,
+            lt=1,
+        ),
+    ] = 0.0
+    deadline: Annotated[
+        float,
+        Setting(
+            "virtual seconds after which a round ends, with one upload; 0 waits for all",
+            ge=0,
+            le=LONGEST,
+        ),
+    ] = 0.0
+    staleness: Annotated[
+        int,
+        Setting("rounds that an upload may be late and still count; 0 for none", ge=0),
+    ] = 0
+    buffer: Annotated[
+        int,
+        Setting("update the server after so many uploads, not by rounds; 0: rounds", ge=0),
+    ] = 0
+    server_learning_rate: Annotated[
+        float, Setting("eta, times the updates of parameters in a buffer", gt=0)
+    ] = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what makes no clock."""
-        for name in ("step_seconds", "bandwidth", "spread", "deadline", "staleness", "buffer"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)}")
-        if not 0 <= self.stragglers < 1 or not 0 <= self.dropout < 1:
+        check_ranges(self)
+        if 0 < self.bandwidth < 1 / LONGEST:
             raise ValueError(
-                f"stragglers and dropout are shares, >= 0 and < 1, got {self.stragglers:g} and "
-                f"{self.dropout:g}"
+                f"bandwidth must be 0, or >= {1 / LONGEST:g}, got {self.bandwidth!r}: a byte would "
+                "take for ever"
             )
-        if not 1 <= self.slowdown < math.inf:
-            raise ValueError(f"slowdown must be >= 1 and finite, got {self.slowdown:g}")
         if not (self.step_seconds or self.bandwidth) and (
             self.spread or self.stragglers or self.deadline or self.staleness or self.buffer
         ):
@@ -70,14 +94,6 @@ class Clock:
             raise ValueError(
                 f"buffer {self.buffer} updates the server as uploads come, so that there is no "
                 "round to be late for; leave out deadline and staleness, or buffer"
-            )
-        self._check_rate()
-
-    def _check_rate(self) -> None:
-        """Refuse a learning rate of the server that cannot be, or that nothing would use."""
-        if not 0 < self.server_learning_rate < math.inf:
-            raise ValueError(
-                f"server_learning_rate must be > 0 and finite, got {self.server_learning_rate:g}"
             )
         if self.server_learning_rate != 1 and not self.buffer:
             raise ValueError(

@@ -1,6 +1,7 @@
 """CPF: a student of label propagation and a transformation of features, both learned."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from graphkd.graph import Graph, Part
 from graphkd.method import DistillationContext, LossTerm, Method
 from kdcore.outputs import Outputs
+from kdcore.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,14 @@ class CPF(Method):
     dropout: float | None = 0.5
     lr: float | None = 0.01
     weight_decay: float | None = 5e-4
-    rounds: int = 8
+    rounds: Annotated[int, Setting("of propagation", ge=1)] = 8
 
     def __post_init__(self) -> None:
         """Refuse what propagates nothing."""
         super().__post_init__()
-        if self.inputs != "labelled" or self.rounds < 1:
+        if self.inputs != "labelled":
             raise ValueError(
-                f"inputs are {self.inputs!r} and rounds {self.rounds}; labels can be propagated "
-                "where the inputs are 'labelled' and there is 1 round or more"
+                f"inputs are {self.inputs!r}; labels can be propagated where they are 'labelled'"
             )
 
     def build(self, network: nn.Module, graph: Graph) -> nn.Module:

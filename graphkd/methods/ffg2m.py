@@ -6,7 +6,7 @@ from torch import Tensor
 
 from graphkd import losses
 from graphkd.graph import Graph, Part
-from graphkd.method import DistillationContext, LossTerm, Method
+from graphkd.method import DistillationContext, LossTerm, Method, Share, Temperature
 from graphkd.training import published
 from kdcore.outputs import Outputs
 
@@ -26,10 +26,9 @@ class FFG2M(Method):
     """
 
     published_settings = published.FFG2M
-    ranges = {"hard_weight": (0, 1)}
 
-    hard_weight: float | None = None
-    temperature: float | None = None
+    hard_weight: Share = None
+    temperature: Temperature = None
     epochs: int = 500
 
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:

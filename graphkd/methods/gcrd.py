@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from graphkd import losses
 from graphkd.graph import Graph, Part
 from graphkd.losses.projectors import heads
-from graphkd.method import ANY, DistillationContext, LossTerm, Method, sample
+from graphkd.method import WIDEST, DistillationContext, LossTerm, Method, sample
 from kdcore.outputs import Outputs
+from kdcore.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,11 @@ class GCRD(Method):
     """
 
     needs = frozenset()
-    ranges = {"width": (1, ANY)}
 
-    temperature: float = 0.1
-    contrast_weight: float = 0.5
-    width: int = 128
-    sample: int = 1024
+    temperature: Annotated[float, Setting("T, which softens logits", ge=1e-6)] = 0.1
+    contrast_weight: Annotated[float, Setting("w, of the contrast", ge=0)] = 0.5
+    width: Annotated[int, Setting("of both maps", ge=1, le=WIDEST)] = 128
+    sample: Annotated[int, Setting("nodes drawn for a step", ge=2)] = 1024
 
     def hidden_states(self) -> int:
         """The last one is compared."""

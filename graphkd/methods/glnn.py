@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from graphkd import losses
-from graphkd.method import DistillationContext, LossTerm, Method
+from graphkd.method import DistillationContext, LossTerm, Method, Share, Temperature
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,10 @@ class GLNN(Method):
     """
 
     needs = frozenset({"classes"})
-    ranges = {"hard_weight": (0, 1)}
 
-    hard_weight: float | None = 0.0
+    hard_weight: Share = 0.0
     batch: int = 512
-    temperature: float | None = 1.0
+    temperature: Temperature = 1.0
 
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """Soft labels, with the weight that the hard ones leave."""

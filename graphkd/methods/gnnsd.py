@@ -1,14 +1,16 @@
 """GNN-SD: a network teaches itself, from its more diverse layers to its smoother ones."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from graphkd.graph import Graph, Part
-from graphkd.method import ANY, DistillationContext, LossTerm, Method
+from graphkd.method import DEEPEST, DistillationContext, LossTerm, Method
 from graphkd.ops import sparse
 from kdcore.outputs import Outputs
+from kdcore.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,11 @@ class GNNSD(Method):
     """
 
     scheme = "own"
-    ranges = {"layers": (3, ANY)}
 
     student: str = "gcn"
     hidden: int | None = 64
-    layers: int | None = 3
-    discrepancy_weight: float = 0.1
+    layers: Annotated[int | None, Setting("layers", ge=3, le=DEEPEST)] = 3
+    discrepancy_weight: Annotated[float, Setting("w, of the discrepancy", ge=0)] = 0.1
 
     def hidden_states(self) -> int:
         """Earlier ones teach later ones."""

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 from graphkd import losses
 from graphkd.method import DistillationContext, LossTerm, Method, sample
+from kdcore.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,10 @@ class GSP(Method):
 
     needs = frozenset()
 
-    kernel: str = "cosine"
-    scale: float = 1.0
-    structure_weight: float = 100.0
-    sample: int = 1024
+    kernel: Annotated[str, Setting("by which embeddings are alike")] = "cosine"
+    scale: Annotated[float, Setting("of the rbf kernel", gt=0)] = 1.0
+    structure_weight: Annotated[float, Setting("w, of the structure", ge=0)] = 100.0
+    sample: Annotated[int, Setting("nodes drawn for a step", ge=2)] = 1024
 
     def __post_init__(self) -> None:
         """Refuse a kernel that does not exist."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -10,12 +11,13 @@ from torch import Tensor
 from graphkd import losses
 from graphkd.graph import Graph, Part
 from graphkd.losses import reliability
-from graphkd.method import ANY, DistillationContext, LossTerm, Method
+from graphkd.method import DistillationContext, LossTerm, Method, Share, Temperature
 from graphkd.models import networks
 from graphkd.training import published
 from graphkd.training.loop import predict
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
+from kdcore.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,13 @@ class KRD(Method):
 
     asks_teacher_again = True
     published_settings = published.KRD
-    ranges = {"hard_weight": (0, 1), "momentum": (0, 1), "warmup": (0, ANY), "bins": (2, ANY)}
 
-    hard_weight: float | None = None
-    temperature: float | None = None
+    hard_weight: Share = None
+    temperature: Temperature = None
     epochs: int = 500
-    momentum: float = 0.99
-    warmup: int = 50
-    bins: int = 50
+    momentum: Annotated[float, Setting("with which a is followed", ge=0, le=1)] = 0.99
+    warmup: Annotated[int, Setting("epochs in which all edges are kept", ge=0)] = 50
+    bins: Annotated[int, Setting("of rho, to find a by", ge=2)] = 50
 
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """Labels along the edges that are kept."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from graphkd.graph import Graph, Part
-from graphkd.method import DistillationContext, LossTerm, Method
+from graphkd.method import DistillationContext, LossTerm, Method, Share
 from kdcore.outputs import Outputs
 
 
@@ -22,9 +22,8 @@ class Logits(Method):
     """
 
     needs = frozenset()
-    ranges = {"hard_weight": (0, 1)}
 
-    hard_weight: float | None = 0.5
+    hard_weight: Share = 0.5
 
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """Squared differences, with the weight that the hard targets leave."""

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 from graphkd import losses
 from graphkd.method import DistillationContext, LossTerm, Method
+from kdcore.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,9 @@ class LSP(Method):
     Networks", IEEE TNNLS 2022, https://arxiv.org/abs/2111.04964).
     """
 
-    kernel: str = "rbf"
-    scale: float = 1.0
-    structure_weight: float = 100.0
+    kernel: Annotated[str, Setting("by which embeddings are alike")] = "rbf"
+    scale: Annotated[float, Setting("of the rbf kernel", gt=0)] = 1.0
+    structure_weight: Annotated[float, Setting("w, of the structure", ge=0)] = 100.0
 
     def __post_init__(self) -> None:
         """Refuse a kernel that does not exist."""

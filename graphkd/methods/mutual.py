@@ -1,8 +1,10 @@
 """Online mutual distillation: networks that learn together."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from graphkd.method import Method
+from kdcore.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Mutual(Method):
     teacher: str = "sage+gat"
     student: str = "gcn"
     hidden: int | None = 64
-    mutual_weight: float = 1.0
-    temperature: float = 1.0
+    mutual_weight: Annotated[float, Setting("w, of the others", ge=0)] = 1.0
+    temperature: Annotated[float, Setting("T, which softens logits", ge=1e-6)] = 1.0
 
     def exchange(self) -> tuple[float, float]:
         """The weight and the temperature of what the others say."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,12 @@ from graphkd.core import View
 from graphkd.graph import Graph, Part
 from graphkd.inputs import Encoder, positions
 from graphkd.losses.projectors import rectified
-from graphkd.method import ANY, DistillationContext, LossTerm, Method, sample
+from graphkd.method import WIDEST, DistillationContext, LossTerm, Method, sample
 from graphkd.training import published
 from kdcore.losses import response
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
+from kdcore.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -44,28 +46,19 @@ class NOSMOG(Method):
     """
 
     published_settings = published.NOSMOG
-    ranges = {
-        "dimensions": (1, ANY),
-        "walks": (1, ANY),
-        "walk_length": (2, ANY),
-        "window": (1, ANY),
-        "radius": (0, ANY),
-        "steps": (0, ANY),
-        "moved": (0, ANY),
-    }
 
     inputs: str = "positions"
     hard_weight: float | None = 0.0
     batch: int = 512
-    dimensions: int | None = None
-    walks: int | None = None
-    walk_length: int | None = None
-    window: int | None = None
-    radius: float | None = None
-    steps: int = 5
-    similarity_weight: float | None = None
-    adversarial_weight: float = 0.1
-    moved: int = 128
+    dimensions: Annotated[int | None, Setting("of a code", ge=1, le=WIDEST)] = None
+    walks: Annotated[int | None, Setting("from each node", ge=1)] = None
+    walk_length: Annotated[int | None, Setting("nodes of a walk", ge=2)] = None
+    window: Annotated[int | None, Setting("steps apart that count as near", ge=1)] = None
+    radius: Annotated[float | None, Setting("size of the noise", ge=0)] = None
+    steps: Annotated[int, Setting("of gradient ascent on the noise", ge=0)] = 5
+    similarity_weight: Annotated[float | None, Setting("w, of the similarities", ge=0)] = None
+    adversarial_weight: Annotated[float, Setting("of the noised nodes", ge=0)] = 0.1
+    moved: Annotated[int, Setting("nodes of a batch; 0: all", ge=0, le=WIDEST)] = 128
 
     def encoder(self, view: View, seed: int) -> Encoder:
         """Features beside codes of random walks with this method's settings."""

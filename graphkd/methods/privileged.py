@@ -1,14 +1,16 @@
 """Generalised distillation: the edges are privileged information, which only the teacher has."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
 from graphkd import losses
 from graphkd.graph import Graph, Part
-from graphkd.method import DistillationContext, LossTerm, Method
+from graphkd.method import DistillationContext, LossTerm, Method, Share, Temperature
 from kdcore.outputs import Outputs
+from kdcore.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,10 @@ class Privileged(Method):
     """
 
     needs = frozenset({"classes"})
-    ranges = {"hard_weight": (0, 1), "batch": (0, 0)}
 
-    hard_weight: float | None = 0.5
-    temperature: float | None = 2.0
+    hard_weight: Share = 0.5
+    temperature: Temperature = 2.0
+    batch: Annotated[int, Setting("0: all nodes at once", ge=0, le=0)] = 0
 
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """Soft labels at the training nodes, with the weight that the hard ones leave."""

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 from graphkd import losses
-from graphkd.method import ANY, DistillationContext, LossTerm, Method, sample
+from graphkd.method import DistillationContext, LossTerm, Method, sample
+from kdcore.settings import Setting
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,10 @@ class RKD(Method):
     """
 
     needs = frozenset()
-    ranges = {"sample": (3, ANY)}
 
-    distance_weight: float = 25.0
-    angle_weight: float = 50.0
-    sample: int = 64
+    distance_weight: Annotated[float, Setting("w_D, of distances", ge=0)] = 25.0
+    angle_weight: Annotated[float, Setting("w_A, of angles", ge=0)] = 50.0
+    sample: Annotated[int, Setting("nodes drawn for a step", ge=3)] = 64
 
     def hidden_states(self) -> int:
         """The last one is compared."""

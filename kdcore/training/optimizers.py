@@ -7,10 +7,12 @@ is by element, so a leading axis of clients changes nothing.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from kdcore.settings import Setting, check_ranges
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
 
@@ -26,29 +28,21 @@ class TrainingConfig:
     round to round, not its momentum.
     """
 
-    optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
-    learning_rate: float = 0.1
-    weight_decay: float = 0.0
-    epochs: int = 1
-    batch_size: int = 32
-    steps: int | None = None
+    optimizer: Annotated[
+        Literal["sgd", "momentum", "adam"], Setting("by which rule steps are made")
+    ] = "sgd"
+    learning_rate: Annotated[float, Setting("size of a step", gt=0)] = 0.1
+    weight_decay: Annotated[float, Setting("L2 decay, in the gradient", ge=0)] = 0.0
+    epochs: Annotated[int, Setting("passes over the examples", ge=0)] = 1
+    batch_size: Annotated[int, Setting("examples in a mini-batch", ge=1)] = 32
+    steps: Annotated[
+        int | None,
+        Setting("mini-batches, whatever epochs says; none: epochs count", ge=1),
+    ] = None
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(
-                f"unknown optimizer {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}"
-            )
-        if not self.learning_rate > 0 or self.weight_decay < 0:
-            raise ValueError(
-                f"learning_rate must be > 0 and weight_decay >= 0, got {self.learning_rate} "
-                f"and {self.weight_decay}"
-            )
-        if self.epochs < 0 or self.batch_size < 1:
-            raise ValueError(
-                f"epochs must be >= 0 and batch_size >= 1, got {self.epochs} and {self.batch_size}"
-            )
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be >= 1, or None to count epochs, got {self.steps}")
+        """Refuse what makes no training."""
+        check_ranges(self)
 
     def passes(self, purpose: str) -> int:
         """How many epochs, for what cannot do with a part of one.

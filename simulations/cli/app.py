@@ -15,7 +15,7 @@ import click
 import typer
 
 from simulations import packages, process
-from simulations.cli.options import Methods
+from simulations.cli.options import Methods, option
 
 # Nobody is told what runs here, and Ray listens on loopback only; a user may say otherwise.
 SWITCHES = {
@@ -24,19 +24,6 @@ SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
-RESOURCES = (
-    "cpus",
-    "gpus",
-    "device",
-    "memory",
-    "actors",
-    "shares",
-    "ray_address",
-    "deadline",
-    "checkpoint_every",
-    "weights",
-)
-
 STATUS = """Exit status: 0 done; 1 a run failed, or a file could not be written; 2 the input is
 wrong, and nothing was run; 130 stopped by Ctrl-C, 143 by SIGTERM, 141 as nobody reads the output:
 then the same command goes on from there."""
@@ -348,12 +335,14 @@ def _run(
 def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any]) -> int:
     """`kdsim fed` or `kdsim graph`: the settings as an experiment file, and run."""
     from simulations.config.experiments import KINDS
+    from simulations.config.resources import Resources
+    from simulations.config.schema import leaves
     from simulations.execution.console import Shown, execute
 
     also = ["local"] if flags.get("baseline") and name != "local" else []
     document = {
         kind: {KINDS[kind].key: [name, *also], **settings},
-        "resources": {key: flags[key] for key in RESOURCES if flags.get(key) not in (None, ())},
+        "resources": {k: v for k in leaves(Resources) if (v := flags.get(k)) is not None},
     }
     download = flags.get("download", False)
     track = flags.get("track")
@@ -378,34 +367,35 @@ def _how(
 
 
 def _options() -> list[click.Option]:
-    """The flags of `fed` and `graph` that are no settings: they change no number."""
-    path = click.Path(path_type=Path)
-    return [
-        _flag("--out", type=path, help="folder of the runs; by default in runs/"),
-        _flag("--data-root", type=path, help="folder of data sets; $KDSIM_DATA, ~/.cache/kdsim"),
-        _flag("--workers", type=click.IntRange(1), help="runs at once; by default one a core"),
-        _flag("--cpus", type=int, default=1, show_default=True, help="cores of a run"),
-        _flag("--gpus", type=float, default=0.0, show_default=True, help="share of a GPU of a run"),
-        _flag("--device", help="auto, cpu, cuda, cuda:N or mps; by default as --gpus says"),
-        _flag("--weights", type=float, help="megabytes of final weights to keep; by default 64"),
-        _flag("--track", multiple=True, help="also write for tensorboard, wandb or mlflow"),
-        _flag("--json", is_flag=True, default=False, help="a JSON object a line"),
-        _flag("--download/--no-download", default=False, help="fetch missing graph data"),
+    """The flags of `graph` that are no settings: they change no number."""
+    text = "fetch missing graph data"
+    return _common(("cpus", "gpus", "device", "weights")) + [
+        _flag("--download/--no-download", default=False, help=text)
     ]
 
 
 def _options_fed() -> list[click.Option]:
+    """The flags of `fed` that are no settings."""
     text = "run the same students without a federation too"
     baseline = _flag("--baseline/--no-baseline", default=True, show_default=True, help=text)
-    runtime = [
-        _flag("--memory", type=float, help="megabytes for a chunk, and for all parameters"),
-        _flag("--actors", type=int, help="of the engine ray; by default 2"),
-        _flag("--shares", multiple=True, help="MODEL=CPUS:GPUS, for actors that need others"),
-        _flag("--ray-address", help="HOST:PORT of a Ray cluster; by default one is started"),
-        _flag("--deadline", type=float, help="seconds that a chunk of clients may take on Ray"),
-        _flag("--checkpoint-every", type=int, help="rounds; 0 for never; by default 10"),
+    return [*_common(), baseline]
+
+
+def _common(resources: Sequence[str] = ()) -> list[click.Option]:
+    """What both have, and of the resources those named, or all."""
+    from simulations.config.resources import Resources
+    from simulations.config.schema import leaves
+
+    path = click.Path(path_type=Path)
+    known = leaves(Resources)
+    return [
+        _flag("--out", type=path, help="folder of the runs; by default in runs/"),
+        _flag("--data-root", type=path, help="folder of data sets; $KDSIM_DATA, ~/.cache/kdsim"),
+        _flag("--workers", type=click.IntRange(1), help="runs at once; by default one a core"),
+        _flag("--track", multiple=True, help="also write for tensorboard, wandb or mlflow"),
+        *(option(key, known[key]) for key in resources or known),
+        _flag("--json", is_flag=True, default=False, help="a JSON object a line"),
     ]
-    return [option for option in _options() if option.name != "download"] + [baseline, *runtime]
 
 
 def _flag(declaration: str, **settings: Any) -> click.Option:

@@ -1,6 +1,6 @@
 """`kdsim fed ALGORITHM` and `kdsim graph METHOD`: a command for each, its flags the settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 import click
@@ -41,19 +41,19 @@ class Methods(TyperGroup):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
         """The command of one; a usage error if there is none."""
-        from simulations.config.experiments import KINDS
-        from simulations.config.schema import Leaf, leaves
+        from simulations.config.experiments import KINDS, Template
 
         try:
             method = KINDS[self.kind].get(name)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
-        known = {**leaves(KINDS[self.kind].experiment), **leaves(method)}
-        known["seeds"] = Leaf(int | None, None)
-        settings: list[click.Parameter] = [_option(key, leaf) for key, leaf in known.items()]
+        known = Template(self.kind, method).known
+        settings: list[click.Parameter] = [option(key, leaf) for key, leaf in known.items()]
+        seeds = click.Option(["--seeds"], type=int, help="run seeds 0 to N-1 instead")
+        settings.append(seeds)
 
         def call(**flags: Any) -> int:
-            given = {key: flags.pop(_variable(key)) for key in known}
+            given = {key: flags.pop(variable(key)) for key in (*known, "seeds")}
             chosen = {key: value for key, value in given.items() if value is not None}
             return self.run(self.kind, name, chosen, flags)
 
@@ -63,18 +63,33 @@ class Methods(TyperGroup):
         return click.Command(name, callback=call, params=params, help=words)
 
 
-def _option(key: str, leaf: Any) -> click.Option:
+def option(key: str, leaf: Any) -> click.Option:
+    """The flag of a setting, with the help and the range of its annotation."""
+    from kdcore import settings
+
     flag = "--" + key.replace(".", "-").replace("_", "-")
+    kind: Any = settings.plain(leaf.hint)
     shown = ",".join(leaf.default) if leaf.many else leaf.default
+    limits = "" if get_origin(kind) is Literal else settings.allowed(leaf.hint)
+    default = "none" if shown in (None, "") else shown
+    said = [settings.said_of(leaf.hint).help, limits and f"[{limits}]", f"[default: {default}]"]
     return click.Option(
-        param_decls=[_variable(key), flag],
-        type=Listing() if leaf.many else _type(leaf.hint),
+        param_decls=[variable(key), flag],
+        type=Listing() if leaf.many else _type(kind),
         default=None,  # so that what was given can be told from what was not
-        help=f"{HELP.get(key, '')} [default: {'none' if shown is None else shown}]".strip(),
+        multiple=leaf.many,
+        callback=_joined if leaf.many else None,
+        help=" ".join(filter(None, said)),
     )
 
 
-def _variable(key: str) -> str:
+def _joined(ctx: click.Context, param: click.Parameter, given: Sequence[list[str]]) -> Any:
+    """The values of a flag that may be given several times, or None."""
+    return [value for values in given for value in values] or None
+
+
+def variable(key: str) -> str:
+    """The name of a flag's value in Python."""
     return key.replace(".", "__")
 
 
@@ -89,44 +104,3 @@ def _type(hint: Any) -> Any:
 def _first(method: Any) -> str:
     """The first line of a docstring."""
     return (type(method).__doc__ or "").strip().partition("\n")[0]
-
-
-HELP = {
-    "data": "data set; `kdsim list datasets`",
-    "clients": "how many",
-    "models": "architectures, dealt out in turn; `kdsim list models`",
-    "partition": "how private examples are dealt out",
-    "alpha": "concentration of dirichlet and quantity",
-    "shards": "shards for each client",
-    "classes_per_client": "labels of each client, for pathological",
-    "absent_classes": "labels that no client holds",
-    "rotations": "1, 2 or 4: turn clients' examples by so many parts of a full turn",
-    "private": "examples dealt out to clients",
-    "public": "examples that all may see",
-    "validation": "examples to select on",
-    "test": "test examples; 0 is all that are left",
-    "fraction": "share of clients in a round",
-    "engine": "who runs the clients",
-    "chunk": "clients at once in the batched engine",
-    "compression": "of messages both ways",
-    "corrupt": "CLIENT:FAULT, tamper with a client's uploads",
-    "topology": "who hears whom: a server all, or peers their neighbours",
-    "degree": "nearest peers that each is joined to in a small world",
-    "rewiring": "chance of a small world's link to lead elsewhere",
-    "radius": "of a random geometric topology",
-    "clock.step_seconds": "virtual seconds of a mini-batch",
-    "clock.bandwidth": "bytes a virtual second of a client, each way; 0 is no limit",
-    "clock.spread": "sigma of the log-normal factors by which clients' speeds differ",
-    "clock.stragglers": "share of clients that are slow",
-    "clock.slowdown": "how many times slower",
-    "clock.dropout": "chance of a client to be lost in a round",
-    "clock.deadline": "virtual seconds after which a round ends; 0 waits for all",
-    "clock.staleness": "rounds that an upload may be late and still count",
-    "clock.buffer": "update the server after so many uploads, without rounds",
-    "clock.server_learning_rate": "times the updates of parameters in a buffer",
-    "eval_every": "rounds between evaluations",
-    "seed": "of every random choice",
-    "seeds": "run seeds 0 to N-1 instead",
-    "protocol": "are the test nodes in the graph from the start?",
-    "public_size": "public examples asked about in a round; none is all",
-}

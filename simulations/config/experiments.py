@@ -1,12 +1,15 @@
 """What an experiment is: frozen dataclasses whose fields are the flags and the keys of a file.
 
 An experiment holds all that determines its numbers and nothing else: no paths, no machine. Two
-experiments with the same `digest` are the same run.
+experiments with the same `digest` are the same run. Help and range of a field stand in its
+annotation (`kdcore.settings`), and nowhere else.
 """
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fedkd import engines
 from fedkd.attacks import byzantine
@@ -14,7 +17,8 @@ from fedkd.data import partition
 from fedkd.rounds.clock import Clock
 from kdcore import references
 from kdcore.registry import Registry
-from simulations.config.schema import ADDED, changes, updated
+from kdcore.settings import Setting, check_ranges
+from simulations.config.schema import ADDED, Form, Leaf, leaves, replaced
 
 Compression = Literal[
     "none",
@@ -33,78 +37,69 @@ Compression = Literal[
 Topology = Literal["server", "ring", "small-world", "random-geometric", "complete"]
 
 
+Seed = Annotated[int, Setting("of every random choice")]
+
+
 @dataclass(frozen=True)
 class FedExperiment:
-    """One federated run.
-
-    Attributes:
-        algorithm: with its hyperparameters.
-        data: name of the data set (`fedkd.data.datasets`).
-        clients: K.
-        models: architectures, dealt out to the clients in turn.
-        partition: how private examples are dealt out; `alpha` is for dirichlet (also -min
-            and -balanced) and quantity, `shards` (for each client) for shards, and
-            `classes_per_client` for pathological.
-        absent_classes: how many labels no client holds.
-        rotations: 2 or 4 shift features: client k is turned by (k modulo that) of a full turn.
-        same_start: whether clients of one architecture begin with the same weights; by default each
-            draws its own, which costs FedProto by the nearest prototype 5 to 6 points on
-            Fashion-MNIST.
-        private, public, validation, test: examples of each kind; test 0 is all that are left.
-        rounds: how many.
-        fraction: the share of clients that takes part in a round.
-        engine, chunk: who runs the clients (`fedkd.engines`), batched up to `chunk` at once;
-            engines agree within rounding, not to the bit; `auto` takes the faster of the first two.
-        compression: of messages both ways.
-        corrupt: CLIENT:FAULT, a client whose uploads are tampered with (`fedkd.attacks.byzantine`).
-        topology: who hears whom (`fedkd.rounds.topology`): a server all, or peers their neighbours;
-            `degree` and `rewiring` are for small-world, `radius` for random-geometric.
-        clock: what takes how long, and how long the server waits (`fedkd.rounds.clock`).
-        eval_every: rounds from one evaluation to the next; the last is always evaluated.
-        seed: of every random choice.
-    """
+    """One federated run: an algorithm with its hyperparameters, on data, among clients."""
 
     algorithm: Any
-    data: str = "digits"
-    clients: int = 5
-    models: tuple[str, ...] = ("mlp-64", "mlp-128-64", "cnn")
-    partition: str = "dirichlet"
-    alpha: float = 0.3
-    shards: int = 2
-    classes_per_client: int = 2
-    absent_classes: int = 0
-    rotations: int = 1
-    private: int = 500
-    public: int = 578
-    validation: int = 0
-    test: int = 0
-    rounds: int = 10
-    fraction: float = 1.0
-    engine: str = "sequential"
-    chunk: int = 500
-    compression: Compression = "none"
-    corrupt: str | None = None
-    topology: Topology = "server"
-    degree: int = 4
-    rewiring: float = 0.3
-    radius: float = 0.5
+    data: Annotated[str, Setting("data set; `kdsim list datasets`")] = "digits"
+    clients: Annotated[int, Setting("how many", ge=1)] = 5
+    models: Annotated[
+        tuple[str, ...],
+        Setting("architectures, dealt out to the clients in turn; `kdsim list models`"),
+    ] = ("mlp-64", "mlp-128-64", "cnn")
+    partition: Annotated[
+        str, Setting("how private examples are dealt out; `kdsim list partitions`")
+    ] = "dirichlet"
+    alpha: Annotated[
+        float, Setting("concentration of dirichlet (-min, -balanced) and quantity", gt=0)
+    ] = 0.3
+    shards: Annotated[int, Setting("shards for each client, for shards", ge=1)] = 2
+    classes_per_client: Annotated[int, Setting("labels of each client, for pathological", ge=1)] = 2
+    absent_classes: Annotated[int, Setting("labels that no client holds", ge=0)] = 0
+    rotations: Annotated[
+        int,
+        Setting("2 or 4 turn client k by (k modulo that) of a full turn", ge=1, le=4),
+    ] = 1
+    private: Annotated[int, Setting("examples dealt out to clients")] = 500
+    public: Annotated[int, Setting("examples that all may see")] = 578
+    validation: Annotated[int, Setting("examples to select on")] = 0
+    test: Annotated[int, Setting("test examples; 0 is all that are left")] = 0
+    rounds: Annotated[int, Setting("how many", ge=1)] = 10
+    fraction: Annotated[float, Setting("share of clients in a round", gt=0, le=1)] = 1.0
+    engine: Annotated[
+        str,
+        Setting("who runs the clients; auto: the faster; `kdsim list engines`"),
+    ] = "sequential"
+    chunk: Annotated[int, Setting("clients at once in the batched engine", ge=1)] = 500
+    compression: Annotated[Compression, Setting("of messages both ways")] = "none"
+    corrupt: Annotated[
+        str | None, Setting("CLIENT:FAULT, a client whose uploads are tampered with")
+    ] = None
+    topology: Annotated[
+        Topology, Setting("who hears whom: a server all, or peers their neighbours")
+    ] = "server"
+    degree: Annotated[int, Setting("nearest peers that each is joined to, for small-world")] = 4
+    rewiring: Annotated[float, Setting("chance of a link to lead elsewhere, for small-world")] = 0.3
+    radius: Annotated[float, Setting("for random-geometric")] = 0.5
     clock: Clock = Clock()
-    eval_every: int = 1
-    seed: int = 0
-    same_start: bool = field(default=False, metadata=ADDED)
+    eval_every: Annotated[
+        int, Setting("rounds between evaluations; the last always is one", ge=1)
+    ] = 1
+    seed: Seed = 0
+    same_start: Annotated[
+        bool,
+        Setting("clients of one architecture begin with the same weights, else each draws its own"),
+    ] = field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Refuse what makes no run."""
-        positive = "clients", "rounds", "chunk", "shards", "classes_per_client", "eval_every"
-        for name, least in (*((name, 1) for name in positive), ("absent_classes", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_ranges(self)
         if self.rotations not in (1, 2, 4):
             raise ValueError(f"rotations must be 1, 2 or 4 (exact turns), got {self.rotations}")
-        if not 0 < self.alpha < float("inf"):
-            raise ValueError(f"alpha must be positive and finite, got {self.alpha}; try 0.1 to 100")
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
         partition.REGISTRY.check(self.partition)
         engines.REGISTRY.check(self.engine)
         if self.corrupt is not None:
@@ -148,28 +143,32 @@ class FedExperiment:
 
 @dataclass(frozen=True)
 class GraphExperiment:
-    """One graph distillation.
-
-    Attributes:
-        method: with its hyperparameters.
-        data: name of the graph (`graphkd.data.datasets`).
-        protocol: of the test nodes, whether they are in the graph from the start, and whether the
-            teacher says something of them (`graphkd.data.splits`); "folds" for data of many graphs.
-        train, val: labelled nodes of each class that train and select; by default 20 and 30, or
-            of many graphs all that are not in the test fold or the validation fold.
-        feature_noise, removed_edges: shares, to see what a method can stand
-        (`graphkd.data.splits`).
-        seed: of every random choice; of many graphs, seed modulo 10 is the fold that tests.
-    """
+    """One graph distillation: a method with its hyperparameters, on a graph, or on many."""
 
     method: Any
-    data: str = "digits-knn"
-    protocol: Literal["transductive", "withheld", "inductive", "folds"] = "transductive"
-    train: int | None = None
-    val: int | None = None
-    feature_noise: float = 0.0
-    removed_edges: float = 0.0
-    seed: int = 0
+    data: Annotated[str, Setting("graph; `kdsim list datasets`")] = "digits-knn"
+    protocol: Annotated[
+        Literal["transductive", "withheld", "inductive", "folds"],
+        Setting("are the test nodes there from the start, and taught? folds: of graphs"),
+    ] = "transductive"
+    train: Annotated[
+        int | None,
+        Setting(
+            "labelled nodes of a class to train on; none: 20, of many graphs all that are left"
+        ),
+    ] = None
+    val: Annotated[
+        int | None, Setting("the same to select on; none is 30, or of graphs a fold")
+    ] = None
+    feature_noise: Annotated[float, Setting("share, to see what a method can stand")] = 0.0
+    removed_edges: Annotated[float, Setting("share of them, likewise")] = 0.0
+    seed: Annotated[
+        int, Setting("of every random choice; of many graphs, modulo 10, the test fold")
+    ] = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no run."""
+        check_ranges(self)
 
     @property
     def name(self) -> str:
@@ -179,15 +178,10 @@ class GraphExperiment:
 
 @dataclass(frozen=True)
 class SurveyExperiment:
-    """One seed of a recipe of the surveys.
-
-    Attributes:
-        recipe: with its settings.
-        seed: of every random choice.
-    """
+    """One seed of a recipe of the surveys, with its settings."""
 
     recipe: Any
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def name(self) -> str:
@@ -248,24 +242,47 @@ def kind_of(experiment: Experiment) -> str:
     return next(k for k, kind in KINDS.items() if isinstance(experiment, kind.experiment))
 
 
-def build(kind: str, name: str, given: dict[str, Any]) -> Any:
+@dataclass(frozen=True)
+class Template:
+    """What the experiments of an algorithm, method or recipe are made from.
+
+    Attributes:
+        kind: a key of `KINDS`.
+        learner: who learns, with the settings that it has where none are given.
+    """
+
+    kind: str
+    learner: Any
+
+    @cached_property
+    def known(self) -> dict[str, Leaf]:
+        """All settings, of the experiment and of who learns, by dotted names."""
+        return {**leaves(KINDS[self.kind].experiment), **leaves(self.learner)}
+
+    @cached_property
+    def _form(self) -> Form:
+        return Form(self.known)
+
+    def build(self, given: Mapping[str, Any]) -> Any:
+        """The experiment with some settings; names that it does not have are for others.
+
+        Raises:
+            ValueError: a value that cannot be.
+        """
+        spelt = {name: _spelt(value) for name, value in given.items()}
+        found, own = self._form.checked(spelt), leaves(self.learner)
+        learner = replaced(self.learner, {k: v for k, v in found.items() if k in own})
+        rest = {key: value for key, value in found.items() if key not in own}
+        return replaced(KINDS[self.kind].experiment(learner), rest)
+
+
+def build(kind: str, name: str, given: Mapping[str, Any]) -> Any:
     """The experiment of a kind, an algorithm's or method's name, and flat settings of both.
 
     Raises:
         ValueError: an unknown name, or a value that cannot be.
     """
-    return build_with(kind, KINDS[kind].get(name), given)
-
-
-def build_with(kind: str, learner: Any, given: dict[str, Any]) -> Any:
-    """The experiment of an algorithm, method or recipe, with flat settings of both changed.
-
-    Raises:
-        ValueError: a value that cannot be.
-    """
-    cls, key = KINDS[kind].experiment, KINDS[kind].key
-    given = {name: _spelt(value) for name, value in given.items()}
-    return cls(**{key: updated(learner, given)}, **changes(cls, given))
+    return Template(kind, KINDS[kind].get(name)).build(given)
 
 
 def _spelt(value: Any) -> Any:

@@ -1,15 +1,20 @@
 """Experiment files: read, overridden, written down."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from simulations.config.experiments import KINDS
-from simulations.config.grid import SEEDS, Document, put
-from simulations.config.schema import leaves
+from simulations.config.schema import flatten, leaves, nearest
+
+Document = dict[str, Any]
+
+OWN = tuple(kind.key for kind in KINDS.values())  # tables with a table for each of some learners
+TABLES = (*KINDS, *OWN, "resources", "about")
 
 
 def read(path: Path) -> Document:
@@ -60,12 +65,62 @@ def dump(document: Document) -> str:
     return tomli_w.dumps(document)
 
 
+def put(document: Document, path: Sequence[str], value: Any, said: str) -> Document:
+    """The document with a value in a place, in tables that are made where they are not there."""
+    first, *rest = path
+    if not rest:
+        return {**document, first: value}
+    below = document.get(first, {})
+    if not isinstance(below, dict):
+        raise ValueError(f"{said}: {first} is {below!r}, and no table with {'.'.join(rest)} in it")
+    return {**document, first: put(below, rest, value, said)}
+
+
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """What is wrong in here is said to be in the file of that name."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def tables(document: Document) -> dict[str, dict[str, Any]]:
+    """The tables of a document, with the settings in each by dotted names.
+
+    [algorithm] and its like have such a table for each algorithm.
+
+    Raises:
+        ValueError: an unknown table, or something else in its place.
+    """
+    for name in document:
+        if name not in TABLES:
+            raise ValueError(
+                f"unknown table [{name}]{nearest(name, TABLES)}; "
+                f"there are {', '.join(f'[{table}]' for table in TABLES)}"
+            )
+    found = {name: _table(table, name) for name, table in document.items()}
+    return {
+        name: {of: flatten(_table(own, of)) for of, own in table.items()}
+        if name in OWN
+        else flatten(table)
+        for name, table in found.items()
+    }
+
+
+def _table(table: Any, name: str) -> Document:
+    if not isinstance(table, dict):
+        raise ValueError(f"{name} must be a table, [{name}], got {table!r}")
+    return table
+
+
 def _places(document: Document, key: str) -> list[str]:
     """The full keys that a key of `--set` stands for."""
-    tables = [*KINDS, *(kind.key for kind in KINDS.values()), "resources"]
-    if "." in key and key.partition(".")[0] in tables:
+    if key in TABLES and key not in OWN:
+        raise ValueError(f"{key} is a table, and no setting; give one that is in it: {key}.KEY=...")
+    if "." in key and key.partition(".")[0] in TABLES:
         return [key]
-    known = {kind: leaves(KINDS[kind].experiment) | {"seeds": SEEDS} for kind in KINDS}
+    known = {kind: {*leaves(KINDS[kind].experiment), "seeds"} for kind in KINDS}
     places = [f"{kind}.{key}" for kind in KINDS if kind in document and key in known[kind]]
     return places or [f"{next((kind for kind in KINDS if kind in document), 'fed')}.{key}"]
 

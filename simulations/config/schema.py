@@ -1,17 +1,19 @@
 """The fields of frozen dataclasses as flat settings: `local.learning_rate = 0.05`.
 
 Experiments, algorithms and methods are dataclasses; from their fields come the flags of the
-command, the keys of an experiment file, and what a run folder records.
+command, the keys of an experiment file, and what a run folder records. Pydantic checks what is
+given, and never sees what is not: a part of a nested setting leaves the rest of the instance's.
 """
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_origin, get_type_hints
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_origin
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
-from kdcore import registry
+from kdcore import registry, settings
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -22,17 +24,14 @@ D = TypeVar("D", bound="DataclassInstance")
 # what was done before there was the setting, and is no part of what a run is known by.
 ADDED = {"added": True}
 
-STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
-# Whole numbers that no machine could count up to in a run, and what takes memory by its square.
-LARGEST = 1_000_000
-WIDEST, DEEPEST = 16_384, 1_000
-MOST = dict.fromkeys(("hidden", "width", "dimensions", "moved", "noise", "latent"), WIDEST)
-MOST |= {"layers": DEEPEST, "seed": 2**63 - 1}
+# Whole numbers that no machine could count up to in a run; of seeds there are more.
+LARGEST, LARGEST_SEED = 1_000_000, 2**63 - 1
 
 
 class Leaf(NamedTuple):
-    """A setting: its type, and its value where none is given."""
+    """A setting: its annotation, see `kdcore.settings`, and its value where none is given."""
 
     hint: Any
     default: Any
@@ -40,7 +39,8 @@ class Leaf(NamedTuple):
     @property
     def many(self) -> bool:
         """Whether one value is a list."""
-        return get_origin(self.hint) is tuple
+        kind: Any = get_origin(settings.plain(self.hint))
+        return kind is tuple
 
 
 def leaves(owner: Any) -> dict[str, Leaf]:
@@ -48,7 +48,7 @@ def leaves(owner: Any) -> dict[str, Leaf]:
 
     Fields without a default are left out: they are no settings.
     """
-    hints = _hints(owner if isinstance(owner, type) else type(owner))
+    hints = settings.hints(owner if isinstance(owner, type) else type(owner))
     found: dict[str, Leaf] = {}
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name, dataclasses.MISSING)
@@ -96,66 +96,92 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def updated(owner: D, given: Mapping[str, Any], prefix: str = "") -> D:
+class Form:
+    """Settings by dotted names, checked all at once, each against its annotation."""
+
+    def __init__(self, known: Mapping[str, Leaf]) -> None:
+        self.known = known
+
+    @cached_property
+    def _adapter(self) -> "TypeAdapter[Any]":
+        hints = {name: _for_pydantic(leaf.hint) for name, leaf in self.known.items()}
+        form = TypedDict("form", hints, total=False)  # type: ignore[misc]  # names are data here
+        form.__pydantic_config__ = STRICT  # type: ignore[attr-defined]
+        return TypeAdapter(form)
+
+    def checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The values as they will be; names that are not known are left out.
+
+        A list will do for a tuple, and a whole number for a float.
+
+        Raises:
+            ValueError: a value that cannot be; the message says what was expected.
+        """
+        own = {key: value for key, value in given.items() if key in self.known}
+        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in own.items()}
+        try:
+            found: dict[str, Any] = self._adapter.validate_python(lists)
+        except ValidationError as error:
+            raise ValueError(self._said(error)) from None
+        for name, value in found.items():
+            _check_size(name, self.known[name].hint, value)
+        return found
+
+    def _said(self, error: ValidationError) -> str:
+        """The first mistake in a line: in our words where a number is out of its range."""
+        first = error.errors()[0]
+        name, value = str(first["loc"][0]), first["input"]
+        if first["type"].startswith(("greater_than", "less_than")):
+            return f"{name} {settings.refusal(self.known[name].hint, value)}"
+        return f"{name} is {settings.short(value)}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _for_pydantic(hint: Any) -> Any:
+    """An annotation with its range and help as pydantic has them."""
+    said = settings.said_of(hint)
+    field = Field(description=said.help or None, gt=said.gt, ge=said.ge, lt=said.lt, le=said.le)
+    return Annotated[hint, field]
+
+
+def _check_size(name: str, hint: Any, value: Any) -> None:
+    """Refuse what is in range, or has none, and is absurd."""
+    if why := settings.refusal(hint, value):
+        raise ValueError(f"{name} {why}")
+    most = LARGEST_SEED if name == "seed" else LARGEST
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, int) and not -most <= number <= most:
+            raise ValueError(f"{name} is {number}; it has to be at most {most}")
+
+
+def updated(owner: D, given: Mapping[str, Any]) -> D:
     """The instance with some settings changed; names that it does not have are for others.
 
     Raises:
         ValueError: a value of the wrong type, or one that the dataclass itself refuses.
     """
-    return dataclasses.replace(owner, **changes(owner, given, prefix))
+    return replaced(owner, Form(leaves(owner)).checked(given))
 
 
-def changes(owner: Any, given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The given settings as fields of a dataclass or an instance, checked; see `updated`."""
-    hints = _hints(owner if isinstance(owner, type) else type(owner))
-    found = {}
-    for field in dataclasses.fields(owner):
-        start, name = f"{field.name}.", prefix + field.name
-        below = {k.removeprefix(start): v for k, v in given.items() if k.startswith(start)}
-        if below:
-            found[field.name] = updated(getattr(owner, field.name), below, f"{name}.")
-        elif field.name in given:
-            found[field.name] = checked(name, hints[field.name], given[field.name])
-    return found
-
-
-def checked(name: str, hint: Any, value: Any) -> Any:
-    """The value, if it is of the type; a list will do for a tuple, and a whole number for a float.
+def replaced(owner: D, found: Mapping[str, Any]) -> D:
+    """The instance with some of its settings, by dotted names, as they are given.
 
     Raises:
-        ValueError: it is not; the message says what was expected.
+        ValueError: the dataclass itself refuses them.
     """
-    value = tuple(value) if isinstance(value, list) else value
-    try:
-        return _counted(name, _adapter(hint).validate_python(value))
-    except ValidationError as error:
-        first = error.errors()[0]
-        said = first["msg"][0].lower() + first["msg"][1:]
-        raise ValueError(f"{name} is {_short(first['input'])}: {said}") from None
+    own = {name: value for name, value in found.items() if "." not in name}
+    for name in dict.fromkeys(key.partition(".")[0] for key in found if "." in key):
+        start = f"{name}."
+        below = {k.removeprefix(start): v for k, v in found.items() if k.startswith(start)}
+        own[name] = replaced(getattr(owner, name), below)
+    return dataclasses.replace(owner, **own)
 
 
-def _counted(name: str, value: Any) -> Any:
-    """The value, if it is no whole number that is absurd."""
-    most = MOST.get(name.rpartition(".")[2].rpartition("_")[2], LARGEST)
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, int) and not -most <= number <= most:
-            raise ValueError(f"{name} is {number}; it has to be at most {most}")
-    return value
-
-
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-@cache
-def _adapter(hint: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(hint, config=STRICT)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 100 else f"{text[:80]} ..."
+def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise ValueError for a name that is not known, with the nearest one."""
+    for key in given:
+        if key not in known:
+            hint = nearest(key, known) or f"; there are {', '.join(known)}"
+            raise ValueError(f"unknown key {key!r} in {where}{hint}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

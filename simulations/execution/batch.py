@@ -68,7 +68,7 @@ class Batch:
 
 @contextmanager
 def opened(
-    document: grid.Document, source: str, name: str, options: Options, text: str = ""
+    document: files.Document, source: str, name: str, options: Options, text: str = ""
 ) -> Iterator[Batch]:
     """The runs of a document, checked; their folder is held, and says what they are.
 

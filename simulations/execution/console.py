@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from simulations import process
-from simulations.config import grid
+from simulations.config import files
 from simulations.execution import batch as batches
 from simulations.execution.batch import Batch, Options
 from simulations.execution.scheduler import Job
@@ -77,7 +77,7 @@ class Shown:
 
 
 def execute(
-    document: grid.Document,
+    document: files.Document,
     source: str,
     name: str,
     options: Options,

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from simulations.config.schema import checked
+from simulations.config.schema import Form, Leaf
 from simulations.results.tables import Quantity, summary
 
 Verdict = Literal[
@@ -141,7 +141,8 @@ def about(document: Mapping[str, Any], source: str) -> About:
     for key in given:
         if key not in hints:
             raise ValueError(f"{source}: unknown key {key!r} in [about]; there are {list(hints)}")
-    found = About(**{key: checked(key, hints[key], value) for key, value in given.items()})
+    form = Form({key: Leaf(hint, None) for key, hint in hints.items()})
+    found = About(**form.checked(given))
     for text in (*found.claims, *found.controls):
         read(text)
     return found

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 from kdcore.registry import unknown
-from simulations.config import files, grid, library
+from simulations.config import files, library
 from simulations.config.experiments import KINDS
 from simulations.survey.claims import About, about
 
@@ -26,7 +26,7 @@ def names() -> list[str]:
     return sorted(said, key=lambda name: (GROUPS.index(said[name].group), said[name].order, name))
 
 
-def document(name: str) -> grid.Document:
+def document(name: str) -> files.Document:
     """A recipe's file.
 
     Raises:
@@ -60,7 +60,7 @@ def chosen(name: str | None, every: bool) -> list[str]:
     return names() if name is None else [name]
 
 
-def joined(recipes: Iterable[str], seeds: int | None = None) -> grid.Document:
+def joined(recipes: Iterable[str], seeds: int | None = None) -> files.Document:
     """One experiment that runs several recipes, each as its file says.
 
     Args:

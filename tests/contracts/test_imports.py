@@ -29,7 +29,7 @@ FLOORS = {
         "schemes",
         "metrics training",
         "losses",
-        "_deprecate devices ensemble outputs registry rng statistics",
+        "_deprecate devices ensemble outputs registry rng settings statistics",
         "references",
     ],
     "fedkd": [

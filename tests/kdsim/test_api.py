@@ -218,7 +218,7 @@ WRONG = {
     "setting": (lambda: kdsim.simulate("dsfl", aplha=1), "dsfl has no setting 'aplha'; did you me"),
     "two": (lambda: kdsim.simulate("dsfl", aplha=1, b=2), "no setting 'aplha', 'b'; did you mean"),
     "twice": (lambda: kdsim.simulate("fd", local__epochs=1, local={"epochs": 2}), "given twice"),
-    "value": (lambda: kdsim.simulate("dsfl", alpha=-1), "alpha must be positive and finite"),
+    "value": (lambda: kdsim.simulate("dsfl", alpha=-1), "alpha must be > 0 and finite"),
     "type": (lambda: kdsim.simulate("dsfl", rounds="x"), "rounds is 'x': input should be a valid"),
     "name": (lambda: kdsim.simulate("dsfll"), "unknown algorithm 'dsfll'; did you mean 'dsfl'?"),
     "method": (lambda: kdsim.distill("glnm"), "unknown method 'glnm'; did you mean 'glnn'?"),

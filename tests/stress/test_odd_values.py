@@ -13,6 +13,7 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 import simulations.reporting.report
+from kdcore.settings import plain
 from simulations.cli import app
 from simulations.config.experiments import KINDS
 from simulations.config.resources import Resources
@@ -53,10 +54,11 @@ TOML += ["[1, 2, 3]", "['mlp-8', 3]", "1000000000", "-1", "0x7ffffffffffffffffff
 
 def value(draw, leaf):
     """A value of about the kind that a setting has, and not always one that it takes."""
-    kinds = get_args(leaf.hint) or (leaf.hint,)
+    hint = plain(leaf.hint)
+    kinds = get_args(hint) or (hint,)
     if leaf.many:
         return draw.choice(NAMES)
-    if get_origin(leaf.hint) is Literal:
+    if get_origin(hint) is Literal:
         return draw.choice([*map(str, kinds), *TEXT[:3]])
     if int in kinds:
         return draw.choice(WHOLE)

@@ -131,7 +131,7 @@ def test_codes_may_be_finer_up_and_coarser_down(double):
     inside = inflated(current.uploads[0].payload["probabilities"])
     assert inside[9:] == bytes([0b11_00_10_01])
     for bits in (0, 9):
-        with pytest.raises(ValueError, match="bits_up and bits_down must be from 1 to 8"):
+        with pytest.raises(ValueError, match="bits_up must be from 1 to 8, got"):
             CFD(bits_up=bits)
 
 

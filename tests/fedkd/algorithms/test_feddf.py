@@ -103,7 +103,7 @@ def test_it_needs_validation_examples_and_says_so(tiny):
     assert federation.task.validation is None
     with pytest.raises(ValueError, match="needs labelled validation examples at the server"):
         check_federation(FedDF(patience=2), federation.task, federation.clients)
-    with pytest.raises(ValueError, match="patience must be >= 0 passes"):
+    with pytest.raises(ValueError, match="patience must be >= 0, got"):
         FedDF(patience=-1)
 
 

@@ -209,6 +209,10 @@ def test_models_that_show_no_features_are_an_error():
 
 
 def test_settings_that_cannot_be_are_errors():
-    for settings in ({"server_width": 0}, {"loss_weight": -1.0}, {"temperature": 0.0}):
-        with pytest.raises(ValueError, match="server_width must be >= 1, loss_weight >= 0, temp"):
-            FedGKT(**settings)
+    for name, value, range_ in (
+        ("server_width", 0, "from 1 to 16384"),
+        ("loss_weight", -1.0, ">= 0 and finite"),
+        ("temperature", 0.0, "> 0 and finite"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must be {range_}, got {value}"):
+            FedGKT(**{name: value})

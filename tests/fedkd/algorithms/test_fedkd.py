@@ -140,7 +140,7 @@ def test_an_update_that_has_diverged_is_turned_away(tiny):
 
 @pytest.mark.parametrize("energies", [(1.5, 0.9), (0.9, -0.1)])
 def test_energies_are_shares(energies):
-    with pytest.raises(ValueError, match="energies are shares between 0 and 1"):
+    with pytest.raises(ValueError, match="must be from 0 to 1, got"):
         FedKD(energy_start=energies[0], energy_end=energies[1])
-    with pytest.raises(ValueError, match="ramp must be >= 1 round, got 0"):
+    with pytest.raises(ValueError, match="ramp must be >= 1, got 0"):
         FedKD(ramp=0)

@@ -174,5 +174,5 @@ def test_a_model_without_features_is_an_error():
 
 
 def test_a_negative_strength_is_an_error():
-    with pytest.raises(ValueError, match="strength must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="strength must be >= 0 and finite, got -1"):
         FedProto(strength=-1.0)

@@ -73,5 +73,5 @@ def test_the_larger_mu_the_nearer_to_the_average(tiny):
 
 
 def test_a_negative_mu_is_an_error():
-    with pytest.raises(ValueError, match="mu must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="mu must be >= 0 and finite, got -1"):
         FedProx(mu=-1.0)

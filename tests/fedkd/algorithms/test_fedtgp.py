@@ -154,5 +154,5 @@ def test_its_clients_are_those_of_fedproto(tiny):
 
 
 def test_a_negative_margin_is_an_error():
-    with pytest.raises(ValueError, match="margin must be >= 0, got -2"):
+    with pytest.raises(ValueError, match="margin must be >= 0 and finite, got -2"):
         FedTGP(margin=-2.0)

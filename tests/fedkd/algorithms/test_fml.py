@@ -125,5 +125,5 @@ def test_a_meme_that_cannot_be_built_is_an_error_before_anything_runs(tiny):
 
 
 def test_shares_are_between_zero_and_one():
-    with pytest.raises(ValueError, match="shares between 0 and 1, got 2 and 0.5"):
+    with pytest.raises(ValueError, match="own_weight must be from 0 to 1, got 2"):
         FML(own_weight=2)

@@ -239,9 +239,12 @@ def test_public_steps_are_counted_from_when_something_was_told(tiny):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(step_seconds=-1.0), "step_seconds must be >= 0 and finite, got -1.0"),
-        (dict(stragglers=1.0), "stragglers and dropout are shares, >= 0 and < 1, got 1 and 0"),
-        (dict(slowdown=0.5), "slowdown must be >= 1"),
+        (dict(step_seconds=-1.0), "step_seconds must be from 0 to 1e.12, got -1.0"),
+        (dict(stragglers=1.0), "stragglers must be >= 0 and < 1, got 1.0"),
+        (dict(step_seconds=1e308), "step_seconds must be from 0 to 1e.12, got 1e.308"),
+        (dict(bandwidth=1e-300), "bandwidth must be 0, or >= 1e-12, got 1e-300: a byte would take"),
+        (dict(spread=100.0, step_seconds=1.0), "spread must be from 0 to 10, got 100"),
+        (dict(slowdown=0.5), "slowdown must be from 1 to 1e.09, got 0.5"),
         (dict(stragglers=0.2), "nothing takes any time, and nobody is late; give one of them"),
         (dict(step_seconds=1.0, buffer=2, deadline=3.0), "no round to be late for; leave out"),
     ],

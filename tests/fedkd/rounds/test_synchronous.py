@@ -371,7 +371,7 @@ def test_a_temperature_that_is_not_positive_is_an_error(temperature):
 @pytest.mark.parametrize("kind", [FedMD, DSFL])
 @pytest.mark.parametrize("size", [0, -3])
 def test_a_public_size_below_one_is_an_error(kind, size):
-    with pytest.raises(ValueError, match=f"public_size must be >= 1, or None for all, got {size}"):
+    with pytest.raises(ValueError, match=f"public_size must be >= 1, or None, got {size}"):
         kind(public_size=size)
 
 

@@ -63,9 +63,7 @@ def test_the_first_of_each_example_is_where_a_loop_finds_it(count, epochs, width
 
 @pytest.mark.parametrize("steps", [0, -3])
 def test_a_number_of_steps_below_one_is_an_error(steps):
-    with pytest.raises(
-        ValueError, match=f"steps must be >= 1, or None to count epochs, got {steps}"
-    ):
+    with pytest.raises(ValueError, match=f"steps must be >= 1, or None, got {steps}"):
         TrainingConfig(steps=steps)
 
 

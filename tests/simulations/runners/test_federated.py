@@ -193,13 +193,13 @@ def test_what_shifts_the_data_is_part_of_the_protocol():
 
 def test_what_makes_no_experiment_is_refused():
     for settings, message in [
-        (dict(clients=0), "clients must be at least 1"),
-        (dict(rounds=-2), "rounds must be at least 1"),
-        (dict(alpha=0.0), "alpha must be positive"),
-        (dict(fraction=1.5), "fraction must be in"),
+        (dict(clients=0), "clients must be >= 1"),
+        (dict(rounds=-2), "rounds must be >= 1"),
+        (dict(alpha=0.0), "alpha must be > 0 and finite, got 0"),
+        (dict(fraction=1.5), "fraction must be > 0 and <= 1, got 1.5"),
         (dict(rotations=3), "rotations must be 1, 2 or 4"),
-        (dict(absent_classes=-1), "absent_classes must be at least 0, got -1"),
-        (dict(classes_per_client=0), "classes_per_client must be at least 1"),
+        (dict(absent_classes=-1), "absent_classes must be >= 0, got -1"),
+        (dict(classes_per_client=0), "classes_per_client must be >= 1"),
         (dict(corrupt="3:nan"), "client from 0 to 2"),
         (dict(corrupt="1:bad"), "one of nan, inf"),
     ]:
