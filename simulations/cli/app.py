@@ -241,6 +241,27 @@ def flower(
 
 
 @app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option(help="a file [default: standard output]")] = None,
+) -> int:
+    """A JSON schema of experiment files: editors complete, explain and check TOML by it."""
+    import json
+
+    from fedkd.storage import atomic_files
+    from simulations.config import editors
+    from simulations.execution.console import users_input
+
+    with users_input():
+        text = json.dumps(editors.schema(), indent=1) + "\n"
+        if out:
+            atomic_files.write(out, text)
+            print(out)
+        else:
+            print(text, end="")
+    return 0
+
+
+@app.command()
 def doctor(data_root: DataRoot = None) -> int:
     """Versions, cores, GPUs, memory, data; what would not work, and how to mend it."""
     from simulations.cli import doctor as module

@@ -143,6 +143,19 @@ def _for_pydantic(hint: Any) -> Any:
     return Annotated[hint, field]
 
 
+def json_schema(leaf: Leaf) -> dict[str, Any]:
+    """What a value may be, in the words of JSON Schema (draft 7), with help and default."""
+    adapter: TypeAdapter[Any] = TypeAdapter(_for_pydantic(leaf.hint), config=STRICT)
+    found = adapter.json_schema()
+    if "prefixItems" in found:  # of later drafts
+        found["items"] = found.pop("prefixItems")
+    if "anyOf" in found:  # TOML has no null: what is not given is None
+        (one,) = [kind for kind in found.pop("anyOf") if kind != {"type": "null"}]
+        found |= one
+    default = list(leaf.default) if isinstance(leaf.default, tuple) else leaf.default
+    return found if default is None else {**found, "default": default}
+
+
 def _check_size(name: str, hint: Any, value: Any) -> None:
     """Refuse what is in range, or has none, and is absurd."""
     if why := settings.refusal(hint, value):
