@@ -60,7 +60,15 @@ def users_input() -> Iterator[None]:
     except (ValueError, OSError) as error:
         if getattr(error, "errno", None) in NOT_THEIRS:
             raise
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(" ".join(_words(error).split())) from error
+
+
+def _words(error: ValueError | OSError) -> str:
+    """The message; of a file or folder that the system refuses, with its path and the way out."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        why = f"{error.strerror[0].lower()}{error.strerror[1:]}"
+        return f"{error.filename} cannot be used: {why}; name another place, or see who owns it"
+    return str(error)
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,10 @@ WRONG = {
     "a table": (["run", "ok.toml", "--set", "fed=3"], "fed is a table, and no setting; give one"),
     "no assignment": (["run", "ok.toml", "--set", "rounds"], "KEY=VALUE"),
     "out is a file": (["run", "ok.toml", "--out", "ok.toml"], "is no folder; name a new folder"),
+    "no place": (
+        ["run", "ok.toml", "--out", "ok.toml/x/y"],
+        "ok.toml/x/y cannot be used: not a dir",
+    ),
     "nested": (["run", "ok.toml", "--set", "rounds=" + "[" * 5000], "rounds is '[["),
     "deep": (["run", "deep.toml"], "nested too deep to be read"),
     "billions": (["fed", "fd", "--seeds", "1000000000"], "the most runs are 10000"),
