@@ -25,7 +25,7 @@ Folder = Path | str
 def simulate(
     algorithm: Any,
     *,
-    data: str = "digits",
+    data: Any = "digits",
     data_root: Folder | None = None,
     resources: Mapping[str, Any] | None = None,
     device: str = "auto",
@@ -36,28 +36,30 @@ def simulate(
     Args:
         algorithm: a name (`kdsim list algorithms`), `module:Class`, a class derived from
             `kdsim.Algorithm`, or an instance.
-        data: the data set (`kdsim list datasets`).
+        data: the data set (`kdsim list datasets`), or what `kdsim.data` gives.
         data_root: the folder of data sets, by default $KDSIM_DATA or ~/.cache/kdsim.
         resources: what it may take, as [resources] of an experiment file: actors, memory, ...
         device: where it computes: auto, cpu, cuda, cuda:N or mps (`kdcore.devices.device_of`).
         settings: of the experiment (`clients=10`, `alpha=0.1`, `rounds=5`) and of the algorithm;
-            nested ones as `local={"epochs": 5}` or `local__epochs=5`.
+            nested ones as `local={"epochs": 5}` or `local__epochs=5`. Models may be classes or
+            functions that make a torch module, or modules.
 
     Raises:
         ValueError: an unknown setting, the nearest is named, or a value that cannot be.
         FileNotFoundError: a data file is missing.
     """
-    experiment: Any = given.experiment("fed", algorithm, {"data": data, **settings})
+    named, objects = given.named({"data": data, **settings})
+    experiment: Any = given.experiment("fed", algorithm, named)
     from simulations.runners import federated
 
     asked = _resources({"device": device, **(resources or {})})
-    return federated.run(experiment, _path(data_root), asked)
+    return federated.run(experiment, _path(data_root), asked, objects=objects)
 
 
 def distill(
     method: Any,
     *,
-    data: str = "digits-knn",
+    data: Any = "digits-knn",
     data_root: Folder | None = None,
     download: bool = False,
     device: str = "auto",
@@ -68,7 +70,7 @@ def distill(
     Args:
         method: a name (`kdsim list methods`), `module:Class`, a class derived from
             `kdsim.Method`, or an instance.
-        data: the graph.
+        data: the graph, by name or as a `kdsim.Graph`.
         data_root: the folder of data sets, by default $KDSIM_DATA or ~/.cache/kdsim.
         download: whether missing data may be fetched.
         device: where it computes: auto, cpu, cuda, cuda:N or mps (`kdcore.devices.device_of`).
@@ -78,19 +80,20 @@ def distill(
         ValueError: an unknown setting, the nearest is named, or a value that cannot be.
         FileNotFoundError: a data file is missing.
     """
-    experiment: Any = given.experiment("graph", method, {"data": data, **settings})
+    named, objects = given.named({"data": data, **settings})
+    experiment: Any = given.experiment("graph", method, named)
     from simulations.runners import graph
 
     root = _path(data_root)
     if download:
-        graph.prepare(experiment, root, download)
-    return graph.run(experiment, root, str(device_of(device)))
+        graph.prepare(experiment, root, download, objects)
+    return graph.run(experiment, root, str(device_of(device)), objects=objects)
 
 
 def run(
     what: Any,
+    data: Any = None,
     *,
-    data: str | list[str] | None = None,
     set: Mapping[str, Any] | None = None,
     out: Folder | None = None,
     data_root: Folder | None = None,
@@ -106,11 +109,14 @@ def run(
 
     As the command does it: the same folders, numbers and resuming. Nothing is printed.
 
+    Data and models that are objects are known by a hash, in the folders and in the experiment file
+    there, which cannot name them: to go on with what was stopped, call this again with the same.
+
     Args:
         what: the path of a TOML file; the name of an experiment that comes with kdsim (`kdsim list
             experiments`); or an algorithm or a method, or a list of them, each as `simulate` and
             `distill` take it.
-        data: the data set, or several.
+        data: the data set, or several, each as `simulate` and `distill` take it.
         set: settings of the file by their full names, `{"fed.rounds": 5}`, as after `--set`.
         out: the folder; by default one in `runs`, named after the experiments.
         data_root: the folder of data sets, by default $KDSIM_DATA or ~/.cache/kdsim.
@@ -127,13 +133,15 @@ def run(
         RuntimeError: a run failed. The others are done, and can be loaded.
     """
     asked = {"data": data, "seeds": seeds}
-    shared = {key: value for key, value in asked.items() if value is not None} | settings
+    named = {key: value for key, value in asked.items() if value is not None} | settings
+    shared, objects = given.named(named)
     wanted = {**(set or {})} | {f"resources.{k}": v for k, v in (resources or {}).items()}
     source = given.source(what, shared, wanted)
     said = [f"{key}={value!r}" for key, value in {**shared, **wanted}.items()]
     call = f"kdsim.run({', '.join([repr(what), *said])})".replace("'", '"')
     trackers = (track,) if isinstance(track, str) else tuple(track)
-    options = Options(_path(out), _path(data_root), workers, download, (call,), trackers)
+    how = _path(out), _path(data_root), workers, download, (call,), trackers
+    options = Options(*how, objects=objects)
     failed = []
     document, name, text = source.document, source.name, source.text
     with _threads(), batches.opened(document, source.said, name, options, text) as batch:
@@ -150,7 +158,8 @@ def run(
             f"{len(failed)} of {len(batch.jobs)} runs failed, the first {failed[0]}; "
             f"what is done is in {batch.out}"
         )
-    return Runs(tuple(one for path in complete for one in kept.of([path])), batch.out)
+    found = tuple(one for path in complete for one in kept.of([path]))
+    return Runs(found, batch.out, objects, options.root)
 
 
 def report(*runs: Runs | Folder, out: Folder | None = None, select: str | None = None) -> Path:

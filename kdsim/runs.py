@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from fedkd.core import Model
-from kdsim import trained
+from kdsim import settings, trained
 from kdsim.display import Tables, curves
 from simulations.results import run_folder
 from simulations.results.run_folder import Run
+from simulations.runners.objects import NONE, Objects
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,13 +28,13 @@ class Runs:
     Attributes:
         runs: in the order of their folders, also those that have not run to their end.
         folder: what holds them all.
-        models: those that were given as objects, by their names in the runs.
+        given: data and models that were given as objects.
         data_root: the folder of data sets.
     """
 
     runs: tuple[Run, ...]
     folder: Path
-    models: Mapping[str, Model] = field(default_factory=dict, repr=False, compare=False)
+    given: Objects = field(default=NONE, repr=False, compare=False)
     data_root: Path | None = None
 
     def __iter__(self) -> Iterator[Run]:
@@ -63,7 +63,7 @@ class Runs:
         return write_report([run.path for run in self.complete], self.folder)
 
     def model(
-        self, method: str, *, seed: int = 0, client: int | None = None, **settings: Any
+        self, method: str, *, seed: int = 0, client: int | None = None, **differs: Any
     ) -> nn.Module:
         """A trained network: that of a client, or of graph distillation the student.
 
@@ -74,15 +74,15 @@ class Runs:
             method: the algorithm's or method's name.
             seed: of the run.
             client: whose, in a federated run.
-            settings: where runs of the method differ in them, such as `alpha=0.1`.
+            differs: where runs of the method differ in settings, such as `alpha=0.1`.
 
         Raises:
             ValueError: no such run or client, several of them, or no weights were kept.
             FileNotFoundError: the graph that a student is for is not there.
         """
-        asked = {key.replace("__", "."): value for key, value in settings.items()}
+        asked = {key.replace("__", "."): value for key, value in differs.items()}
         run = trained.chosen(self.complete, method, seed, asked)
-        return trained.network(run, client, self.models, self.data_root)
+        return trained.network(run, client, self.given, self.data_root)
 
     def frame(self) -> pd.DataFrame:
         """A row for each round of each run, also of those that are not complete.
@@ -167,11 +167,18 @@ class Runs:
         return Tables(self.complete)._repr_html_() + curves(self.complete)
 
 
-def load(*folders: Path | str, data_root: Path | str | None = None) -> Runs:
+def load(
+    *folders: Path | str,
+    data: Any = (),
+    models: Any = (),
+    data_root: Path | str | None = None,
+) -> Runs:
     """The runs in folders, or in folders below them.
 
     Args:
         folders: that `kdsim run` or `kdsim.run` has written.
+        data: what was given to `kdsim.run` as an object, to have `Runs.model` of such runs.
+        models: likewise.
         data_root: the folder of data sets, by default $KDSIM_DATA or ~/.cache/kdsim.
 
     Raises:
@@ -180,7 +187,8 @@ def load(*folders: Path | str, data_root: Path | str | None = None) -> Runs:
     if not folders:
         raise ValueError("name at least one folder of runs, such as load('runs/mine')")
     found = of([Path(folder) for folder in folders])
-    return replace(found, data_root=None if data_root is None else Path(data_root).expanduser())
+    root = None if data_root is None else Path(data_root).expanduser()
+    return replace(found, given=settings.named({"data": data, "models": models})[1], data_root=root)
 
 
 def of(folders: Iterable[Path]) -> Runs:

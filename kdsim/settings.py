@@ -5,16 +5,19 @@ Settings are those of an experiment file. Nested ones are dicts, `local={"epochs
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fedkd.data.datasets import Dataset
 from kdcore.registry import imported, is_reference, unknown
 from simulations.config import files, library
 from simulations.config.experiments import KINDS, Experiment, Template
 from simulations.config.files import Document, put
 from simulations.config.grid import SEEDS
 from simulations.config.schema import Leaf, leaves, nearest, values
+from simulations.runners import objects
+from simulations.runners.objects import Objects
 
 Settings = Mapping[str, Any]
 LEARNERS = ("fed", "graph")  # kinds of experiments that an algorithm or a method stands for
@@ -63,7 +66,7 @@ def experiment(kind: str, what: Any, given: Settings) -> Experiment:
         ValueError: an unknown name or setting, the nearest is named; or a value that cannot be.
     """
     about, instance = KINDS[kind], learner(what, [kind]).instance
-    flat, template = opened(given), Template(kind, instance)
+    flat, template = _all_private(kind, opened(given)), Template(kind, instance)
     _check_known(flat, template.known, about.name_of(instance))
     built: Experiment = template.build(flat)
     return built
@@ -96,6 +99,50 @@ def source(what: Any, given: Settings, assignments: Settings) -> Source:
     for key, value in assignments.items():
         document = files.assigned(document, key, _plain(value), f"{key}={value!r}")
     return Source(document, said, name, "" if assignments else text)
+
+
+def named(given: Settings) -> tuple[dict[str, Any], Objects]:
+    """Settings with names in the places of data and models, and the objects that they stand for.
+
+    Raises:
+        ValueError: something that is neither.
+    """
+    found, data, models = dict(given), dict[str, Any](), dict[str, Any]()
+    if "data" in found:
+        found["data"] = _names(found["data"], _name_of_data, data)
+    if "models" in found:
+        several = (
+            found["models"] if isinstance(found["models"], list | tuple) else [found["models"]]
+        )
+        found["models"] = _names(list(several), objects.name_of_model, models)
+    return found, Objects(data, models)
+
+
+def _all_private(kind: str, given: Settings) -> dict[str, Any]:
+    """Of data that are objects all examples are private that are nothing else, if not told."""
+    data = given.get("data", "")
+    several = data if isinstance(data, list) else [data]
+    own = all(str(one).startswith(objects.PREFIX) for one in several)
+    return {"private": 0, **given} if kind == "fed" and own else dict(given)
+
+
+def _names(value: Any, name_of: Callable[[Any], str], kept: dict[str, Any]) -> Any:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) or type(value) is tuple:
+        return [_names(one, name_of, kept) for one in value]
+    name = name_of(value)
+    kept[name] = value
+    return name
+
+
+def _name_of_data(value: Any) -> str:
+    if not isinstance(value, Dataset) and not dataclasses.is_dataclass(value):
+        raise ValueError(
+            f"data must be a name, what kdsim.data gives, or a kdsim.Graph, got a "
+            f"{type(value).__name__}"
+        )
+    return objects.name_of_data(value)
 
 
 def opened(given: Settings) -> dict[str, Any]:
@@ -182,7 +229,7 @@ def _document(learners: Sequence[Learner], given: dict[str, Any]) -> Document:
     document: Document = {}
     for kind, leaves_ in known.items():
         names = [one.name for one in learners if one.kind == kind]
-        own = {key: value for key, value in given.items() if key in leaves_}
+        own = _all_private(kind, {k: value for k, value in given.items() if k in leaves_})
         document = _with(document, (kind,), {KINDS[kind].key: names, **own}, leaves_)
     for one in learners:
         _check_findable(one, [other.name for other in learners])

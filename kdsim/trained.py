@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from fedkd.core import Model
-from fedkd.models import build
+from fedkd.models import TRIED, build
+from kdcore.rng import generator
 from simulations.config import experiments, identity
 from simulations.results import run_folder, weights
 from simulations.results.run_folder import Run
+from simulations.runners.objects import Objects, examples
 
 LEARNERS = ("algorithm", "method", "recipe")  # what says in a run who has learnt
 
@@ -44,15 +46,13 @@ def chosen(runs: Sequence[Run], method: str, seed: int, settings: Mapping[str, A
     )
 
 
-def network(
-    run: Run, client: int | None, models: Mapping[str, Model], root: Path | None
-) -> nn.Module:
+def network(run: Run, client: int | None, given: Objects, root: Path | None) -> nn.Module:
     """The network that a run has ended with, in evaluation mode.
 
     Args:
         run: complete.
         client: of a federated run, whose.
-        models: those that were given as objects, by the names that the run has for them.
+        given: data and models that were given as objects.
         root: the folder of data sets: a graph says how wide its student is.
 
     Raises:
@@ -67,56 +67,16 @@ def network(
         )
     found, about = weights.load(path)
     if "groups" not in about:
-        return _student(run, client, found["student"], root)
+        return _student(run, client, found["student"], given, root)
     if client is None or str(client) not in found:
         raise ValueError(
             f"{run.path.name} has {len(found)} clients; say whose model, client=0 to "
             f"client={len(found) - 1}, got client={client}"
         )
     group = about["groups"][str(client)]
-    if group in models:
-        model = models[group]
-    elif "#" in group:
-        raise ValueError(
-            f"the model {group} was given as an object and is not known here; give it again, as "
-            "load(..., models=[...])"
-        )
-    else:
-        model = build(group, about["shape"], about["num_classes"])
-    return module_of(model, found[str(client)])
-
-
-def module_of(model: Model, params: Mapping[str, Tensor]) -> nn.Module:
-    """A model and parameters as a torch module, in evaluation mode; its forward gives logits."""
-    return Network(model, params).eval()
-
-
-class Network(nn.Module):
-    """A model with parameters: `forward` gives logits, `outputs` what is hidden beside.
-
-    Its parameters have the names that they have in the model: `layer0.weight`.
-    """
-
-    def __init__(self, model: Model, params: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self._predict, self._names = model.predict, list(params)
-        for name, value in params.items():
-            *path, last = name.split(".")
-            place: nn.Module = self
-            for part in path:
-                if part not in dict(place.named_children()):
-                    place.add_module(part, nn.Module())
-                place = place.get_submodule(part)
-            place.register_parameter(last, nn.Parameter(value.clone(), value.is_floating_point()))
-
-    def outputs(self, x: Tensor) -> Any:
-        """Logits and hidden features (`kdsim.Outputs`)."""
-        return self._predict({name: self.get_parameter(name) for name in self._names}, x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, ...) -> (N, C) logits."""
-        logits: Tensor = self.outputs(x).logits
-        return logits
+    kind = about["shape"], about["num_classes"], _rows(run, about, given)
+    model = given.built([group], *kind).get(group) or build(group, *kind)
+    return model.module(found[str(client)])
 
 
 def experiment_of(run: Run) -> Any:
@@ -138,13 +98,26 @@ def experiment_of(run: Run) -> Any:
 
 
 def _student(
-    run: Run, client: int | None, learnt: Mapping[str, Tensor], root: Path | None
+    run: Run, client: int | None, learnt: Mapping[str, Tensor], given: Objects, root: Path | None
 ) -> nn.Module:
     if client is not None:
         raise ValueError(f"{run.path.name} has one student and no clients; leave client out")
     from simulations.runners import graph
 
-    return graph.student(experiment_of(run), learnt, root)
+    return graph.student(experiment_of(run), learnt, root, given)
+
+
+def _rows(run: Run, about: Mapping[str, Any], given: Objects) -> Any:
+    """Some examples of the kind that the clients had: a module may have to see some to be made."""
+    data = given.data.get(run.experiment["data"])
+    if data is not None:
+        return examples(data.x)
+    stream = generator(0, "examples")
+    made = tuple(
+        torch.randn(TRIED, *shape, generator=stream).to(getattr(torch, dtype))
+        for shape, dtype in about["inputs"]
+    )
+    return made if about["several"] else made[0]
 
 
 def _several(found: Sequence[Any]) -> str:

@@ -53,4 +53,4 @@ def folder_name(experiment: Experiment) -> str:
 
 def _in_folder(name: str) -> str:
     """A name as part of a folder's: of a user's own, `path/file.py:Name`, without the path."""
-    return FOLDERS.sub("", name).replace(f"{SUFFIX}:", f"{SUFFIX}.")
+    return FOLDERS.sub("", name).replace(f"{SUFFIX}:", f"{SUFFIX}.").replace("own:", "own-")

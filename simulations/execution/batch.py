@@ -19,6 +19,7 @@ from simulations.execution import scheduler
 from simulations.execution.scheduler import Job
 from simulations.results import run_folder, trackers
 from simulations.results.run_folder import Record
+from simulations.runners.objects import NONE, Objects
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Options:
         download: whether missing graph data may be fetched.
         command: what the user typed, to be recorded.
         track: the trackers that are told of each run (`simulations.results.trackers`).
+        objects: data and models that were given as such.
     """
 
     out: Path | None = None
@@ -40,6 +42,7 @@ class Options:
     download: bool = False
     command: tuple[str, ...] = ()
     track: tuple[str, ...] = ()
+    objects: Objects = NONE
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def opened(
     experiments = grid.expand(document, source)
     resources = read_resources(document, source)
     _check_share(experiments, resources)
-    scheduler.check(experiments, options.root, options.download, resources)
+    scheduler.check(experiments, options.root, options.download, resources, options.objects)
     out = options.out or Path("runs") / f"{name}-{identity.digest_all(experiments)[:8]}"
     found = [sources.sources(experiment) for experiment in experiments]
     _check_sources(out, found)
@@ -95,7 +98,7 @@ def opened(
         atomic_files.sweep(out)
         more = options.root, resources, options.command
         jobs = tuple(
-            Job(e, out / identity.folder_name(e), *more, own, options.track)
+            Job(e, out / identity.folder_name(e), *more, own, options.track, options.objects)
             for e, own in zip(experiments, found, strict=True)
         )
         whole = [_complete(job.folder) for job in jobs]

@@ -26,6 +26,7 @@ from simulations.config import identity, sources
 from simulations.config.experiments import Experiment
 from simulations.config.resources import Resources
 from simulations.results import metrics_table, run_folder, trackers, weights
+from simulations.runners.objects import NONE, Objects
 
 Record = dict[str, Any]
 RETRIES = 2  # of a run whose worker process died
@@ -45,6 +46,7 @@ class Job(NamedTuple):
         command: what the user typed, to be recorded.
         sources: of code of the user's, when the runs were started; None for as it is now.
         track: the trackers that are told of it (`simulations.results.trackers`).
+        objects: data and models that were given as such.
     """
 
     experiment: Experiment
@@ -54,6 +56,7 @@ class Job(NamedTuple):
     command: tuple[str, ...] = ()
     sources: Mapping[str, Source] | None = None
     track: tuple[str, ...] = ()
+    objects: Objects = NONE
 
 
 def check(
@@ -61,6 +64,7 @@ def check(
     root: Path | None,
     download: bool = False,
     resources: Resources = Resources(),  # noqa: B008  (frozen)
+    objects: Objects = NONE,
 ) -> None:
     """Prepare every experiment once, whatever its seed, so that mistakes show before any run.
 
@@ -77,8 +81,8 @@ def check(
         if key not in seen:
             seen.add(key)
             more: dict[str, dict[str, Any]] = {
-                "graph": {"download": download},
-                "fed": {"resources": resources},
+                "graph": {"download": download, "objects": objects},
+                "fed": {"resources": resources, "objects": objects},
             }
             kind = config.kind_of(experiment)
             _module(experiment).device_for(experiment, resources)
@@ -149,6 +153,8 @@ def _execute(job: Job) -> Iterator[Record]:
     device = str(_module(job.experiment).device_for(job.experiment, job.resources))
     header = run_folder.header(settings, digest, device, torch.get_num_threads(), job.command)
     header |= sources.recorded(found)
+    own = job.objects.said([job.experiment.data, *getattr(job.experiment, "models", ())])
+    header |= {"objects": own} if own else {}
     with run_folder.locked(job.folder, run_folder.PATIENCE):
         kept = whole(job)
         if lost := checkpoint.reached(job.folder / CHECKPOINT) - kept:
@@ -201,11 +207,12 @@ def _goes_back(folder: Path, kept: int, lost: int) -> str:
 
 def _records(job: Job, device: str, digest: str) -> Iterator[Record]:
     ended = weights.Place(job.folder / run_folder.WEIGHTS, job.resources.weights)
-    fed: dict[str, Any] = {"resources": job.resources, "kept": job.folder / CHECKPOINT}
-    fed |= {"ended": ended, "identity": digest}
-    graph = {"device": device, "shared": job.folder.parent / TEACHERS, "ended": ended}
+    both = {"ended": ended, "objects": job.objects}
+    fed = {"resources": job.resources, "kept": job.folder / CHECKPOINT, "identity": digest}
+    graph = {"device": device, "shared": job.folder.parent / TEACHERS}
     graph["kept"] = job.folder / run_folder.PREDICTIONS
-    more: dict[str, Any] = {"graph": graph, "fed": fed}.get(config.kind_of(job.experiment), {})
+    kinds: dict[str, dict[str, Any]] = {"graph": graph | both, "fed": fed | both}
+    more = kinds.get(config.kind_of(job.experiment), {})
     records: Iterator[Record] = _module(job.experiment).run(job.experiment, job.root, **more)
     return records
 

@@ -3,17 +3,16 @@
 import gc
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from fedkd.attacks.byzantine import corrupt
-from fedkd.core import Algorithm, Client, Engine
+from fedkd.core import Algorithm, Client, Engine, Model
 from fedkd.data import datasets
 from fedkd.data.federated_data import FederatedData, federate, pools
 from fedkd.data.partition import partition
@@ -21,7 +20,7 @@ from fedkd.engines import made
 from fedkd.engines.batched import batched
 from fedkd.engines.fault_tolerance import tolerant
 from fedkd.messages import Ledger
-from fedkd.models import TRIED, build, size
+from fedkd.models import build, size
 from fedkd.rounds import checkpoint
 from fedkd.rounds.evaluation import collapsed, diverged, evaluate
 from fedkd.rounds.round import Deployment, Round, check_federation, deploy_all, nothing_learnt
@@ -35,6 +34,7 @@ from simulations.config.identity import digest
 from simulations.config.resources import Resources
 from simulations.results import run_folder, weights
 from simulations.runners.federated_run import FederatedRun, course, saved
+from simulations.runners.objects import NONE, Objects, examples
 
 Record = dict[str, Any]
 METRICS = (
@@ -52,6 +52,7 @@ def prepare(
     experiment: FedExperiment,
     root: Path | None = None,
     resources: Resources = Resources(),  # noqa: B008  (frozen)
+    objects: Objects = NONE,
 ) -> FederatedData:
     """The parties of an experiment, checked.
 
@@ -59,31 +60,52 @@ def prepare(
         experiment: what to run.
         root: the folder of data sets, see `fedkd.data.datasets.load`.
         resources: what the engine may take.
+        objects: data and models that were given as such.
 
     Raises:
         ValueError: it cannot run; the message names the value, what was expected and the way out.
         FileNotFoundError: a data file is missing.
     """
-    e = experiment
-    data = datasets.load(e.data, root)
-    sizes = e.private, e.public, e.validation, e.test
+    given = objects.given(experiment.data)
+    data = datasets.load(experiment.data, root) if given is None else given
+    federation = dealt(experiment, data, objects)
+    check(experiment, federation, resources)
+    return federation
+
+
+def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> FederatedData:
+    """The parties of an experiment on some data.
+
+    Raises:
+        ValueError: data or models from which no such federation can be made.
+    """
+    if not isinstance(data, datasets.Dataset):
+        raise ValueError(f"{e.name} learns from a Dataset (kdsim.data), got {type(data).__name__}")
+    private = e.private or _all_others(e, data)
+    sizes = private, e.public, e.validation, e.test
     chosen = pools(data, *sizes, e.seed, e.absent_classes)
     stream = generator(e.seed, "partition")
     labels = data.y[chosen.private]
     domains = None if data.domains is None else data.domains[chosen.private]
-    dealt = e.alpha, e.shards, e.classes_per_client, domains
-    _check_room(e, data)
-    parts = partition(e.partition, labels, e.clients, stream, *dealt)
-    federation = federate(
-        data, chosen, parts, e.models, e.seed, e.rotations, same_start=e.same_start
+    more = e.alpha, e.shards, e.classes_per_client, domains
+    about = data.shape, data.num_classes, examples(data.x)
+    built = objects.built(e.models, *about)
+    models = built | {name: build(name, *about) for name in e.models if name not in built}
+    _check_room(e, models, private)
+    parts = partition(e.partition, labels, e.clients, stream, *more)
+    return federate(
+        data, chosen, parts, e.models, e.seed, e.rotations, same_start=e.same_start, built=models
     )
+
+
+def check(e: FedExperiment, federation: FederatedData, resources: Resources) -> None:
+    """Raise ValueError for a federation that cannot run."""
     check_federation(e.algorithm, federation.task, federation.clients)
     channel = course(e, federation).channel.with_algorithm(e.algorithm)
     for group in federation.task.models:
         channel.check(e.algorithm.payload_spec(federation.task, group))
     _check_fault(e, federation)
     _check_engine(e, federation, resources)
-    return federation
 
 
 def run(
@@ -93,6 +115,7 @@ def run(
     kept: Path | None = None,
     ended: weights.Place | None = None,
     identity: str | None = None,
+    objects: Objects = NONE,
 ) -> Iterator[Record]:
     """A record of each round, and one of the run, whose metrics are those of the last round.
 
@@ -109,9 +132,10 @@ def run(
         kept: where checkpoints are, in the run's folder; if there is one, the run goes on from it.
         ended: where the final weights go: each client's model as it is scored.
         identity: by which checkpoints are known; by default the experiment's digest.
+        objects: data and models that were given as such.
     """
     device = device_for(experiment, resources)
-    federation = prepare(experiment, root, resources).to(device)
+    federation = prepare(experiment, root, resources, objects).to(device)
     gc.freeze()  # what is here stays, and need not be looked at again at each collection
     store = ClientStore(resources.memory or None if device.type == "cpu" else None)
     with engine_of(experiment, resources) as (engine, notes):
@@ -228,11 +252,25 @@ def engine_of(
         yield engine, notes
 
 
-def _check_room(e: FedExperiment, data: datasets.Dataset) -> None:
+def _all_others(e: FedExperiment, data: datasets.Dataset) -> int:
+    """How many examples are private where all are that are nothing else."""
+    if not e.test and not data.official:
+        raise ValueError("private 0 is all other examples; say how many are to test on, test=...")
+    test = 0 if data.official else e.test
+    there = len(data.y) - data.official - data.foreign
+    others = there - (0 if data.foreign else e.public) - e.validation - test
+    if others < 1:
+        raise ValueError(
+            f"{e.public} public, {e.validation} validation and {e.test} test examples leave none "
+            f"of {there} to train on; take fewer"
+        )
+    return others
+
+
+def _check_room(e: FedExperiment, models: Mapping[str, Model], private: int) -> None:
     """Raise ValueError for models and orders of examples that this machine has no memory for."""
     there = machine.memory()
-    few = tree_map(lambda x: x[:TRIED], data.x)
-    counts = {name: size(build(name, data.shape, data.num_classes, few)) for name in e.models}
+    counts = {name: size(model) for name, model in models.items()}
     bytes_of = [math.inf if n is None else 4 * n for n in counts.values()]
     # Parameters of all; and of one that is trained, its gradients, momentum and what it becomes.
     each = sum(bytes_of) / max(len(bytes_of), 1)  # without models: `federate` says so
@@ -247,7 +285,7 @@ def _check_room(e: FedExperiment, data: datasets.Dataset) -> None:
         if not isinstance(own, TrainingConfig):
             continue
         passes = own.epochs if own.steps is None else own.steps
-        need = 16 * passes * (own.batch_size + max(e.private, e.public) * (own.steps is None))
+        need = 16 * passes * (own.batch_size + max(private, e.public) * (own.steps is None))
         if need > there:
             raise ValueError(
                 f"{name}: the order of examples in {passes} passes with batch_size "
@@ -318,12 +356,20 @@ def _used(
 def _keep(ended: weights.Place, federation: FederatedData, used: Sequence[Client]) -> list[str]:
     """Write the final weights; a note where they are too many."""
     task = federation.task
+    x = federation.test.x
     about = {
         "shape": list(task.shape),
+        "inputs": [_kind(one) for one in (x if isinstance(x, tuple) else (x,))],
+        "several": isinstance(x, tuple),
         "num_classes": task.num_classes,
         "groups": {str(client.id): client.group for client in used},
     }
     return weights.save(ended, {str(client.id): dict(client.params) for client in used}, about)
+
+
+def _kind(x: Tensor) -> tuple[list[int], str]:
+    """The shape of an example, and its type."""
+    return list(x.shape[1:]), str(x.dtype).removeprefix("torch.")
 
 
 def _scores(

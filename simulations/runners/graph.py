@@ -22,6 +22,7 @@ from simulations.config.experiments import GraphExperiment
 from simulations.config.resources import Resources
 from simulations.results import weights
 from simulations.runners import teacher_cache
+from simulations.runners.objects import NONE, Objects
 
 Record = dict[str, Any]
 
@@ -29,7 +30,10 @@ _load = lru_cache(4)(registry.load)  # a worker runs many experiments on few dat
 
 
 def prepare(
-    experiment: GraphExperiment, root: Path | None = None, download: bool = False
+    experiment: GraphExperiment,
+    root: Path | None = None,
+    download: bool = False,
+    objects: Objects = NONE,
 ) -> tuple[Plan, graphkd.Split]:
     """The plan of an experiment's method, checked, and its graph, cut by its protocol.
 
@@ -37,12 +41,17 @@ def prepare(
         experiment: what to run.
         root: the folder of data sets, see `graphkd.data.datasets.load`.
         download: whether missing data may be fetched.
+        objects: graphs that were given as such.
 
     Raises:
         ValueError: it cannot run; the message names the value, what was expected and the way out.
         FileNotFoundError: a data file is missing.
     """
-    graph = _load(experiment.data, datasets.data_root(root), download)
+    graph = objects.given(experiment.data)
+    if graph is None:
+        graph = _load(experiment.data, datasets.data_root(root), download)
+    if not isinstance(graph, graphkd.Graph):
+        raise ValueError(f"{experiment.name} learns from a Graph, got {type(graph).__name__}")
     plan = graphkd.distill.planned(experiment.method, graph, experiment.protocol)
     cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
     split = registry.split(graph, experiment.protocol, experiment.seed, *cut)
@@ -64,16 +73,18 @@ def run(
     shared: Path | None = None,
     kept: Path | None = None,
     ended: weights.Place | None = None,
+    objects: Objects = NONE,
 ) -> Iterator[Record]:
     """A record of each epoch of teacher, baseline and student, and one of the run.
 
     The first has notes of what the protocol left out of the graph, if it did. Only what is called
     "seconds" may differ between two runs of the same experiment. With a folder `shared`, a teacher
     that another run has left there is not trained again. The file `kept` gets what pictures are
-    drawn from (`graphkd.evaluation.predictions`), and `ended` the student.
+    drawn from (`graphkd.evaluation.predictions`), and `ended` the student. `objects` has graphs
+    that were given as such.
     """
     start = time.perf_counter()
-    plan, split = prepare(experiment, root)
+    plan, split = prepare(experiment, root, objects=objects)
     split, said = split.to(device), list(split.notes)
     train = fit_one_teacher if shared is None else partial(teacher_cache.fit, shared)
     for step in graphkd.distill.carry_out(plan, split, seed=experiment.seed, train=train):
@@ -90,7 +101,10 @@ def run(
 
 
 def student(
-    experiment: GraphExperiment, learnt: Mapping[str, Tensor], root: Path | None = None
+    experiment: GraphExperiment,
+    learnt: Mapping[str, Tensor],
+    root: Path | None = None,
+    objects: Objects = NONE,
 ) -> nn.Module:
     """The student of a run with the weights that were kept of it, in evaluation mode.
 
@@ -98,7 +112,7 @@ def student(
         ValueError: they are not those of this student.
         FileNotFoundError: a data file is missing: the graph says how wide a student is.
     """
-    plan, split = prepare(experiment, root)
+    plan, split = prepare(experiment, root, objects=objects)
     network = graphkd.distill.untrained(plan, split, seed=experiment.seed)
     try:
         network.load_state_dict(dict(learnt))

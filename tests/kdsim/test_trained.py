@@ -84,6 +84,8 @@ def test_clients_who_share_a_model_share_the_copy_in_the_file():
         assert list(found) == ["0", "1", "2"]
         assert about == {
             "shape": [1, 8, 8],
+            "inputs": [[[1, 8, 8], "float32"]],
+            "several": False,
             "num_classes": 10,
             "groups": dict.fromkeys("012", "mlp-8"),
         }
