@@ -3,7 +3,7 @@
     import kdsim
 
     for record in kdsim.simulate("dsfl", clients=10, alpha=0.1, rounds=5):
-        print(record.get("round"), record.get("accuracy"))    # the last one has the run's metrics
+        print(record.accuracy)                # of each round; the last one is of the run
 
     runs = kdsim.run("demo", set={"fed.rounds": 5}, out="runs/mine")    # an experiment, kept
     print(runs.final().groupby("method").accuracy.mean())
@@ -17,6 +17,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+# Those that come with kdsim, each in a file of its name.
+ALGORITHMS = (
+    "CFD DSFL FD FML FedAvg FedDF FedGKT FedGen FedKD FedMD FedProto FedProx FedTGP Local Pooled"
+)
+METHODS = (
+    "CPF FFG2M GCRD GLNN GNNSD GSP KRD LSP Logits MLP Mutual MultiTeacher NOSMOG Privileged RKD"
+)
 # Public name -> the module that it is in.
 _PUBLIC = {
     **dict.fromkeys(("simulate", "distill", "run", "load", "report"), "kdsim.api"),
@@ -28,6 +35,8 @@ _PUBLIC = {
     "Channel": "fedkd.communication.channel",
     "Round": "fedkd.rounds.round",
     **dict.fromkeys(("Graph", "Method"), "graphkd"),
+    **{name: f"fedkd.algorithms.{name.lower()}" for name in ALGORITHMS.split()},
+    **{name: f"graphkd.methods.{name.lower()}" for name in METHODS.split()},
     "Outputs": "kdcore.outputs",
     **dict.fromkeys(("Batches", "Examples", "TrainingConfig"), "kdcore.training.loop"),
 }

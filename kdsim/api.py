@@ -8,8 +8,10 @@ from typing import Any
 import torch
 
 from kdcore.devices import device_of
+from kdsim import progress as bars
 from kdsim import runs as kept
 from kdsim import settings as given
+from kdsim.record import Record
 from kdsim.runs import Runs, load
 from simulations.config.resources import Resources, read_resources
 from simulations.execution import batch as batches
@@ -18,7 +20,6 @@ from simulations.execution.scheduler import Job
 
 __all__ = ["distill", "load", "report", "run", "simulate"]
 
-Record = dict[str, Any]
 Folder = Path | str
 
 
@@ -53,7 +54,7 @@ def simulate(
     from simulations.runners import federated
 
     asked = _resources({"device": device, **(resources or {})})
-    return federated.run(experiment, _path(data_root), asked, objects=objects)
+    return map(Record, federated.run(experiment, _path(data_root), asked, objects=objects))
 
 
 def distill(
@@ -87,7 +88,7 @@ def distill(
     root = _path(data_root)
     if download:
         graph.prepare(experiment, root, download, objects)
-    return graph.run(experiment, root, str(device_of(device)), objects=objects)
+    return map(Record, graph.run(experiment, root, str(device_of(device)), objects=objects))
 
 
 def run(
@@ -103,18 +104,20 @@ def run(
     download: bool = False,
     track: str | Sequence[str] = (),
     listener: Callable[[Job, Record], None] | None = None,
+    progress: bool | None = None,
     **settings: Any,
 ) -> Runs:
     """All runs of an experiment, kept in a folder and reported; what is done is not done again.
 
-    As the command does it: the same folders, numbers and resuming. Nothing is printed.
+    As the command does it: the same folders, numbers and resuming. Nothing is printed but a bar.
 
     Data and models that are objects are known by a hash, in the folders and in the experiment file
     there, which cannot name them: to go on with what was stopped, call this again with the same.
 
     Args:
         what: the path of a TOML file; the name of an experiment that comes with kdsim (`kdsim list
-            experiments`); or an algorithm or a method, or a list of them, each as `simulate` and
+            experiments`), or of a recipe (`kdsim list recipes`; `survey/mutual` where a method has
+            its name); or an algorithm or a method, or a list of them, each as `simulate` and
             `distill` take it.
         data: the data set, or several, each as `simulate` and `distill` take it.
         set: settings of the file by their full names, `{"fed.rounds": 5}`, as after `--set`.
@@ -126,6 +129,7 @@ def run(
         download: whether missing graph data may be fetched.
         track: what is told of each run: "tensorboard", "wandb", "mlflow", or one's own.
         listener: is called with the job and each record as it comes.
+        progress: whether it shows how far it is; by default on a terminal and in a notebook.
         settings: for all that have them; a list where one value is due is an axis of the grid.
 
     Raises:
@@ -145,11 +149,13 @@ def run(
     failed = []
     document, name, text = source.document, source.name, source.text
     with _threads(), batches.opened(document, source.said, name, options, text) as batch:
-        for job, record in batches.run(batch):
-            if listener is not None:
-                listener(job, record)
-            if record["record"] == "failed":
-                failed.append(f"{job.folder.name}: {record['error']}")
+        with bars.shown(batch, progress) as heard:
+            for job, record in batches.run(batch):
+                heard(job, record)
+                if listener is not None:
+                    listener(job, Record(record))
+                if record["record"] == "failed":
+                    failed.append(f"{job.folder.name}: {record['error']}")
         complete = batch.complete
         if complete:
             report(*complete, out=batch.out)

@@ -11,6 +11,8 @@ from torch import nn
 
 from kdsim import settings, trained
 from kdsim.display import Tables, curves
+from kdsim.record import Record
+from simulations.execution.console import verdicts
 from simulations.results import run_folder
 from simulations.results.run_folder import Run
 from simulations.runners.objects import NONE, Objects
@@ -95,8 +97,11 @@ class Runs:
 
         differ = _differing([run.experiment for run in self.runs])
         rows = [_about(run, differ) | row for run in self.runs for row in _steps(run)]
-        found = pd.DataFrame(rows)
-        return found[[c for c in found if c != "folder"] + ["folder"]] if rows else found
+        names = dict.fromkeys(name for row in rows for name in row)
+        first = [*ABOUT, *differ, "phase", "epoch", "round", "accuracy", "accuracy_local"]
+        last = [name for name in names if name not in (*first, "folder")]
+        columns = [name for name in (*first, *last, "folder") if name in names]
+        return pd.DataFrame(rows, columns=columns)
 
     def clients(self) -> pd.DataFrame:
         """A row for each client in each evaluated round of the federated runs.
@@ -138,6 +143,10 @@ class Runs:
     def table(self) -> Tables:
         """The tables of the report, to be printed or shown: mean ± standard deviation."""
         return Tables(self.complete)
+
+    def verdicts(self) -> list[str]:
+        """What runs of recipes (`kdsim list recipes`) say of what each claims, in lines."""
+        return verdicts(self.complete)
 
     def summary(self) -> pd.DataFrame:
         """A row for each setting: mean and sample standard deviation over seeds of each metric.
@@ -202,10 +211,14 @@ def of(folders: Iterable[Path]) -> Runs:
         if not there:
             what = "holds no run" if path.is_dir() else "is no folder"
             raise ValueError(f"{path} {what}; name one that `kdsim run` or kdsim.run has written")
-        found |= {run.path.resolve(): run for run in there}
+        found |= {run.path.resolve(): _with_attributes(run) for run in there}
     one = len(paths) == 1
     whole = paths[0] if one else Path(os.path.commonpath([path.resolve() for path in paths]))
     return Runs(tuple(found.values()), whole)
+
+
+def _with_attributes(run: Run) -> Run:
+    return replace(run, records=[Record(record) for record in run.records])
 
 
 def _end(run: Run) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from simulations.config.grid import SEEDS
 from simulations.config.schema import Leaf, leaves, nearest, values
 from simulations.runners import objects
 from simulations.runners.objects import Objects
+from simulations.survey import experiments as survey
 
 Settings = Mapping[str, Any]
 LEARNERS = ("fed", "graph")  # kinds of experiments that an algorithm or a method stands for
@@ -76,8 +77,8 @@ def source(what: Any, given: Settings, assignments: Settings) -> Source:
     """The experiment that `kdsim.run` runs.
 
     Args:
-        what: the path of a TOML file, the name of an experiment that comes with kdsim, or one or
-            several of what `learner` takes.
+        what: the path of a TOML file, the name of an experiment or of a recipe that comes with
+            kdsim, or one or several of what `learner` takes.
         given: settings, for each algorithm or method that has them.
         assignments: `fed.rounds` and the like, as after `--set`; they come last.
 
@@ -89,6 +90,11 @@ def source(what: Any, given: Settings, assignments: Settings) -> Source:
         document = files.read(path)
         said, name, text = path.name, path.stem, path.read_text(encoding="utf-8")
         assignments = {**opened(given), **assignments}
+    elif recipe := _recipe(what):
+        more = opened(given)
+        document, text = survey.joined([recipe], more.pop("seeds", None)), ""
+        said = name = recipe
+        assignments = {**more, **assignments}
     else:
         several = isinstance(what, Sequence) and not isinstance(what, str)
         if isinstance(what, str) and "/" in what:
@@ -182,6 +188,15 @@ def _is_file(what: Any) -> bool:
         return isinstance(what, Path)
     known = what in library.names() or what in library.RENAMED
     return known or what.endswith(library.SUFFIX) or Path(what).is_file()
+
+
+def _recipe(what: Any) -> str:
+    """The recipe that a name means, `compression` or `survey/mutual`; empty where it means none."""
+    if not isinstance(what, str):
+        return ""
+    known, name = library.names(survey.FOLDER), what.removeprefix("survey/")
+    taken = name == what and any(name in KINDS[kind].registry for kind in LEARNERS)
+    return name if name in known and not taken else ""
 
 
 def _found(name: str, kinds: Sequence[str]) -> Any:

@@ -126,11 +126,11 @@ def _run(batch: Batch, shown: Shown) -> int:
 def _listen(batch: Batch, shown: Shown) -> int:
     """Show records as they come, and a line for each finished run; how many runs failed."""
     failed, told = 0, set[str]()
-    with _progress() as progress:
+    with progress_bar(disable=not ERRORS.is_terminal) as progress:
         bar = progress.add_task("", total=len(batch.jobs), completed=len(batch.done))
         for job, record in batches.run(batch):
             _show(job, record, shown)
-            progress.update(bar, description=_status(job, record))
+            progress.update(bar, description=status(job, record))
             for note in record.get("notes", ()):
                 if note not in told:  # the same is true of other seeds and methods
                     progress.console.print(f"{_who(job)}: {note}")
@@ -168,14 +168,15 @@ def _weights(complete: Sequence[Path]) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def _progress() -> Progress:
+def progress_bar(disable: bool) -> Progress:
+    """A bar of runs on standard error."""
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
-    return Progress(*columns, console=ERRORS, transient=True, disable=not ERRORS.is_terminal)
+    return Progress(*columns, console=ERRORS, transient=True, disable=disable)
 
 
 def _show(job: Job, record: Record, shown: Shown) -> None:
@@ -185,7 +186,8 @@ def _show(job: Job, record: Record, shown: Shown) -> None:
         print(run_folder.line({"record": record["record"], **who, **record}), flush=True)
 
 
-def _status(job: Job, record: Record) -> str:
+def status(job: Job, record: Record) -> str:
+    """What a run is at."""
     place = record.get("round", record.get("epoch", ""))
     return f"{job.experiment.name} seed {job.experiment.seed} {record['record']} {place}"
 
@@ -239,14 +241,21 @@ def terminal_table(one: Any) -> Table:
 
 def print_verdicts(runs: Sequence[run_folder.Run]) -> None:
     """What the runs of recipes say of what their files claim."""
+    for line in verdicts(runs):
+        print(line)
+
+
+def verdicts(runs: Sequence[run_folder.Run]) -> list[str]:
+    """What the runs of recipes say of what their files claim, in lines."""
     from simulations.survey import experiments as survey_experiments
     from simulations.survey import page
 
     names = {run.experiment.get("recipe") for run in runs}
+    said: list[str] = []
     for name in (name for name in survey_experiments.names() if name in names):
         found = page.measured(survey_experiments.document(name), runs)
-        for line in page.findings_of(name, found) if found else []:
-            print(line)
+        said += page.findings_of(name, found) if found else []
+    return said
 
 
 def _fits(column: Any) -> bool:

@@ -2,7 +2,8 @@
 
 An experiment is text: it says `own:`, a name and a hash. Of data that is one of all tensors, so
 that the same numbers are the same experiment; a model is known by its name and its source, an
-instance also by its weights. The objects themselves travel beside the experiment, and no file has them.
+instance also by its weights. The objects themselves travel beside the experiment, and no file has
+them.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from fedkd.models import TRIED, build
 
 PREFIX = "own:"
 SHOWN = 12  # hexadecimal digits of a hash in a name
-UNSAID = {"notes", "label_names"}  # of data: what no number depends on
+UNSAID = {"notes", "label_names", "node_names"}  # of data: what no number depends on
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,14 @@ def _add(found: Any, name: str, value: Any) -> None:
 
     So data that get a field, which is empty here, keep their names.
     """
-    if isinstance(value, tuple | list) and any(isinstance(one, Tensor) for one in value):
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            _add(found, f"{name}.{key}", one)
+    elif isinstance(value, tuple | list) and any(isinstance(one, Tensor) for one in value):
         for place, one in enumerate(value):
             _add(found, f"{name}.{place}", one)
+    elif hasattr(value, "tolist") and not isinstance(value, Tensor):
+        _add(found, name, value.tolist())
     elif isinstance(value, Tensor):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

@@ -60,12 +60,12 @@ def chosen(name: str | None, every: bool) -> list[str]:
     return names() if name is None else [name]
 
 
-def joined(recipes: Iterable[str], seeds: int | None = None) -> files.Document:
+def joined(recipes: Iterable[str], seeds: int | list[int] | None = None) -> files.Document:
     """One experiment that runs several recipes, each as its file says.
 
     Args:
         recipes: their names.
-        seeds: how many, in place of what the files say.
+        seeds: how many, or which, in place of what the files say.
     """
     whole: dict[str, dict[str, Any]] = {}
     for name in recipes:

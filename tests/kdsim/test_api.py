@@ -1,5 +1,7 @@
 """What can be done with one call in Python, held to what the command does."""
 
+import copy
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from kdsim import settings
 from simulations.cli import app
 from simulations.config import files, grid
 from simulations.config.identity import digest
+from simulations.execution import console
 from simulations.results import run_folder
 from simulations.runners import federated
 
@@ -129,6 +132,46 @@ def test_distill_gives_the_records_of_the_runner():
     assert sum(r["record"] == "epoch" and r["phase"] == "teacher" for r in records) == 2
 
 
+def test_records_have_attributes_and_are_dicts():
+    *rounds, end = kdsim.simulate("fd", **SMALL | {"validation": 20})
+    assert [record.accuracy for record in rounds] == [record["accuracy"] for record in rounds]
+    assert end.accuracy == end.metrics["accuracy"] == end["metrics"]["accuracy"]
+    assert rounds[1].accuracy == end.accuracy
+    assert dict(rounds[0]) == rounds[0]
+    assert {"accuracy", "record", "round"} <= set(dir(rounds[0]))
+    with pytest.raises(AttributeError, match="no 'acuracy'; did you mean 'accuracy'"):
+        _ = rounds[0].acuracy
+    heard = []
+    (run,) = kdsim.run("fd", **SMALL, out="out", workers=1, listener=lambda _, r: heard.append(r))
+    assert [r.bytes_up for r in heard] == [r.bytes_up for r in run.records]
+    again = copy.deepcopy(end)
+    assert again == end
+    assert again.accuracy == end.accuracy
+
+
+def test_a_recipe_is_run_by_its_name(capsys):
+    runs = kdsim.run("kernel_self", seeds=1, out="out", workers=1)
+    assert [run.experiment["recipe"] for run in runs] == ["kernel_self"]
+    assert (
+        app.main(["recipe", "kernel_self", "--seeds", "1", "--out", "theirs", "--workers", "1"])
+        == 0
+    )
+    assert stored("out") == stored("theirs")
+    said = capsys.readouterr().out.splitlines()
+    assert runs.verdicts()
+    assert said[-len(runs.verdicts()) :] == runs.verdicts()
+    (row,) = runs.frame().to_dict("records")
+    assert row["method"] == "kernel_self"
+    assert {name: row[name] for name in runs[0].records[-1].metrics} == runs[0].records[-1].metrics
+
+
+def test_a_method_comes_before_a_recipe_of_its_name():
+    assert "graph" in settings.source("mutual", {}, {}).document
+    assert settings.source("survey/mutual", {"seeds": [4]}, {}).document["recipe"]["mutual"] == {
+        "seeds": [4]
+    }
+
+
 # A user's own
 
 
@@ -234,6 +277,7 @@ WRONG = {
     "run folder": (lambda: kdsim.run("a/b"), "no experiment file a/b"),
     "run key": (lambda: kdsim.run("ex.toml", aplha=1), "ex.toml: unknown key 'aplha' in [fed]"),
     "run setting": (lambda: kdsim.run(["fd"], aplha=1), "fd has no setting 'aplha'; did you mean"),
+    "recipe": (lambda: kdsim.run("survey/nothing"), "no experiment file survey/nothing"),
     "run none": (lambda: kdsim.run([]), "the list is empty"),
     "run twice": (lambda: kdsim.run([DSFL(), "dsfl"]), "dsfl is there more than once"),
     "resources": (lambda: kdsim.run("fd", resources={"cpu": 1}), "did you mean 'cpus'?"),
@@ -300,6 +344,66 @@ def test_final_has_a_row_for_each_run(runs):
     }
     again = kdsim.load(runs.folder).final().sort_values("folder", ignore_index=True)
     assert again.equals(frame.sort_values("folder", ignore_index=True))
+
+
+def test_a_frame_has_a_row_for_each_round_of_each_run(tmp_path):
+    more = SMALL | {"rounds": 3, "eval_every": 2}
+    out = tmp_path / "out"
+    runs = kdsim.run(["local", "fd"], **more, alpha=[0.1, 1.0], seeds=2, out=out, workers=1)
+    frame = runs.frame()
+    first = ["method", "kind", "data", "seed", "alpha", "round", "accuracy", "accuracy_local"]
+    assert list(frame.columns[:8]) == first
+    assert len(frame) == 2 * 2 * 2 * 3
+    told = {
+        (r.experiment["algorithm"], r.experiment["alpha"], r.experiment["seed"], x["round"]): x
+        for r in runs
+        for x in r.records[:-1]
+    }
+    for _, row in frame.iterrows():
+        record = told.pop((row["method"], row["alpha"], row["seed"], row["round"]))
+        assert row["bytes_up"] == record["bytes_up"]
+        if row["round"] == 1:  # not evaluated
+            assert math.isnan(row["accuracy"])
+        else:
+            assert row["accuracy"] == record.accuracy
+            assert row["accuracy_local"] == record.accuracy_local
+    assert not told
+    clients = runs.clients()
+    assert len(clients) == 8 * 2 * 3
+    for (method, alpha, seed, round_), group in clients.groupby(
+        ["method", "alpha", "seed", "round"]
+    ):
+        where = frame["method"].eq(method) & frame["alpha"].eq(alpha) & frame["seed"].eq(seed)
+        (row,) = frame[where & frame["round"].eq(round_)].to_dict("records")
+        assert list(group["client"]) == [0, 1, 2]
+        assert group["accuracy"].mean() == pytest.approx(row["accuracy"])
+
+
+def test_a_frame_has_the_rounds_of_runs_that_were_stopped_and_the_epochs_of_graphs(tmp_path):
+    def stop(job, record):
+        if record["record"] == "round" and record.round == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kdsim.run("fd", **SMALL | {"rounds": 4}, out="stopped", workers=1, listener=stop)
+    frame = kdsim.load("stopped").frame()
+    assert list(frame["round"]) == [1, 2]
+    assert len(kdsim.load("stopped").final()) == 0
+    runs = kdsim.run("glnn", epochs=3, teacher_epochs=2, out="graph", workers=1)
+    frame = runs.frame()
+    assert list(zip(frame["phase"], frame["epoch"], strict=True)) == [
+        *(("teacher", i) for i in range(2)),
+        *((phase, i) for phase in ("baseline", "student") for i in range(3)),
+    ]
+    assert len(runs.clients()) == 0
+
+
+def test_tables_are_printed_as_the_command_prints_them(runs, capsys):
+    said = str(runs.table())
+    console.print_tables(runs.complete)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == said.splitlines()
+    assert "±" in said
+    assert "<td>fd" in runs.table()._repr_html_()
 
 
 def test_a_summary_has_mean_and_spread_over_seeds(runs):

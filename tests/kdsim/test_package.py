@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import kdsim
+from fedkd import algorithms
+from graphkd import methods
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -17,6 +19,15 @@ def test_every_public_name_is_there_and_documented(name):
     found = getattr(kdsim, name)
     assert found.__doc__
     assert name in dir(kdsim)
+
+
+@pytest.mark.parametrize(
+    ("names", "registry"),
+    [(kdsim.ALGORITHMS, algorithms.REGISTRY), (kdsim.METHODS, methods.REGISTRY)],
+)
+def test_every_algorithm_and_method_has_its_class_here(names, registry):
+    ours = {registry.get(name).__name__: registry.get(name) for name in registry.own()}
+    assert {name: getattr(kdsim, name) for name in names.split()} == ours
 
 
 def test_what_is_not_there_is_an_attribute_error_that_lists_what_is():
