@@ -32,6 +32,7 @@ _PUBLIC = {
     **dict.fromkeys(
         ("Message", "PayloadSpec", "Received", "Transform", "Upload"), "fedkd.messages"
     ),
+    "data": "fedkd.data.own.sources",
     "Channel": "fedkd.communication.channel",
     "Round": "fedkd.rounds.round",
     **dict.fromkeys(("Graph", "Method"), "graphkd"),

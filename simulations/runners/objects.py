@@ -1,9 +1,8 @@
 """Data and models that were given as Python objects, and the names that experiments have for them.
 
-An experiment is text: it says `own:`, a name and a hash. Of data that is one of all tensors, so
-that the same numbers are the same experiment; a model is known by its name and its source, an
-instance also by its weights. The objects themselves travel beside the experiment, and no file has
-them.
+An experiment is text: it says `own:`, a name and a hash. Of data that is one of all tensors, so the
+same numbers are the same experiment; a model is known by its name and its source, an instance also
+by its weights. The objects themselves travel beside the experiment, and no file has them.
 """
 
 import hashlib
