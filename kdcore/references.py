@@ -15,6 +15,7 @@ import importlib
 import importlib.metadata
 import inspect
 import json
+import linecache
 import os
 import sys
 import traceback
@@ -377,9 +378,31 @@ def _typed(member: Any) -> Source:
     return Source("", _whole(parts), parts)
 
 
+def text_of(member: Any) -> str:
+    """The source of a class or function, also of one that was typed into a notebook.
+
+    Raises:
+        OSError: Python has not kept it.
+        TypeError: it is no such thing.
+    """
+    try:
+        return inspect.getsource(member)
+    except (OSError, TypeError):
+        if not inspect.isclass(member):
+            raise
+    # A notebook is no file, in which Python looks for classes; functions know their cells.
+    functions = [one for one in vars(member).values() if inspect.isfunction(one)]
+    for cell in {one.__code__.co_filename: None for one in functions}:
+        text = "".join(linecache.getlines(cell))
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef) and node.name == member.__name__:
+                return ast.unparse(node)
+    raise OSError(f"the source of {member!r} is not there")
+
+
 def _text(member: Any) -> bytes:
     try:
-        return inspect.getsource(member).encode()
+        return text_of(member).encode()
     except (OSError, TypeError):
         return b""
 

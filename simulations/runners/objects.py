@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 
 from fedkd.core import Model
 from fedkd.models import TRIED, build
+from kdcore.references import text_of
 
 PREFIX = "own:"
 SHOWN = 12  # hexadecimal digits of a hash in a name
@@ -163,7 +164,7 @@ def _place(what: Any) -> str:
 def _source(what: Any) -> str:
     one = _named(what)
     try:
-        return f"{one.__qualname__}\n{inspect.getsource(one)}"
+        return f"{one.__qualname__}\n{text_of(one)}"
     except (OSError, TypeError):
         raise ValueError(
             f"the source of {_place(what)} cannot be read, so that nothing would tell its runs "

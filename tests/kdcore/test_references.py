@@ -1,13 +1,14 @@
 """A user's own code by name: files and modules, mistakes in them, and what they are known by."""
 
 import hashlib
+import linecache
 import pickle
 import subprocess
 import sys
 
 import pytest
 
-from kdcore.references import canonical, imported, is_reference, source, source_of
+from kdcore.references import canonical, imported, is_reference, source, source_of, text_of
 
 NET = "from dataclasses import dataclass\n@dataclass\nclass Net:\n    width: int = 3\n"
 
@@ -186,3 +187,18 @@ def test_what_stands_in_a_script_is_known_by_its_own_text(folder):
 def test_what_has_no_text_has_no_source():
     made = type("Made", (), {"__module__": "__main__"})
     assert source_of(made).parts == {}
+
+
+def test_a_class_in_a_notebook_has_the_source_of_its_cell():
+    cells = {}
+    for number, width in enumerate((3, 4)):
+        text = f"size = 1\nclass Net:\n    width = {width}\n    def f(self):\n        return self\n"
+        name = f"<cell {number}>"
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        exec(compile(text, name, "exec"), cells := {"__name__": "__main__"} | cells)
+        found = text_of(cells["Net"])
+        assert found == f"class Net:\n    width = {width}\n\n    def f(self):\n        return self"
+    with pytest.raises(OSError, match="is not there"):
+        text_of(type("Made", (), {"__module__": "__main__"}))
+    with pytest.raises(TypeError):
+        text_of(7)
