@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.models import TRIED, build
+from fedkd.storage import weights
 from kdcore.rng import generator
 from simulations.config import experiments, identity
-from simulations.results import run_folder, weights
+from simulations.results import run_folder
 from simulations.results.run_folder import Run
 from simulations.runners.objects import Objects, examples
 

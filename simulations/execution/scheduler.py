@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import torch
 
 from fedkd.rounds import checkpoint
-from fedkd.storage import atomic_files
+from fedkd.storage import atomic_files, weights
 from kdcore.references import Source
 from simulations import machine, packages, process
 from simulations.config import experiments as config
 from simulations.config import identity, sources
 from simulations.config.experiments import Experiment
 from simulations.config.resources import Resources
-from simulations.results import metrics_table, run_folder, trackers, weights
+from simulations.results import metrics_table, run_folder, trackers
 from simulations.runners.objects import NONE, Objects
 
 Record = dict[str, Any]

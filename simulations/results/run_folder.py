@@ -3,7 +3,7 @@
 A run is complete when its record "run" is there; one that is not is started over, or goes on from
 its newest checkpoint. One of graph distillation has kept a `portrait.safetensors` too: see
 `graphkd.evaluation.predictions`. What it ended with is in `weights.safetensors`: see
-`simulations.results.weights`. What is damaged is refused by name, and nothing is made of it.
+`fedkd.storage.weights`. What is damaged is refused by name, and nothing is made of it.
 """
 
 import itertools
@@ -31,7 +31,7 @@ PACKAGES = ("kdsim", "torch", "torch-geometric", "numpy", "scikit-learn", "ray",
 HEAD, METRICS, ERROR = "run.json", "metrics.jsonl", "error.txt"  # in the folder of a run
 LOCK, EXPERIMENT, REPORT = ".lock", "experiment.toml", "report.html"  # in that of all runs
 PREDICTIONS = "portrait.safetensors"  # what pictures of a graph run are drawn from
-WEIGHTS = "weights.safetensors"  # what it ended with (`simulations.results.weights`)
+WEIGHTS = "weights.safetensors"  # what it ended with (`fedkd.storage.weights`)
 PATIENCE = 20.0  # seconds in which workers end whose driver was killed
 
 # What records and the head of a run cannot do without, by the record's kind.

@@ -24,6 +24,7 @@ from fedkd.models import build, size
 from fedkd.rounds import checkpoint
 from fedkd.rounds.evaluation import collapsed, diverged, evaluate
 from fedkd.rounds.round import Deployment, Round, check_federation, deploy_all, nothing_learnt
+from fedkd.storage import weights
 from fedkd.storage.client_store import ClientStore
 from kdcore.devices import device_of
 from kdcore.rng import generator
@@ -32,7 +33,7 @@ from simulations import machine, process
 from simulations.config.experiments import FedExperiment, tampering
 from simulations.config.identity import digest
 from simulations.config.resources import Resources
-from simulations.results import run_folder, weights
+from simulations.results import run_folder
 from simulations.runners.federated_run import FederatedRun, course, saved
 from simulations.runners.objects import NONE, Objects, examples
 

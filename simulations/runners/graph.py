@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import graphkd
-from fedkd.storage import atomic_files
+from fedkd.storage import atomic_files, weights
 from graphkd.core import StudentSpec, TeacherSpec
 from graphkd.data import datasets, registry
 from graphkd.evaluation.predictions import predictions
@@ -20,7 +20,6 @@ from graphkd.training.loop import build
 from kdcore.devices import device_of
 from simulations.config.experiments import GraphExperiment
 from simulations.config.resources import Resources
-from simulations.results import weights
 from simulations.runners import teacher_cache
 from simulations.runners.objects import NONE, Objects
 

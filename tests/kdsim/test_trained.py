@@ -9,12 +9,12 @@ import torch
 import kdsim
 import simulations.reporting.report
 from fedkd import algorithms
-from fedkd.storage import atomic_files
+from fedkd.storage import atomic_files, weights
 from kdcore.metrics import accuracy
 from kdsim import trained
 from simulations.cli import app
 from simulations.execution import scheduler
-from simulations.results import run_folder, weights
+from simulations.results import run_folder
 from simulations.runners import federated, graph
 
 SMALL = {"rounds": 2, "clients": 3, "private": 60, "public": 20, "test": 60, "workers": 1}
