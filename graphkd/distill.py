@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from graphkd import inputs, methods
 from graphkd.core import Epoch, Result, Split, Trained, View
-from graphkd.data import registry
+from graphkd.data import node_sets, registry
 from graphkd.evaluation import metrics as evaluation
 from graphkd.graph import Graph
 from graphkd.inputs import Encoder
@@ -90,13 +90,17 @@ def split_of(
 
 
 def graph_of(data: Any) -> Graph:
-    """A graph, also one of PyTorch Geometric or networkx.
+    """A graph, also one of PyTorch Geometric or networkx; of a split, its graph with its parts.
 
     Raises:
         ValueError: it is none of these, or cannot be read.
     """
     if isinstance(data, Graph):
         return data
+    if isinstance(data, Split):
+        parts = {node_sets.SAYS[name]: ids for name, ids in data.parts.items()}
+        graph = data.view("evaluate").graph
+        return replace(graph, parts={"test": [], **parts}, node_names=data.node_names)
     if isinstance(data, networkx.Graph):
         return Graph.from_networkx(data)
     if hasattr(data, "x") and hasattr(data, "edge_index"):
@@ -266,6 +270,11 @@ def _task(plan: Plan, split: Split, seed: int, own: Given) -> _Task:
     view = split.view("distill")
     encode = plan.method.encoder(view, seed)
     return _Task(plan, view, encode, replace(view, graph=encode(view)), seed, own)
+
+
+def check_networks(plan: Plan, split: Split, *, seed: int, own: Given = Given()) -> None:  # noqa: B008
+    """Raise ValueError if a network cannot do its part in a run, before any training."""
+    _checked(_task(plan, split, seed, own), split)
 
 
 def _checked(task: _Task, split: Split) -> Trained | None:

@@ -15,7 +15,9 @@ from graphkd.core import StudentSpec, TeacherSpec
 from graphkd.data import datasets, registry
 from graphkd.evaluation.predictions import predictions
 from graphkd.method import Plan
+from graphkd.models import networks
 from graphkd.training.distillation import fit_one_teacher
+from graphkd.training.given import Given
 from graphkd.training.loop import build
 from kdcore.devices import device_of
 from simulations.config.experiments import GraphExperiment
@@ -24,6 +26,7 @@ from simulations.runners import teacher_cache
 from simulations.runners.objects import NONE, Objects
 
 Record = dict[str, Any]
+NAMED = Given()  # nothing: the method's names
 
 _load = lru_cache(4)(registry.load)  # a worker runs many experiments on few data sets
 
@@ -33,6 +36,7 @@ def prepare(
     root: Path | None = None,
     download: bool = False,
     objects: Objects = NONE,
+    own: Given = NAMED,
 ) -> tuple[Plan, graphkd.Split]:
     """The plan of an experiment's method, checked, and its graph, cut by its protocol.
 
@@ -41,6 +45,7 @@ def prepare(
         root: the folder of data sets, see `graphkd.data.datasets.load`.
         download: whether missing data may be fetched.
         objects: graphs that were given as such.
+        own: a teacher and a student that are given as objects.
 
     Raises:
         ValueError: it cannot run; the message names the value, what was expected and the way out.
@@ -51,12 +56,15 @@ def prepare(
         graph = _load(experiment.data, datasets.data_root(root), download)
     if not isinstance(graph, graphkd.Graph):
         raise ValueError(f"{experiment.name} learns from a Graph, got {type(graph).__name__}")
-    plan = graphkd.distill.planned(experiment.method, graph, experiment.protocol)
+    plan = graphkd.distill.planned(experiment.method, graph, experiment.protocol, own)
     cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
     split = registry.split(graph, experiment.protocol, experiment.seed, *cut)
-    networks: list[TeacherSpec | StudentSpec] = [*plan.teachers, plan.student]
-    for one in networks:  # a width that no network can have
+    specs: list[TeacherSpec | StudentSpec] = [*plan.teachers, plan.student]
+    ours = [one for one in specs if one.network in networks.NETWORKS]
+    for one in ours:  # a width that no network can have
         build(one, split.view("train").graph, experiment.seed, "check")
+    if len(ours) < len(specs):
+        graphkd.distill.check_networks(plan, split, seed=experiment.seed, own=own)
     return plan, split
 
 
@@ -73,24 +81,26 @@ def run(
     kept: Path | None = None,
     ended: weights.Place | None = None,
     objects: Objects = NONE,
+    own: Given = NAMED,
 ) -> Iterator[Record]:
     """A record of each epoch of teacher, baseline and student, and one of the run.
 
     The first has notes of what the protocol left out of the graph, if it did. Only what is called
     "seconds" may differ between two runs of the same experiment. With a folder `shared`, a teacher
     that another run has left there is not trained again. The file `kept` gets what pictures are
-    drawn from (`graphkd.evaluation.predictions`), and `ended` the student. `objects` has graphs
-    that were given as such.
+    drawn from (`graphkd.evaluation.predictions`), `ended` the student. `objects` has graphs that
+    were given as such, `own` a teacher and a student.
     """
     start = time.perf_counter()
-    plan, split = prepare(experiment, root, objects=objects)
+    plan, split = prepare(experiment, root, objects=objects, own=own)
     split, said = split.to(device), list(split.notes)
     train = fit_one_teacher if shared is None else partial(teacher_cache.fit, shared)
-    for step in graphkd.distill.carry_out(plan, split, seed=experiment.seed, train=train):
+    steps = graphkd.distill.carry_out(plan, split, seed=experiment.seed, train=train, own=own)
+    for step in steps:
         if isinstance(step, graphkd.Epoch):
             record = _epoch(step)
         else:
-            record = _run(experiment, step)
+            record = _run(experiment, step) | _own(own, step)
             if ended is not None:
                 said += _keep(ended, step)
             if kept is not None and (found := predictions(split, step.trained, experiment.seed)):
@@ -118,6 +128,12 @@ def student(
     except RuntimeError as error:
         raise ValueError(" ".join(str(error).split())) from None
     return network.eval()
+
+
+def _own(own: Given, result: graphkd.Result) -> Record:
+    """What teacher and student are called, where they are not those that the method names."""
+    named = {"teacher": result.teacher, "student": result.student}
+    return {who: name for who, name in named.items() if getattr(own, who) is not None}
 
 
 def _keep(ended: weights.Place, result: graphkd.Result) -> list[str]:

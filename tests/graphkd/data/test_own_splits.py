@@ -175,3 +175,15 @@ def test_a_drawn_split_takes_no_node_without_a_label_and_says_what_it_leaves_out
         "the protocol takes the largest connected component, 181 of 182 nodes, and leaves out 1",
     )
     assert splits.transductive(GRAPH, 0).notes == ()
+
+
+@pytest.mark.parametrize("protocol", splits.PROTOCOLS)
+def test_the_graph_of_a_split_comes_with_its_parts(protocol):
+    names = tuple(f"n{i}" for i in range(180))
+    drawn = splits.split(replace(GRAPH, node_names=names), protocol, 2)
+    again = splits.split(graphkd.distill.graph_of(drawn), protocol, 2)
+    assert again.protocol == drawn.protocol
+    assert again.observed == drawn.observed
+    assert again.node_names == drawn.node_names == names
+    assert again.parts.keys() == drawn.parts.keys()
+    assert all(torch.equal(again.parts[name], drawn.parts[name]) for name in drawn.parts)

@@ -38,3 +38,21 @@ def test_a_graph_without_any_edge_left_runs(kdsim):
     status, out, _ = kdsim("graph", "glnn", *flags)
     assert status == 0
     assert "glnn" in out
+
+
+def test_a_network_of_the_users_that_shows_too_little_is_refused_before_the_run(kdsim, tmp_path):
+    for side in ("teacher", "student"):
+        flags = [f"--{side}", "torch_geometric.nn:GCN", "--out", tmp_path / "out"]
+        status, _, said = kdsim("graph", "lsp", *flags)
+        assert status == 2
+        assert f"the {side} shows no hidden state, and lsp needs 1: take a network" in said
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_report")
+def test_networks_of_pyg_run_by_name(kdsim):
+    names = ["--teacher", "torch_geometric.nn:GCN", "--student", "torch_geometric.nn:MLP"]
+    flags = ["--epochs", "2", "--teacher-epochs", "2", "--workers", "1", "--out", "out"]
+    status, out, said = kdsim("graph", "glnn", *names, *flags)
+    assert status == 0, said
+    assert "glnn" in out
