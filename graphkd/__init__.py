@@ -32,17 +32,17 @@ from graphkd.graph import Graph
 from graphkd.method import DistillationContext, LossTerm, Method
 from graphkd.models import networks
 from graphkd.models.plain import load, plain, save
-from graphkd.training.given import Logits
+from graphkd.training.given import TeacherLogits
 
 __all__ = [
     "Epoch",
     "Graph",
     "LeakError",
-    "Logits",
     "DistillationContext",
     "Method",
     "Result",
     "Split",
+    "TeacherLogits",
     "LossTerm",
     "View",
     "datasets",

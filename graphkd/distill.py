@@ -52,7 +52,7 @@ def run(
         download: whether missing data may be fetched.
         device: where the graph and the networks live.
         teacher: in place of the method's, see `graphkd.training.given.Given`: a name, a module
-            that is trained, a class or function that makes one to be trained, or `Logits`.
+            that is trained, a class or function that makes one to be trained, or `TeacherLogits`.
         student: in place of the method's: a name, a module, or a class or function.
 
     Raises:

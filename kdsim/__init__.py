@@ -35,7 +35,7 @@ _PUBLIC = {
     "data": "fedkd.data.own.sources",
     "Channel": "fedkd.communication.channel",
     "Round": "fedkd.rounds.round",
-    **dict.fromkeys(("Graph", "Method"), "graphkd"),
+    **dict.fromkeys(("Graph", "Method", "Split", "TeacherLogits"), "graphkd"),
     **{name: f"fedkd.algorithms.{name.lower()}" for name in ALGORITHMS.split()},
     **{name: f"graphkd.methods.{name.lower()}" for name in METHODS.split()},
     "Outputs": "kdcore.outputs",

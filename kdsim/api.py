@@ -64,6 +64,8 @@ def distill(
     data_root: Folder | None = None,
     download: bool = False,
     device: str = "auto",
+    teacher: Any = None,
+    student: Any = None,
     **settings: Any,
 ) -> Iterator[Record]:
     """One graph distillation, nothing kept: a record of each epoch, and at last one of the run.
@@ -71,24 +73,32 @@ def distill(
     Args:
         method: a name (`kdsim list methods`), `module:Class`, a class derived from
             `kdsim.Method`, or an instance.
-        data: the graph, by name or as a `kdsim.Graph`.
+        data: the graph, by name or as a `kdsim.Graph`, PyTorch Geometric's `Data`, or a graph of
+            networkx; or a `kdsim.Split`.
         data_root: the folder of data sets, by default $KDSIM_DATA or ~/.cache/kdsim.
         download: whether missing data may be fetched.
         device: where it computes: auto, cpu, cuda, cuda:N or mps (`kdcore.devices.device_of`).
+        teacher: in place of the method's: a name, a module that is trained, a class or function
+            that makes one to be trained, or `kdsim.TeacherLogits` (`graphkd.training.given.Given`).
+        student: likewise; a module is trained from the weights that it has.
         settings: of the experiment (`protocol="inductive"`, `seed=1`) and of the method.
 
     Raises:
         ValueError: an unknown setting, the nearest is named, or a value that cannot be.
         FileNotFoundError: a data file is missing.
     """
-    named, objects = given.named({"data": data, **settings})
+    sides = {"teacher": teacher, "student": student}
+    names = {side: name for side, name in sides.items() if isinstance(name, str)}
+    named, objects = given.named({"data": data, **settings, **names})
     experiment: Any = given.experiment("graph", method, named)
+    from graphkd.training import given as networks
     from simulations.runners import graph
 
-    root = _path(data_root)
+    root, own = _path(data_root), networks.named(experiment.method, **sides)[1]
     if download:
-        graph.prepare(experiment, root, download, objects)
-    return map(Record, graph.run(experiment, root, str(device_of(device)), objects=objects))
+        graph.prepare(experiment, root, download, objects, own)
+    where = str(device_of(device))
+    return map(Record, graph.run(experiment, root, where, objects=objects, own=own))
 
 
 def run(

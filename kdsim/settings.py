@@ -21,6 +21,7 @@ from simulations.runners.objects import Objects
 from simulations.survey import experiments as survey
 
 Settings = Mapping[str, Any]
+GRAPHS = {"graphkd", "networkx", "torch_geometric"}  # whose objects are graphs
 LEARNERS = ("fed", "graph")  # kinds of experiments that an algorithm or a method stands for
 
 
@@ -115,13 +116,30 @@ def named(given: Settings) -> tuple[dict[str, Any], Objects]:
     """
     found, data, models = dict(given), dict[str, Any](), dict[str, Any]()
     if "data" in found:
-        found["data"] = _names(found["data"], _name_of_data, data)
+        found["data"] = _names(_graphs(found["data"]), _name_of_data, data)
+    for side in ("teacher", "student"):
+        if callable(found.get(side)):
+            raise ValueError(
+                f"the {side} is an object, which a kept run cannot name: put its class into a file "
+                f"and say {side}='my_networks.py:Net', or call kdsim.distill"
+            )
     if "models" in found:
         several = (
             found["models"] if isinstance(found["models"], list | tuple) else [found["models"]]
         )
         found["models"] = _names(list(several), objects.name_of_model, models)
     return found, Objects(data, models)
+
+
+def _graphs(value: Any) -> Any:
+    """Data with the graphs of PyTorch Geometric and networkx, and splits, read as graphs."""
+    if isinstance(value, list) or type(value) is tuple:
+        return [_graphs(one) for one in value]
+    if not GRAPHS & {kind.__module__.partition(".")[0] for kind in type(value).__mro__}:
+        return value
+    from graphkd.distill import graph_of
+
+    return graph_of(value)
 
 
 def _all_private(kind: str, given: Settings) -> dict[str, Any]:

@@ -19,7 +19,7 @@ ENOUGH = 1e-3  # by which rows of probabilities may miss a sum of 1
 
 
 @dataclass(frozen=True, eq=False)
-class Logits:
+class TeacherLogits:
     """A teacher that is a table: what some network said of each node, before the softmax.
 
     Rows of nodes that are held out teach nobody: no phase of training is given them, whatever the
@@ -56,7 +56,7 @@ class Logits:
         if len(known) and (known >= 0).all() and (sums < ENOUGH).all():
             raise ValueError(
                 "the teacher's table holds probabilities, each row of sum 1; expected logits: take "
-                "Logits(table.log()), with zeros made small numbers first"
+                "TeacherLogits(table.log()), with zeros made small numbers first"
             )
         return rows
 
@@ -105,7 +105,7 @@ class Logits:
 
 
 class TableNetwork(nn.Module):
-    """Says of a node what stands in its features (`Logits.encoder`)."""
+    """Says of a node what stands in its features (`TeacherLogits.encoder`)."""
 
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:
         """The rows of these nodes, or all."""
@@ -117,23 +117,23 @@ class Given(NamedTuple):
 
     Args:
         teacher: a module, trained already, which is used as it is; a class or function, which is
-            made and trained in the run; or `Logits`.
+            made and trained in the run; or `TeacherLogits`.
         student: a module, which is trained from the weights that it has; or a class or function.
     """
 
-    teacher: nn.Module | Callable[..., nn.Module] | Logits | None = None
+    teacher: nn.Module | Callable[..., nn.Module] | TeacherLogits | None = None
     student: nn.Module | Callable[..., nn.Module] | None = None
 
     @property
-    def ready(self) -> nn.Module | Logits | None:
+    def ready(self) -> nn.Module | TeacherLogits | None:
         """The teacher, if it needs no training."""
-        there = isinstance(self.teacher, nn.Module | Logits)
+        there = isinstance(self.teacher, nn.Module | TeacherLogits)
         return self.teacher if there else None  # type: ignore[return-value]  # has just been asked
 
     @property
     def module(self) -> nn.Module | Callable[..., nn.Module] | None:
         """What the teacher is made of, if it is not a table."""
-        return None if isinstance(self.teacher, Logits) else self.teacher
+        return None if isinstance(self.teacher, TeacherLogits) else self.teacher
 
 
 def named(method: Method, teacher: Any, student: Any) -> tuple[Method, Given]:
@@ -143,11 +143,12 @@ def named(method: Method, teacher: Any, student: Any) -> tuple[Method, Given]:
         ValueError: something is neither a name nor a network.
     """
     for side, one in (("teacher", teacher), ("student", student)):
-        table = isinstance(one, Logits) and side == "teacher"
+        table = isinstance(one, TeacherLogits) and side == "teacher"
         if one is not None and not isinstance(one, str) and not callable(one) and not table:
+            more = ", or TeacherLogits(table)" if side == "teacher" else ""
             raise ValueError(
-                f"the {side} is {one!r}; expected a name, a torch.nn.Module, or a class or "
-                f"function that makes one{', or Logits(table)' if side == 'teacher' else ''}"
+                f"the {side} is a {type(one).__name__}; expected a name, a torch.nn.Module, or a "
+                f"class or function that makes one{more}"
             )
     names = {k: v for k, v in (("teacher", teacher), ("student", student)) if isinstance(v, str)}
     objects = [None if isinstance(one, str) else one for one in (teacher, student)]
@@ -158,7 +159,7 @@ def renamed(plan: Plan, given: Given) -> Plan:
     """The plan with the names of what is given."""
     teachers, student = plan.teachers, plan.student
     if given.teacher is not None and teachers:
-        table = isinstance(given.teacher, Logits)
+        table = isinstance(given.teacher, TeacherLogits)
         name = "logits" if table else adapters.called(given.teacher)
         teachers = (teachers[0]._replace(network=name),)
     if given.student is not None:
@@ -175,7 +176,7 @@ def check(method: Method, given: Given, name: str) -> None:
             f"{name} has no teacher, and one is given: leave it out, or take a method with one, "
             "such as glnn"
         )
-    if not isinstance(given.teacher, Logits):
+    if not isinstance(given.teacher, TeacherLogits):
         return
     if method.scheme == "mutual":
         raise ValueError(
@@ -188,14 +189,14 @@ def check(method: Method, given: Given, name: str) -> None:
         )
 
 
-def teacher(given: nn.Module | Logits, split: Split, seed: int) -> Trained:
+def teacher(given: nn.Module | TeacherLogits, split: Split, seed: int) -> Trained:
     """A teacher that needs no training, frozen.
 
     Raises:
         ValueError: it cannot run on what training may see, or says nothing of some of it.
     """
     view = split.view("distill")
-    if isinstance(given, Logits):
+    if isinstance(given, TeacherLogits):
         return Trained(TableNetwork(), given.encoder(split))
     network = networks.build(given, view.graph, 1, 2, 0.0)
     return Trained(network.eval().requires_grad_(False), features(view, seed))

@@ -76,6 +76,7 @@ LATE = {
     "kdsim/__init__.py": "what hides a package of ours is said before anything of it is imported",
     "kdsim/api.py": "one call needs one half: PyG takes seconds to load, and so do figures",
     "kdsim/display.py": "figures take seconds to load",
+    "kdsim/settings.py": "PyG takes seconds to load, and data are graphs for some alone",
     "kdsim/runs.py": "a report needs matplotlib",
     "kdsim/trained.py": "PyG takes seconds to load",
     "simulations/execution/console.py": "tables, verdicts and reports are for those who want them",

@@ -10,7 +10,7 @@ from torch import nn
 from torch_geometric.nn.models import GCN
 
 import graphkd
-from graphkd import Graph, Logits, distill, methods
+from graphkd import Graph, TeacherLogits, distill, methods
 from graphkd.core import LeakError
 from graphkd.data import datasets, splits
 from graphkd.graph import HIDDEN
@@ -120,7 +120,7 @@ def test_a_network_of_pyg_teaches_or_shows_too_little(name):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in TAUGHT])
 def test_a_method_without_a_teacher_refuses_one(name):
-    for teacher in (GCN, Logits(torch.zeros(165, 3))):
+    for teacher in (GCN, TeacherLogits(torch.zeros(165, 3))):
         with pytest.raises(ValueError, match=f"{name} has no teacher, and one is given"):
             next(distill.run(made(name), SPLIT, teacher=teacher))
 
@@ -132,17 +132,17 @@ def test_a_table_of_logits_teaches_what_the_network_does_that_it_is_from(name, p
     if name in COMPARE or name in ("krd", "mutual"):
         said = {"krd": "about noisy features", "mutual": "the teacher learns too"}
         with pytest.raises(ValueError, match=said.get(name, "shows no hidden state")):
-            next(distill.run(made(name), split, teacher=Logits(torch.randn(165, 3))))
+            next(distill.run(made(name), split, teacher=TeacherLogits(torch.randn(165, 3))))
         return
     epochs, house = ran(name, split)
     said = distill.predictions(house, split, "teacher")
     table = torch.stack([said[i] for i in range(165)])
-    again, result = ran(name, split, teacher=Logits(table))
+    again, result = ran(name, split, teacher=TeacherLogits(table))
     assert of("student", again) == of("student", epochs)
     assert result.metrics == house.metrics
     assert result.teacher == "logits"
     by_name = {node: row.tolist() for node, row in said.items()}
-    assert same(weights(ran(name, split, teacher=Logits(by_name))[1]), weights(house))
+    assert same(weights(ran(name, split, teacher=TeacherLogits(by_name))[1]), weights(house))
 
 
 @pytest.mark.parametrize("name", [n for n in OFFLINE if n not in COMPARE | {"krd"}])
@@ -155,17 +155,19 @@ def test_what_a_table_says_of_held_out_nodes_teaches_nobody(name, protocol):
     silent, liar, other = table.clone(), table.clone(), table.clone()
     silent[held_out], liar[held_out] = torch.nan, 100.0
     other[test] *= -1
-    found = [weights(ran(name, split, teacher=Logits(t))[1]) for t in (table, silent, liar, other)]
+    found = [
+        weights(ran(name, split, teacher=TeacherLogits(t))[1]) for t in (table, silent, liar, other)
+    ]
     assert same(found[0], found[1])
     assert same(found[0], found[2])
     listens = name != "privileged"  # to what is said of nodes without a label
     assert same(found[0], found[3]) != listens
-    assert "accuracy_teacher" not in ran(name, split, teacher=Logits(silent))[1].metrics
+    assert "accuracy_teacher" not in ran(name, split, teacher=TeacherLogits(silent))[1].metrics
 
 
 def test_a_view_that_has_held_out_nodes_gets_no_logits():
     split = splits.inductive(FAKE, 0)
-    encode = Logits(torch.randn(165, 3)).encoder(split)
+    encode = TeacherLogits(torch.randn(165, 3)).encoder(split)
     leaking = splits.transductive(FAKE, 0).view("distill")
     with pytest.raises(LeakError, match="nodes of this view are held out, first "):
         encode(leaking)

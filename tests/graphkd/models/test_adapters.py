@@ -136,8 +136,10 @@ def test_modules_that_cannot_be_are_refused_before_the_run(module, message):
 
 
 def test_what_is_neither_name_nor_network_is_refused():
-    with pytest.raises(ValueError, match="the teacher is 3; expected a name, a torch.nn.Module"):
-        next(graphkd.run(GLNN(), SPLIT, teacher=3))
+    with pytest.raises(
+        ValueError, match="the teacher is a float; expected a name, a torch.nn.Module"
+    ):
+        next(graphkd.run(GLNN(), SPLIT, teacher=0.5))
     with pytest.raises(ValueError, match="unknown network 'gcnn'; did you mean 'gcn'"):
         next(graphkd.run(GLNN(), SPLIT, student="gcnn"))
     with pytest.raises(ValueError, match="expected the name of a data set, a Graph or a Split"):
