@@ -40,7 +40,7 @@ class State(NamedTuple):
     down: Counter[str]
 
 
-def save(folder: Path, current: Round, total: Ledger, identity: str) -> Path:
+def save(folder: Path, current: Round, total: Ledger, identity: str, constants: str = "") -> Path:
     """Write a checkpoint, and remove all but the newest two.
 
     Args:
@@ -48,6 +48,8 @@ def save(folder: Path, current: Round, total: Ledger, identity: str) -> Path:
         current: the round that has just ended.
         total: bytes moved in all rounds so far.
         identity: of the experiment; only the same one can go on from here.
+        constants: a hash of what models have beside parameters (`Model.constants`), and is not in
+            the checkpoint: with other frozen weights the run cannot go on.
 
     Returns:
         The checkpoint's own folder.
@@ -66,6 +68,7 @@ def save(folder: Path, current: Round, total: Ledger, identity: str) -> Path:
         (draft / STATE).write_text(json.dumps(state), encoding="utf-8")
         hashes = {path.name: _sha256(path) for path in sorted(draft.iterdir())}
         said = {"format": FORMAT, "identity": identity, "round": current.index, "sha256": hashes}
+        said |= {"constants": constants} if constants else {}
         (draft / MANIFEST).write_text(json.dumps(said, indent=1), encoding="utf-8")
     for old in _all(folder)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
@@ -77,6 +80,7 @@ def load(
     clients: Sequence[Client],
     identity: str,
     device: torch.device = torch.device("cpu"),  # noqa: B008  (a value)
+    constants: str = "",
 ) -> tuple[Round, Ledger] | None:
     """The newest checkpoint of a run, to be handed to `simulate(after=...)`; None if none.
 
@@ -85,14 +89,22 @@ def load(
         clients: as they were before the first round; they get the saved parameters.
         identity: of the experiment.
         device: where the server and the clients' parameters go.
+        constants: see `save`.
 
     Raises:
-        ValueError: the newest checkpoint is damaged, or one of another experiment.
+        ValueError: the newest checkpoint is damaged, or one of another experiment, or of models
+            with other constants.
     """
     state = verified(folder, identity)
     if state is None:
         return None
     newest = _all(folder)[-1]
+    manifest = json.loads((newest / MANIFEST).read_text(encoding="utf-8"))
+    if manifest.get("constants", "") != constants:
+        raise ValueError(
+            f"{newest} was written with other frozen weights or constants of the models; give those "
+            "again, or start anew elsewhere"
+        )
     try:
         server = on(load_file(newest / SERVER), device)
         params = on(load_file(newest / CLIENTS), device)

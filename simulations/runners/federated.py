@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedkd.attacks.byzantine import corrupt
-from fedkd.core import Algorithm, Client, Engine, Model
+from fedkd.core import Algorithm, Client, Engine, Model, Task
 from fedkd.data import datasets
 from fedkd.data.federated_data import FederatedData, federate, pools
 from fedkd.data.partition import partition
@@ -177,7 +177,7 @@ def _rounds(
         yield record | {"seconds": time.perf_counter() - start}
         if kept and every and current.index % every == 0 and current.index < experiment.rounds:
             run_folder.settle(kept.parent)
-            checkpoint.save(kept, saved(current), total, identity)
+            checkpoint.save(kept, saved(current), total, identity, constants(federation.task))
     assert current is not None
     assert used is not None
     said = list(federation.notes)
@@ -220,7 +220,13 @@ def device_for(experiment: FedExperiment, resources: Resources) -> torch.device:
 
 
 def _loaded(kept: Path, federation: FederatedData, identity: str) -> tuple[Round, Ledger] | None:
-    return checkpoint.load(kept, federation.clients, identity, federation.task.device)
+    task = federation.task
+    return checkpoint.load(kept, federation.clients, identity, task.device, constants(task))
+
+
+def constants(task: Task) -> str:
+    """What a run's checkpoints are known by beside the experiment: `Model.constants` of all."""
+    return " ".join(f"{g}={m.constants}" for g, m in sorted(task.models.items()) if m.constants)
 
 
 @contextmanager

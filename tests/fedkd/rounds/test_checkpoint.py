@@ -133,3 +133,13 @@ def test_a_hostile_header_is_no_more_than_a_damaged_file(saved):
     (where / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="is damaged"):
         checkpoint.load(folder, clients, "me")
+
+
+def test_a_checkpoint_is_of_models_with_the_same_constants(tmp_path):
+    task, clients = federation()
+    (current,) = simulate(get("fedmd")(), task, clients, rounds=1)
+    checkpoint.save(tmp_path, current, Ledger(), "me", "a=1f")
+    assert checkpoint.load(tmp_path, clients, "me", constants="a=1f")[0].index == 1
+    for other in ("a=20", ""):
+        with pytest.raises(ValueError, match="written with other frozen weights"):
+            checkpoint.load(tmp_path, clients, "me", constants=other)
