@@ -143,7 +143,7 @@ class Task:
     examples at the server, each for algorithms that declare to need them. `private` is how many
     private examples there are in all: no client can have more. Ten million where it is not known.
     `device` is where the server computes; random numbers are drawn on the CPU wherever that is.
-    `few` are a few inputs, to try networks with; None where none are at hand.
+    `few` are a few inputs, on the CPU, to try networks with; None where none are at hand.
     """
 
     models: Mapping[str, Model]

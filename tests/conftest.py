@@ -48,8 +48,6 @@ def pytest_collection_modifyitems(items):
         reasons["data"] = (
             "no data sets: KDSIM_DATA names no folder, and ../shared/data is not there"
         )
-    # A process in which torch has had a second device cannot be forked any more: those come last.
-    items.sort(key=lambda item: "device" in getattr(item, "fixturenames", ()))
     for item in items:
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):

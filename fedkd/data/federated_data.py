@@ -66,7 +66,6 @@ class FederatedData(NamedTuple):
             labels=move(self.task.labels),
             validation=self.task.validation and self.task.validation.to(move),
             device=torch.device(device),
-            few=move(self.task.few),
         )
         test, validation = self.test.to(move), self.validation.to(move)
         counts, kinds, own = move((self.label_counts, self.kinds, self.kind_counts))

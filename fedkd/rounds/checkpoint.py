@@ -102,8 +102,8 @@ def load(
     manifest = json.loads((newest / MANIFEST).read_text(encoding="utf-8"))
     if manifest.get("constants", "") != constants:
         raise ValueError(
-            f"{newest} was written with other frozen weights or constants of the models; give those "
-            "again, or start anew elsewhere"
+            f"{newest} was written with other frozen weights or constants of the models; give "
+            "those again, or start anew elsewhere"
         )
     try:
         server = on(load_file(newest / SERVER), device)

@@ -87,3 +87,10 @@ def _module() -> ModuleType:
     }
     vars(module).update(found)
     return module
+
+
+if __name__ == "__main__":  # builds it, and says why it cannot
+    try:
+        start()
+    except UnavailableError as reason:
+        raise SystemExit(str(reason)) from None

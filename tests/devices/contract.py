@@ -1,0 +1,204 @@
+"""What every algorithm, engine and graph method promises of a device: the CPU's numbers on it.
+
+A device that computes as the CPU and refuses to mix with it (`tests.devices`) stands for a GPU. In
+float64, since convolutions round differently for each layout in memory; and nothing random is drawn
+on the device, since a GPU's stream would be another one. `tests/contracts/test_devices.py` runs
+this file in a process of its own.
+"""
+
+import importlib
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+
+import graphkd
+from fedkd import algorithms
+from fedkd.engines.batched import batched
+from fedkd.engines.sequential import sequential
+from fedkd.messages import Ledger
+from fedkd.rounds import checkpoint
+from fedkd.rounds.evaluation import evaluate
+from fedkd.rounds.round import deployed
+from fedkd.rounds.synchronous import simulate
+from graphkd import distill, methods
+from graphkd.core import Epoch
+from graphkd.data import datasets, registry
+from simulations.config.experiments import Compression, Topology, build
+from simulations.config.resources import Resources
+from simulations.runners import federated
+from simulations.survey import runner
+from tests.contracts.test_engines import RAGGED, small
+from tests.devices import pretend
+from tests.graphkd.examples import graphs
+
+ENGINES = {"sequential": sequential, "batched": batched()}
+FAMILIES = ["mlp-8", "cnn-4-4"]
+MORE = [pytest.param(f, marks=pytest.mark.slow) for f in ("lenet", "resnet8-4", "mobile-4-4")]
+
+every_algorithm = pytest.mark.parametrize("name", algorithms.names())
+
+
+@pytest.fixture(scope="session")
+def device():
+    """The pretend device."""
+    return pretend.start()
+
+
+@pytest.fixture
+def undrawn(device):
+    """Refuse a test that draws random numbers on the device."""
+    before = pretend.counts().draws
+    yield
+    assert pretend.counts().draws == before
+
+
+def far(one, other):
+    """The largest difference between tensors under the same names, on whatever devices."""
+    assert set(one) == set(other)
+    largest = 0.0
+    for name, value in other.items():
+        found = one[name].cpu()
+        assert found.dtype == value.dtype
+        if value.numel():
+            largest = max(largest, float((found.double() - value.double()).abs().max()))
+    return largest
+
+
+def last(name, federation, engine, **more):
+    algorithm, task = small(name, "momentum"), federation.task
+    found = list(simulate(algorithm, task, federation.clients, rounds=2, engine=engine, **more))[-1]
+    assert not found.failed
+    assert not found.rejected
+    return found, deployed(algorithm, federation.task, found, engine=engine)
+
+
+@every_algorithm
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("family", [*FAMILIES, *MORE])
+def test_an_algorithm_computes_on_a_device_what_it_computes_on_the_cpu(
+    name, engine, family, tiny, double, device, undrawn
+):
+    shape = (3, 16, 16) if family in ("lenet", "mobile-4-4") else (1, 6, 6)
+    here = tiny([family], RAGGED, public=5, shape=shape)
+    there = here.to(device)
+    (expected, models), (found, moved) = (last(name, f, ENGINES[engine]) for f in (here, there))
+    assert far(found.server, expected.server) < 1e-6
+    for one, other in zip((*found.clients, *moved), (*expected.clients, *models), strict=True):
+        assert far(one.params, other.params) < 1e-6
+        assert {value.device.type for value in one.params.values()} == {"pretend"}
+    assert {value.device.type for value in found.server.values()} <= {"pretend"}
+    scores = [
+        evaluate(f.task, clients, f.test, f.kind_counts, ENGINES[engine], f.kinds)
+        for f, clients in ((here, models), (there, moved))
+    ]
+    for cpu, on_device in zip(*scores, strict=True):
+        torch.testing.assert_close(on_device.cpu(), cpu, rtol=0, atol=1e-6)
+
+
+@every_algorithm
+def test_a_checkpoint_on_a_device_goes_on_as_if_it_had_not_stopped(
+    name, tiny, double, device, undrawn, tmp_path
+):
+    federation = tiny(["mlp-8"], RAGGED, public=5).to(device)
+    expected, _ = last(name, federation, batched())
+    task, clients = federation.task, federation.clients
+    first = next(simulate(small(name, "momentum"), task, clients, rounds=2, engine=batched()))
+    checkpoint.save(tmp_path, first, Ledger(), "this one")
+    loaded = checkpoint.load(tmp_path, clients, "this one", device)
+    found, _ = last(name, federation, batched(), after=loaded[0])
+    assert checkpoint.digest(found) == checkpoint.digest(expected)
+
+
+SMALL = {"clients": 3, "rounds": 2, "private": 60, "public": 40, "test": 50, "models": ["mlp-8"]}
+WAYS = {
+    **{f"compression={c}": {"compression": c} for c in get_args(Compression)[1:]},
+    **{f"topology={t}": {"topology": t, "degree": 2} for t in get_args(Topology)[1:]},
+    "clock": {
+        "clock.stragglers": 0.5,
+        "clock.step_seconds": 1.0,
+        "clock.deadline": 9.0,
+        "clock.staleness": 2,
+    },
+    "buffer": {"clock.buffer": 2, "clock.step_seconds": 1.0},
+    "sample": {"fraction": 0.5},
+    "corrupt": {"corrupt": "1:nan"},
+    "validation": {"validation": 20},
+    "ray": {"engine": "ray"},
+}
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(w, marks=[pytest.mark.ray] if w == "ray" else []) for w in WAYS]
+)
+@pytest.mark.parametrize("name", ["fedavg", "fedmd"])
+def test_a_run_says_the_same_on_a_device_whatever_happens_on_the_way(name, way, double, device):
+    experiment = build("fed", name, {**SMALL, **WAYS[way]})
+    if way == "ray":  # its driver is on the CPU, and its actors are where their share is
+        with pytest.raises(ValueError, match="of which they have a share"):
+            next(federated.run(experiment, None, Resources(device="pretend")))
+        return
+    try:
+        here = list(federated.run(experiment))
+    except ValueError as reason:
+        assert "distributions" in str(reason) or "probabilities" in str(reason)  # noqa: PT017
+        return
+    there = list(federated.run(experiment, None, Resources(device="pretend")))
+    for one, other in zip(there, here, strict=True):
+        assert set(one) == set(other)
+        assert one.get("ledger") == other.get("ledger")
+        assert one.get("rejected") == other.get("rejected")
+        for key in ("accuracy", "calibration_error", "bytes_up", "bytes_down", "virtual_seconds"):
+            assert one.get(key) == pytest.approx(other.get(key), abs=1e-6)
+
+
+def test_nothing_else_says_that_it_computes_where_it_does_not(device):
+    with pytest.raises(ValueError, match="recipes compute on the CPU"):
+        runner.device_for(build("survey", "mutual", {}), Resources(device="pretend"))
+
+
+# --- graphs ---------------------------------------------------------------------------------------
+
+FAKE = replace(datasets.fake(size=55), x=datasets.fake(size=55).x.double())
+QUICK = {"epochs": 3, "hidden": 8, "teacher_epochs": 3, "teacher_hidden": 8}
+
+
+def products(h, edges):
+    """h_i . h_j of each edge, entry by entry: the device has no sampled product, as CUDA does."""
+    return (h[edges.row] * h[edges.rows.columns]).sum(dim=-1)
+
+
+def near(found, expected):
+    """Whether records are the same within 1e-6, wherever they were computed."""
+    for one, other in zip(found, expected, strict=True):
+        if isinstance(other, Epoch):
+            assert (one.phase, one.index, one.best) == (other.phase, other.index, other.best)
+            assert (one.loss, one.accuracy) == pytest.approx((other.loss, other.accuracy), abs=1e-6)
+        else:
+            assert one.metrics == pytest.approx(other.metrics, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("protocol", graphkd.splits.PROTOCOLS)
+def test_a_graph_method_computes_on_a_device_what_it_computes_on_the_cpu(
+    name, protocol, double, device, undrawn, monkeypatch
+):
+    local_structure = importlib.import_module("graphkd.losses.local_structure")
+    monkeypatch.setattr(local_structure, "_products", products)
+    split = registry.split(FAKE, protocol, seed=1)
+    method = methods.get(name)(**QUICK)
+    here, there = (list(distill.distill(method, s, seed=1)) for s in (split, split.to(device)))
+    near(there, here)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_so_it_does_on_many_graphs_unless_it_refuses_them(name, double, device, undrawn):
+    method = methods.get(name)(**QUICK | {"teacher": "gin", "student": "gin"})
+    split = registry.split(graphs(30), "folds", seed=1)
+    try:
+        here = list(distill.distill(method, split, seed=1))
+    except ValueError as reason:
+        assert "whole graphs" in str(reason)  # noqa: PT017  (what else it does is tested)
+        return
+    near(list(distill.distill(method, split.to(device), seed=1)), here)
