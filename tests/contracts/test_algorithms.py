@@ -90,7 +90,9 @@ def test_the_docstring_cites_a_paper_and_says_what_goes_up_and_down(name):
 
 @every_algorithm
 def test_the_file_is_short_enough_to_read_at_one_sitting(name):
-    assert code_lines(Path(inspect.getfile(algorithms.get(name))).read_text()) <= 120
+    assert (
+        code_lines(Path(inspect.getfile(algorithms.get(name))).read_text()) <= 130
+    )  # with a line or two for each setting
 
 
 def code_lines(source):

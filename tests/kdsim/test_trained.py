@@ -141,7 +141,7 @@ def test_the_command_keeps_weights_says_how_many_and_may_leave_them_out(capfd):
     assert "final weights" not in capfd.readouterr().err
     assert not list(Path("without").rglob(run_folder.WEIGHTS))
     assert app.main([*command, "--out", "wrong", "--weights", "-1"]) == 2
-    assert "weights >= 0" in capfd.readouterr().err
+    assert "weights must be >= 0" in capfd.readouterr().err
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights():

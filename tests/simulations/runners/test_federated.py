@@ -201,7 +201,7 @@ def test_what_makes_no_experiment_is_refused():
         (dict(absent_classes=-1), "absent_classes must be >= 0, got -1"),
         (dict(classes_per_client=0), "classes_per_client must be >= 1"),
         (dict(corrupt="3:nan"), "client from 0 to 2"),
-        (dict(corrupt="1:bad"), "one of nan, inf"),
+        (dict(corrupt="1:bad"), "unknown fault 'bad'; choose one of huge-values"),
     ]:
         with pytest.raises(ValueError, match=message):
             experiment(**settings)
