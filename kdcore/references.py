@@ -37,8 +37,8 @@ class Source(NamedTuple):
     Attributes:
         file: where it is; empty for what was typed in.
         sha256: of all of it.
-        parts: SHA-256 of the file and of each that it imports from beside it, or from its own
-            package, under their names; of an installed distribution the version too.
+        parts: SHA-256 of the file and of each that it imports from beside it or below, under
+            their names; of an installed distribution the file alone, and the version.
     """
 
     file: str
@@ -131,8 +131,8 @@ def source_of(member: Any, found: ModuleType | None = None) -> Source:
 def modules_of(module: ModuleType) -> dict[str, ModuleType]:
     """A module and those of the user's that it imports, directly or not, by their files' names.
 
-    Of an installed package, these are the package's own; else what lies in the same folder or
-    below. What the code of functions imports counts once it has been imported.
+    Those are what lies in the same folder or below. What the code of functions imports counts once
+    it has been imported. Of an installed package it is the module alone: its version says the rest.
     """
     home = _home(module)
     found: dict[str, ModuleType] = {}
@@ -145,7 +145,7 @@ def modules_of(module: ModuleType) -> dict[str, ModuleType]:
         name = Path(path).relative_to(home).as_posix()
         if name not in found:
             found[name] = one
-            waiting += _imports(one)
+            waiting += [] if _is_installed(Path(path)) else _imports(one)
     return dict(sorted(found.items()))
 
 
