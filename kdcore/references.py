@@ -19,7 +19,7 @@ import linecache
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
@@ -81,7 +81,7 @@ def imported(reference: str, kind: str = "name") -> Any:
     place, _, member = reference.rpartition(":")
     said = f"{kind} {reference!r}"
     found: Any = _of_file(place, said) if is_file(place) else _of_module(place, said)
-    _check_unchanged(found)
+    _check_unchanged(modules_of(found))
     for part in member.split("."):
         if not hasattr(found, part):
             known = [name for name in vars(found) if not name.startswith("_")]
@@ -121,8 +121,8 @@ def source_of(member: Any, found: ModuleType | None = None) -> Source:
         module = found
     if module is None or module.__name__ == "__main__":
         return _typed(member)
-    _check_unchanged(module)
     files = modules_of(module)
+    _check_unchanged(files)
     parts = {name: _sha(Path(_file_of(part)).read_bytes()) for name, part in files.items()}
     parts |= _distribution(module)
     return Source(_file_of(module), _whole(parts), parts) if parts else _typed(member)
@@ -335,17 +335,16 @@ def _imports(module: ModuleType) -> Iterator[ModuleType]:
             yield from (sys.modules[one] for one in whole if one in sys.modules)
 
 
-_SEEN: dict[
-    str, str
-] = {}  # file -> SHA-256 of what was imported of it, when it was first asked for
+# File -> SHA-256 of what was imported of it, when it was first asked for.
+_SEEN: dict[str, str] = {}
 
 
-def _check_unchanged(module: ModuleType) -> None:
+def _check_unchanged(files: Mapping[str, ModuleType]) -> None:
     """Raise ValueError for what Python has imported and has changed since.
 
     A file that a reference names is executed anew; what Python itself imports is not.
     """
-    for name, one in modules_of(module).items():
+    for name, one in files.items():
         path = _file_of(one)
         if _SHA in vars(one):
             continue

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -33,11 +33,15 @@ SERVER, CLIENTS = "server.safetensors", "clients.safetensors"
 
 
 class State(NamedTuple):
-    """What `state.json` says: the round, and the bytes moved so far by direction and key."""
+    """What a checkpoint is of: the round, the bytes moved so far by direction and key.
+
+    And `constants` of the models, see `save`.
+    """
 
     round: int
     up: Counter[str]
     down: Counter[str]
+    constants: str
 
 
 def save(folder: Path, current: Round, total: Ledger, identity: str, constants: str = "") -> Path:
@@ -99,8 +103,7 @@ def load(
     if state is None:
         return None
     newest = _all(folder)[-1]
-    manifest = json.loads((newest / MANIFEST).read_text(encoding="utf-8"))
-    if manifest.get("constants", "") != constants:
+    if state.constants != constants:
         raise ValueError(
             f"{newest} was written with other frozen weights or constants of the models; give "
             "those again, or start anew elsewhere"
@@ -141,11 +144,12 @@ def verified(folder: Path, identity: str) -> State | None:
     found = _all(folder)
     if not found:
         return None
-    _check_files(found[-1], identity)
+    manifest = _manifest(found[-1], identity)
     path = found[-1] / STATE
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        told = State(int(state["round"]), Counter(state["up"]), Counter(state["down"]))
+        moved = Counter(state["up"]), Counter(state["down"])
+        told = State(int(state["round"]), *moved, manifest.get("constants", ""))
     except (ValueError, KeyError, TypeError) as reason:
         raise _damaged(found[-1], f"{STATE} cannot be read ({reason!r})") from None
     if told.round != _index(found[-1]):
@@ -165,9 +169,10 @@ def digest(current: Round) -> str:
     return found.hexdigest()
 
 
-def _check_files(checkpoint: Path, identity: str) -> None:
+def _manifest(checkpoint: Path, identity: str) -> dict[str, Any]:
+    """What the manifest says, of files that are as it says."""
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         known, hashes = manifest["identity"], dict(manifest["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as reason:
         raise _damaged(checkpoint, f"its manifest cannot be read ({reason})") from None
@@ -180,6 +185,7 @@ def _check_files(checkpoint: Path, identity: str) -> None:
         path = checkpoint / name
         if not path.is_file() or _sha256(path) != hashes.get(name):
             raise _damaged(checkpoint, f"{name} is not what the manifest says")
+    return manifest
 
 
 def _damaged(checkpoint: Path, why: str) -> ValueError:

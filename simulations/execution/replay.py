@@ -72,9 +72,7 @@ def _replay(
     """The round, run again from the newest checkpoint before it, or from the start."""
     kept, before = run.path / scheduler.CHECKPOINT, None
     if 0 < checkpoint.reached(kept) < index:
-        task = federation.task
-        more = task.device, federated.constants(task)
-        found = checkpoint.load(kept, federation.clients, run.hash, *more)
+        found = federated.loaded(kept, federation, run.hash)
         before = found[0] if found else None
     with federated.engine_of(way.experiment, resources) as (engine, _):
         rounds = way.rounds(federation, engine, before)

@@ -219,7 +219,7 @@ def _records(job: Job, device: str, digest: str) -> Iterator[Record]:
 
 def _gpus(job: Job) -> float:
     """The share of a GPU of a run's own process; the engine `ray` has one for each actor."""
-    return 0.0 if getattr(job.experiment, "engine", "") == "ray" else job.resources.gpus
+    return 0.0 if _on_actors(job.experiment) else job.resources.gpus
 
 
 def _module(experiment: Experiment) -> Any:

@@ -162,7 +162,7 @@ def _rounds(
 ) -> Iterator[Record]:
     start = time.perf_counter()
     way = course(experiment, federation)
-    found = _loaded(kept, federation, identity) if kept else None
+    found = loaded(kept, federation, identity) if kept else None
     before, total = found or (None, Ledger())
     record, scores, current, used = {}, {}, before, None
     for current in way.rounds(federation, engine, before, store):
@@ -177,7 +177,7 @@ def _rounds(
         yield record | {"seconds": time.perf_counter() - start}
         if kept and every and current.index % every == 0 and current.index < experiment.rounds:
             run_folder.settle(kept.parent)
-            checkpoint.save(kept, saved(current), total, identity, constants(federation.task))
+            checkpoint.save(kept, saved(current), total, identity, _constants(federation.task))
     assert current is not None
     assert used is not None
     said = list(federation.notes)
@@ -219,12 +219,13 @@ def device_for(experiment: FedExperiment, resources: Resources) -> torch.device:
     return torch.device("cpu")
 
 
-def _loaded(kept: Path, federation: FederatedData, identity: str) -> tuple[Round, Ledger] | None:
+def loaded(kept: Path, federation: FederatedData, identity: str) -> tuple[Round, Ledger] | None:
+    """The newest checkpoint of a run, see `fedkd.rounds.checkpoint.load`, where its tensors are."""
     task = federation.task
-    return checkpoint.load(kept, federation.clients, identity, task.device, constants(task))
+    return checkpoint.load(kept, federation.clients, identity, task.device, _constants(task))
 
 
-def constants(task: Task) -> str:
+def _constants(task: Task) -> str:
     """What a run's checkpoints are known by beside the experiment: `Model.constants` of all."""
     return " ".join(f"{g}={m.constants}" for g, m in sorted(task.models.items()) if m.constants)
 
