@@ -12,7 +12,7 @@ from graphkd.core import StudentSpec, TeacherSpec, View
 from graphkd.graph import Graph, Part
 from graphkd.inputs import Encoder
 from kdcore.outputs import Outputs
-from kdcore.settings import Setting, check_ranges
+from kdcore.settings import WIDEST, Setting, check_ranges
 
 Loss = Callable[[Outputs, Outputs, Graph | Part], Tensor]  # student, teacher, graph -> (N,)
 
@@ -68,7 +68,7 @@ class LossTerm(NamedTuple):
     nodes: Callable[[int, Generator], Tensor] | None = None
 
 
-WIDEST, DEEPEST = 16_384, 1_000
+DEEPEST = 1_000  # layers
 Width = Annotated[int | None, Setting("hidden units", ge=1, le=WIDEST)]
 Depth = Annotated[int | None, Setting("layers", ge=2, le=DEEPEST)]
 Dropout = Annotated[float | None, Setting("share that is dropped", ge=0, le=0.99)]

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 Hint = Any  # an annotation: a type, or `Annotated`
 HUGE = 1e300  # past which no setting that has a range makes sense
+WIDEST = 16_384  # of a layer, which takes memory by its square
 
 
 @dataclasses.dataclass(frozen=True)

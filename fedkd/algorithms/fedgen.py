@@ -16,7 +16,7 @@ from fedkd.messages import Message, PayloadSpec, Received, Upload
 from kdcore.losses.response import cross_entropy, soft_cross_entropy
 from kdcore.outputs import Outputs
 from kdcore.rng import generator as stream
-from kdcore.settings import Setting
+from kdcore.settings import WIDEST, Setting
 from kdcore.training.loop import Batches, Params, Predict, TrainingConfig, fit
 
 
@@ -47,8 +47,8 @@ class FedGen(FedAvg):
     answer_weight: Annotated[float, Setting("b, of the averaged head", ge=0)] = 1.0
     decay: Annotated[float, Setting("of both weights, in a round", ge=0)] = 0.98
     diversity: Annotated[float, Setting("weight of unlike features", ge=0)] = 1.0
-    noise: Annotated[int, Setting("width of e", ge=1, le=16_384)] = 32
-    hidden: Annotated[int, Setting("width of G", ge=1, le=16_384)] = 256
+    noise: Annotated[int, Setting("width of e", ge=1, le=WIDEST)] = 32
+    hidden: Annotated[int, Setting("width of G", ge=1, le=WIDEST)] = 256
     samples: Annotated[int, Setting("M, features sent for a label", ge=1)] = 16
     steps: Annotated[int, Setting("mini-batches of G, in a round", ge=1)] = 40
     generator: TrainingConfig = TrainingConfig(

@@ -21,7 +21,7 @@ from fedkd.messages import Message, PayloadSpec, Received, Upload
 from kdcore.losses.response import cross_entropy, kl
 from kdcore.outputs import Outputs
 from kdcore.rng import generator as stream
-from kdcore.settings import Setting
+from kdcore.settings import WIDEST, Setting
 from kdcore.training.batches import Examples, draw
 from kdcore.training.loop import Batches, Params, Predict, TrainingConfig, fit, predict_logits
 
@@ -48,7 +48,7 @@ class FedGKT(Algorithm):
     """
 
     server: TrainingConfig = TrainingConfig("adam", learning_rate=1e-3, epochs=5, batch_size=64)
-    server_width: Annotated[int, Setting("of its hidden layers", ge=1, le=16_384)] = 128
+    server_width: Annotated[int, Setting("of its hidden layers", ge=1, le=WIDEST)] = 128
     loss_weight: Annotated[float, Setting("a, of the other side's logits", ge=0)] = 1.0
     temperature: Annotated[float, Setting("T, of both divergences", gt=0)] = 3.0
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from graphkd import losses
 from graphkd.graph import Graph, Part
 from graphkd.losses.projectors import heads
-from graphkd.method import WIDEST, DistillationContext, LossTerm, Method, sample
+from graphkd.method import DistillationContext, LossTerm, Method, sample
 from kdcore.outputs import Outputs
-from kdcore.settings import Setting
+from kdcore.settings import WIDEST, Setting
 
 
 @dataclass(frozen=True)

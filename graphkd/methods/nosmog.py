@@ -12,12 +12,12 @@ from graphkd.core import View
 from graphkd.graph import Graph, Part
 from graphkd.inputs import Encoder, positions
 from graphkd.losses.projectors import rectified
-from graphkd.method import WIDEST, DistillationContext, LossTerm, Method, sample
+from graphkd.method import DistillationContext, LossTerm, Method, sample
 from graphkd.training import published
 from kdcore.losses import response
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
-from kdcore.settings import Setting
+from kdcore.settings import WIDEST, Setting
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from fedkd import algorithms
 from fedkd.algorithms.dsfl import DSFL
 from fedkd.algorithms.feddf import FedDF
 from fedkd.rounds.clock import Clock
+from kdcore.settings import WIDEST
 from simulations.config import files, grid, identity
 from simulations.config.experiments import KINDS, FedExperiment, build
 from simulations.config.resources import read_resources
@@ -253,3 +254,14 @@ def test_the_experiments_that_ship_are_experiments(name):
     assert len(experiments) > 10
     scheduler.check(experiments, None)
     assert read_resources(document, name).cpus == 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting"),
+    [("recognition", "width"), ("self_supervised", "width"), ("data_free", "latent")]
+    + [("generation_images", "latent")],
+)
+def test_the_width_of_a_recipe_is_bounded_as_that_of_a_method(recipe, setting):
+    assert vars(build("survey", recipe, {setting: WIDEST}).recipe)[setting] == WIDEST
+    with pytest.raises(ValueError, match=f"{setting} must be from 1 to {WIDEST}, got {WIDEST + 1}"):
+        build("survey", recipe, {setting: WIDEST + 1})

@@ -1,7 +1,7 @@
 """Generation of images: a small generator learns from a large one, and never sees an image."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -14,6 +14,7 @@ from kdcore.rng import generator
 from kdcore.schemes.learners import Learner
 from kdcore.schemes.offline import alone, offline
 from kdcore.schemes.stages import LossTerm, Stage, run
+from kdcore.settings import WIDEST, Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import Params, TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
@@ -44,7 +45,7 @@ class ImageGeneration:
     train: int = 1078
     teacher: int = 256
     student: int = 64
-    latent: int = 8
+    latent: Annotated[int, Setting("width of the noise", ge=1, le=WIDEST)] = 8
     noises: int = 4000
     copies: int = 10
     samples: int = 1000

@@ -1,7 +1,7 @@
 """Dark knowledge: a student that never saw a 3 knows it from what its teacher says of others."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from kdcore.metrics import accuracy
 from kdcore.rng import generator
 from kdcore.schemes.offline import alone, offline
 from kdcore.schemes.stages import Scheme, run, soft
+from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split
 from simulations.survey.recipes import Metrics
@@ -32,7 +33,7 @@ class DarkKnowledge:
 
     data: ClassVar[str] = "digits"
 
-    hidden: int = 3
+    hidden: Annotated[int, Setting("the digit that nobody is shown", ge=0, le=9)] = 3
     train: int = 1078
     aside: int = 200
     teacher: str = "mlp-256-256"

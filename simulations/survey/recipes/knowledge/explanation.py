@@ -1,7 +1,7 @@
 """Explanation: what of a teacher's answers is it that teaches, and can a tree say what it knows?"""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from kdcore.outputs import Outputs
 from kdcore.rng import generator
 from kdcore.schemes.offline import alone
 from kdcore.schemes.stages import LossTerm, Stage, run
+from kdcore.settings import Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split
@@ -40,7 +41,7 @@ class Explanation:
 
     data: ClassVar[str] = "digits"
 
-    hidden: int = 3
+    hidden: Annotated[int, Setting("the digit that nobody is shown", ge=0, le=9)] = 3
     train: int = 1078
     aside: int = 200
     teacher: str = "mlp-256-256"

@@ -1,7 +1,7 @@
 """Recognition: to tell unseen digits apart, by how a teacher arranges others."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from kdcore.outputs import Outputs
 from kdcore.rng import generator
 from kdcore.schemes.offline import alone, offline
 from kdcore.schemes.stages import LossTerm, Stage, run
+from kdcore.settings import WIDEST, Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, moved, split, unlabelled
 from simulations.survey.recipes import Metrics
@@ -41,7 +42,7 @@ class Recognition:
     shift: int = 3
     teacher: str = "cnn-8-16"
     student: str = "mlp-64"
-    width: int = 16
+    width: Annotated[int, Setting("of the embedding", ge=1, le=WIDEST)] = 16
     margin: float = 0.2
     distance: float = 1.0
     angle: float = 2.0

@@ -1,7 +1,7 @@
 """Data-free: a student of a teacher whose data are gone, taught by what a generator invents."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from kdcore.schemes.data_free import data_free
 from kdcore.schemes.learners import Learner
 from kdcore.schemes.offline import alone, offline
 from kdcore.schemes.stages import run, soft
+from kdcore.settings import WIDEST, Setting
 from kdcore.training.loop import Params, TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
 from simulations.survey.recipes import Metrics
@@ -39,7 +40,7 @@ class DataFree:
     teacher: str = "mlp-128"
     student: str = "mlp-32"
     inventor: str = "mlp-128"
-    latent: int = 16
+    latent: Annotated[int, Setting("width of the noise", ge=1, le=WIDEST)] = 16
     rounds: int = 40
     at_once: int = 512
     balance: float = 5.0

@@ -1,7 +1,7 @@
 """Self-supervised: a small encoder learns without labels from one that learnt without labels."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -16,6 +16,7 @@ from kdcore.rng import generator
 from kdcore.schemes.learners import Learner
 from kdcore.schemes.offline import offline
 from kdcore.schemes.stages import LossTerm, Stage, TermLoss, run
+from kdcore.settings import WIDEST, Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import Params, Predict, TrainingConfig
 from simulations.survey.datasets import moved, split, unlabelled
@@ -51,7 +52,7 @@ class SelfSupervised:
     probed: int = 200
     queue: int = 512
     copies: int = 5
-    width: int = 64
+    width: Annotated[int, Setting("of the rows that are compared", ge=1, le=WIDEST)] = 64
     teacher: str = "mlp-256-128"
     student: str = "mlp-32-12"
     reach: int = 2
