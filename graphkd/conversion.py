@@ -7,15 +7,17 @@ graph, and is in no part of a split.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.sparse import coo_array
 from torch import Tensor
-from torch_geometric.data import Data
 
 from graphkd.ops import edges
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 HIDDEN = -100  # the label of a node whose label may not be seen
 PARTS = ("train", "val", "test")  # PyG's masks, without "_mask"
@@ -97,10 +99,12 @@ def from_scipy(adjacency: Any, x: Any, y: Any, name: str, classes: int | None) -
     return made._replace(notes=(*made.notes, *said))
 
 
-def to_pyg(x: Tensor, edge_index: Tensor, y: Tensor, parts: Mapping[str, Tensor]) -> Data:
+def to_pyg(x: Tensor, edge_index: Tensor, y: Tensor, parts: Mapping[str, Tensor]) -> "Data":
     """See `graphkd.Graph.to_pyg`."""
     shown = y if y.is_floating_point() else torch.where(y == HIDDEN, -1, y)
     masks = {f"{part}_mask": mask for part, mask in parts.items()}
+    from torch_geometric.data import Data  # late: it takes longer to import than torch
+
     return Data(x=x, edge_index=edge_index, y=shown, **masks)
 
 

@@ -3,15 +3,17 @@
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
 
 from graphkd import conversion
 from graphkd.conversion import integers
 from graphkd.ops import sparse
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 HIDDEN = conversion.HIDDEN  # a label that may not be seen; losses skip it, accuracy refuses
 
@@ -101,7 +103,7 @@ class Graph:
         """
         return cls(*conversion.from_scipy(adjacency, x, y, name, classes))
 
-    def to_pyg(self) -> Data:
+    def to_pyg(self) -> "Data":
         """The graph as PyTorch Geometric's `Data`, -1 where there is no label, parts as masks."""
         masks = {part: self._mask(ids) for part, ids in self.parts.items()}
         return conversion.to_pyg(self.x, self.edge_index, self.y, masks)

@@ -20,6 +20,7 @@ graphs that has exactly CPF's counts; for CiteSeer it has 2,120 nodes where CPF'
 """
 
 import contextlib
+import importlib
 import io
 import os
 import shutil
@@ -29,8 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.datasets import load_digits
-from torch_geometric.datasets import Amazon, Planetoid
 
 from graphkd.data import ogb, synthetic
 from graphkd.graph import Graph
@@ -42,11 +41,11 @@ NEIGHBOURS = 5
 
 _PLANETOID = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
 # name -> the PyG class, its name for the data set, and the raw files it reads
-_STORED: dict[str, tuple[Callable[..., Any], str, tuple[str, ...]]] = {
-    "cora": (Planetoid, "Cora", tuple(f"ind.cora.{part}" for part in _PLANETOID)),
-    "citeseer": (Planetoid, "CiteSeer", tuple(f"ind.citeseer.{part}" for part in _PLANETOID)),
-    "amazon-computers": (Amazon, "Computers", ("amazon_electronics_computers.npz",)),
-    "amazon-photo": (Amazon, "Photo", ("amazon_electronics_photo.npz",)),
+_STORED: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "cora": ("Planetoid", "Cora", tuple(f"ind.cora.{part}" for part in _PLANETOID)),
+    "citeseer": ("Planetoid", "CiteSeer", tuple(f"ind.citeseer.{part}" for part in _PLANETOID)),
+    "amazon-computers": ("Amazon", "Computers", ("amazon_electronics_computers.npz",)),
+    "amazon-photo": ("Amazon", "Photo", ("amazon_electronics_photo.npz",)),
 }
 
 
@@ -82,7 +81,7 @@ def load(name: str, root: str | Path | None = None, download: bool = False) -> G
     if name not in _STORED:
         raise unknown("data set", name, names())
     kind, title, files = _STORED[name]
-    raw = data_root(root) / "pyg" / kind.__name__ / title / "raw"
+    raw = data_root(root) / "pyg" / kind / title / "raw"
     missing = [file for file in files if not (raw / file).is_file()]
     if missing and download:
         _download(name, kind, title, raw)
@@ -116,9 +115,12 @@ def fake(classes: int = 3, size: int = 60, seed: int = 0) -> Graph:
     return Graph(x, simple(joined.nonzero().T, len(y)), y, classes, "fake")
 
 
-def _read(
-    name: str, kind: Callable[..., Any], title: str, raw: Path, files: tuple[str, ...]
-) -> Graph:
+def _reader(kind: str) -> Callable[..., Any]:
+    """PyG's class of this name; late, since PyG takes longer to import than torch."""
+    return getattr(importlib.import_module("torch_geometric.datasets"), kind)  # type: ignore[no-any-return]
+
+
+def _read(name: str, kind: str, title: str, raw: Path, files: tuple[str, ...]) -> Graph:
     # PyG writes what it has processed beside the raw files, so it gets links to them in a folder
     # of its own; processing again takes under a second, and no two runs share a half-written file.
     with tempfile.TemporaryDirectory(prefix="kdsim-") as folder:
@@ -127,16 +129,16 @@ def _read(
         for file in files:
             (linked / file).symlink_to((raw / file).resolve())
         with contextlib.redirect_stderr(io.StringIO()):  # "Processing... Done!"
-            dataset = kind(folder, title)
+            dataset = _reader(kind)(folder, title)
     stored = dataset[0]
     edge_index = simple(stored.edge_index, stored.num_nodes)
     return Graph(stored.x, edge_index, stored.y, dataset.num_classes, name)
 
 
-def _download(name: str, kind: Callable[..., Any], title: str, raw: Path) -> None:
+def _download(name: str, kind: str, title: str, raw: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="kdsim-") as folder:
         try:
-            kind(folder, title)
+            _reader(kind)(folder, title)
             shutil.copytree(Path(folder) / title / "raw", raw, dirs_exist_ok=True)
         except OSError as error:
             raise FileNotFoundError(
@@ -151,6 +153,8 @@ def _digits() -> Graph:
     Alpaydin and Kaynak, "Cascading Classifiers", Kybernetika 1998; an edge is there if either end
     has the other among its nearest.
     """
+    from sklearn.datasets import load_digits  # late: it takes as long to import as torch
+
     pixels, y = load_digits(return_X_y=True)
     # Grey values are whole numbers, so float64 gives exact distances, and ties go to the lower id:
     # the same edges on every machine, which scikit-learn's own neighbours are not.

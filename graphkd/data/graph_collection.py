@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import torch
-from sklearn.model_selection import KFold, StratifiedKFold
 from torch import Tensor
 
 from graphkd.conversion import integers
@@ -142,6 +141,8 @@ def folds(graphs: Graphs, seed: int, train: int | None = None) -> Split:
     _check(graphs)
     real = graphs.y.is_floating_point()
     state = int(torch.randint(2**31 - 1, (), generator=generator(seed // FOLDS, "folds")))
+    from sklearn.model_selection import KFold, StratifiedKFold  # late: as long as torch
+
     kind = KFold if real else StratifiedKFold
     drawn = kind(FOLDS, shuffle=True, random_state=state).split(graphs.y, graphs.y)
     tests = [torch.from_numpy(test) for _, test in drawn]

@@ -21,7 +21,6 @@ import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
-from torch_geometric.datasets import TUDataset
 
 from graphkd.data.graph_collection import Graphs
 from graphkd.ops.edges import simple
@@ -47,6 +46,8 @@ def load(name: str, root: Path) -> Graphs:
     Raises:
         FileNotFoundError: a raw file is missing.
     """
+    from torch_geometric.datasets import TUDataset  # late: it takes longer to import than torch
+
     title = _TITLES[name.removesuffix(_CYCLES)]
     raw = root / "pyg" / "TUDataset" / title / "raw"
     missing = [f for part in _FILES if not (f := raw / f"{title}_{part}.txt").is_file()]

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import MessagePassing
 
 from graphkd.data.graph_collection import Graphs
 from graphkd.data.neighbor_sampling import neighbourhood
@@ -183,6 +182,8 @@ def hops(network: nn.Module) -> int:
         return network.rounds + hops(network.network)
     if type(network) in networks.NETWORKS.values():
         return len(network.layers)  # type: ignore[arg-type]  # as all others have
+    from torch_geometric.nn import MessagePassing  # late: only a GNN of the user's comes here
+
     steps = [int(getattr(m, "K", 1)) for m in network.modules() if isinstance(m, MessagePassing)]
     return sum(steps) or FAR
 

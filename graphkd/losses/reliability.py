@@ -12,7 +12,6 @@ ICML 2023, https://arxiv.org/abs/2306.05628.
 from math import exp, log
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Generator, Tensor
 
 from graphkd.graph import Graph, Part
@@ -101,6 +100,8 @@ def fit_power(unreliable: Tensor, agree: Tensor, bins: int = 50) -> float:
     share = (share - share.min()) / (share.max() - share.min())
     x, y = middle.double().numpy(), share.numpy()
     # By its logarithm and within bounds: the best power may be very small or very large.
+    from scipy.optimize import minimize_scalar  # late: this loss alone needs it
+
     fitted = minimize_scalar(
         lambda power: ((1 - x ** exp(power) - y) ** 2).sum(),
         bounds=(log(1e-3), log(1e3)),

@@ -4,11 +4,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch.nn.functional as F  # noqa: N812
-import torch_geometric.nn as pyg
 from torch import Tensor, nn
 
 from graphkd.graph import Graph
-from graphkd.models.layers import answering, linear, shown
+from graphkd.models.layers import answering, convolution, linear, shown
 from graphkd.ops import sparse_attention
 from graphkd.ops.dropout import dropout, mask
 from graphkd.ops.sparse import Matrix
@@ -21,7 +20,7 @@ class _Attention(nn.Module):
     heads = 8
     layers: Any
 
-    def __init__(self, convolution: type[nn.Module], sizes: list[int], dropout: float):
+    def __init__(self, layer: str, sizes: list[int], dropout: float):
         super().__init__()
         if any(size % self.heads for size in sizes[1:-1]):
             raise ValueError(
@@ -30,7 +29,8 @@ class _Attention(nn.Module):
             )
         heads = [self.heads] * (len(sizes) - 2) + [1]
         self.layers = nn.ModuleList(
-            convolution(a, b // k, k) for (a, b), k in zip(pairwise(sizes), heads, strict=True)
+            convolution(layer, a, b // k, k)
+            for (a, b), k in zip(pairwise(sizes), heads, strict=True)
         )
         self.dropout = dropout
 
@@ -80,7 +80,7 @@ class GAT(_Attention):
     """
 
     def __init__(self, sizes: list[int], dropout: float):
-        super().__init__(pyg.GATConv, sizes, dropout)
+        super().__init__("GATConv", sizes, dropout)
 
     def ends(self, layer: Any, h: Matrix | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """W h, and its inner products with both halves of a."""
@@ -106,7 +106,7 @@ class GATv2(_Attention):
     """
 
     def __init__(self, sizes: list[int], dropout: float):
-        super().__init__(pyg.GATv2Conv, sizes, dropout)
+        super().__init__("GATv2Conv", sizes, dropout)
 
     def ends(self, layer: Any, h: Matrix | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """W_l h + b_l twice, and W_r h + b_r."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from functools import wraps
+from importlib import import_module
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphkd.graph import HIDDEN, Graph
 from graphkd.ops import edges
@@ -35,6 +36,12 @@ def answering(forward: Callable[..., Outputs]) -> Callable[..., Any]:
         return forward(self, Graph(graph, pairs, unknown, 2)).logits
 
     return answer
+
+
+def convolution(name: str, *sizes: Any, **settings: Any) -> nn.Module:
+    """PyG's layer of this name, "GCNConv"; late, since PyG takes longer to import than torch."""
+    made: nn.Module = getattr(import_module("torch_geometric.nn"), name)(*sizes, **settings)
+    return made
 
 
 def linear(

@@ -21,13 +21,12 @@ from itertools import pairwise
 from typing import Any
 
 import torch.nn.functional as F  # noqa: N812
-import torch_geometric.nn as pyg
 from torch import Tensor, nn
 
 from graphkd.graph import Graph
 from graphkd.models import adapters
 from graphkd.models.gat import GAT, GATv2
-from graphkd.models.layers import answering, first, linear, rows, shown
+from graphkd.models.layers import answering, convolution, first, linear, rows, shown
 from graphkd.ops.dropout import dropout
 from kdcore.outputs import Outputs
 from kdcore.registry import Registry, members
@@ -77,7 +76,7 @@ class GCN(nn.Module):
 
     def __init__(self, sizes: list[int], dropout: float):
         super().__init__()
-        self.layers = nn.ModuleList(pyg.GCNConv(a, b) for a, b in pairwise(sizes))
+        self.layers = nn.ModuleList(convolution("GCNConv", a, b) for a, b in pairwise(sizes))
         self.dropout = dropout
 
     @answering
@@ -108,7 +107,8 @@ class SAGE(nn.Module):
     def __init__(self, sizes: list[int], dropout: float):
         super().__init__()
         self.layers = nn.ModuleList(
-            pyg.SAGEConv(a, b, aggr="mean", root_weight=False) for a, b in pairwise(sizes)
+            convolution("SAGEConv", a, b, aggr="mean", root_weight=False)
+            for a, b in pairwise(sizes)
         )
         self.dropout = dropout
         for layer in self.layers:
@@ -144,7 +144,7 @@ class GIN(nn.Module):
     def __init__(self, sizes: list[int], dropout: float):
         super().__init__()
         self.layers = nn.ModuleList(
-            pyg.GINConv(nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Linear(b, b)))
+            convolution("GINConv", nn.Sequential(nn.Linear(a, b), nn.ReLU(), nn.Linear(b, b)))
             for a, b in pairwise(sizes)
         )
         self.dropout = dropout
@@ -178,7 +178,7 @@ class SGC(nn.Module):
 
     def __init__(self, sizes: list[int], dropout: float):
         super().__init__()
-        self.layer = pyg.SGConv(sizes[0], sizes[-1], K=len(sizes) - 1)
+        self.layer = convolution("SGConv", sizes[0], sizes[-1], K=len(sizes) - 1)
 
     @answering
     def forward(self, graph: Graph, nodes: Tensor | None = None) -> Outputs:

@@ -2,7 +2,6 @@
 
 import torch
 from scipy.sparse import csr_matrix
-from sklearn.utils.extmath import randomized_svd
 from torch import Generator, Tensor
 
 
@@ -82,6 +81,8 @@ def deepwalk(
     matrix = csr_matrix((information.float().numpy(), (counts.row, counts.col)), shape)
     rank = min(dimensions, nodes)
     state = int(torch.randint(2**31 - 1, (), generator=generator))
+    from sklearn.utils.extmath import randomized_svd  # late: as long to import as torch
+
     left, size, _ = randomized_svd(matrix, rank, n_iter=5, random_state=state)
     codes[:, :rank] = torch.from_numpy(left * size**0.5)
     return codes

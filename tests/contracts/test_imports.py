@@ -443,3 +443,11 @@ def test_importing_the_federated_half_loads_nothing_heavy():
 def test_importing_the_losses_loads_nothing_but_torch():
     code = "from kdcore import ensemble, metrics, training; from kdcore.losses import response"
     assert not loaded_by(code) & (HEAVY | {"fedkd", "graphkd", "simulations"})
+
+
+def test_importing_graphkd_loads_neither_pyg_nor_scikit_learn():
+    """Each takes as long to load as torch, and most uses of a graph need neither."""
+    code = "import graphkd; graphkd.run; graphkd.methods.get('glnn'); graphkd.networks.names()"
+    loaded = loaded_by(code)
+    assert "torch" in loaded
+    assert not loaded & {"torch_geometric", "sklearn", "pandas"}

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch_geometric.datasets
 from sklearn.datasets import load_digits
 
 from graphkd.data import datasets, splits
@@ -55,7 +56,7 @@ def test_nothing_is_downloaded_unless_asked_for(tmp_path, monkeypatch):
         asked.append(self.name)
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(datasets.Planetoid, "download", offline)
+    monkeypatch.setattr(torch_geometric.datasets.Planetoid, "download", offline)
     with pytest.raises(FileNotFoundError, match="no file"):
         datasets.load("cora", tmp_path)
     assert asked == []
@@ -73,9 +74,9 @@ def test_what_is_downloaded_is_kept_for_the_next_time(tmp_path, monkeypatch):
         for file in real.iterdir():
             (Path(self.raw_dir) / file.name).write_bytes(file.read_bytes())
 
-    monkeypatch.setattr(datasets.Planetoid, "download", download)
+    monkeypatch.setattr(torch_geometric.datasets.Planetoid, "download", download)
     assert datasets.load("cora", tmp_path, download=True).num_nodes == 2708
-    monkeypatch.setattr(datasets.Planetoid, "download", None)
+    monkeypatch.setattr(torch_geometric.datasets.Planetoid, "download", None)
     assert datasets.load("cora", tmp_path).num_nodes == 2708
     assert not list(tmp_path.rglob("processed"))
 
