@@ -15,12 +15,15 @@ DOCS := $(VENV)-docs
 demo: $(READY)
 	$(BIN)/kdsim demo
 
-# A later -m in PYTEST_ARGS takes the place of this one.
+# A process for each core, of one thread each; the tests of a file stay together, since they share what is dear to start.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+
+# A later -m or --numprocesses in PYTEST_ARGS takes the place of this one.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
