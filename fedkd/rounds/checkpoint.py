@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedkd.core import Client
-from fedkd.messages import Ledger, on
+from fedkd.messages import Ledger
 from fedkd.rounds.round import Round
 from fedkd.storage import atomic_files
 
@@ -109,8 +109,8 @@ def load(
             "those again, or start anew elsewhere"
         )
     try:
-        server = on(load_file(newest / SERVER), device)
-        params = on(load_file(newest / CLIENTS), device)
+        server = _read(newest / SERVER, device)
+        params = _read(newest / CLIENTS, device)
     except SafetensorError as reason:
         raise _damaged(newest, str(reason)) from None
     after = tuple(replace(client, params=_of_client(client, params, newest)) for client in clients)
@@ -205,6 +205,15 @@ def _of_client(client: Client, params: dict[str, Tensor], where: Path) -> dict[s
 def _owned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous copies: rows of one stack share their memory, which the format does not take."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Tensor]:
+    """The tensors of a file, each in memory of its own.
+
+    In the file's they lie at any place, and products of numbers at odd places may differ in their
+    last bits: the kernels read them otherwise.
+    """
+    return {name: value.to(device, copy=True) for name, value in load_file(path).items()}
 
 
 def _all(folder: Path) -> list[Path]:

@@ -114,11 +114,7 @@ def test_a_run_is_resumed_bit_for_bit(name, tiny, tmp_path):
     found, _ = checkpoint.load(tmp_path, federation.clients, "same")
     task, clients = federation.task, federation.clients
     *_, last = simulate(short(name), task, clients, rounds=3, engine=sequential, after=found)
-    if name == "fedgen":  # its last bits are others after loading, whatever the network
-        for key, value in whole[-1].server.items():
-            torch.testing.assert_close(last.server[key], value)
-    else:
-        assert checkpoint.digest(last) == checkpoint.digest(whole[-1])
+    assert checkpoint.digest(last) == checkpoint.digest(whole[-1])
 
 
 def test_statistics_are_averaged_with_the_weights(tiny):
