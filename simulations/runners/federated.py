@@ -309,9 +309,8 @@ def _check_engine(
     if experiment.engine == "ray":
         from fedkd.engines.ray import engine as ray  # it takes a second to import
 
-        share, shares = _shares(experiment, resources)
         with process.own_signals():
-            ray.check(resources.actors, [share, *shares.values()], resources.ray_address or None)
+            ray.check(workers_of(experiment, resources), resources.ray_address or None)
     elif experiment.engine == "batched":
         engine = batched(experiment.chunk, resources.memory or None)
         for client in federation.clients:
@@ -329,7 +328,20 @@ def _shares(experiment: FedExperiment, resources: Resources) -> tuple[Any, dict[
             f"({', '.join(experiment.models)})"
         )
     others = {group: Share(*amounts) for group, amounts in resources.share_of.items()}
+    if others and set(experiment.models) <= set(others):  # nobody takes what is for all others
+        return next(iter(others.values())), others
     return Share(resources.cpus, resources.gpus), others
+
+
+def workers_of(experiment: FedExperiment, resources: Resources) -> list[Any]:
+    """What each actor of the engine `ray` takes, those of one share beside each other.
+
+    Raises:
+        ValueError: `shares` names an architecture that is none of the experiment's.
+    """
+    share, others = _shares(experiment, resources)
+    kinds = dict.fromkeys([share, *others.values()])
+    return [kind for kind in kinds for _ in range(resources.actors)]
 
 
 def _check_fault(experiment: FedExperiment, federation: FederatedData) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from fedkd.core import ELSEWHERE, Client, Task
 from fedkd.engines.batched import batched
 from fedkd.engines.fault_tolerance import EngineError, tolerant
-from fedkd.engines.ray.cluster import Share, node_name, ray, within
+from fedkd.engines.ray.cluster import node_name, ray, within
+from fedkd.engines.ray.placement import Share
 from fedkd.engines.ray.serialization import SerializedTree, array, pack, tensor, unpack
 from kdcore.training.loop import Params
 

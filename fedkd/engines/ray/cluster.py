@@ -5,11 +5,12 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from fedkd.engines.ray.placement import GRAIN, Node, Share, check_room
 from kdcore.references import users_modules
 
 # Ray reads its switches on import, and in the processes that it starts.
@@ -22,41 +23,6 @@ from ray.util.placement_group import placement_group, remove_placement_group  # 
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # noqa: E402
 
 CONNECT = 5.0  # seconds to wait for the address of a cluster
-GRAIN = 1e-4  # Ray counts resources in ten thousandths
-
-
-class Share(NamedTuple):
-    """What an actor takes of a machine; `gpus` may be a fraction of one."""
-
-    cpus: float = 1.0
-    gpus: float = 0.0
-
-    def __str__(self) -> str:
-        return f"{self.cpus:g} CPU cores and {self.gpus:g} GPUs"
-
-
-class Node(NamedTuple):
-    """A machine of a cluster, and all it has."""
-
-    name: str
-    cpus: float
-    gpus: float
-
-    def __str__(self) -> str:
-        return f"{self.name} has {self.cpus:g} CPU cores and {self.gpus:g} GPUs"
-
-    def places(self, share: Share) -> float:
-        """How many actors of a share it holds as long as it holds no others.
-
-        A fraction of a GPU is of one GPU: three actors of 0.6 do not fit on two.
-        """
-        fractions = 0 < share.gpus < 1
-        on_gpus = (
-            _times(1, share.gpus) * _times(self.gpus, 1)
-            if fractions
-            else _times(self.gpus, share.gpus)
-        )
-        return min(_times(self.cpus, share.cpus), on_gpus)
 
 
 def send_users_code() -> None:
@@ -66,41 +32,41 @@ def send_users_code() -> None:
             ray.cloudpickle.register_pickle_by_value(module)
 
 
-def check(workers: int, shares: Collection[Share], address: str | None) -> None:
-    """Raise ValueError for what could not start: no such cluster, or no room in it.
+def check(wanted: Sequence[Share], address: str | None) -> None:
+    """Raise ValueError for workers that could not start: no such cluster, or no room in it.
 
     Where this process is connected to no Ray yet, it joins that of the address, to look at it, and
     leaves it again.
     """
     if ray.is_initialized():
-        check_room(workers, shares, nodes())
+        check_room(wanted, nodes())
     elif address is not None:
         _join(address)
         try:
-            check_room(workers, shares, nodes())
+            check_room(wanted, nodes())
         finally:
             ray.shutdown()
     else:
         here = Node("this machine", os.cpu_count() or 1, torch.cuda.device_count())
-        check_room(workers, shares, [here])
+        check_room(wanted, [here])
 
 
-def connect(address: str | None, workers: int, shares: set[Share]) -> bool:
+def connect(address: str | None, wanted: Sequence[Share]) -> bool:
     """Join a cluster or start one; True for one of our own. Raise ValueError if it has no room."""
     own = not ray.is_initialized()
     if own and address is not None:
         _join(address)
     elif own:
-        check(workers, shares, None)
+        check(wanted, None)
         ray.init(
             address="local",
-            num_cpus=max(1, math.ceil(sum(workers * share.cpus for share in shares) - GRAIN)),
+            num_cpus=max(1, math.ceil(sum(share.cpus for share in wanted) - GRAIN)),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
     try:
-        check_room(workers, shares, nodes())
+        check_room(wanted, nodes())
     except ValueError:
         if own:
             ray.shutdown()
@@ -126,37 +92,6 @@ def node_name(identity: str) -> str:
     return f"node {identity[:12]}"
 
 
-def check_room(workers: int, shares: Collection[Share], there: Sequence[Node]) -> None:
-    """Raise ValueError for actors that cannot all be held, however they are placed.
-
-    That others hold part of the machines, or that actors of several shares get into each other's
-    way, only shows when they are started.
-
-    Args:
-        workers: actors of each share.
-        shares: what an actor takes; it has to find all of that on one machine.
-        there: the machines.
-    """
-    for what, wanted, have in (
-        ("CPU cores", sum(workers * s.cpus for s in shares), sum(node.cpus for node in there)),
-        ("GPUs", sum(workers * s.gpus for s in shares), sum(node.gpus for node in there)),
-    ):
-        if wanted > have + GRAIN:
-            raise ValueError(
-                f"{workers} workers with their shares need {wanted:g} {what}, and there are "
-                f"{have:g}; take fewer workers, or smaller shares"
-            )
-    for share in shares:
-        if share.gpus > 1 and share.gpus % 1:
-            raise ValueError(f"a share above one GPU has to be whole, got {share.gpus:g}")
-        places = sum(node.places(share) for node in there)
-        if places < workers:
-            raise ValueError(
-                f"{workers} workers of {share} each do not fit: {said(there)}, which is room for "
-                f"{places:g} of them; take fewer workers, or smaller shares"
-            )
-
-
 def reserve(share: Share) -> Any:
     """Ask for room for one actor; `wait` of what is returned says whether there is some."""
     wanted = {"CPU": share.cpus, "GPU": share.gpus}
@@ -171,17 +106,6 @@ def within(room: Any) -> Any:
 def release(room: Any) -> None:
     """Give a reservation back."""
     remove_placement_group(room)
-
-
-def said(there: Sequence[Node], most: int = 8) -> str:
-    """The machines in words, the first few of them."""
-    more = [f"and {len(there) - most} more"] if len(there) > most else []
-    return ", ".join([*map(str, there[:most]), *more]) or "there is no machine"
-
-
-def _times(have: float, share: float) -> float:
-    """How many shares there are in what a machine has."""
-    return math.floor((have + GRAIN) / share) if share else math.inf
 
 
 def _join(address: str) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from fedkd.core import Client, Failure, Task
 from fedkd.engines.fault_tolerance import EngineError
 from fedkd.engines.ray.actor import Source, Stays, restored
-from fedkd.engines.ray.cluster import Share, check, connect, ray, send_users_code
+from fedkd.engines.ray.cluster import check, connect, ray, send_users_code
+from fedkd.engines.ray.placement import Share
 from fedkd.engines.ray.serialization import SerializedTree, array, pack, tensor, unpack
 from fedkd.engines.ray.workers import Worker, Workers
 
@@ -127,7 +128,8 @@ class RayEngine:
         self._patience = patience
         self._share, self._shares = share, dict(shares or {})
         send_users_code()
-        self._own = connect(address, workers, {share, *self._shares.values()})
+        kinds = dict.fromkeys([share, *self._shares.values()])
+        self._own = connect(address, [kind for kind in kinds for _ in range(workers)])
         self._pools: dict[Share, Workers] = {}
         self._load: dict[Share, list[int]] = {}
         self._homes: dict[int, tuple[int, Share, int]] = {}  # client -> chunk, share, worker

@@ -13,7 +13,8 @@ from typing import Any
 
 from fedkd.engines.fault_tolerance import EngineError
 from fedkd.engines.ray.actor import actor
-from fedkd.engines.ray.cluster import Share, nodes, ray, release, reserve, said
+from fedkd.engines.ray.cluster import nodes, ray, release, reserve
+from fedkd.engines.ray.placement import Share, said
 
 STARTING = 600.0  # seconds in which the next worker has started, on however busy a machine
 

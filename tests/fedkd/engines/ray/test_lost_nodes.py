@@ -108,7 +108,7 @@ def undisturbed():
 def test_a_share_that_no_node_holds_is_refused_at_once(cluster):
     add(cluster, 2)
     for refuse in (
-        lambda: check_engine(1, [Share(2)], cluster.address),
+        lambda: check_engine([Share(2)], cluster.address),
         lambda: RayEngine(1, share=Share(2), address=cluster.address),
     ):
         with pytest.raises(ValueError, match="2 CPU cores and 0 GPUs each do not fit: node "):
