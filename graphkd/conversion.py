@@ -3,7 +3,8 @@
 Convention: the graph is taken as undirected and simple, as by all protocols of the literature that
 are followed here; what was left out or added for that is said in the notes. Edge weights and edge
 features are not used. A label that is missing, negative or NaN is hidden: the node stays in the
-graph, and is in no part of a split.
+graph, and is in no part of a split. Labels with fractions are real targets, and so are all in
+floating point if there is one class: then NaN alone is one that is missing.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -36,20 +37,70 @@ class GraphParts(NamedTuple):
     notes: tuple[str, ...]
 
 
+class Labels(NamedTuple):
+    """Labels (N,): int64 or `HIDDEN`, or real targets; how many classes; and both in words."""
+
+    y: Tensor
+    classes: int
+    notes: list[str]
+
+    @property
+    def hidden(self) -> Tensor:
+        """Which of them are missing, (N,)."""
+        return hidden(self.y)
+
+
+def hidden(y: Tensor) -> Tensor:
+    """Which labels are missing, as booleans."""
+    return y.isnan() if y.is_floating_point() else y == HIDDEN
+
+
 def from_pyg(data: Any, name: str, classes: int | None) -> GraphParts:
     """See `graphkd.Graph.from_pyg`."""
-    missing = [what for what in ("x", "y") if getattr(data, what, None) is None]
-    pairs = _pairs(data)
-    if missing or pairs is None:
-        missing += ["edge_index"] if pairs is None else []
-        raise ValueError(
-            f"{name}: the {type(data).__name__} has no {' and no '.join(missing)}; expected one "
-            "graph with node features x, edges edge_index and labels y, -1 where there is none"
-        )
-    weighed = [what for what in ("edge_weight", "edge_attr") if _given(data, what)]
+    pairs = _complete(data, name, "labels y, -1 where there is none")
     masks = {part: data[f"{part}_mask"] for part in PARTS if _given(data, f"{part}_mask")}
     parts = masks if set(masks) == set(PARTS) else {}
-    return _graph(data.x, pairs, data.y, classes, name, weighed=weighed, parts=parts)
+    unused = _weights(data) + ([] if parts else [f"{part}_mask alone" for part in masks])
+    return _graph(data.x, pairs, data.y, classes, name, unused=unused, parts=parts)
+
+
+def from_pyg_graphs(
+    graphs: Sequence[Any], name: str, classes: int | None
+) -> tuple[GraphParts, Tensor]:
+    """All graphs in one, with a label for each of them; and the graph of each node, (N,).
+
+    See `graphkd.data.graph_collection.Graphs.from_pyg`.
+    """
+    from torch_geometric.data import Batch, Data  # late: PyG takes longer to import than torch
+
+    if not graphs:
+        raise ValueError(f"{name}: the list is empty; expected graphs, each with one label")
+    widths, rows, said = set(), [], set()
+    for place, data in enumerate(graphs):
+        called = f"graph {place} of {name}"
+        pairs = _complete(data, called, "one label y")
+        x, notes = _features(data.x, called)
+        _check_pairs(pairs, len(x), called)
+        said |= {*notes, *(f"{what} is not used" for what in _weights(data))}
+        widths.add(x.shape[1])
+        rows.append(Data(x=x, edge_index=integers(pairs.cpu()), y=_one(data.y, called)))
+    if len(widths) > 1:
+        raise ValueError(
+            f"{name}: graphs have {min(widths)} to {max(widths)} features of a node; expected "
+            "equally many in all of them"
+        )
+    joined = Batch.from_data_list(rows)
+    edge_index = edges.simple(joined.edge_index, len(joined.x))
+    notes = edges.said(joined.edge_index, edge_index, len(joined.x)) + sorted(said)
+    y, classes, more = found = _labels(joined.y, name, classes)
+    if len(bare := found.hidden.nonzero()[:, 0]):
+        raise ValueError(
+            f"{name}: {len(bare)} graphs have no label (-1 or NaN), first {int(bare[0])}; leave "
+            "them out, or number the classes from 0 on"
+        )
+    y = y.to(joined.x.dtype) if y.is_floating_point() else y
+    parts = GraphParts(joined.x, edge_index, y, classes, name, (), {}, (*notes, *more))
+    return parts, joined.batch
 
 
 def from_networkx(
@@ -74,11 +125,9 @@ def from_networkx(
             f"{name}: no node has the attribute {label!r}; name the one that holds the labels, "
             "such as from_networkx(G, label='club')"
         )
-    y, said = _numbered(values)
-    weighed = ["weight"] if any("weight" in about for *_, about in graph.edges(data=True)) else []
+    unused = ["weight"] if any("weight" in about for *_, about in graph.edges(data=True)) else []
     names = () if list(order) == list(range(len(order))) else tuple(order)
-    made = _graph(x, pairs.view(-1, 2).T, y, classes, name, weighed=weighed, names=names)
-    return made._replace(notes=(*made.notes, *said))
+    return _graph(x, pairs.view(-1, 2).T, values, classes, name, unused=unused, names=names)
 
 
 def from_scipy(adjacency: Any, x: Any, y: Any, name: str, classes: int | None) -> GraphParts:
@@ -92,18 +141,16 @@ def from_scipy(adjacency: Any, x: Any, y: Any, name: str, classes: int | None) -
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     pairs = torch.from_numpy(np.stack([matrix.row, matrix.col]).astype(np.int64))
-    weighed = ["adjacency"] if (matrix.data != 1).any() else []
-    y, said = _numbered(np.asarray(y).tolist()) if _text(y) else (y, [])
+    unused = ["the weight of an edge"] if (matrix.data != 1).any() else []
     dense = x.toarray() if hasattr(x, "toarray") else x
-    made = _graph(dense, pairs, y, classes, name, weighed=weighed, nodes=matrix.shape[0])
-    return made._replace(notes=(*made.notes, *said))
+    return _graph(dense, pairs, y, classes, name, unused=unused, nodes=matrix.shape[0])
 
 
 def to_pyg(x: Tensor, edge_index: Tensor, y: Tensor, parts: Mapping[str, Tensor]) -> "Data":
     """See `graphkd.Graph.to_pyg`."""
-    shown = y if y.is_floating_point() else torch.where(y == HIDDEN, -1, y)
+    shown = y if y.is_floating_point() else torch.where(hidden(y), -1, y)
     masks = {f"{part}_mask": mask for part, mask in parts.items()}
-    from torch_geometric.data import Data  # late: it takes longer to import than torch
+    from torch_geometric.data import Data  # late, as above
 
     return Data(x=x, edge_index=edge_index, y=shown, **masks)
 
@@ -118,6 +165,25 @@ def _given(data: Any, name: str) -> bool:
     return getattr(data, name, None) is not None
 
 
+def _weights(data: Any) -> list[str]:
+    return [what for what in ("edge_weight", "edge_attr") if _given(data, what)]
+
+
+def _complete(data: Any, name: str, labels: str) -> Tensor:
+    """The edges of PyG's data, (2, E), which has features and labels too."""
+    missing = [what for what in ("x", "y") if not _given(data, what)]
+    pairs = _pairs(data)
+    if missing or pairs is None:
+        missing += ["edge_index"] if pairs is None else []
+        degrees = "; without features degrees will do, torch_geometric.transforms.OneHotDegree"
+        raise ValueError(
+            f"{name}: the {type(data).__name__} has no {' and no '.join(missing)}; expected one "
+            f"graph with node features x, edges edge_index and {labels}"
+            f"{degrees if missing == ['x'] else ''}"
+        )
+    return pairs
+
+
 def _pairs(data: Any) -> Tensor | None:
     """The edges of PyG's data, (2, E), from its list or from its transposed adjacency."""
     if _given(data, "edge_index"):
@@ -127,6 +193,11 @@ def _pairs(data: Any) -> Tensor | None:
     if isinstance(transposed, Tensor):  # `ToSparseTensor` without torch_sparse
         indices: Tensor = transposed.to_sparse_coo().coalesce().indices()
         return indices.flip(0)
+    if transposed is not None:
+        raise ValueError(
+            f"the edges are a {type(transposed).__name__} of torch_sparse, adj_t; give the list of "
+            "them: data.edge_index = torch.stack(data.adj_t.t().coo()[:2])"
+        )
     return None
 
 
@@ -137,14 +208,14 @@ def _graph(
     classes: int | None,
     name: str,
     *,
-    weighed: Sequence[str] = (),
+    unused: Sequence[str] = (),
     parts: Mapping[str, Tensor] | None = None,
     names: tuple[Hashable, ...] = (),
     nodes: int | None = None,
 ) -> GraphParts:
     x, notes = _features(x, name)
     nodes = len(x) if nodes is None else nodes
-    y, bare = _labels(y, name)
+    y, classes, said = found = _labels(y, name, classes)
     if not len(x) == len(y) == nodes:
         raise ValueError(
             f"{name} has {nodes:,} nodes, features of {len(x):,} and labels of {len(y):,}; "
@@ -154,11 +225,11 @@ def _graph(
     pairs = integers(pairs.cpu())
     edge_index = edges.simple(pairs, nodes)
     notes += edges.said(pairs, edge_index, nodes)
-    notes += [f"{what} is not used" for what in weighed]
+    notes += [f"{what} is not used" for what in unused]
+    bare = int(found.hidden.sum())
     notes += [f"{bare:,} of {nodes:,} nodes have no label"] if bare else []
-    if classes is None:
-        classes = max(int(y.max()) + 1, 0) if len(y) else 0
-    return GraphParts(x, edge_index, y, classes, name, names, parts or {}, tuple(notes))
+    y = y.to(x.dtype) if y.is_floating_point() else y
+    return GraphParts(x, edge_index, y, classes, name, names, parts or {}, (*notes, *said))
 
 
 def _features(x: Any, name: str) -> tuple[Tensor, list[str]]:
@@ -175,26 +246,47 @@ def _features(x: Any, name: str) -> tuple[Tensor, list[str]]:
     return x.float(), [f"features of {x.dtype} taken as {torch.float32}"]
 
 
-def _labels(y: Any, name: str) -> tuple[Tensor, int]:
-    """The labels (N,) as whole numbers or `HIDDEN`, and how many of the latter."""
-    y = (y if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y))).detach().cpu()
+def _labels(y: Any, name: str, classes: int | None) -> Labels:
+    """The labels of all nodes, or of all graphs."""
+    y, said = _numbered(y)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1:
         raise ValueError(
             f"{name} has labels {tuple(y.shape)}; expected one for each node, (N,) or (N, 1): of "
-            "one-hot labels take the argmax; several labels at once cannot be distilled here"
+            "one-hot labels take the argmax, of several targets one; several labels at once cannot "
+            "be distilled here"
         )
     if y.is_floating_point():
+        if classes in (None, 1) and (classes == 1 or y[y.isfinite()].frac().any()):
+            return Labels(y, 1, ["targets are real numbers: R^2 and RMSE in place of accuracy"])
         y = torch.where(y.isnan(), HIDDEN, y)
-    wrong = (y.frac() != 0).nonzero()[:, 0] if y.is_floating_point() else y[:0]
+        _check_whole(y, name, classes)
+    y = y.long()
+    y = torch.where(y < 0, HIDDEN, y)
+    classes = (max(int(y.max()) + 1, 0) if len(y) else 0) if classes is None else classes
+    return Labels(y, classes, said)
+
+
+def _check_whole(y: Tensor, name: str, classes: int | None) -> None:
+    wrong = (~(y.frac() == 0)).nonzero()[:, 0]  # infinite ones too
     if len(wrong):
         first = int(wrong[0])
         raise ValueError(
             f"{name} has the label {float(y[first]):g} at node {first}; expected whole numbers "
-            "from 0 on, -1 or NaN where there is none: real targets of nodes cannot be distilled"
+            "from 0 on, -1 or NaN where there is none; or real targets, which are one class "
+            f"(classes=1, not {classes})"
         )
-    y = y.long()
-    return torch.where(y < 0, HIDDEN, y), int((y < 0).sum())
+
+
+def _one(y: Any, name: str) -> Tensor:
+    """The only label of a graph, (1,)."""
+    found = torch.as_tensor(y).detach().cpu()
+    if found.numel() != 1:
+        raise ValueError(
+            f"{name} has labels {tuple(found.shape)}; expected one: of one-hot labels take the "
+            "argmax, of several targets one; graphs whose nodes have labels are a data set each"
+        )
+    return found.reshape(1)
 
 
 def _check_pairs(pairs: Tensor, nodes: int, name: str) -> None:
@@ -228,14 +320,16 @@ def _row(node: Hashable, about: Mapping[str, Any], columns: Sequence[str], name:
     return np.concatenate(parts)
 
 
-def _text(values: Any) -> bool:
-    return not isinstance(values, Tensor) and np.asarray(values).dtype.kind in "OUS"
-
-
-def _numbered(values: Sequence[Any]) -> tuple[Tensor, list[str]]:
-    """Labels as numbers: text in the order of the alphabet, None hidden; and that in words."""
+def _numbered(values: Any) -> tuple[Tensor, list[str]]:
+    """Labels as numbers: text in the order of the alphabet, None is NaN; and that in words."""
+    if isinstance(values, Tensor):
+        return values.detach().cpu(), []
+    values = values.tolist() if hasattr(values, "tolist") else list(values)
     if not any(isinstance(value, str) for value in values):
-        return torch.tensor([-1.0 if value is None else float(value) for value in values]), []
+        found = np.asarray([np.nan if value is None else value for value in values])
+        if found.dtype.kind not in "biuf":
+            raise ValueError(f"labels such as {values[0]!r} are neither numbers nor text")
+        return torch.from_numpy(found), []
     known = sorted({str(value) for value in values if value is not None})
     place = {label: i for i, label in enumerate(known)}
     said = ", ".join(f"{label} is {i}" for label, i in place.items())

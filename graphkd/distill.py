@@ -6,12 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import networkx
 from torch import Tensor, nn
 
 from graphkd import inputs, methods
 from graphkd.core import Epoch, Result, Split, Trained, View
-from graphkd.data import node_sets, registry
+from graphkd.data import registry
+from graphkd.data.graph_collection import Graphs
+from graphkd.data.sources import graph_of
 from graphkd.evaluation import metrics as evaluation
 from graphkd.graph import Graph
 from graphkd.inputs import Encoder
@@ -41,12 +42,10 @@ def run(
 
     Args:
         method: a method, or the name of one for its default settings.
-        data: the name of a data set in `graphkd.data.registry`; a graph, many
-            (`graphkd.data.graph_collection.Graphs`), PyTorch Geometric's `Data` or networkx's
-            `Graph` (see `Graph.from_pyg`, `Graph.from_networkx`); or a `Split`, which has a
-            protocol and a seed of its own draw.
-        protocol: one of `graphkd.data.registry.PROTOCOLS`; by default transductive, or that of
-            the split.
+        data: the name of a data set in `graphkd.data.registry`; a graph or many, in any form of
+            `graphkd.data.sources`; or a `Split`, which has a protocol and a seed of its own draw.
+        protocol: one of `graphkd.data.registry.PROTOCOLS`; by default that of the split, or
+            transductive, or folds of whole graphs.
         seed: of the run.
         root: where data sets are, see `graphkd.data.datasets.load`.
         download: whether missing data may be fetched.
@@ -86,29 +85,8 @@ def split_of(
             )
         return data
     graph = registry.load(data, root, download) if isinstance(data, str) else graph_of(data)
-    return registry.split(graph, protocol or "transductive", seed)
-
-
-def graph_of(data: Any) -> Graph:
-    """A graph, also one of PyTorch Geometric or networkx; of a split, its graph with its parts.
-
-    Raises:
-        ValueError: it is none of these, or cannot be read.
-    """
-    if isinstance(data, Graph):
-        return data
-    if isinstance(data, Split):
-        parts = {node_sets.SAYS[name]: ids for name, ids in data.parts.items()}
-        graph = data.view("evaluate").graph
-        return replace(graph, parts={"test": [], **parts}, node_names=data.node_names)
-    if isinstance(data, networkx.Graph):
-        return Graph.from_networkx(data)
-    if hasattr(data, "x") and hasattr(data, "edge_index"):
-        return Graph.from_pyg(data)
-    raise ValueError(
-        f"data is {type(data).__name__}; expected the name of a data set, a Graph or a Split of "
-        "graphkd, Data of PyTorch Geometric, or a graph of networkx; of scipy: Graph.from_scipy"
-    )
+    usual = registry.FOLDS if isinstance(graph, Graphs) else "transductive"
+    return registry.split(graph, protocol or usual, seed)
 
 
 def distill(
@@ -233,13 +211,21 @@ def check(method: Method, graph: Graph) -> None:
     lacks = graph.lacks
     if "edges" in lacks and method.inputs != "features":
         lacks |= {"inputs"}
+    if "classes" in lacks and method.inputs == "labelled":
+        lacks |= {"inputs"}
     if missing := lacks & (method.needs | {"inputs"}):
         fit = [name for name in methods.names() if not methods.get(name).needs & lacks]
+        about = {"edges": "its examples are whole graphs", "classes": "its targets are real"}
         raise ValueError(
             f"{graph.name} has no {' and no '.join(sorted(missing))} of the kind that "
-            f"{methods.REGISTRY.name_of(method)} needs: its examples are whole graphs"
-            f"{' with real targets' if 'classes' in lacks else ''}; choose one of "
+            f"{methods.REGISTRY.name_of(method)} needs: "
+            f"{' and '.join(why for what, why in about.items() if what in lacks)}; choose one of "
             f"{', '.join(fit)}, with inputs 'features'"
+        )
+    if "classes" in lacks and method.scheme == "offline" and "+" in method.teacher:
+        raise ValueError(
+            f"{graph.name} has real targets, and several teachers ({method.teacher}) are mixed by "
+            "the probabilities of classes: take one teacher"
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphkd import conversion
-from graphkd.conversion import integers
+from graphkd.conversion import hidden, integers
 from graphkd.ops import sparse
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Graph:
     column too: they are kept as int64, and labels as (N,).
 
     Shapes:
-        x: (N, D) features; edge_index: (2, E) from, to; y: (N,) labels 0..C-1, or HIDDEN.
+        x: (N, D) features; edge_index: (2, E) from, to; y: (N,) labels 0..C-1, or HIDDEN; or, if
+            `classes` is 1, real targets in floating point, or NaN.
         node_names: what the user calls the N nodes; () if that is their numbers.
         parts: the split that the graph comes with, "train", "val" and "test" (and "held_out"), as
             `graphkd.splits.own` takes them; {} if a protocol draws one.
@@ -59,7 +60,7 @@ class Graph:
             data: with x (N, D), edge_index (2, E) and y (N,) or (N, 1), -1 or NaN where a node has
                 no label; see `graphkd.conversion` for what is made of directed edges and loops.
             name: of the graph, in results.
-            classes: C; by default one more than the largest label.
+            classes: C; by default one more than the largest label, or 1 for real targets.
 
         Raises:
             ValueError: something is missing, or not of such a form.
@@ -129,7 +130,13 @@ class Graph:
     @property
     def lacks(self) -> frozenset[str]:
         """What the data has not of that which a `Method` may need: "edges", "classes"."""
-        return frozenset()
+        real = self.classes == 1 and self.y.is_floating_point()
+        return frozenset({"classes"} if real else ())
+
+    @property
+    def labelled(self) -> Tensor:
+        """Which nodes have a label that may be seen, (N,)."""
+        return ~hidden(self.y)
 
     @cached_property
     def features(self) -> sparse.Matrix | Tensor:

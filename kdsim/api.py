@@ -73,8 +73,9 @@ def distill(
     Args:
         method: a name (`kdsim list methods`), `module:Class`, a class derived from
             `kdsim.Method`, or an instance.
-        data: the graph, by name or as a `kdsim.Graph`, PyTorch Geometric's `Data`, or a graph of
-            networkx; or a `kdsim.Split`.
+        data: the graph, by name or as a `kdsim.Graph`, PyTorch Geometric's `Data` (a list of
+            them, each with one label, is a data set of whole graphs, for `protocol="folds"`), or a
+            graph of networkx; or a `kdsim.Split`.
         data_root: the folder of data sets, by default $KDSIM_DATA or ~/.cache/kdsim.
         download: whether missing data may be fetched.
         device: where it computes: auto, cpu, cuda, cuda:N or mps (`kdcore.devices.device_of`).

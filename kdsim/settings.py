@@ -132,14 +132,24 @@ def named(given: Settings) -> tuple[dict[str, Any], Objects]:
 
 
 def _graphs(value: Any) -> Any:
-    """Data with the graphs of PyTorch Geometric and networkx, and splits, read as graphs."""
-    if isinstance(value, list) or type(value) is tuple:
-        return [_graphs(one) for one in value]
-    if not GRAPHS & {kind.__module__.partition(".")[0] for kind in type(value).__mro__}:
-        return value
-    from graphkd.distill import graph_of
+    """Data with the graphs of PyTorch Geometric and networkx, and splits, read as graphs.
 
+    A list of several is an axis, but for PyG's `Data` with one label each: that is one data set.
+    """
+    several = isinstance(value, list) or type(value) is tuple
+    if several and not any(map(_is_graph, value)):
+        return value
+    if not several and not _is_graph(value):
+        return value
+    from graphkd.data.sources import are_examples, graph_of
+
+    if several and not are_examples(value):  # an axis of the grid
+        return [_graphs(one) for one in value]
     return graph_of(value)
+
+
+def _is_graph(value: Any) -> bool:
+    return bool(GRAPHS & {kind.__module__.partition(".")[0] for kind in type(value).__mro__})
 
 
 def _all_private(kind: str, given: Settings) -> dict[str, Any]:

@@ -5,14 +5,15 @@ So views, losses on embeddings, fitting and evaluation are those of node classif
 graph where there a node is. Targets are classes, or real numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from graphkd.conversion import integers
+from graphkd.conversion import from_pyg_graphs, integers
 from graphkd.core import Split
 from graphkd.graph import HIDDEN, Graph, check_labels
 from kdcore.rng import generator
@@ -44,6 +45,24 @@ class Graphs(Graph):
         super().__post_init__()
         object.__setattr__(self, "owner", integers(self.owner))
 
+    @classmethod
+    def from_pyg(
+        cls, data: Sequence[Any], name: str = "graphs", classes: int | None = None
+    ) -> "Graphs":
+        """The graphs of a list of PyTorch Geometric's `Data`, each with one label.
+
+        Args:
+            data: each with x (n, D), edge_index (2, e) and one value y: a class, or a real number;
+                see `graphkd.conversion` for what is made of directed edges and loops.
+            name: of the data set, in results.
+            classes: C; by default one more than the largest label, or 1 for real targets.
+
+        Raises:
+            ValueError: something is missing, or not of such a form.
+        """
+        parts, owner = from_pyg_graphs(data, name, classes)
+        return cls(*parts, owner=owner)
+
     @property
     def num_nodes(self) -> int:
         """How many examples there are, G: what is a node to a phase of a run is a graph here."""
@@ -52,7 +71,7 @@ class Graphs(Graph):
     @property
     def lacks(self) -> frozenset[str]:
         """Edges between the examples; and classes, if the targets are real."""
-        return frozenset({"edges", "classes"} if self.y.is_floating_point() else {"edges"})
+        return super().lacks | {"edges"}
 
     @cached_property
     def union(self) -> Graph:
@@ -153,7 +172,8 @@ def folds(graphs: Graphs, seed: int, train: int | None = None) -> Split:
         parts["train"] = _few(graphs.y[rest], rest, train, seed, real)
         others = rest[~torch.isin(rest, parts["train"])]
         parts |= {"tran": others} if len(others) else {}
-    return Split("folds", seed, parts, torch.arange(graphs.num_nodes), graphs)
+    origin = torch.arange(graphs.num_nodes)
+    return Split("folds", seed, parts, origin, graphs, notes=graphs.notes)
 
 
 def _few(y: Tensor, rest: Tensor, count: int, seed: int, real: bool) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphkd.graph import HIDDEN, Graph
+from graphkd.graph import Graph
 
 SAYS = {"train": "train", "val": "val", "tran": "test", "ind": "held_out"}  # in messages
 
@@ -45,6 +45,13 @@ def _masked(graph: Graph, part: str, mask: Tensor, seed: int) -> Tensor:
     return mask.nonzero()[:, 0]
 
 
+def chosen(parts: Mapping[str, Any], seed: int) -> list[str]:
+    """Which of several masks a seed takes, in words; [] if there is one of each."""
+    many = [mask for mask in parts.values() if isinstance(mask, Tensor | np.ndarray)]
+    counts = {mask.shape[1] for mask in many if mask.ndim == 2 and mask.shape[1] > 1}
+    return [f"of {count} masks of a part number {seed % count} is taken" for count in counts]
+
+
 def _numbers(graph: Graph, part: str, given: np.ndarray) -> np.ndarray:
     """The ids of nodes by name, where the graph has names; else what was given."""
     if not given.size:
@@ -66,7 +73,7 @@ def check_parts(graph: Graph, parts: Mapping[str, Tensor]) -> None:
     for name, ids in parts.items():
         if not len(ids):
             raise ValueError(f"the part {SAYS[name]} is empty; give it one node or more")
-        if len(bare := ids[(graph.y[ids.to(graph.y.device)] == HIDDEN).cpu()]):
+        if len(bare := ids[~graph.labelled.cpu()[ids]]):
             raise ValueError(
                 f"{len(bare)} nodes of the part {SAYS[name]} have no label, first "
                 f"{_called(graph, int(bare[0]))}; take them out of it: they stay in the graph"

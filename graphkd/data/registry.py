@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graphkd.core import Split
-from graphkd.data import datasets, graph_collection, splits, tudataset
+from graphkd.data import datasets, graph_collection, sources, splits, tudataset
 from graphkd.graph import Graph
 from kdcore.registry import Loader, Registry, unknown
 
@@ -26,13 +26,20 @@ def _loader(load: Callable[..., Graph], name: str) -> Callable[..., Graph]:
     return partial(load, name)
 
 
-REGISTRY: Registry[Callable[..., Any]] = Registry(
+def _is_source(found: Any) -> bool:
+    return callable(found) or isinstance(found, sources.KINDS)
+
+
+REGISTRY: Registry[Any] = Registry(
     "data set",
     _shipped,
     "kdsim.graphs",
-    expected="a function of the data root, a Path, or of nothing, that gives a graphkd Graph",
+    _is_source,
+    "a graph, or a function of the data root, a Path, or of nothing, that gives one: a Graph of "
+    "graphkd, Data of PyTorch Geometric or a list of them, or a graph of networkx",
 )
-"""Loaders: functions of the data root, a `Path`, or of nothing, that give a `graphkd.Graph`.
+"""Loaders: functions of the data root, a `Path`, or of nothing, that give a graph in any form of
+`graphkd.data.sources`; or the graph itself.
 
 A loader gives the same each time; it is asked once in a process.
 """
@@ -52,24 +59,27 @@ def load(name: str, root: str | Path | None = None, download: bool = False) -> G
         ValueError: the name is unknown.
         FileNotFoundError: a raw file is missing, or could not be downloaded.
     """
-    loader = REGISTRY.get(name)
+    REGISTRY.check(name)
     if name in tudataset.names():
         return tudataset.load(name, datasets.data_root(root))
     if name in datasets.names():
         return datasets.load(name, root, download)
-    return _own(name, loader, datasets.data_root(root))
+    return _own(name, datasets.data_root(root))
 
 
 @lru_cache(maxsize=2)
-def _own(name: str, loader: Callable[..., Any], root: Path) -> Graph:
-    """What a loader of the user's gives; it is asked once."""
+def _own(name: str, root: Path) -> Graph:
+    """The user's graph, or what a loader of the user's gives; it is asked once."""
+    found = REGISTRY.get(name)
     try:
-        found = loader(root) if inspect.signature(loader).parameters else loader()
+        if callable(found):
+            found = found(root) if inspect.signature(found).parameters else found()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"data set {name!r}: {type(error).__name__}: {error}") from error
-    if not isinstance(found, Graph):
-        raise ValueError(f"data set {name!r} gives {found!r}; expected {REGISTRY.expected}")
-    return found
+    try:
+        return sources.graph_of(found)
+    except ValueError as error:
+        raise ValueError(f"data set {name!r}: {error}") from None
 
 
 def split(

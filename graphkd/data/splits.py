@@ -12,7 +12,8 @@ Sun and Shah, "Graph-less Neural Networks: Teaching Old MLPs New Tricks via Dist
 2022, https://arxiv.org/abs/2110.08727.
 
 The graph is made undirected and simple, cut down to its largest connected component, and then 20
-nodes of each class train, 30 select, and the rest test. With a split of its own (`own`, or
+nodes of each class train, 30 select, and the rest test; of real targets 20 and 30 in all. With a
+split of its own (`own`, or
 `Graph.parts`) a graph goes through the same three protocols with all of its nodes. Nodes without a
 label are in the graph, and in no part.
 """
@@ -118,7 +119,7 @@ def own(
         held_out: likewise, and not among the test nodes: no phase of training sees them.
         protocol: one of `PROTOCOLS`; by default "transductive", or "inductive" with nodes that are
             held out.
-        seed: of what is drawn.
+        seed: of what is drawn, and of which of several masks is taken.
 
     Raises:
         ValueError: a part is empty or has nodes that are not there, that have no label or are in
@@ -145,6 +146,7 @@ def own(
         parts = _hold_out(parts, seed, HELD_OUT)
     edge_index = simple(graph.edge_index, graph.num_nodes)
     notes = said(graph.edge_index, edge_index, graph.num_nodes)
+    notes += node_sets.chosen(given, seed)
     whole = replace(graph, edge_index=edge_index, parts={})
     return _cut(whole, protocol, seed, parts, torch.arange(graph.num_nodes), notes)
 
@@ -285,13 +287,15 @@ def _draw(graph: Graph, seed: int, train: int, val: int) -> dict[str, Tensor]:
             f"train is {train} and val {val} nodes per class; both have to be 1 or more"
         )
     parts: dict[str, list[Tensor]] = {"train": [], "val": [], "tran": []}
+    real = "classes" in graph.lacks
     for label in range(graph.classes):
-        nodes = (graph.y == label).nonzero()[:, 0]
+        nodes = (graph.labelled if real else graph.y == label).nonzero()[:, 0]
         if len(nodes) < train + val:
             raise ValueError(
-                f"class {label} of {graph.name} has {len(nodes)} nodes in the largest connected "
-                f"component; the protocol takes {train} to train and {val} to select: ask for "
-                "fewer per class, or leave the class out"
+                f"{graph.name if real else f'class {label} of {graph.name}'} has {len(nodes)} "
+                f"{'labelled ' if real else ''}nodes in the largest connected component; the "
+                f"protocol takes {train} to train and {val} to select: ask for fewer"
+                f"{'' if real else ' per class, or leave the class out'}"
             )
         order = torch.randperm(len(nodes), generator=generator(seed, "split", label))
         sizes = [train, val, len(nodes) - train - val]
@@ -315,7 +319,10 @@ def _check(graph: Graph) -> None:
             "of one-hot labels, transpose a list of pairs"
         )
     _check_nodes(graph)
-    check_labels(graph, "node")
+    if "classes" in graph.lacks:
+        _check_real(graph)
+    else:
+        check_labels(graph, "node")
     if graph.edge_index.is_floating_point():
         raise ValueError(
             f"{graph.name} has edges that are no whole numbers, of {graph.edge_index.dtype}; "
@@ -345,9 +352,20 @@ def _check_nodes(graph: Graph) -> None:
             f"{graph.name} has features that are NaN or infinite at {len(bad)} nodes, first "
             f"{int(bad[0])}; expected finite numbers: drop or fill them first"
         )
-    if graph.classes < 2:
-        raise ValueError(
-            f"{graph.name} has {graph.classes} class; distillation needs two or more to tell apart"
-        )
     if not graph.num_nodes:
         raise ValueError(f"{graph.name} has no nodes; expected at least one")
+    if graph.classes < 2 and not graph.lacks:
+        raise ValueError(
+            f"{graph.name} has {graph.classes} class; distillation needs two or more to tell "
+            "apart, or real targets in floating point"
+        )
+
+
+def _check_real(graph: Graph) -> None:
+    if not graph.labelled.any():
+        raise ValueError(f"{graph.name} has no node with a target; expected some numbers")
+    if len(wrong := graph.y.isinf().nonzero()[:, 0]):
+        raise ValueError(
+            f"{graph.name} has the target {float(graph.y[wrong[0]])} at node {int(wrong[0])}; "
+            "expected finite numbers, or NaN where there is none"
+        )
