@@ -27,7 +27,7 @@ def _loader(load: Callable[..., Graph], name: str) -> Callable[..., Graph]:
 
 
 def _is_source(found: Any) -> bool:
-    return callable(found) or isinstance(found, sources.KINDS)
+    return callable(found) or sources.accepts(found)
 
 
 REGISTRY: Registry[Any] = Registry(

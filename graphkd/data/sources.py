@@ -16,18 +16,22 @@ from typing import Any
 
 import networkx
 import torch
-from torch_geometric.data import Batch, Data, Dataset, HeteroData
 
 from graphkd.core import Split
 from graphkd.data import node_sets
 from graphkd.data.graph_collection import Graphs
 from graphkd.graph import Graph
 
-KINDS = (Graph, Split, Data, HeteroData, Dataset, networkx.Graph, list, tuple)
+KINDS = (Graph, Split, networkx.Graph, list, tuple)
 EXPECTED = (
     "the name of a data set, a Graph or a Split of graphkd, Data of PyTorch Geometric or a list of "
     "them, or a graph of networkx; of scipy: Graph.from_scipy"
 )
+
+
+def accepts(data: Any) -> bool:
+    """Whether this is one of the forms above, or a class of PyG's that is refused by its name."""
+    return isinstance(data, KINDS) or any(_pyg(data, kind) for kind in ("BaseData", "Dataset"))
 
 
 def graph_of(data: Any) -> Graph:
@@ -42,27 +46,33 @@ def graph_of(data: Any) -> Graph:
         return _of_split(data)
     if isinstance(data, networkx.Graph):
         return Graph.from_networkx(data)
-    if isinstance(data, HeteroData):
+    if _pyg(data, "HeteroData"):
         raise ValueError(
             "data is HeteroData, with nodes and edges of several types; one type is distilled "
             "here: take data.to_homogeneous(), or Data(x, edge_index, y) of one type of nodes"
         )
-    if isinstance(data, Batch):
+    if _pyg(data, "Batch"):
         return Graphs.from_pyg(data.to_data_list())
-    if isinstance(data, list | tuple | Dataset):
+    if isinstance(data, list | tuple) or _pyg(data, "Dataset"):
         return graph_of(data[0]) if len(data) == 1 else Graphs.from_pyg([*data])
-    if isinstance(data, Data):
+    if _pyg(data, "Data"):
         return Graph.from_pyg(data)
     raise ValueError(f"data is {type(data).__name__}; expected {EXPECTED}")
 
 
 def are_examples(data: Sequence[Any]) -> bool:
     """Whether a sequence is one data set of whole graphs: PyG's `Data`, each with one label."""
-    given = [one for one in data if isinstance(one, Data)]
+    given = [one for one in data if _pyg(one, "Data")]
     return 0 < len(given) == len(data) and all(_labels(one) == 1 for one in given)
 
 
-def _labels(data: Data) -> int:
+def _pyg(data: Any, kind: str) -> bool:
+    """Whether this is of a class of PyG's; not asked of the class, for which PyG would be loaded."""
+    known = ((cls.__module__.split(".")[0], cls.__name__) for cls in type(data).__mro__)
+    return ("torch_geometric", kind) in known
+
+
+def _labels(data: Any) -> int:
     return 0 if data.y is None else torch.as_tensor(data.y).numel()
 
 
