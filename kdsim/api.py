@@ -13,7 +13,8 @@ from kdsim import runs as kept
 from kdsim import settings as given
 from kdsim.record import Record
 from kdsim.runs import Runs, load
-from simulations.config.resources import Resources, read_resources
+from simulations.config import files
+from simulations.config.resources import Resources
 from simulations.execution import batch as batches
 from simulations.execution.batch import Options
 from simulations.execution.scheduler import Job
@@ -207,7 +208,8 @@ def _path(folder: Folder | None) -> Path | None:
 
 
 def _resources(asked: Mapping[str, Any] | None) -> Resources:
-    return read_resources({"resources": dict(asked or {})}, "resources")
+    with files.naming("resources"):
+        return Resources.of(asked or {})
 
 
 @contextmanager

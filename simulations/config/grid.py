@@ -1,4 +1,4 @@
-"""Experiment files: TOML in, a list of experiments out.
+"""Experiment files: TOML in, experiments out, and what each of their runs may take.
 
 [fed]                                   # and, or, [graph], with `method` for `algorithm`
 algorithm = ["local", "fedmd"]
@@ -25,6 +25,7 @@ from typing import Annotated, Any, NamedTuple
 from kdcore.settings import Setting
 from simulations.config.experiments import KINDS, Experiment, Template
 from simulations.config.files import Document, naming, tables
+from simulations.config.resources import Resources
 from simulations.config.schema import Leaf, check_keys, nearest
 
 SEEDS = Leaf(Annotated[tuple[int, ...], Setting("seeds 0 to N-1, or a list of seeds")], ())
@@ -36,8 +37,15 @@ MOST = 10_000  # runs of one file: each has a folder, and all are made before th
 FEWER = "take fewer seeds or values, or several files"
 
 
-def expand(document: Document, source: str) -> list[Experiment]:
-    """All experiments of a document, each once.
+class Expansion(NamedTuple):
+    """What a document asks for: all its experiments, each once, and what one run may take."""
+
+    experiments: list[Experiment]
+    resources: Resources
+
+
+def expand(document: Document, source: str) -> Expansion:
+    """All that a document asks for; its tables are gone through here and nowhere else.
 
     Args:
         document: as `read` gives it.
@@ -55,7 +63,8 @@ def expand(document: Document, source: str) -> list[Experiment]:
         count = sum(math.prod(map(len, grid.axes.values())) for grid in grids)
         if count > MOST:
             raise ValueError(f"it makes {count} runs, and the most are {MOST}; {FEWER}")
-        return list(dict.fromkeys(e for grid in grids for e in _product(grid)))
+        experiments = list(dict.fromkeys(e for grid in grids for e in _product(grid)))
+        return Expansion(experiments, Resources.of(found.get("resources", {})))
 
 
 class _Grid(NamedTuple):

@@ -1,10 +1,10 @@
 """What one run may take, and how it is kept; no part of what determines its numbers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from kdcore.settings import Setting, check_ranges
-from simulations.config.files import Document, naming, tables
 from simulations.config.schema import check_keys, leaves, updated
 
 THREADS = 1024  # of a run, at the most
@@ -48,6 +48,16 @@ class Resources:
         float, Setting("megabytes up to which final weights are kept; 0 for none", ge=0)
     ] = 64.0
 
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> "Resources":
+        """What the settings of a table [resources] ask for.
+
+        Raises:
+            ValueError: an unknown key, the nearest is named; or a value that cannot be.
+        """
+        check_keys(table, leaves(cls), "[resources]")
+        return updated(cls(), table)
+
     def __post_init__(self) -> None:
         """Refuse what makes no share."""
         check_ranges(self)
@@ -74,11 +84,3 @@ class Resources:
                     f"{text!r}"
                 )
         return found
-
-
-def read_resources(document: Document, source: str) -> Resources:
-    """What each run takes; ValueError for an unknown key or a bad value."""
-    with naming(source):
-        given = tables(document).get("resources", {})
-        check_keys(given, leaves(Resources), "[resources]")
-        return updated(Resources(), given)

@@ -14,7 +14,7 @@ from fedkd.storage import atomic_files
 from kdcore.references import Source
 from simulations.config import experiments as config
 from simulations.config import files, grid, identity, sources
-from simulations.config.resources import Resources, read_resources
+from simulations.config.resources import Resources
 from simulations.execution import scheduler
 from simulations.execution.scheduler import Job
 from simulations.results import run_folder, trackers
@@ -86,8 +86,7 @@ def opened(
         ValueError, OSError: the input is wrong, and nothing was written; one line says why.
     """
     trackers.check(options.track)
-    experiments = grid.expand(document, source)
-    resources = read_resources(document, source)
+    experiments, resources = grid.expand(document, source)
     _check_share(experiments, resources)
     scheduler.check(experiments, options.root, options.download, resources, options.objects)
     out = options.out or Path("runs") / f"{name}-{identity.digest_all(experiments)[:8]}"

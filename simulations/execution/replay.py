@@ -16,7 +16,7 @@ from fedkd.messages import Message
 from fedkd.rounds import checkpoint
 from fedkd.rounds.round import Round
 from simulations.config import experiments, files, identity, sources
-from simulations.config.resources import Resources, read_resources
+from simulations.config.resources import Resources
 from simulations.execution import scheduler
 from simulations.execution.payloads import lines, tensors
 from simulations.results import run_folder
@@ -176,7 +176,9 @@ def _record_of(
 
 def _resources_of(folder: Path) -> Resources:
     path = folder.parent / run_folder.EXPERIMENT
-    return read_resources(files.read(path), path.name) if path.is_file() else Resources()
+    document = files.read(path) if path.is_file() else {}
+    with files.naming(path.name):
+        return Resources.of(document.get("resources", {}))
 
 
 def _check(told: Record, current: Round, run: run_folder.Run) -> None:

@@ -62,7 +62,8 @@ def measured(document: Document, runs: Iterable[run_folder.Run]) -> BySeed:
     An experiment of several methods has them in the names: `accuracy_dsfl`, and of graphs the
     protocol too, `accuracy_glnn_withheld`.
     """
-    wanted = {_timeless(identity.settings(e)) for e in grid.expand(dict(document), "recipe")}
+    experiments, _ = grid.expand(dict(document), "recipe")
+    wanted = {_timeless(identity.settings(e)) for e in experiments}
     found: dict[int, dict[str, float]] = {}
     for run in runs:
         if _timeless(run.experiment) in wanted:

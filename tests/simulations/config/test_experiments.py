@@ -12,13 +12,12 @@ from fedkd.rounds.clock import Clock
 from kdcore.settings import WIDEST
 from simulations.config import files, grid, identity
 from simulations.config.experiments import KINDS, FedExperiment, build
-from simulations.config.resources import read_resources
 from simulations.config.schema import leaves, unsaid, updated, values
 from simulations.execution import scheduler
 
 
 def expand(text):
-    return grid.expand(tomllib.loads(text), "experiment.toml")
+    return grid.expand(tomllib.loads(text), "experiment.toml").experiments
 
 
 def test_a_list_is_an_axis_and_seeds_a_number_of_them():
@@ -96,11 +95,14 @@ def test_what_is_wrong_is_named(text, message):
     assert "\n" not in str(error.value)
 
 
+LOCAL = {"algorithm": "local"}
+
+
 def test_resources_are_checked_too():
     with pytest.raises(ValueError, match="e.toml: unknown key 'cpu' in .resources.; did you mean"):
-        read_resources({"resources": {"cpu": 1}}, "e.toml")
+        grid.expand({"fed": LOCAL, "resources": {"cpu": 1}}, "e.toml")
     with pytest.raises(ValueError, match="e.toml: cpus must be from 1 to 1024, got 0"):
-        read_resources({"resources": {"cpus": 0}}, "e.toml")
+        grid.expand({"fed": LOCAL, "resources": {"cpus": 0}}, "e.toml")
 
 
 def test_set_puts_values_into_the_document():
@@ -191,6 +193,7 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else():
         "corrupt": "0:nan",
         "fraction": 0.5,
         "topology": "ring",
+        "rewiring": 0.5,
         "clock": Clock(dropout=0.1),
     }
     for field in dataclasses.fields(FedExperiment):
@@ -250,10 +253,10 @@ def test_the_experiments_that_ship_are_experiments(name):
     from simulations.config import library
 
     document = files.read(library.FOLDER / name)
-    experiments = grid.expand(document, name)
+    experiments, resources = grid.expand(document, name)
     assert len(experiments) > 10
     scheduler.check(experiments, None)
-    assert read_resources(document, name).cpus == 1
+    assert resources.cpus == 1
 
 
 @pytest.mark.parametrize(

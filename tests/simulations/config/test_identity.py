@@ -17,7 +17,7 @@ def test_the_experiments_that_come_with_kdsim_have_the_digests_that_they_had():
     """Where this fails, runs are no longer found: see `simulations.config.schema.ADDED`."""
     found = {}
     for path in sorted(library.FOLDER.rglob("*.toml")):
-        experiments = grid.expand(files.read(path), path.name)
+        experiments = grid.expand(files.read(path), path.name).experiments
         name = path.relative_to(library.FOLDER).as_posix()
         found[name] = [len(experiments), identity.digest_all(experiments)]
     assert found == FROZEN

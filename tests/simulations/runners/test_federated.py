@@ -64,7 +64,7 @@ def test_a_digest_that_wipes_a_client_out_is_named():
 @pytest.mark.parametrize("seed", [2, 4])
 def test_no_client_of_the_demo_is_wiped_out(seed):
     path = Path(simulations.__file__).parent / "experiments" / "demo.toml"
-    experiments = grid.expand(files.read(path), path.name)
+    experiments = grid.expand(files.read(path), path.name).experiments
     (chosen,) = (e for e in experiments if e.name == "dsfl" and e.seed == seed)
     *rounds, end = federated.run(dataclasses.replace(chosen, eval_every=chosen.rounds))
     assert end["metrics"]["accuracy_min"] > 0.5

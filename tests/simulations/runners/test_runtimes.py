@@ -34,7 +34,7 @@ ROUNDS = 3
 @pytest.fixture(scope="module")
 def demo():
     """FedMD of the demo, with its first seed, for a few rounds."""
-    found = grid.expand(files.read(DEMO), DEMO.name)
+    found = grid.expand(files.read(DEMO), DEMO.name).experiments
     experiment = next(e for e in found if e.name == "fedmd" and e.seed == 0)
     return replace(experiment, rounds=ROUNDS)
 
