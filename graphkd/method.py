@@ -69,6 +69,7 @@ class LossTerm(NamedTuple):
 
 
 DEEPEST = 1_000  # layers
+NETWORKS = "graphkd.models.networks"  # where they are found by name
 Width = Annotated[int | None, Setting("hidden units", ge=1, le=WIDEST)]
 Depth = Annotated[int | None, Setting("layers", ge=2, le=DEEPEST)]
 Dropout = Annotated[float | None, Setting("share that is dropped", ge=0, le=0.99)]
@@ -101,10 +102,10 @@ class Method:
     # Its own settings by data set ("cora"), or data set and protocol ("cora inductive"); "" any.
     published_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {"": {}}
 
-    teacher: Annotated[str, Setting("its networks; several, such as sage+gcn, teach as one")] = (
-        "sage"
-    )
-    student: Annotated[str, Setting("its network")] = "mlp"
+    teacher: Annotated[
+        str, Setting("its networks; several, such as sage+gcn, teach as one", names=NETWORKS)
+    ] = "sage"
+    student: Annotated[str, Setting("its network", names=NETWORKS)] = "mlp"
     inputs: Annotated[str, Setting("what the student sees of a node")] = "features"
     hard_weight: Annotated[float | None, Setting("weight of the labels", ge=0)] = 1.0
     teacher_hidden: Width = None

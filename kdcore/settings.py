@@ -4,7 +4,8 @@
 
 From it come the text of `--help`, the schema for editors, and what is refused: in an experiment
 file, and by `check_ranges` where a dataclass is made in Python. A subclass that gives another
-default, `temperature: float = 0.5`, keeps the range and the help of the field above.
+default, `temperature: float = 0.5`, keeps the range and the help of the field above. The range of a
+tuple is that of each of its values.
 """
 
 import dataclasses
@@ -26,6 +27,8 @@ class Setting:
     Attributes:
         help: what it is, in words.
         gt, ge, lt, le: what a value is above, at least, below, or at most.
+        min_length: how many values a tuple has at the least.
+        names: where a name is found: the module of its registry (`kdcore.registry`).
     """
 
     help: str = ""
@@ -33,6 +36,8 @@ class Setting:
     ge: float | None = None
     lt: float | None = None
     le: float | None = None
+    min_length: int | None = None
+    names: str = ""
 
     @property
     def limits(self) -> dict[str, float]:
@@ -63,6 +68,11 @@ def plain(hint: Hint) -> Hint:
     return get_args(hint)[0] if _origin(hint) is Annotated else hint
 
 
+def is_tuple(hint: Hint) -> bool:
+    """Whether one value is several."""
+    return _origin(plain(hint)) is tuple
+
+
 def said_of(hint: Hint) -> Setting:
     """What an annotation says beside the type; nothing where there is no `Setting` in it."""
     return next((note for note in _notes(hint) if isinstance(note, Setting)), Setting())
@@ -80,21 +90,45 @@ def allowed(hint: Hint) -> str:
     return " and ".join(f"{SIGNS[name]}{bound:g}" for name, bound in limits.items())
 
 
+def numeric(hint: Hint) -> bool:
+    """Whether a value is a number, or several, or may be one."""
+    kinds = get_args(plain(hint)) or (plain(hint),)
+    return _origin(plain(hint)) is not Literal and not {int, float}.isdisjoint(kinds)
+
+
 def refusal(hint: Hint, value: Any) -> str:
     """Why a value cannot be, `must be >= 1, got 0`; empty where it can.
 
     A number that has a range is finite, and no larger than `HUGE`.
     """
-    kind, limits = plain(hint), said_of(hint).limits
+    kind, said = plain(hint), said_of(hint)
     empty = type(None) in get_args(kind)
     if value is None and empty:
         return ""
     if _origin(kind) is Literal:
         return "" if value in get_args(kind) else f"must be {allowed(hint)}, got {short(value)}"
-    if not limits or _within(value, limits):
+    if is_tuple(hint):
+        return _refused_values(hint, value)
+    if not said.limits or _within(value, said.limits):
         return ""
-    expected = allowed(hint) + ("" if {"lt", "le"} & limits.keys() else _above(kind, value))
-    return f"must be {expected}{', or None' if empty else ''}, got {short(value)}"
+    return f"must be {_expected(hint, value)}{', or None' if empty else ''}, got {short(value)}"
+
+
+def _refused_values(hint: Hint, values: Any) -> str:
+    """`refusal` of a tuple."""
+    said = said_of(hint)
+    if not isinstance(values, tuple | list):
+        return f"must be a list, got {short(values)}"
+    if said.min_length is not None and len(values) < said.min_length:
+        return f"must have at least {said.min_length} values, got {short(list(values))}"
+    bad = [one for one in values if said.limits and not _within(one, said.limits)]
+    return f"must each be {_expected(hint, bad[0])}, got {short(list(values))}" if bad else ""
+
+
+def _expected(hint: Hint, value: Any) -> str:
+    """What a number has to be, and what its bound above is where no annotation names one."""
+    limits = said_of(hint).limits
+    return allowed(hint) + ("" if {"lt", "le"} & limits.keys() else _above(plain(hint), value))
 
 
 def check_ranges(owner: Any) -> None:

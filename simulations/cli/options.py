@@ -70,7 +70,7 @@ def option(key: str, leaf: Any) -> click.Option:
     flag = "--" + key.replace(".", "-").replace("_", "-")
     kind: Any = settings.plain(leaf.hint)
     shown = ",".join(leaf.default) if leaf.many else leaf.default
-    limits = "" if get_origin(kind) is Literal else settings.allowed(leaf.hint)
+    limits = "" if isinstance(_type(kind), click.Choice) else settings.allowed(leaf.hint)
     default = "none" if shown in (None, "") else shown
     said = [settings.said_of(leaf.hint).help, limits and f"[{limits}]", f"[default: {default}]"]
     return click.Option(
@@ -96,7 +96,8 @@ def variable(key: str) -> str:
 def _type(hint: Any) -> Any:
     """The click type of a hint; `X | None` is X, since leaving a flag out says None."""
     if get_origin(hint) is Literal:
-        return click.Choice(get_args(hint))
+        choices = get_args(hint)
+        return click.Choice(choices) if isinstance(choices[0], str) else type(choices[0])
     plain = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
     return plain[0]
 

@@ -37,6 +37,8 @@ Compression = Literal[
 Topology = Literal["server", "ring", "small-world", "random-geometric", "complete"]
 
 
+DATA, GRAPHS = "fedkd.data.datasets", "graphkd.data.registry"  # where data are found by name
+
 Seed = Annotated[int, Setting("of every random choice")]
 
 
@@ -45,14 +47,22 @@ class FedExperiment:
     """One federated run: an algorithm with its hyperparameters, on data, among clients."""
 
     algorithm: Any
-    data: Annotated[str, Setting("data set; `kdsim list datasets`")] = "digits"
+    data: Annotated[str, Setting("data set; `kdsim list datasets`", names=DATA)] = "digits"
     clients: Annotated[int, Setting("how many", ge=1)] = 5
     models: Annotated[
         tuple[str, ...],
-        Setting("architectures, dealt out to the clients in turn; `kdsim list models`"),
+        Setting(
+            "architectures, dealt out to the clients in turn; `kdsim list models`",
+            min_length=1,
+            names="fedkd.models",
+        ),
     ] = ("mlp-64", "mlp-128-64", "cnn")
     partition: Annotated[
-        str, Setting("how private examples are dealt out; `kdsim list partitions`")
+        str,
+        Setting(
+            "how private examples are dealt out; `kdsim list partitions`",
+            names="fedkd.data.partition",
+        ),
     ] = "dirichlet"
     alpha: Annotated[
         float, Setting("concentration of dirichlet (-min, -balanced) and quantity", gt=0)
@@ -61,30 +71,44 @@ class FedExperiment:
     classes_per_client: Annotated[int, Setting("labels of each client, for pathological", ge=1)] = 2
     absent_classes: Annotated[int, Setting("labels that no client holds", ge=0)] = 0
     rotations: Annotated[
-        int,
-        Setting("2 or 4 turn client k by (k modulo that) of a full turn", ge=1, le=4),
+        Literal[1, 2, 4], Setting("2 or 4 turn client k by (k modulo that) of a full turn")
     ] = 1
-    private: Annotated[int, Setting("examples dealt out to clients")] = 500
-    public: Annotated[int, Setting("examples that all may see")] = 578
-    validation: Annotated[int, Setting("examples to select on")] = 0
-    test: Annotated[int, Setting("test examples; 0 is all that are left")] = 0
+    private: Annotated[
+        int, Setting("examples dealt out to clients; 0 is all that nothing else takes", ge=0)
+    ] = 500
+    public: Annotated[int, Setting("examples that all may see", ge=0)] = 578
+    validation: Annotated[int, Setting("examples to select on", ge=0)] = 0
+    test: Annotated[int, Setting("test examples; 0 is all that are left", ge=0)] = 0
     rounds: Annotated[int, Setting("how many", ge=1)] = 10
     fraction: Annotated[float, Setting("share of clients in a round", gt=0, le=1)] = 1.0
     engine: Annotated[
         str,
-        Setting("who runs the clients; auto: the faster; `kdsim list engines`"),
+        Setting(
+            "who runs the clients; auto: the faster; `kdsim list engines`", names="fedkd.engines"
+        ),
     ] = "sequential"
     chunk: Annotated[int, Setting("clients at once in the batched engine", ge=1)] = 500
     compression: Annotated[Compression, Setting("of messages both ways")] = "none"
     corrupt: Annotated[
-        str | None, Setting("CLIENT:FAULT, a client whose uploads are tampered with")
+        str | None,
+        Setting(
+            "CLIENT:FAULT, a client whose uploads are tampered with",
+            names="fedkd.attacks.byzantine",
+        ),
     ] = None
     topology: Annotated[
         Topology, Setting("who hears whom: a server all, or peers their neighbours")
     ] = "server"
-    degree: Annotated[int, Setting("nearest peers that each is joined to, for small-world")] = 4
-    rewiring: Annotated[float, Setting("chance of a link to lead elsewhere, for small-world")] = 0.3
-    radius: Annotated[float, Setting("for random-geometric")] = 0.5
+    degree: Annotated[
+        int, Setting("nearest peers that each is joined to, an even number, for small-world", ge=2)
+    ] = 4
+    rewiring: Annotated[
+        float, Setting("chance of a link to lead elsewhere, for small-world", ge=0, le=1)
+    ] = 0.3
+    radius: Annotated[
+        float,
+        Setting("peers in the unit square that are nearer are joined, for random-geometric", gt=0),
+    ] = 0.5
     clock: Clock = Clock()
     eval_every: Annotated[
         int, Setting("rounds between evaluations; the last always is one", ge=1)
@@ -98,8 +122,6 @@ class FedExperiment:
     def __post_init__(self) -> None:
         """Refuse what makes no run."""
         check_ranges(self)
-        if self.rotations not in (1, 2, 4):
-            raise ValueError(f"rotations must be 1, 2 or 4 (exact turns), got {self.rotations}")
         partition.REGISTRY.check(self.partition)
         engines.REGISTRY.check(self.engine)
         if self.corrupt is not None:
@@ -146,7 +168,7 @@ class GraphExperiment:
     """One graph distillation: a method with its hyperparameters, on a graph, or on many."""
 
     method: Any
-    data: Annotated[str, Setting("graph; `kdsim list datasets`")] = "digits-knn"
+    data: Annotated[str, Setting("graph; `kdsim list datasets`", names=GRAPHS)] = "digits-knn"
     protocol: Annotated[
         Literal["transductive", "withheld", "inductive", "folds"],
         Setting("are the test nodes there from the start, and taught? folds: of graphs"),
@@ -154,14 +176,19 @@ class GraphExperiment:
     train: Annotated[
         int | None,
         Setting(
-            "labelled nodes of a class to train on; none: 20, of many graphs all that are left"
+            "labelled nodes of a class to train on; none: 20, of many graphs all that are left",
+            ge=1,
         ),
     ] = None
     val: Annotated[
-        int | None, Setting("the same to select on; none is 30, or of graphs a fold")
+        int | None, Setting("the same to select on; none is 30, or of graphs a fold", ge=1)
     ] = None
-    feature_noise: Annotated[float, Setting("share, to see what a method can stand")] = 0.0
-    removed_edges: Annotated[float, Setting("share of them, likewise")] = 0.0
+    feature_noise: Annotated[
+        float, Setting("share of noise in the features, to see what a method can stand", ge=0, le=1)
+    ] = 0.0
+    removed_edges: Annotated[
+        float, Setting("share of the edges that is taken away, likewise", ge=0, le=1)
+    ] = 0.0
     seed: Annotated[
         int, Setting("of every random choice; of many graphs, modulo 10, the test fold")
     ] = 0
@@ -182,6 +209,10 @@ class SurveyExperiment:
 
     recipe: Any
     seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no run: a recipe has no base class that would."""
+        check_ranges(self.recipe)
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ given, and never sees what is not: a part of a nested setting leaves the rest of
 import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -26,6 +26,9 @@ ADDED = {"added": True}
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
+# What pydantic calls the mistakes of a value that is of the right type.
+RANGES = ("greater_than", "less_than", "literal_error", "too_short")
+
 # Whole numbers that no machine could count up to in a run; of seeds there are more.
 LARGEST, LARGEST_SEED = 1_000_000, 2**63 - 1
 
@@ -39,8 +42,7 @@ class Leaf(NamedTuple):
     @property
     def many(self) -> bool:
         """Whether one value is a list."""
-        kind: Any = get_origin(settings.plain(self.hint))
-        return kind is tuple
+        return settings.is_tuple(self.hint)
 
 
 def leaves(owner: Any) -> dict[str, Leaf]:
@@ -122,25 +124,31 @@ class Form:
         try:
             found: dict[str, Any] = self._adapter.validate_python(lists)
         except ValidationError as error:
-            raise ValueError(self._said(error)) from None
+            raise ValueError(self._said(error, lists)) from None
         for name, value in found.items():
             _check_size(name, self.known[name].hint, value)
         return found
 
-    def _said(self, error: ValidationError) -> str:
-        """The first mistake in a line: in our words where a number is out of its range."""
+    def _said(self, error: ValidationError, given: Mapping[str, Any]) -> str:
+        """The first mistake in a line: in our words where a value is out of its range."""
         first = error.errors()[0]
         name, value = str(first["loc"][0]), first["input"]
-        if first["type"].startswith(("greater_than", "less_than")):
-            return f"{name} {settings.refusal(self.known[name].hint, value)}"
+        if first["type"].startswith(RANGES):
+            return f"{name} {settings.refusal(self.known[name].hint, given[name])}"
         return f"{name} is {settings.short(value)}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def _for_pydantic(hint: Any) -> Any:
     """An annotation with its range and help as pydantic has them."""
-    said = settings.said_of(hint)
-    field = Field(description=said.help or None, gt=said.gt, ge=said.ge, lt=said.lt, le=said.le)
-    return Annotated[hint, field]
+    said, kind = settings.said_of(hint), settings.plain(hint)
+    limits = Field(gt=said.gt, ge=said.ge, lt=said.lt, le=said.le)
+    if settings.is_tuple(hint):
+        each = tuple(one if one is ... else Annotated[one, limits] for one in get_args(kind))
+        values: Any = tuple.__class_getitem__(each)
+        found: Any = Annotated[values, Field(min_length=said.min_length)]
+    else:
+        found = Annotated[kind, limits]
+    return Annotated[found, Field(description=said.help or None)]
 
 
 def json_schema(leaf: Leaf) -> dict[str, Any]:

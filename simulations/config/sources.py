@@ -12,21 +12,9 @@ from typing import Any
 
 from kdcore.references import Source, is_reference, source, source_of
 from kdcore.registry import Registry
+from kdcore.settings import said_of
 from simulations.config.experiments import KINDS, Experiment, kind_of
-from simulations.config.schema import values
-
-# Settings whose values are names, and where these are found.
-REGISTRIES: Mapping[str, Mapping[str, str]] = {
-    "fed": {
-        "data": "fedkd.data.datasets",
-        "models": "fedkd.models",
-        "partition": "fedkd.data.partition",
-        "engine": "fedkd.engines",
-        "corrupt": "fedkd.attacks.byzantine",
-    },
-    "graph": {"data": "graphkd.data.registry", "network": "graphkd.models.networks"},
-    "survey": {},
-}
+from simulations.config.schema import leaves
 
 
 def sources(experiment: Experiment) -> dict[str, Source]:
@@ -42,7 +30,7 @@ def sources(experiment: Experiment) -> dict[str, Source]:
         there = cls.__module__ in sys.modules  # not so in a worker that was sent the class
         place = f"{cls.__module__}:{cls.__qualname__}"
         found[experiment.name] = source_of(cls) if there else source(place)
-    return found | {place: source(place) for place in dict.fromkeys(_named(experiment, kind))}
+    return found | {place: source(place) for place in dict.fromkeys(_named(experiment))}
 
 
 def hashes(found: Mapping[str, Source]) -> dict[str, str]:
@@ -74,11 +62,11 @@ def check(now: Mapping[str, Source], before: Mapping[str, Source], where: Any) -
         )
 
 
-def _named(experiment: Experiment, kind: str) -> Iterator[str]:
+def _named(experiment: Experiment) -> Iterator[str]:
     """Where all is that settings name and that is not the project's."""
-    for key, value in values(experiment).items():
-        where = REGISTRIES[kind].get(key.rpartition(".")[2])
-        for text in value if isinstance(value, list) else [value]:
+    for leaf in leaves(experiment).values():
+        where = said_of(leaf.hint).names
+        for text in leaf.default if leaf.many else [leaf.default]:
             for name in _names(text) if isinstance(text, str) else ():
                 if is_reference(name):
                     yield name

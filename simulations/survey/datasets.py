@@ -132,7 +132,16 @@ def _file(root: Path, name: str, place: str) -> Path:
 
 
 def split(count: int, sizes: Sequence[int], seed: int) -> tuple[Tensor, ...]:
-    """Disjoint rows of a table of `count`: so many each, and at last all that are left."""
+    """Disjoint rows of a table of `count`: so many each, and at last all that are left.
+
+    Raises:
+        ValueError: more are asked for than there are, or fewer than none.
+    """
+    if min(sizes) < 0 or sum(sizes) > count:
+        raise ValueError(
+            f"{' + '.join(map(str, sizes))} examples are asked for, of {count}; each number has to "
+            "be at least 0, and all together at most what there is"
+        )
     order = torch.randperm(count, generator=generator(seed, "split"))
     return torch.split(order, [*sizes, count - sum(sizes)])
 

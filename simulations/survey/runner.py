@@ -6,19 +6,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fedkd import models
+from kdcore.settings import said_of
 from simulations.config.experiments import SurveyExperiment
 from simulations.config.resources import Resources
-from simulations.survey import datasets
+from simulations.config.schema import leaves
+from simulations.survey import datasets, students
 
 Record = dict[str, Any]
 
 
 def prepare(experiment: SurveyExperiment, root: Path | None = None) -> Any:
-    """The data of a recipe.
+    """The data of a recipe, whose networks are looked at too.
 
     Raises:
         FileNotFoundError: a file of it is missing.
+        ValueError: there is no network of a name.
     """
+    for leaf in leaves(experiment.recipe).values():
+        if said_of(leaf.hint).names == models.__name__:
+            students.check(*(leaf.default if leaf.many else [leaf.default]))
     return datasets.load(experiment.data, root)
 
 

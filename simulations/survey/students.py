@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from fedkd.data import datasets
-from fedkd.models import build
+from fedkd.models import REGISTRY, build
 from kdcore.losses.feature import Regressor
 from kdcore.outputs import Outputs
+from kdcore.registry import is_reference
 from kdcore.rng import generator
 from kdcore.schemes.learners import Learner
 from kdcore.training.stacked import Params
@@ -20,6 +21,13 @@ def learner(name: str, shape: Sequence[int], classes: int, seed: int, *purpose: 
     """A network of `fedkd.models` with the initial weights of a seed and a purpose."""
     model = build(name, shape, classes)
     return Learner(model.predict, model.init(generator(seed, "init", *purpose)))
+
+
+def check(*names: str) -> None:
+    """Raise ValueError for a name of no network; one of a user's own is tried where it is made."""
+    for name in names:
+        if not is_reference(name) and name not in REGISTRY:
+            build(name, (1, 8, 8), 2)
 
 
 def classifiers(data: datasets.Dataset, models: Mapping[str, str], seed: int) -> dict[str, Learner]:

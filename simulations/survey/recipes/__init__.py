@@ -8,11 +8,17 @@ the same student without a teacher, `accuracy_teacher`, and so on; accuracies ar
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from kdcore.registry import Registry, files_of
+from kdcore.settings import Setting
 
 Metrics = Mapping[str, float]
+
+# The setting of a network for one learner.
+Network = Annotated[
+    str, Setting("its network, such as mlp-64; `kdsim list models`", names="fedkd.models")
+]
 
 
 class Recipe(Protocol):

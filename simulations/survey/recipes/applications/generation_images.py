@@ -18,7 +18,7 @@ from kdcore.settings import WIDEST, Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import Params, TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import learner
 
 
@@ -41,15 +41,19 @@ class ImageGeneration:
 
     data: ClassVar[str] = "digits"
 
-    few: int = 60
-    train: int = 1078
-    teacher: int = 256
-    student: int = 64
+    few: Annotated[int, Setting("images that the control learns", ge=1)] = 60
+    train: Annotated[int, Setting("images that the teacher learns", ge=1)] = 1078
+    teacher: Annotated[int, Setting("width of its hidden layers", ge=1, le=WIDEST)] = 256
+    student: Annotated[int, Setting("width of its hidden layers", ge=1, le=WIDEST)] = 64
     latent: Annotated[int, Setting("width of the noise", ge=1, le=WIDEST)] = 8
-    noises: int = 4000
-    copies: int = 10
-    samples: int = 1000
-    judge: str = "mlp-64-16"
+    noises: Annotated[
+        int, Setting("inputs of which the student learns the teacher's images", ge=1)
+    ] = 4000
+    copies: Annotated[
+        int, Setting("passes of each training image, each with other noise", ge=1)
+    ] = 10
+    samples: Annotated[int, Setting("made images that are scored", ge=2)] = 1000
+    judge: Network = "mlp-64-16"
     judging: TrainingConfig = TrainingConfig("adam", 0.003, epochs=30, batch_size=32)
     teaching: TrainingConfig = TrainingConfig("adam", 0.005, epochs=8, batch_size=32)
     learning: TrainingConfig = TrainingConfig("adam", 0.004, epochs=10, batch_size=32)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -14,6 +14,7 @@ from kdcore.outputs import Outputs
 from kdcore.rng import generator
 from kdcore.schemes.learners import Learner
 from kdcore.schemes.stages import LossTerm, Stage, run
+from kdcore.settings import WIDEST, Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import Params, TrainingConfig
 from simulations.survey.datasets import split
@@ -42,13 +43,13 @@ class TextGeneration:
 
     data: ClassVar[str] = "shakespeare"
 
-    seen: int = 20_000
-    written: int = 200_000
-    held_out: int = 50_000
-    heard: int = 400_000
-    length: int = 128
-    teacher: int = 256
-    student: int = 128
+    seen: Annotated[int, Setting("characters that the student reads", ge=1)] = 20_000
+    written: Annotated[int, Setting("characters that the teacher writes", ge=1)] = 200_000
+    held_out: Annotated[int, Setting("characters of the perplexity", ge=1)] = 50_000
+    heard: Annotated[int, Setting("characters that the teacher reads besides", ge=1)] = 400_000
+    length: Annotated[int, Setting("characters of a sequence", ge=1)] = 128
+    teacher: Annotated[int, Setting("width of its hidden layer", ge=1, le=WIDEST)] = 256
+    student: Annotated[int, Setting("width of its hidden layer", ge=1, le=WIDEST)] = 128
     teaching: TrainingConfig = TrainingConfig("adam", 0.004, epochs=2, batch_size=4)
     learning: TrainingConfig = TrainingConfig("adam", 0.006, epochs=2, batch_size=4)
     reading: TrainingConfig = TrainingConfig("adam", 0.004, epochs=12, batch_size=4)

@@ -1,7 +1,7 @@
 """Noisy labels: a teacher of the few that were checked, for a student of the many that were not."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,9 +12,10 @@ from kdcore.outputs import Outputs
 from kdcore.rng import generator
 from kdcore.schemes.offline import alone, offline
 from kdcore.schemes.stages import LossTerm, Stage, run, soft
+from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import accuracy, classifiers
 
 
@@ -34,11 +35,17 @@ class LabelNoise:
 
     data: ClassVar[str] = "digits"
 
-    checked: int = 100
-    train: int = 1078
-    wrong: float = 0.4
-    model: str = "mlp-64"
-    hard: float = 0.3
+    checked: Annotated[
+        int, Setting("examples whose label is right, of which the teacher learns", ge=1)
+    ] = 100
+    train: Annotated[
+        int, Setting("examples that the student learns, checked ones and others", ge=1)
+    ] = 1078
+    wrong: Annotated[float, Setting("share of the other labels that is wrong", ge=0, le=1)] = 0.4
+    model: Network = "mlp-64"
+    hard: Annotated[
+        float, Setting("weight of the labels, the rest is the teacher's", ge=0, le=1)
+    ] = 0.3
     teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=100, batch_size=32)
     learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=40, batch_size=32)
 

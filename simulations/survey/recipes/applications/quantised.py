@@ -1,16 +1,17 @@
 """A quantised student: weights of two bits, with and without a teacher of full precision."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from fedkd.data.datasets import Dataset
 from kdcore.rng import generator
 from kdcore.schemes.learners import Learner, quantised
 from kdcore.schemes.offline import alone, offline
 from kdcore.schemes.stages import run, soft
+from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import accuracy, learner
 
 
@@ -28,11 +29,13 @@ class Quantised:
 
     data: ClassVar[str] = "digits"
 
-    labels: int = 300
-    model: str = "mlp-32"
-    bits: int = 2
-    temperature: float = 1.0
-    hard: float = 0.0
+    labels: Annotated[int, Setting("labelled examples", ge=1)] = 300
+    model: Network = "mlp-32"
+    bits: Annotated[int, Setting("of each of the student's weights", ge=2, le=32)] = 2
+    temperature: Annotated[float, Setting("T of the soft targets", gt=0)] = 1.0
+    hard: Annotated[
+        float, Setting("weight of the labels, the rest is the teacher's", ge=0, le=1)
+    ] = 0.0
     teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
     learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from kdcore.outputs import Outputs
 from kdcore.rng import generator
 from kdcore.schemes.learners import Learner
 from kdcore.schemes.stages import LossTerm, Stage, TermLoss, run
+from kdcore.settings import WIDEST, Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import Params, TrainingConfig
 from simulations.survey.datasets import Ratings
@@ -46,15 +47,19 @@ class Ranking:
 
     data: ClassVar[str] = "movielens"
 
-    ratings: int = 5
-    test: float = 0.2
-    seen: float = 0.2
-    teacher: int = 64
-    student: int = 16
-    top: int = 40
-    position: float = 10.0
-    weight: float = 1.0
-    temperature: float = 1.0
+    ratings: Annotated[int, Setting("of an item, at the least; others are left out", ge=1)] = 5
+    test: Annotated[float, Setting("share of a user's items that is for the test", gt=0, lt=1)] = (
+        0.2
+    )
+    seen: Annotated[float, Setting("share of the others that the student sees", gt=0, le=1)] = 0.2
+    teacher: Annotated[int, Setting("numbers that a user and an item have", ge=1, le=WIDEST)] = 64
+    student: Annotated[int, Setting("numbers that a user and an item have", ge=1, le=WIDEST)] = 16
+    top: Annotated[
+        int, Setting("items, the teacher's first, that ranking losses are about", ge=1)
+    ] = 40
+    position: Annotated[float, Setting("scale of the weights of positions", gt=0)] = 10.0
+    weight: Annotated[float, Setting("of the ranking loss", ge=0)] = 1.0
+    temperature: Annotated[float, Setting("T of the listwise distributions", gt=0)] = 1.0
     teaching: TrainingConfig = TrainingConfig(
         "adam", 0.01, weight_decay=1e-4, epochs=24, batch_size=64
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from kdcore.outputs import Outputs
 from kdcore.rng import generator
 from kdcore.schemes.learners import Learner, seeing
 from kdcore.schemes.stages import LossTerm, Stage, run
+from kdcore.settings import Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import Table, split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import learner
 
 if TYPE_CHECKING:
@@ -43,14 +44,14 @@ class Regression:
 
     data: ClassVar[str] = "diabetes"
 
-    train: int = 300
-    wrong: float = 0.15
-    error: float = 2.0
-    trees: int = 100
-    leaf: int = 5
-    student: str = "mlp-32"
-    weight: float = 0.5
-    decay: float = 0.01
+    train: Annotated[int, Setting("training examples", ge=2)] = 300
+    wrong: Annotated[float, Setting("share of targets that is off", ge=0, le=1)] = 0.15
+    error: Annotated[float, Setting("of these, in standard deviations of the target", ge=0)] = 2.0
+    trees: Annotated[int, Setting("of the forest", ge=1)] = 100
+    leaf: Annotated[int, Setting("examples in a leaf, at the least", ge=1)] = 5
+    student: Network = "mlp-32"
+    weight: Annotated[float, Setting("of the targets, the rest is the teacher's", ge=0, le=1)] = 0.5
+    decay: Annotated[float, Setting("weight decay of the control with it", ge=0)] = 0.01
     training: TrainingConfig = TrainingConfig("adam", 0.01, epochs=30, batch_size=32)
 
     def measure(self, data: Table, seed: int) -> Metrics:

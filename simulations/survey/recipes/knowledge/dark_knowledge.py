@@ -14,7 +14,7 @@ from kdcore.schemes.stages import Scheme, run, soft
 from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import classifiers
 
 
@@ -34,11 +34,13 @@ class DarkKnowledge:
     data: ClassVar[str] = "digits"
 
     hidden: Annotated[int, Setting("the digit that nobody is shown", ge=0, le=9)] = 3
-    train: int = 1078
-    aside: int = 200
-    teacher: str = "mlp-256-256"
-    student: str = "mlp-64-64"
-    temperature: float = 20.0
+    train: Annotated[int, Setting("examples that the teacher learns", ge=1)] = 1078
+    aside: Annotated[
+        int, Setting("examples by which the hidden digit's logit is shifted", ge=1)
+    ] = 200
+    teacher: Network = "mlp-256-256"
+    student: Network = "mlp-64-64"
+    temperature: Annotated[float, Setting("T of the soft targets", gt=0)] = 20.0
     teaching: TrainingConfig = TrainingConfig("adam", 0.001, epochs=40, batch_size=32)
     learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
 

@@ -17,7 +17,7 @@ from kdcore.settings import Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.recipes.knowledge.dark_knowledge import recall, shifted
 from simulations.survey.students import classifiers
 
@@ -42,13 +42,17 @@ class Explanation:
     data: ClassVar[str] = "digits"
 
     hidden: Annotated[int, Setting("the digit that nobody is shown", ge=0, le=9)] = 3
-    train: int = 1078
-    aside: int = 200
-    teacher: str = "mlp-256-256"
-    student: str = "mlp-64-64"
-    temperature: float = 20.0
-    leaves: int = 60
-    tree_temperature: float = 2.0
+    train: Annotated[int, Setting("examples that the teacher learns", ge=1)] = 1078
+    aside: Annotated[
+        int, Setting("examples by which the hidden digit's logit is shifted", ge=1)
+    ] = 200
+    teacher: Network = "mlp-256-256"
+    student: Network = "mlp-64-64"
+    temperature: Annotated[float, Setting("T of the soft targets", gt=0)] = 20.0
+    leaves: Annotated[int, Setting("of the tree, at the most", ge=2)] = 60
+    tree_temperature: Annotated[
+        float, Setting("T of the probabilities that the tree learns", gt=0)
+    ] = 2.0
     teaching: TrainingConfig = TrainingConfig("adam", 0.001, epochs=40, batch_size=32)
     learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
 

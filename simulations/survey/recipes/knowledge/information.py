@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,11 +15,12 @@ from kdcore.rng import generator
 from kdcore.schemes.learners import Learner
 from kdcore.schemes.offline import alone
 from kdcore.schemes.stages import UNLABELLED, LossTerm, Stage, labels, run
+from kdcore.settings import Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
 from kdcore.training.stacked import Params
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import accuracy, learner, regressing
 
 
@@ -41,12 +42,14 @@ class Information:
 
     data: ClassVar[str] = "digits"
 
-    labels: int = 100
-    train: int = 1078
-    teacher: str = "mlp-128"
-    student: str = "mlp-64-32"
-    batch: int = 256
-    weight: float = 0.1
+    labels: Annotated[int, Setting("examples whose label the student knows", ge=0)] = 100
+    train: Annotated[
+        int, Setting("examples that the teacher learns; of all the student sees the inputs", ge=1)
+    ] = 1078
+    teacher: Network = "mlp-128"
+    student: Network = "mlp-64-32"
+    batch: Annotated[int, Setting("examples that an InfoNCE bound compares", ge=2)] = 256
+    weight: Annotated[float, Setting("of the information loss, beside the labels", ge=0)] = 0.1
     teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=30, batch_size=32)
     learning: TrainingConfig = TrainingConfig("adam", 0.003, epochs=40, batch_size=64)
     judging: TrainingConfig = TrainingConfig("adam", 0.003, epochs=30, batch_size=128)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -17,11 +17,12 @@ from kdcore.rng import generator
 from kdcore.schemes.learners import Learner
 from kdcore.schemes.offline import alone
 from kdcore.schemes.stages import LossTerm, Scheme, Stage, TermLoss, labels, run
+from kdcore.settings import WIDEST, Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
 from kdcore.training.stacked import Params
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import accuracy, learner, regressing
 
 
@@ -43,14 +44,25 @@ class Intermediate:
 
     data: ClassVar[str] = "digits"
 
-    train: int = 500
-    teacher: str = "mlp-128-128"
-    student: str = "mlp-16-16-16-16-16"
-    guided: int = 2
-    similarity: float = 10.0
-    attention: float = 0.3
-    channels: tuple[int, ...] = (16, 16, 16)
-    thin: tuple[int, ...] = (8, 8, 8)
+    train: Annotated[int, Setting("labelled examples, the same for all", ge=1)] = 500
+    teacher: Network = "mlp-128-128"
+    student: Network = "mlp-16-16-16-16-16"
+    guided: Annotated[
+        int,
+        Setting(
+            "the student's layer, from 0, that is to be like the teacher's last hidden one", ge=0
+        ),
+    ] = 2
+    similarity: Annotated[float, Setting("weight of the similarity-preserving loss", ge=0)] = 10.0
+    attention: Annotated[float, Setting("weight of the attention loss", ge=0)] = 0.3
+    channels: Annotated[
+        tuple[int, ...],
+        Setting("of each convolution of the teacher of maps", ge=1, le=WIDEST, min_length=1),
+    ] = (16, 16, 16)
+    thin: Annotated[
+        tuple[int, ...],
+        Setting("of each convolution of the student of maps", ge=1, le=WIDEST, min_length=1),
+    ] = (8, 8, 8)
     teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=30, batch_size=32)
     hinting: TrainingConfig = TrainingConfig("adam", 0.003, epochs=30, batch_size=50)
     learning: TrainingConfig = TrainingConfig("adam", 0.003, epochs=80, batch_size=50)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from kdcore.outputs import Outputs
 from kdcore.rng import generator
 from kdcore.schemes.learners import Learner, seeing
 from kdcore.schemes.stages import LossTerm, Stage, labels, run
+from kdcore.settings import Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
 from kdcore.training.stacked import Params
@@ -51,11 +52,13 @@ class Privileged:
 
     data: ClassVar[str] = "none"
 
-    features: int = 50
-    train: int = 200
-    test: int = 1000
-    imitation: float = 1.0
-    temperature: float = 1.0
+    features: Annotated[int, Setting("of an example", ge=3)] = 50
+    train: Annotated[int, Setting("training examples", ge=2)] = 200
+    test: Annotated[int, Setting("test examples", ge=1)] = 1000
+    imitation: Annotated[
+        float, Setting("weight of the teacher, the rest is the labels'", ge=0, le=1)
+    ] = 1.0
+    temperature: Annotated[float, Setting("T of the soft targets", gt=0)] = 1.0
     training: TrainingConfig = TrainingConfig("sgd", 0.5, epochs=200, batch_size=200)
 
     def measure(self, data: None, seed: int) -> Metrics:

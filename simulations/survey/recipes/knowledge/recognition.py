@@ -16,7 +16,7 @@ from kdcore.schemes.stages import LossTerm, Stage, run
 from kdcore.settings import WIDEST, Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, moved, split, unlabelled
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import learner
 
 
@@ -37,15 +37,15 @@ class Recognition:
 
     data: ClassVar[str] = "mnist"
 
-    train: int = 1984
-    test: int = 1000
-    shift: int = 3
-    teacher: str = "cnn-8-16"
-    student: str = "mlp-64"
+    train: Annotated[int, Setting("examples of seen digits", ge=1)] = 1984
+    test: Annotated[int, Setting("examples of unseen digits", ge=2)] = 1000
+    shift: Annotated[int, Setting("pixels by which an image is moved, at the most", ge=0)] = 3
+    teacher: Network = "cnn-8-16"
+    student: Network = "mlp-64"
     width: Annotated[int, Setting("of the embedding", ge=1, le=WIDEST)] = 16
-    margin: float = 0.2
-    distance: float = 1.0
-    angle: float = 2.0
+    margin: Annotated[float, Setting("of the triplet loss", ge=0)] = 0.2
+    distance: Annotated[float, Setting("weight of distances", ge=0)] = 1.0
+    angle: Annotated[float, Setting("weight of angles", ge=0)] = 2.0
     teaching: TrainingConfig = TrainingConfig("adam", 0.003, epochs=4, batch_size=62)
     learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=8, batch_size=32)
 

@@ -1,16 +1,17 @@
 """Adaptation: a teacher of one domain, a student of another that has no labels."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from fedkd.data.datasets import Dataset
 from kdcore.rng import generator
 from kdcore.schemes.offline import alone, offline
 from kdcore.schemes.self_distillation import self_training
 from kdcore.schemes.stages import run, soft
+from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import accuracy, learner
 
 
@@ -30,10 +31,18 @@ class Adaptation:
 
     data: ClassVar[str] = "mnist-8x8+digits"
 
-    source: int = 5000
-    target: int = 1078
-    network: str = "mlp-64"
-    shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    source: Annotated[int, Setting("labelled examples that the teacher learns", ge=1)] = 5000
+    target: Annotated[int, Setting("examples of the other domain, without labels", ge=1)] = 1078
+    network: Network = "mlp-64"
+    shares: Annotated[
+        tuple[float, ...],
+        Setting(
+            "of the examples of each predicted class, those that are surest; one for each stage",
+            gt=0,
+            le=1,
+            min_length=1,
+        ),
+    ] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=20, batch_size=100)
     learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=20, batch_size=32)
 

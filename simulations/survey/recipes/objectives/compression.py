@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
@@ -11,9 +11,10 @@ from kdcore.rng import generator
 from kdcore.schemes.learners import Learner
 from kdcore.schemes.offline import alone, offline
 from kdcore.schemes.stages import run, soft
+from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import accuracy, classifiers, parameters
 
 
@@ -32,11 +33,13 @@ class Compression:
 
     data: ClassVar[str] = "digits"
 
-    labels: int = 100
-    train: int = 1078
-    teacher: str = "mlp-256-256"
-    student: str = "mlp-16"
-    temperature: float = 1.0
+    labels: Annotated[int, Setting("examples whose label the student knows", ge=1)] = 100
+    train: Annotated[
+        int, Setting("examples that the teacher learns; of all the student sees the inputs", ge=1)
+    ] = 1078
+    teacher: Network = "mlp-256-256"
+    student: Network = "mlp-16"
+    temperature: Annotated[float, Setting("T of the soft targets", gt=0)] = 1.0
     teaching: TrainingConfig = TrainingConfig("adam", 0.001, epochs=60, batch_size=32)
     learning: TrainingConfig = TrainingConfig("adam", 0.005, epochs=60, batch_size=32)
 

@@ -1,7 +1,7 @@
 """Enhancement: two teachers, each of half the digits, and one student of all, without labels."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from kdcore.outputs import Outputs
 from kdcore.rng import generator
 from kdcore.schemes.offline import alone, offline
 from kdcore.schemes.stages import run
+from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import classifiers, learner
 
 
@@ -36,11 +37,13 @@ class Enhancement:
 
     data: ClassVar[str] = "digits"
 
-    teaching_examples: int = 600
-    transfer: int = 600
-    teacher: str = "mlp-64"
-    student: str = "mlp-64"
-    temperature: float = 2.0
+    teaching_examples: Annotated[
+        int, Setting("labelled examples of both teachers together", ge=1)
+    ] = 600
+    transfer: Annotated[int, Setting("examples that the student sees, without labels", ge=1)] = 600
+    teacher: Network = "mlp-64"
+    student: Network = "mlp-64"
+    temperature: Annotated[float, Setting("T of the soft targets", gt=0)] = 2.0
     teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=40, batch_size=32)
     learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
 

@@ -1,7 +1,7 @@
 """Expansion: a larger student, a teacher's guesses at unlabelled inputs, noise; and again."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,9 +12,10 @@ from kdcore.schemes.data_free import copied
 from kdcore.schemes.offline import alone
 from kdcore.schemes.self_distillation import noisy_student
 from kdcore.schemes.stages import run
+from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, moved, split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import accuracy, learner
 
 
@@ -33,15 +34,17 @@ class Expansion:
 
     data: ClassVar[str] = "mnist"
 
-    labels: int = 200
-    unlabelled: int = 4000
-    test: int = 5000
-    teacher: str = "mlp-32"
-    student: str = "mlp-128-128"
-    iterations: int = 3
-    shift: int = 1
-    dark: float = 0.5
-    copies: int = 3
+    labels: Annotated[int, Setting("labelled examples", ge=1)] = 200
+    unlabelled: Annotated[int, Setting("examples without labels", ge=1)] = 4000
+    test: Annotated[int, Setting("test examples", ge=1)] = 5000
+    teacher: Network = "mlp-32"
+    student: Network = "mlp-128-128"
+    iterations: Annotated[int, Setting("students, one after another", ge=1)] = 3
+    shift: Annotated[
+        int, Setting("pixels by which the noise moves an image, at the most", ge=0)
+    ] = 1
+    dark: Annotated[float, Setting("share of pixels that the noise makes dark", ge=0, lt=1)] = 0.5
+    copies: Annotated[int, Setting("noised copies of each example", ge=1)] = 3
     teaching: TrainingConfig = TrainingConfig("adam", 0.005, epochs=60, batch_size=50)
     learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=6, batch_size=100)
 

@@ -1,7 +1,7 @@
 """Adversarial: a student whose logits a judge is to take for the teacher's."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -16,10 +16,11 @@ from kdcore.rng import generator
 from kdcore.schemes.learners import Learner, gradient_reversed
 from kdcore.schemes.offline import alone
 from kdcore.schemes.stages import UNLABELLED, LossTerm, Stage, labels, run
+from kdcore.settings import Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import Params, Predict, TrainingConfig
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import accuracy, classifiers, learner
 
 
@@ -43,12 +44,14 @@ class Adversarial:
 
     data: ClassVar[str] = "digits"
 
-    labels: int = 100
-    train: int = 1078
-    teacher: str = "mlp-256-256"
-    student: str = "mlp-16"
-    judge: str = "mlp-64"
-    strength: float = 0.02
+    labels: Annotated[int, Setting("examples whose label the student knows", ge=1)] = 100
+    train: Annotated[
+        int, Setting("examples that the teacher learns; of all the student sees the inputs", ge=1)
+    ] = 1078
+    teacher: Network = "mlp-256-256"
+    student: Network = "mlp-16"
+    judge: Network = "mlp-64"
+    strength: Annotated[float, Setting("factor of the reversed gradient", ge=0)] = 0.02
     teaching: TrainingConfig = TrainingConfig("adam", 0.001, epochs=30, batch_size=32)
     learning: TrainingConfig = TrainingConfig("adam", 0.005, epochs=60, batch_size=64)
     judging: TrainingConfig = TrainingConfig("adam", 0.003, epochs=60, batch_size=64)

@@ -1,7 +1,7 @@
 """Attention: a small convolutional network is told where a larger one looks."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -15,6 +15,7 @@ from kdcore.rng import generator
 from kdcore.schemes.learners import Learner
 from kdcore.schemes.offline import alone
 from kdcore.schemes.stages import LossTerm, Stage, labels, run
+from kdcore.settings import WIDEST, Setting
 from kdcore.training.loop import Params, TrainingConfig
 from simulations.survey.datasets import labelled, split
 from simulations.survey.recipes import Metrics
@@ -36,11 +37,15 @@ class Attention:
 
     data: ClassVar[str] = "digits"
 
-    labels: int = 100
-    train: int = 1078
-    teacher: tuple[int, int] = (16, 32)
-    student: tuple[int, int] = (4, 8)
-    weight: float = 0.3
+    labels: Annotated[int, Setting("examples whose label the student knows", ge=1)] = 100
+    train: Annotated[int, Setting("examples that the teacher learns", ge=1)] = 1078
+    teacher: Annotated[
+        tuple[int, int], Setting("channels of its two convolutions", ge=1, le=WIDEST)
+    ] = (16, 32)
+    student: Annotated[
+        tuple[int, int], Setting("channels of its two convolutions", ge=1, le=WIDEST)
+    ] = (4, 8)
+    weight: Annotated[float, Setting("of the attention loss, beside the labels", ge=0)] = 0.3
     teaching: TrainingConfig = TrainingConfig("adam", 0.003, epochs=15, batch_size=32)
     learning: TrainingConfig = TrainingConfig("adam", 0.005, epochs=100, batch_size=25)
 

@@ -1,7 +1,7 @@
 """Born-again networks: a network teaches the next one of its own kind."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
@@ -10,9 +10,10 @@ from kdcore import ensemble
 from kdcore.rng import generator
 from kdcore.schemes.offline import alone, multi_step
 from kdcore.schemes.stages import run, soft
+from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, share_right, split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import accuracy, classifiers
 
 
@@ -31,10 +32,12 @@ class BornAgain:
 
     data: ClassVar[str] = "digits"
 
-    labels: int = 300
-    model: str = "mlp-64"
-    generations: int = 3
-    hard: float = 0.5
+    labels: Annotated[int, Setting("labelled examples, the same for all generations", ge=1)] = 300
+    model: Network = "mlp-64"
+    generations: Annotated[int, Setting("students, one after another", ge=1)] = 3
+    hard: Annotated[
+        float, Setting("weight of the labels, the rest is the teacher's", ge=0, le=1)
+    ] = 0.5
     training: TrainingConfig = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:

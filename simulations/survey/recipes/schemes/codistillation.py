@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from kdcore.rng import generator
 from kdcore.schemes.learners import Learner, Learners
 from kdcore.schemes.offline import alone
 from kdcore.schemes.stages import LossTerm, Stage, pooled, run
+from kdcore.settings import Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
@@ -45,11 +46,16 @@ class Codistillation:
 
     data: ClassVar[str] = "digits"
 
-    peers: tuple[str, ...] = ("mlp-64", "mlp-128-64", "cnn", "mlp-64", "mlp-128-64")
-    skew: float = 0.3
-    private: int = 500
-    shared: int = 578
-    rounds: int = 5
+    peers: Annotated[
+        tuple[str, ...],
+        Setting("a network for each peer; `kdsim list models`", min_length=2, names="fedkd.models"),
+    ] = ("mlp-64", "mlp-128-64", "cnn", "mlp-64", "mlp-128-64")
+    skew: Annotated[
+        float, Setting("concentration of the Dirichlet distribution of labels over peers", gt=0)
+    ] = 0.3
+    private: Annotated[int, Setting("labelled examples of all peers together", ge=1)] = 500
+    shared: Annotated[int, Setting("examples that all see, without labels", ge=1)] = 578
+    rounds: Annotated[int, Setting("of own labels, and then of what all have said", ge=1)] = 5
     learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=5, batch_size=16)
     exchange: TrainingConfig = TrainingConfig("adam", 0.003, epochs=4, batch_size=64)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from kdcore.rng import generator
 from kdcore.schemes.learners import Learner, seeing
 from kdcore.schemes.offline import alone, offline
 from kdcore.schemes.stages import run, soft
+from kdcore.settings import Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import Views, split, unlabelled
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import accuracy, learner
 
 
@@ -35,11 +36,13 @@ class CrossModal:
 
     data: ClassVar[str] = "digits+views"
 
-    train: int = 1200
-    labels: int = 50
-    view: int = 3
-    teacher: str = "mlp-128"
-    student: str = "mlp-64"
+    train: Annotated[int, Setting("examples of which both views are seen", ge=1)] = 1200
+    labels: Annotated[int, Setting("examples whose label the control knows", ge=1)] = 50
+    view: Annotated[
+        int, Setting("which of the six views, from 0, is the student's", ge=0, le=5)
+    ] = 3
+    teacher: Network = "mlp-128"
+    student: Network = "mlp-64"
     teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=20, batch_size=50)
     learning: TrainingConfig = TrainingConfig("adam", 0.005, epochs=30, batch_size=50)
 

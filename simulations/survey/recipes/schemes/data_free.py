@@ -17,7 +17,7 @@ from kdcore.schemes.stages import run, soft
 from kdcore.settings import WIDEST, Setting
 from kdcore.training.loop import Params, TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import accuracy, classifiers
 
 
@@ -36,14 +36,16 @@ class DataFree:
 
     data: ClassVar[str] = "digits"
 
-    train: int = 1078
-    teacher: str = "mlp-128"
-    student: str = "mlp-32"
-    inventor: str = "mlp-128"
+    train: Annotated[int, Setting("examples that the teacher learns", ge=1)] = 1078
+    teacher: Network = "mlp-128"
+    student: Network = "mlp-32"
+    inventor: Network = "mlp-128"
     latent: Annotated[int, Setting("width of the noise", ge=1, le=WIDEST)] = 16
-    rounds: int = 40
-    at_once: int = 512
-    balance: float = 5.0
+    rounds: Annotated[int, Setting("of generator and student in turn", ge=1)] = 40
+    at_once: Annotated[int, Setting("inputs drawn in a round", ge=1)] = 512
+    balance: Annotated[
+        float, Setting("weight of evenly met classes in the generator's loss", ge=0)
+    ] = 5.0
     teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=30, batch_size=32)
     inventing: TrainingConfig = TrainingConfig("adam", 0.002, epochs=2, batch_size=64)
     following: TrainingConfig = TrainingConfig("adam", 0.002, epochs=2, batch_size=64)

@@ -1,12 +1,13 @@
 """Kernel self-distillation: a regression on its own predictions, in closed form."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from kdcore.schemes.self_distillation import kernel_generations
+from kdcore.settings import Setting
 from simulations.survey.datasets import Table, split
 from simulations.survey.recipes import Metrics
 
@@ -26,10 +27,10 @@ class KernelSelf:
 
     data: ClassVar[str] = "diabetes"
 
-    train: int = 221
-    generations: int = 8
-    ridge: float = 0.1
-    width: float = 3.0
+    train: Annotated[int, Setting("examples that the regression fits", ge=2)] = 221
+    generations: Annotated[int, Setting("regressions on predictions, one after another", ge=2)] = 8
+    ridge: Annotated[float, Setting("of every generation", gt=0)] = 0.1
+    width: Annotated[float, Setting("of the Gaussian kernel", gt=0)] = 3.0
 
     def measure(self, data: Table, seed: int) -> Metrics:
         """Test error in standard deviations of the target, and effective degrees of freedom."""

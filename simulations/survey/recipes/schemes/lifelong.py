@@ -1,7 +1,7 @@
 """Lifelong learning: new digits, without forgetting the old ones."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,9 +11,10 @@ from kdcore.rng import generator
 from kdcore.schemes.learners import Learner
 from kdcore.schemes.offline import alone, lifelong
 from kdcore.schemes.stages import run
+from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, share_right, split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import accuracy, learner
 
 
@@ -33,11 +34,11 @@ class Lifelong:
 
     data: ClassVar[str] = "digits"
 
-    old: int = 5
-    train: int = 1078
-    model: str = "mlp-64"
-    weight: float = 1.0
-    temperature: float = 2.0
+    old: Annotated[int, Setting("the first classes, which are the old task", ge=1, le=9)] = 5
+    train: Annotated[int, Setting("examples of both tasks together", ge=1)] = 1078
+    model: Network = "mlp-64"
+    weight: Annotated[float, Setting("of what the network said before", ge=0)] = 1.0
+    temperature: Annotated[float, Setting("T of what the network said before", gt=0)] = 2.0
     first: TrainingConfig = TrainingConfig("adam", 0.002, epochs=20, batch_size=32)
     second: TrainingConfig = TrainingConfig("adam", 0.002, epochs=20, batch_size=32)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -15,6 +15,7 @@ from kdcore.schemes.learners import Learner
 from kdcore.schemes.offline import alone
 from kdcore.schemes.online import multi_exit
 from kdcore.schemes.stages import run
+from kdcore.settings import WIDEST, Setting
 from kdcore.training.loop import TrainingConfig
 from kdcore.training.stacked import Params
 from simulations.survey.datasets import labelled, share_right, split
@@ -34,10 +35,15 @@ class MultiExit:
 
     data: ClassVar[str] = "digits"
 
-    labels: int = 300
-    widths: tuple[int, ...] = (16, 32, 64)
-    weight: float = 0.5
-    temperature: float = 3.0
+    labels: Annotated[int, Setting("labelled examples", ge=1)] = 300
+    widths: Annotated[
+        tuple[int, ...],
+        Setting("of the hidden layers, each with an exit", ge=1, le=WIDEST, min_length=2),
+    ] = (16, 32, 64)
+    weight: Annotated[
+        float, Setting("of the deepest exit, the rest is the labels'", ge=0, le=1)
+    ] = 0.5
+    temperature: Annotated[float, Setting("T of the soft targets", gt=0)] = 3.0
     training: TrainingConfig = TrainingConfig("adam", 0.003, epochs=60, batch_size=32)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:

@@ -1,15 +1,16 @@
 """Several steps: an assistant of middle size between a large teacher and a small student."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from fedkd.data.datasets import Dataset
 from kdcore.rng import generator
 from kdcore.schemes.offline import alone, multi_step
 from kdcore.schemes.stages import run, soft
+from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import accuracy, classifiers, parameters
 
 
@@ -27,13 +28,15 @@ class MultiStep:
 
     data: ClassVar[str] = "mnist"
 
-    train: int = 3000
-    test: int = 5000
-    teacher: str = "mlp-256-256"
-    assistant: str = "mlp-32"
-    student: str = "mlp-8"
-    temperature: float = 4.0
-    hard: float = 0.1
+    train: Annotated[int, Setting("labelled examples, the same for all", ge=1)] = 3000
+    test: Annotated[int, Setting("test examples", ge=1)] = 5000
+    teacher: Network = "mlp-256-256"
+    assistant: Network = "mlp-32"
+    student: Network = "mlp-8"
+    temperature: Annotated[float, Setting("T of the soft targets", gt=0)] = 4.0
+    hard: Annotated[
+        float, Setting("weight of the labels, the rest is the teacher's", ge=0, le=1)
+    ] = 0.1
     training: TrainingConfig = TrainingConfig("adam", 0.002, epochs=20, batch_size=64)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:

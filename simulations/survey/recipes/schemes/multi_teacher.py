@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from kdcore.metrics import accuracy
 from kdcore.rng import generator
 from kdcore.schemes.offline import alone, offline
 from kdcore.schemes.stages import pooled, run, soft
+from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import learner
 
 
@@ -36,11 +37,13 @@ class MultiTeacher:
 
     data: ClassVar[str] = "digits"
 
-    teachers: int = 5
-    labels: int = 60
-    transfer: int = 900
-    network: str = "mlp-64"
-    sharpness: float = 3.0
+    teachers: Annotated[int, Setting("how many", ge=1)] = 5
+    labels: Annotated[int, Setting("labelled examples of each teacher", ge=1)] = 60
+    transfer: Annotated[int, Setting("examples that the student sees, without labels", ge=1)] = 900
+    network: Network = "mlp-64"
+    sharpness: Annotated[float, Setting("of the weights by entropy; 0 is the plain mean", ge=0)] = (
+        3.0
+    )
     teaching: TrainingConfig = TrainingConfig("adam", 0.005, epochs=60, batch_size=20)
     learning: TrainingConfig = TrainingConfig("adam", 0.004, epochs=50, batch_size=60)
 

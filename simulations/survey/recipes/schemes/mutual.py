@@ -1,7 +1,7 @@
 """Mutual learning: peers with the same data teach each other while they learn."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
@@ -12,6 +12,7 @@ from kdcore.rng import generator
 from kdcore.schemes.offline import alone
 from kdcore.schemes.online import online
 from kdcore.schemes.stages import run, soft
+from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, share_right, split
 from simulations.survey.recipes import Metrics
@@ -31,8 +32,11 @@ class Mutual:
 
     data: ClassVar[str] = "digits"
 
-    labels: int = 300
-    peers: tuple[str, ...] = ("mlp-64", "mlp-64", "mlp-64")
+    labels: Annotated[int, Setting("labelled examples, the same for all", ge=1)] = 300
+    peers: Annotated[
+        tuple[str, ...],
+        Setting("a network for each peer; `kdsim list models`", min_length=2, names="fedkd.models"),
+    ] = ("mlp-64", "mlp-64", "mlp-64")
     training: TrainingConfig = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:

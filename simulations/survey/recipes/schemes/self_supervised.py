@@ -20,7 +20,7 @@ from kdcore.settings import WIDEST, Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import Params, Predict, TrainingConfig
 from simulations.survey.datasets import moved, split, unlabelled
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, Network
 from simulations.survey.students import learner
 
 
@@ -47,19 +47,19 @@ class SelfSupervised:
 
     data: ClassVar[str] = "mnist"
 
-    train: int = 4000
-    test: int = 2000
-    probed: int = 200
-    queue: int = 512
-    copies: int = 5
+    train: Annotated[int, Setting("examples, without labels", ge=1)] = 4000
+    test: Annotated[int, Setting("test examples", ge=1)] = 2000
+    probed: Annotated[int, Setting("labelled examples of the linear probe", ge=2)] = 200
+    queue: Annotated[int, Setting("images that similarities are with", ge=1)] = 512
+    copies: Annotated[int, Setting("of each example, each two noised views", ge=1)] = 5
     width: Annotated[int, Setting("of the rows that are compared", ge=1, le=WIDEST)] = 64
-    teacher: str = "mlp-256-128"
-    student: str = "mlp-32-12"
-    reach: int = 2
-    noise: float = 0.2
-    contrast_temperature: float = 0.2
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.02
+    teacher: Network = "mlp-256-128"
+    student: Network = "mlp-32-12"
+    reach: Annotated[int, Setting("pixels by which a view is moved, at the most", ge=0)] = 2
+    noise: Annotated[float, Setting("standard deviation of a view's noise", ge=0)] = 0.2
+    contrast_temperature: Annotated[float, Setting("T of the contrastive loss", gt=0)] = 0.2
+    student_temperature: Annotated[float, Setting("T of the student's similarities", gt=0)] = 0.1
+    teacher_temperature: Annotated[float, Setting("T of the teacher's similarities", gt=0)] = 0.02
     teaching: TrainingConfig = TrainingConfig("adam", 0.001, epochs=6, batch_size=200)
     learning: TrainingConfig = TrainingConfig("adam", 0.003, epochs=6, batch_size=200)
 
