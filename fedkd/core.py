@@ -6,15 +6,17 @@ another, and the server updates itself from the uploads. An `Algorithm` is exact
 as pure functions: no device, no network, no clock.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
+from fedkd.targets import CLASSES, Target
 from kdcore.settings import check_ranges
 from kdcore.training.batches import leading, rows
 from kdcore.training.loop import STATE, Batches, Examples, Params, Predict, TrainingConfig
@@ -121,6 +123,12 @@ class Public(NamedTuple):
         """P, how many public examples there are."""
         return len(leading(self.x))
 
+    def labels_of(self, about: Tensor | None) -> Tensor | None:
+        """The labels of the public examples `about` (default: all); None where there are none."""
+        if self.labels is None or about is None:
+            return self.labels
+        return self.labels[about.long()]
+
     def batches(self, targets: Tensor, about: Tensor | None = None) -> Batches:
         """Mini-batches with targets (P_r, ...) for the public examples `about` (default: all)."""
         x = self.x if about is None else rows(self.x, about.long())
@@ -136,7 +144,10 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What a federation learns: one model per group, the classes, and public examples (P, ...).
+    """What a federation learns: one model per group, the target, and public examples (P, ...).
+
+    `num_classes` is C: how many classes there are, or real numbers, or labels at once, as `target`
+    says; where it is a class at each place of a sequence, `places` is T, their number.
 
     `shape` is that of one example, for algorithms with a network of their own to build; empty where
     it is not known. `labels` (P,) are of the public examples, and `validation` are labelled
@@ -155,6 +166,13 @@ class Task:
     private: int = 10_000_000
     device: torch.device = torch.device("cpu")
     few: Any = None
+    target: Target = CLASSES
+    places: int = 0
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The shape of a model's outputs for one example: (C,), or (T, C)."""
+        return (self.places, self.num_classes) if self.places else (self.num_classes,)
 
 
 class Properties(NamedTuple):
@@ -175,6 +193,7 @@ class Properties(NamedTuple):
             trained parameters: keys of the payload, "rows", "weight" (those of `Upload`). Training
             with differential privacy covers all the rest of an upload, and nothing of this.
         validation: the examples beside the public ones that the server needs, to select on.
+        targets: the names of the targets (`fedkd.targets`) that it can learn.
     """
 
     public: Literal["none", "unlabelled", "labelled"]
@@ -185,6 +204,7 @@ class Properties(NamedTuple):
     server_learns: str
     beyond_training: tuple[str, ...] = ()
     validation: Literal["none", "labelled"] = "none"
+    targets: tuple[str, ...] = ("class",)
 
 
 @dataclass(frozen=True)
@@ -201,10 +221,23 @@ class Algorithm(ABC):
     local: TrainingConfig = TrainingConfig(epochs=2, batch_size=8)
 
     properties: ClassVar[Properties]
+    target: ClassVar[Target] = CLASSES  # of the task that it works on; see `learning`
 
     def __post_init__(self) -> None:
         """Refuse settings out of the ranges that their annotations give; see `kdcore.settings`."""
         check_ranges(self)
+
+    def learning(self, target: Target) -> Self:
+        """The algorithm for a task of this target, as `client_update` and `deploy` find it.
+
+        A target is no setting: it comes from the task when a federation begins, and has no part in
+        equality, flags or digests.
+        """
+        if self.target == target:
+            return self
+        other = copy.copy(self)
+        object.__setattr__(other, "target", target)
+        return other
 
     @property
     def public_training(self) -> TrainingConfig | None:

@@ -50,6 +50,7 @@ class PayloadSpec(NamedTuple):
             it is the same for all tensors of a payload.
         below: where given, the tensor holds whole numbers (int32) from 0 to one below this.
         most: where given, no entry is larger than this in absolute value.
+        least: where given, no entry is smaller than this.
         trained: whether this is the tensor of the same name in the broadcast, as training left it
             ("parameters"), or what training added to it ("update").
     """
@@ -60,6 +61,7 @@ class PayloadSpec(NamedTuple):
     below: int | None = None
     most: float | None = None
     trained: Literal["no", "parameters", "update"] = "no"
+    least: float | None = None
 
 
 def _same(message: Message) -> Message:

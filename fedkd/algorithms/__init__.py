@@ -26,10 +26,10 @@ def get(name: str) -> type[Algorithm]:
 def table() -> str:
     """What each algorithm declares, as a table in Markdown, one row for each."""
     heads = ["name", "public data", "client models", "up", "down", "summand", "the server learns"]
-    rows = [[*heads, "beyond training"], ["---"] * (len(heads) + 1)]
+    rows = [[*heads, "beyond training", "targets"], ["---"] * (len(heads) + 2)]
     for name in names():
         p = get(name).properties
         beyond = ", ".join(f"`{part}`" for part in p.beyond_training) or "nothing"
         said = [p.public, p.architectures, p.up, p.down, p.summand, p.server_learns, beyond]
-        rows.append([f"`{name}`", *said])
+        rows.append([f"`{name}`", *said, ", ".join(p.targets)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

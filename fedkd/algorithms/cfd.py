@@ -12,7 +12,6 @@ from fedkd.components.public_consensus import (
     mean_of,
     predictions,
     predictions_spec,
-    soft,
     student,
     student_steps,
     trained_and_asked,
@@ -64,6 +63,7 @@ class CFD(Algorithm):
         architectures="any",
         summand="payload",
         server_learns="the client's quantised predictions for public examples",
+        targets=("class", "sequence"),
     )
 
     @property
@@ -103,7 +103,7 @@ class CFD(Algorithm):
         """Distil, train, predict."""
         assert public is not None
         params = self.deploy(predict, params, received, public)
-        return trained_and_asked(predict, params, private, public, self.local)
+        return trained_and_asked(predict, params, private, public, self.local, self.target)
 
     def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
         """Public ones once there is a consensus, and private ones."""
@@ -117,7 +117,7 @@ class CFD(Algorithm):
         self, predict: Predict, params: Params, received: Message, public: Public | None
     ) -> Params:
         """The student of the server's model."""
-        return student(predict, params, received, public, self.distill)
+        return student(predict, params, received, public, self.distill, self.target)
 
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """A distribution for each public example."""
@@ -128,12 +128,13 @@ class CFD(Algorithm):
     ) -> Server:
         """Distil the mean of the votes into the server's model, and let that speak."""
         assert public is not None
-        votes = as_sent(mean_of(uploads, "probabilities"))
+        votes = as_sent(mean_of(uploads, task.target.sent))
+        votes = task.target.known(votes, public.labels)
         shuffles = stream(int(server["seed"]), "shuffle", int(server["round"]))
         batches = draw(Examples(public.x, votes, public.rows), self.server, shuffles)
         predict = task.models[largest(task)].predict
-        params = fit(predict, of_group(server, MODEL), batches, self.server, soft)
-        consensus = predictions(predict, params, public)
+        params = fit(predict, of_group(server, MODEL), batches, self.server, task.target.towards)
+        consensus = predictions(predict, params, public, task.target)
         after = {"consensus": consensus, "round": server["round"] + 1}
         return server | after | {f"{MODEL}/{name}": value for name, value in params.items()}
 

@@ -14,7 +14,7 @@ from fedkd.components.public_consensus import (
 )
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
 from fedkd.messages import Message, PayloadSpec, Received, Upload
-from kdcore import ensemble
+from fedkd.targets import ALL
 from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, TrainingConfig
 
@@ -55,7 +55,16 @@ class DSFL(Algorithm):
         architectures="any",
         summand="payload",
         server_learns="the client's predictions for public examples",
+        targets=ALL,
     )
+
+    def check(self, task: Task) -> None:
+        """What is sharpened are distributions."""
+        if self.aggregation == "era" and task.target.sharpened is None:
+            raise ValueError(
+                f"DSFL with aggregation era sharpens distributions, and predictions of "
+                f"{task.target.words} are none; take aggregation sa, the plain mean"
+            )
 
     @property
     def public_training(self) -> TrainingConfig:
@@ -82,7 +91,7 @@ class DSFL(Algorithm):
         """Distil the consensus, train, predict."""
         assert public is not None
         params = self.deploy(predict, params, received, public)
-        return trained_and_asked(predict, params, private, public, self.local)
+        return trained_and_asked(predict, params, private, public, self.local, self.target)
 
     def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
         """Public ones once there is a consensus, and private ones."""
@@ -96,10 +105,10 @@ class DSFL(Algorithm):
         self, predict: Predict, params: Params, received: Message, public: Public | None
     ) -> Params:
         """The student of the newest consensus."""
-        return student(predict, params, received, public, self.distill)
+        return student(predict, params, received, public, self.distill, self.target)
 
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
-        """A distribution for each public example of the round."""
+        """A prediction for each public example of the round."""
         return predictions_spec(task, self.public_size)
 
     def server_update(
@@ -107,7 +116,8 @@ class DSFL(Algorithm):
     ) -> Server:
         """Sharpen the mean."""
         assert public is not None
-        consensus = mean_of(uploads, "probabilities")
+        consensus = mean_of(uploads, task.target.sent)
         if self.aggregation == "era":
-            consensus = ensemble.entropy_reduced(consensus.unsqueeze(0), self.temperature)
+            assert task.target.sharpened is not None
+            consensus = task.target.sharpened(consensus, self.temperature)
         return consensus_message(as_sent(consensus), public)

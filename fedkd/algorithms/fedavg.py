@@ -7,7 +7,8 @@ import torch
 
 from fedkd.core import Algorithm, Properties, Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Upload
-from kdcore.training.loop import Batches, Params, Predict, fit, supervised
+from fedkd.targets import ALL
+from kdcore.training.loop import Batches, Params, Predict, fit
 
 KEPT = "kept/"  # of the server's own, and never sent
 
@@ -37,6 +38,7 @@ class FedAvg(Algorithm):
         summand="weighted payload",
         server_learns="the client's parameters and the number of its examples",
         beyond_training=("weight",),
+        targets=ALL,
     )
 
     def init(self, task: Task, generator: torch.Generator) -> Server:
@@ -56,7 +58,7 @@ class FedAvg(Algorithm):
         public: Public | None,
     ) -> tuple[Params, Upload]:
         """Train from the average."""
-        params = fit(predict, params | received, private, self.local, supervised)
+        params = fit(predict, params | received, private, self.local, self.target.loss)
         return params, Upload({name: params[name] for name in received}, private.size)
 
     def deployment(self, server: Server, client: int, group: str) -> Message:

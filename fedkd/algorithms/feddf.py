@@ -1,7 +1,8 @@
 """FedDF: the server distils the ensemble of its clients into their average."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -10,13 +11,12 @@ from torch import Tensor
 from fedkd.algorithms.fedavg import FedAvg, apart, average_by_group, initial, of_group, whole
 from fedkd.core import Properties, Public, Server, Task
 from fedkd.messages import Received
-from kdcore.losses.response import kl
+from fedkd.targets import ALL, Target
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
 from kdcore.training.batches import rows
 from kdcore.training.loop import (
     Batches,
-    Examples,
     Params,
     Predict,
     TrainingConfig,
@@ -58,6 +58,7 @@ class FedDF(FedAvg):
         summand="none",
         server_learns="the client's parameters and the number of its examples",
         beyond_training=("weight",),
+        targets=ALL,
     )
 
     def __post_init__(self) -> None:
@@ -79,13 +80,13 @@ class FedDF(FedAvg):
         assert public is not None
         ensemble = _Ensemble(task, public)
         averaged = average_by_group(ensemble.hearing(uploads))
-        batches = public.batches(ensemble.mean(), public.rows)
+        teacher = task.target.known(ensemble.mean(), public.labels_of(public.rows))
+        batches = public.batches(teacher, public.rows)
         for group in sorted(task.models):
             start = of_group(averaged, group)
             if start:
                 start = whole(server, group, start)
-                student = self._taught(task.models[group].predict, start, batches, task.validation)
-                averaged |= apart(task, group, student)
+                averaged |= apart(task, group, self._taught(task, group, start, batches))
         return server | averaged
 
     def check(self, task: Task) -> None:
@@ -102,16 +103,14 @@ class FedDF(FedAvg):
         averaged, kept = initial(task, generator)
         return averaged | kept
 
-    def _taught(
-        self, predict: Predict, start: Params, batches: Batches, validation: Examples | None
-    ) -> Params:
-        """The student of a batches, or the best of its passes on validation examples."""
+    def _taught(self, task: Task, group: str, start: Params, batches: Batches) -> Params:
+        """The student of an ensemble, or the best of its passes on validation examples."""
+        predict, loss = task.models[group].predict, partial(_towards, task.target)
         if not self.patience or not self.distill.epochs:
-            return fit(predict, start, batches, self.distill, _towards)
-        assert validation is not None
-        best, found, since = _accuracy(predict, start, validation), start, 0
-        for params in _passes(predict, start, batches, self.distill):
-            reached = _accuracy(predict, params, validation)
+            return fit(predict, start, batches, self.distill, loss)
+        best, found, since = _score(task, predict, start), start, 0
+        for params in _passes(predict, start, batches, self.distill, loss):
+            reached = _score(task, predict, params)
             since += 1
             if reached > best:
                 best, found, since = reached, params, 0
@@ -141,12 +140,16 @@ class _Ensemble:
         return (self._sum / self._count).to(self._kind)
 
 
-def _towards(outputs: Outputs, y: Tensor) -> Tensor:
-    return kl(outputs.logits, y)
+def _towards(target: Target, outputs: Outputs, y: Tensor) -> Tensor:
+    return target.divergence(outputs.logits, y)
 
 
 def _passes(
-    predict: Predict, start: Params, batches: Batches, training: TrainingConfig
+    predict: Predict,
+    start: Params,
+    batches: Batches,
+    training: TrainingConfig,
+    towards: Callable[[Outputs, Tensor], Tensor],
 ) -> Iterable[Params]:
     """The parameters after each pass, as `fit` has them, with one optimiser all along."""
     names = list(weights(start))
@@ -161,7 +164,7 @@ def _passes(
         if least > 1:  # padding would be in the statistics
             index, mask = index[mask.bool()], mask[mask.bool()]
         outputs, fresh = learn(model, rows(batches.x, index))
-        loss = (_towards(outputs, batches.y[index]) * mask).sum() / mask.sum()
+        loss = (towards(outputs, batches.y[index]) * mask).sum() / mask.sum()
         gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
         with torch.no_grad():
             optimiser.step(leaves, list(gradients), state, count)
@@ -170,6 +173,9 @@ def _passes(
             yield {name: leaf.detach().clone() for name, leaf in model.items()}
 
 
-def _accuracy(predict: Predict, params: Params, examples: Examples) -> float:
-    said = predict_logits(predict, params, examples.x, examples.rows).argmax(dim=-1)
-    return float((said == examples.y[examples.rows]).double().mean())
+def _score(task: Task, predict: Predict, params: Params) -> float:
+    """By how much a model is right on validation examples; more is better."""
+    examples = task.validation
+    assert examples is not None
+    outputs = predict_logits(predict, params, examples.x, examples.rows)
+    return task.target.score(outputs, examples.y[examples.rows])

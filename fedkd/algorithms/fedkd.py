@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -21,7 +22,7 @@ from fedkd.components.paired_models import (
 )
 from fedkd.core import Algorithm, Properties, Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
-from kdcore.losses.response import cross_entropy, kl
+from fedkd.targets import Target
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Network, Params, Predict, fit
@@ -68,6 +69,7 @@ class FedKD(Algorithm):
         summand="weighted payload",
         server_learns="most of the shared model's update, and the number of the client's examples",
         beyond_training=("weight",),
+        targets=("class", "real", "labels"),
     )
 
     @property
@@ -104,7 +106,8 @@ class FedKD(Algorithm):
         start["map"] = torch.eye(
             shown[1].shape[-1], shown[2].shape[-1], dtype=shown[1].dtype, device=shown[1].device
         )
-        trained = fit(_mapped(both), start, private, self.local, _mutual)
+        loss = partial(_mutual, self.target)
+        trained = fit(_mapped(both), start, private, self.local, loss)
         after = part(trained, SHARED)
         update = {key: after[key] - before for key, before in mentee.items()}
         return part(trained, OWN), Upload(update, private.size)
@@ -151,9 +154,10 @@ def _mapped(both: Network) -> Network:
     )
 
 
-def _mutual(outputs: Outputs, y: Tensor) -> Tensor:
+def _mutual(target: Target, outputs: Outputs, y: Tensor) -> Tensor:
     """The losses of both; the gap of features pulls at either side, as it does in either loss."""
     mentor, (mentee, features, others) = outputs.logits, outputs.hidden
-    hard, also_hard = cross_entropy(mentor, y), cross_entropy(mentee, y)
-    soft = kl(mentor, mentee) + kl(mentee, mentor) + (features - others).square().mean(dim=-1)
+    hard, also_hard = target.loss(Outputs(mentor), y), target.loss(Outputs(mentee), y)
+    soft = target.divergence(mentor, mentee) + target.divergence(mentee, mentor)
+    soft = soft + (features - others).square().mean(dim=-1)
     return hard + also_hard + soft / (hard + also_hard).detach().clamp(min=FLOOR)

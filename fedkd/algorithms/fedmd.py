@@ -12,22 +12,14 @@ from fedkd.components.public_consensus import (
     digest,
     mean_of,
     predictions_spec,
-    soft,
     student_steps,
 )
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
 from fedkd.messages import Message, PayloadSpec, Received, Upload
+from fedkd.targets import ALL, CLASSES, Target
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
-from kdcore.training.loop import (
-    Batches,
-    Params,
-    Predict,
-    TrainingConfig,
-    fit,
-    predict_logits,
-    supervised,
-)
+from kdcore.training.loop import Batches, Params, Predict, TrainingConfig, fit, predict_logits
 
 MET = "met"  # who has been heard, for as long as newcomers are treated differently
 
@@ -70,6 +62,7 @@ class FedMD(Algorithm):
         architectures="any",
         summand="payload",
         server_learns="the client's predictions for public examples",
+        targets=ALL,
     )
 
     def __post_init__(self) -> None:
@@ -112,14 +105,14 @@ class FedMD(Algorithm):
         """Digest (the first time, pretrain), revisit, predict."""
         assert public is not None
         if received:
-            loss = _absolute if self.exchange == "logits" else soft
-            params = digest(predict, params, received, public, self.distill, loss)
+            loss = _absolute if self.exchange == "logits" else None
+            params = digest(predict, params, received, public, self.distill, self.target, loss)
         elif self.pretrain:
-            params = fit(predict, params, self._labelled(public), self.distill, supervised)
-        params = fit(predict, params, private, self.local, supervised)
+            params = fit(predict, params, self._labelled(public), self.distill, self.target.loss)
+        params = fit(predict, params, private, self.local, self.target.loss)
         logits = predict_logits(predict, params, public.x, public.rows)
-        said = logits if self.exchange == "logits" else logits.softmax(dim=-1)
-        return params, Upload({self.exchange: said})
+        said = logits if self.exchange == "logits" else self.target.prediction(logits)
+        return params, Upload({self._key(self.target): said})
 
     def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
         """Public ones, to digest or the first time to pretrain, and private ones."""
@@ -129,9 +122,19 @@ class FedMD(Algorithm):
         return student_steps(received, public) + private.steps
 
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
-        """A distribution (or logits) for each public example of the round."""
-        (spec,) = predictions_spec(task, self.public_size).values()
-        return {self.exchange: spec._replace(simplex=self.exchange == "probabilities")}
+        """A prediction (or logits) for each public example of the round."""
+        spec = predictions_spec(task, self.public_size)
+        if self.exchange == "logits":
+            return {"logits": spec[task.target.sent]._replace(simplex=False)}
+        return spec
+
+    def check(self, task: Task) -> None:
+        """Logits are exchanged where the paper does so."""
+        if self.exchange == "logits" and task.target != CLASSES:
+            raise ValueError(
+                f"FedMD exchanges logits of classes, and each example has {task.target.words}; "
+                "leave out the setting exchange"
+            )
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
@@ -139,12 +142,15 @@ class FedMD(Algorithm):
         """Each client counts once."""
         assert public is not None
         heard: list[int] = []
-        consensus = as_sent(mean_of(_noted(uploads, heard), self.exchange))
+        consensus = as_sent(mean_of(_noted(uploads, heard), self._key(task.target)))
         if not self.pretrain:
             return consensus_message(consensus, public)
         known = server[MET].tolist() if MET in server else []
         met = torch.tensor(sorted({*known, *heard}))
         return consensus_message(consensus, public) | {MET: met}
+
+    def _key(self, target: Target) -> str:
+        return "logits" if self.exchange == "logits" else target.sent
 
     def _labelled(self, public: Public) -> Batches:
         """Passes over the labelled public examples, in the round's shuffles of them."""

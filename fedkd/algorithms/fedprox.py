@@ -9,7 +9,6 @@ from torch import Tensor
 from fedkd.algorithms.fedavg import FedAvg
 from fedkd.core import Public
 from fedkd.messages import Message, Upload
-from kdcore.losses.response import cross_entropy
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, fit
@@ -45,7 +44,7 @@ class FedProx(FedAvg):
         """Train from the average, and not far from it."""
 
         def loss(outputs: Outputs, y: Tensor, start: Params) -> Tensor:
-            return cross_entropy(outputs.logits, y)
+            return self.target.loss(outputs, y)
 
         def near(params: Params, y: Tensor, start: Params) -> Tensor:
             gaps = [(params[name] - value).square().sum() for name, value in start.items()]

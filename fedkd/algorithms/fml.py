@@ -20,7 +20,6 @@ from fedkd.components.paired_models import (
 )
 from fedkd.core import Algorithm, Properties, Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Upload
-from kdcore.losses.response import cross_entropy, kl
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, fit
@@ -57,6 +56,7 @@ class FML(Algorithm):
         server_learns="the parameters of the shared model as the client trained it, and the number "
         "of its examples",
         beyond_training=("weight",),
+        targets=("class", "real", "labels"),
     )
 
     def check(self, task: Task) -> None:
@@ -85,10 +85,11 @@ class FML(Algorithm):
         def loss(outputs: Outputs, y: Tensor) -> Tensor:
             own, meme = outputs.logits, outputs.hidden[0]
             a, b = self.own_weight, self.meme_weight
-            of_own = a * cross_entropy(own, y) + (1 - a) * kl(own, meme)
-            of_meme = b * cross_entropy(meme, y) + (1 - b) * kl(meme, own)
+            of_own = a * says(Outputs(own), y) + (1 - a) * apart(own, meme)
+            of_meme = b * says(Outputs(meme), y) + (1 - b) * apart(meme, own)
             return of_own + of_meme
 
+        says, apart = self.target.loss, self.target.divergence
         both = pair(predict, shared_predict(self.meme, private.x))
         trained = fit(both, joined(params, received), private, self.local, loss)
         return part(trained, OWN), Upload(part(trained, SHARED), private.size)

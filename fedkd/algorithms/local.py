@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from fedkd.core import Algorithm, Properties, Public
 from fedkd.messages import Message, Upload
-from kdcore.training.loop import Batches, Params, Predict, fit, supervised
+from fedkd.targets import ALL
+from kdcore.training.loop import Batches, Params, Predict, fit
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Local(Algorithm):
         architectures="any",
         summand="payload",
         server_learns="who takes part",
+        targets=ALL,
     )
 
     def client_update(
@@ -36,4 +38,4 @@ class Local(Algorithm):
         public: Public | None,
     ) -> tuple[Params, Upload]:
         """Train, and send nothing."""
-        return fit(predict, params, private, self.local, supervised), Upload({})
+        return fit(predict, params, private, self.local, self.target.loss), Upload({})

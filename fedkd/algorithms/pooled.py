@@ -9,8 +9,9 @@ from torch import Tensor
 from fedkd.algorithms.fedavg import FedAvg, apart, initial, of_group, whole
 from fedkd.core import Properties, Public, Server, Task, as_sent
 from fedkd.messages import ANY, Message, PayloadSpec, Received, Upload
+from fedkd.targets import ALL, CLASSES, NO_LABEL
 from kdcore.rng import generator as stream
-from kdcore.training.loop import Batches, Examples, Params, Predict, draw, fit, supervised
+from kdcore.training.loop import Batches, Examples, Params, Predict, draw, fit
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Pooled(FedAvg):
         summand="none",
         server_learns="everything: each example of the client, and its label",
         beyond_training=("x", "y", "rows"),
+        targets=ALL,
     )
 
     def __post_init__(self) -> None:
@@ -71,7 +73,7 @@ class Pooled(FedAvg):
         """As many examples as there are."""
         return {
             "x": PayloadSpec((ANY, *task.shape), rows=True),
-            "y": PayloadSpec((ANY,), rows=True),
+            "y": PayloadSpec((ANY, *_label_shape(task)), rows=True),
         }
 
     def check(self, task: Task) -> None:
@@ -92,7 +94,8 @@ class Pooled(FedAvg):
         for group in sorted(task.models):
             params = whole(server, group, of_group(server, group))
             predict = task.models[group].predict
-            trained |= apart(task, group, fit(predict, params, batches, self.local, supervised))
+            params = fit(predict, params, batches, self.local, task.target.loss)
+            trained |= apart(task, group, params)
         return server | trained | {"round": number}
 
 
@@ -100,6 +103,15 @@ def _examples(upload: Received, task: Task) -> tuple[Tensor, Tensor]:
     """The examples of an upload, in the type that models read; not those whose label is none."""
     assert upload.rows is not None
     x, y = upload.payload["x"], upload.payload["y"]
-    fine = upload.rows.bool() & (y >= 0) & (y < task.num_classes)
     kind = x.dtype if task.few is None else task.few.dtype
+    if task.target.name in ("real", "labels"):
+        held = upload.rows.bool()
+        return x[held].to(kind), y[held]
+    fits = (y >= 0) & (y < task.num_classes) | (y == NO_LABEL) * (task.places > 0)
+    fine = upload.rows.bool() & (fits if y.ndim == 1 else fits.all(dim=1))
     return x[fine].to(kind), y[fine].long()
+
+
+def _label_shape(task: Task) -> tuple[int, ...]:
+    """Of one example: a number for a class, a row of all else."""
+    return () if task.target == CLASSES else task.outputs[:1]

@@ -125,6 +125,8 @@ def _check_sizes(payload: Message, payload_spec: Mapping[str, PayloadSpec], told
         largest = float(value.abs().max()) if spec.most is not None and value.numel() else 0.0
         if spec.most is not None and largest > 1.01 * spec.most:
             raise ValueError(f"{key} goes up to {largest:g}, and there are {spec.most:g} at most")
+        if spec.least is not None and value.numel() and float(value.min()) < spec.least - 0.01:
+            raise ValueError(f"{key} goes down to {float(value.min()):g}, below {spec.least:g}")
     trained = [key for key, spec in payload_spec.items() if spec.trained != "no"]
     before = _rms([told[key] for key in trained if key in told])
     after, most = _rms([payload[key] for key in trained]), RATIO * max(TOLD, before)

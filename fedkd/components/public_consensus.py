@@ -6,23 +6,10 @@ from torch import Tensor
 
 from fedkd.core import Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Upload
-from kdcore.losses.response import soft_cross_entropy
+from fedkd.targets import Target
 from kdcore.outputs import Outputs
 from kdcore.training.batches import leading
-from kdcore.training.loop import (
-    Batches,
-    Params,
-    Predict,
-    TrainingConfig,
-    fit,
-    predict_logits,
-    supervised,
-)
-
-
-def soft(outputs: Outputs, y: Tensor) -> Tensor:
-    """Cross-entropy towards a consensus of probabilities."""
-    return soft_cross_entropy(outputs.logits, y)
+from kdcore.training.loop import Batches, Params, Predict, TrainingConfig, fit, predict_logits
 
 
 def digest(
@@ -31,11 +18,17 @@ def digest(
     received: Message,
     public: Public,
     training: TrainingConfig,
-    loss: Callable[[Outputs, Tensor], Tensor] = soft,
+    target: Target,
+    loss: Callable[[Outputs, Tensor], Tensor] | None = None,
 ) -> Params:
-    """Fit a model to a consensus, (P_r, C), on the public examples it is about."""
-    batches = public.batches(received["consensus"], received.get("rows"))
-    return fit(predict, params, batches, training, loss)
+    """Fit a model to a consensus, (P_r, *S), on the public examples it is about.
+
+    The loss is that towards predictions of the target, where no other is given.
+    """
+    about = received.get("rows")
+    known = target.known(received["consensus"], public.labels_of(about))
+    batches = public.batches(known, about)
+    return fit(predict, params, batches, training, loss or target.towards)
 
 
 def student(
@@ -44,11 +37,12 @@ def student(
     received: Message,
     public: Public | None,
     training: TrainingConfig,
+    target: Target,
 ) -> Params:
     """A model that has digested the newest consensus, or as it is where there is none."""
     if not received or public is None:
         return params
-    return digest(predict, params, received, public, training)
+    return digest(predict, params, received, public, training, target)
 
 
 def student_steps(received: Message, public: Public | None) -> int:
@@ -56,18 +50,22 @@ def student_steps(received: Message, public: Public | None) -> int:
     return 0 if not received or public is None else len(public.order)
 
 
-def predictions(predict: Predict, params: Params, public: Public) -> Tensor:
-    """A distribution for each public example of the round, (P_r, C)."""
-    return predict_logits(predict, params, public.x, public.rows).softmax(dim=-1)
+def predictions(predict: Predict, params: Params, public: Public, target: Target) -> Tensor:
+    """A prediction for each public example of the round, (P_r, *S), such as a distribution."""
+    return target.prediction(predict_logits(predict, params, public.x, public.rows))
 
 
 def trained_and_asked(
-    predict: Predict, params: Params, private: Batches, public: Public, local: TrainingConfig
+    predict: Predict,
+    params: Params,
+    private: Batches,
+    public: Public,
+    local: TrainingConfig,
+    target: Target,
 ) -> tuple[Params, Upload]:
     """Train on private examples, then say what the public ones of the round are."""
-    params = fit(predict, params, private, local, supervised)
-    probabilities = predictions(predict, params, public)
-    return params, Upload({"probabilities": probabilities})
+    params = fit(predict, params, private, local, target.loss)
+    return params, Upload({target.sent: predictions(predict, params, public, target)})
 
 
 def mean_of(uploads: Iterable[Received], key: str) -> Tensor:
@@ -88,8 +86,10 @@ def consensus_message(consensus: Tensor, public: Public) -> Server:
 
 
 def predictions_spec(task: Task, public_size: int | None) -> dict[str, PayloadSpec]:
-    """A distribution over the classes for each public example of a round."""
+    """A prediction for each public example of a round, such as a distribution over the classes."""
     assert task.public is not None
     there = len(leading(task.public))
     count = min(public_size or there, there)
-    return {"probabilities": PayloadSpec((count, task.num_classes), simplex=True)}
+    least, most = task.target.bounds or (None, None)
+    shape, simplex = (count, *task.outputs), task.target.simplex
+    return {task.target.sent: PayloadSpec(shape, simplex, least=least, most=most)}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from fedkd.targets import CLASSES, NO_LABEL, Target
 from kdcore.training.batches import Examples
 
 
@@ -75,7 +76,36 @@ def check_finite(x: Tensor, name: str = "examples") -> None:
         )
 
 
-def check_examples(parties: Iterable[Examples], classes: int) -> None:
+def check_targets(y: Tensor, target: Target, classes: int, places: int = 0) -> None:
+    """Raise ValueError unless y is what the target says: (N,) of classes, else (N, ...)."""
+    if target.name == "class":
+        if y.ndim != 1 or y.is_floating_point() or y.is_complex():
+            raise ValueError(
+                f"labels are {y.dtype} of shape {tuple(y.shape)}; expected whole numbers (N,): "
+                "take y.flatten().long(), or the argmax of one-hot rows"
+            )
+        check_labels(y, classes)
+        return
+    width, real = places or classes, target.name != "sequence"
+    if y.ndim != 2 or y.shape[1] != width or y.is_floating_point() != real:
+        raise ValueError(
+            f"targets are {y.dtype} of shape {tuple(y.shape)}; of {target.words} expected "
+            f"{'real' if real else 'whole'} numbers (N, {width})"
+        )
+    if target.name == "sequence":
+        check_labels(y[y != NO_LABEL], classes)
+    check_finite(y, "targets")
+    if target.name == "labels" and not bool(((y == 0) | (y == 1)).all()):
+        wrong = y[(y != 0) & (y != 1)][0]
+        raise ValueError(
+            f"targets hold {float(wrong):g}; of several labels at once expected 0 and 1, a column "
+            "for each label"
+        )
+
+
+def check_examples(
+    parties: Iterable[Examples], classes: int, target: Target = CLASSES, places: int = 0
+) -> None:
     """Raise ValueError for examples that nobody could train on, of all clients at once."""
     alike: dict[tuple[int, int], list[Examples]] = {}
     for one in parties:
@@ -92,12 +122,7 @@ def check_examples(parties: Iterable[Examples], classes: int) -> None:
                 f"clients hold rows {first} to {last} of {len(x)} examples and {len(y)} labels; "
                 f"expected rows from 0 to {min(len(x), len(y)) - 1}"
             )
-        if y.ndim != 1 or y.is_floating_point() or y.is_complex():
-            raise ValueError(
-                f"labels are {y.dtype} of shape {tuple(y.shape)}; expected whole numbers (N,): "
-                "take y.flatten().long(), or the argmax of one-hot rows"
-            )
-        check_labels(y[rows], classes)
+        check_targets(y[rows], target, classes, places)
         for table in tables:
             if table.is_floating_point() and not bool(table.isfinite().all()):
                 check_finite(table[rows], "private examples")

@@ -77,7 +77,7 @@ def _answer(runtime: ClientRuntime, message: Message, context: Context) -> Messa
     runtime = present(runtime, kept(context), message.content)
     work = kind.open(runtime, runtime.terms(), message.content, DeliveryCache())
     predict = runtime.task.models[runtime.client.group].predict
-    result = kind.function(runtime.algorithm)(predict, runtime.client.params, *work.inputs)
+    result = kind.function(runtime.learner)(predict, runtime.client.params, *work.inputs)
     content, params = kind.close(work, result)
     if params is not None:
         context.state["params"] = pack(params)

@@ -49,6 +49,11 @@ class ClientRuntime(NamedTuple):
     secret: int | None = None
 
     @property
+    def learner(self) -> Algorithm:
+        """The algorithm, for what the task is about."""
+        return self.algorithm.learning(self.task.target)
+
+    @property
     def wire(self) -> Channel:
         """The channel, with the algorithm's own coding."""
         return self.channel.with_algorithm(self.algorithm)

@@ -77,7 +77,7 @@ class DistillationStrategy(Strategy):
             weigh: whether to weigh each message as Flower serialises it, which takes about half a
                 millisecond; the ledger of tensors is kept in any case.
         """
-        self.algorithm = algorithm
+        self.algorithm = algorithm.learning(task.target)
         self.task = task
         self.clients = clients
         self.channel = channel.with_algorithm(algorithm)

@@ -102,6 +102,7 @@ def simulate_timed(
             public examples than those of the round in which they arrive.
     """
     check_federation(algorithm, task, clients)
+    algorithm = algorithm.learning(task.target)
     check_clock(algorithm, task, clock)
     channel = channel.with_algorithm(algorithm)
     known = clients if after is None else after.clients

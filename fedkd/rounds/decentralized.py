@@ -10,7 +10,7 @@ servers are one and the same, and the run is the one with a server.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from fedkd.communication.channel import Channel
 from fedkd.core import Algorithm, Properties, Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
 from fedkd.rounds.round import Round
+from fedkd.targets import Target
 from kdcore.training.loop import Batches, Params, Predict, TrainingConfig
 
 
@@ -43,6 +44,10 @@ class Gossip(Algorithm):
     def properties(self) -> Properties:  # type: ignore[override]  # it is not one for all
         """Those of the algorithm; what a server would learn, neighbours do."""
         return self.algorithm.properties
+
+    def learning(self, target: Target) -> "Gossip":
+        """The algorithm of the peers, for a task of this target."""
+        return replace(self, algorithm=self.algorithm.learning(target))
 
     @property
     def public_training(self) -> TrainingConfig | None:

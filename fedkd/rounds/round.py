@@ -20,10 +20,12 @@ from fedkd.data.checks import check_examples, check_finite
 from fedkd.engines.sequential import sequential
 from fedkd.messages import Ledger, Message, Received, Upload, on
 from fedkd.rounds.client_sampling import Sample
+from fedkd.targets import TARGETS
 from kdcore.rng import generator
 from kdcore.training.batches import leading
 from kdcore.training.loop import Batches, Examples, Params, draw
 
+INSTEAD = "fedmd, feddf or fedavg"  # algorithms that learn any target
 WAVE = 1000  # clients whose uploads are in memory at once, where the server needs only a sum
 
 
@@ -263,6 +265,7 @@ def deploy_all(
     For FedAvg this is the averaged model, for DS-FL the student that has digested the newest
     consensus, for Local simply the client's own, for which nothing goes down.
     """
+    algorithm = algorithm.learning(task.target)
     channel = channel.with_algorithm(algorithm)
     groups = {client.id: client.group for client in current.clients}
     opening = open_deployment(algorithm, current.server, groups, channel, seed, current.index)
@@ -310,6 +313,7 @@ def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]
         raise ValueError(
             f"no model for the group {unknown[0]!r}; the task has {', '.join(sorted(task.models))}"
         )
+    _check_target(algorithm, task)
     there = 0 if task.public is None else len(leading(task.public))
     if algorithm.properties.public != "none" and not there:
         name = type(algorithm).__name__
@@ -317,7 +321,8 @@ def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]
             f"{name} needs public examples ({algorithm.properties.public}) and the task has none; "
             "set aside some, or take an algorithm that works without"
         )
-    check_examples([client.private for client in clients], task.num_classes)
+    private = [client.private for client in clients]
+    check_examples(private, task.num_classes, task.target, task.places)
     if task.public is not None and algorithm.properties.public != "none":
         tree_map(partial(check_finite, name="public examples"), task.public)
     needs = algorithm.properties
@@ -331,3 +336,14 @@ def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]
                 "the task has none; set aside some, or change the settings"
             )
     algorithm.check(task)
+
+
+def _check_target(algorithm: Algorithm, task: Task) -> None:
+    """Raise ValueError for an algorithm that cannot learn what the task is about."""
+    able = algorithm.properties.targets
+    if task.target.name not in able:
+        wanted = " or ".join(TARGETS[name].words for name in able)
+        raise ValueError(
+            f"{type(algorithm).__name__} needs {wanted} for each example, and each has "
+            f"{task.target.words}; take an algorithm that learns these, such as {INSTEAD}"
+        )

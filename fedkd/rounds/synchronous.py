@@ -62,6 +62,7 @@ def simulate(
         ValueError: no clients, a number used twice, an unknown group, or public examples missing.
     """
     check_federation(algorithm, task, clients)
+    algorithm = algorithm.learning(task.target)
     channel = channel.with_algorithm(algorithm)
     known = clients if after is None else after.clients
     members = {client.id: client for client in sorted(known, key=lambda client: client.id)}

@@ -233,8 +233,10 @@ def _logits_of_few(stack: Predict, params: Params, x: Any, wanted: Tensor, at_on
     logits = torch.cat([stack(params, _taken(x, part)).logits for part in parts], dim=1)
     if known.all():
         return logits
-    logits = logits.masked_fill(~known[:, :width].unsqueeze(-1), 0)
-    return torch.nn.functional.pad(logits, (0, 0, 0, wanted.shape[1] - width))
+    each = known[:, :width].reshape(len(known), width, *[1] * (logits.ndim - 2))
+    logits = logits.masked_fill(~each, 0)
+    beside = [0, 0] * (logits.ndim - 2)
+    return torch.nn.functional.pad(logits, (*beside, 0, wanted.shape[1] - width))
 
 
 def _without_idle_steps(batches: Batches) -> tuple[Batches, Tensor]:

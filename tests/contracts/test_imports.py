@@ -39,7 +39,7 @@ FLOORS = {
         "attacks communication components data engines storage",
         "models",
         "core",
-        "messages",
+        "messages targets",
     ],
     "graphkd": [
         "__init__",

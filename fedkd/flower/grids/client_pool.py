@@ -123,7 +123,7 @@ class ClientPool:
         """One call of the engine, and the answers that come of it."""
         kind = KINDS[block[0].message.metadata.message_type]
         runtimes = [work.runtime for _, work in block]
-        function, task = kind.function(runtimes[0].algorithm), runtimes[0].task
+        function, task = kind.function(runtimes[0].learner), runtimes[0].task
         clients, inputs = [p.client for p in runtimes], [work.inputs for _, work in block]
         self.calls.append(len(block))
         results = tolerant(self._watched)(function, task, clients, inputs)

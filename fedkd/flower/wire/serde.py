@@ -22,6 +22,7 @@ from fedkd.core import Algorithm, Task
 from fedkd.flower.wire.arrays import to_array, to_numpy
 from fedkd.flower.wire.copying import copy_message
 from fedkd.messages import Message, Stage, Transform, Upload
+from fedkd.targets import CLASSES
 
 WHO = "query.who"
 DISTIL = "train.distil"
@@ -54,11 +55,16 @@ def terms(algorithm: Algorithm, task: Task, channel: Channel) -> dict[str, str]:
     """
     public = None if task.public is None else (tuple(task.public.shape), str(task.public.dtype))
     return {
-        "algorithm": repr(algorithm),
+        "algorithm": repr(algorithm) + _asked(task),
         "public": repr(public),
         "uplink": ", ".join(map(_stage, channel.uplink)) or "nothing",
         "downlink": ", ".join(map(_stage, channel.downlink)) or "nothing",
     }
+
+
+def _asked(task: Task) -> str:
+    """What is learnt, in words; nothing of classes, which is what most learn."""
+    return "" if task.target == CLASSES else f" for {task.target.words}"
 
 
 def check_terms(said: Mapping[str, object], expected: Mapping[str, object]) -> None:
