@@ -4,6 +4,8 @@ Its clients run in turn, and in turn is what the sequential engine does, bit for
 and streams of chance too. One with dropout alone is stacked, with the same masks.
 """
 
+import functools
+import warnings
 from dataclasses import fields, replace
 
 import pytest
@@ -24,12 +26,19 @@ from fedkd.rounds.synchronous import simulate
 from kdcore.training.loop import TrainingConfig
 from tests import modules
 
+with warnings.catch_warnings():  # flwr imports typer, which imports names that click will drop
+    warnings.filterwarnings("ignore", ".*click", DeprecationWarning)
+    from flwr.app import ArrayRecord
+
 SIZES = (7, 1, 12, 3, 5)  # of mini-batches of four: last ones of 3, 1, 4, 3 and 1 examples
-QUICK = ("fedavg", "fedmd", "fml", "feddf")
-every_algorithm = pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in algorithms.names()],
-)
+
+
+def all_but_some_slow(*quick):
+    slow = {n: () if n in quick else pytest.mark.slow for n in algorithms.names()}
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=m) for n, m in slow.items()])
+
+
+every_algorithm = all_but_some_slow("fedavg", "fedmd", "fml", "feddf")
 
 
 def short(name, **settings):
@@ -46,28 +55,42 @@ def run(name, federation, engine, rounds=2, **more):
     return done, deployed(algorithm, task, done[-1], engine=engine)
 
 
-def bits(run):
-    done, in_use = run
+@functools.cache
+def expected(name, tiny):
+    """What the sequential engine makes of it: the federation, three rounds, who is used after two.
+
+    For all tests once.
+    """
+    federation = tiny([modules.Net], SIZES)
+    done, in_use = run(name, federation, sequential)
+    task, clients = federation.task, federation.clients
+    (third,) = simulate(short(name), task, clients, rounds=3, after=done[-1])
+    return federation, [*done, third], in_use
+
+
+def bits(done, in_use):
     return [checkpoint.digest(r) for r in (*done, replace(done[-1], clients=tuple(in_use)))]
 
 
 @every_algorithm
 def test_in_turn_is_sequential_bit_for_bit(name, tiny):
-    federation = tiny([modules.Net], SIZES)
-    expected = run(name, federation, sequential)
+    federation, (*two, _), in_use = expected(name, tiny)
     engine = batched()
-    assert bits(run(name, federation, engine)) == bits(expected)
+    assert bits(*run(name, federation, engine)) == bits(two, in_use)
     assert engine.notes == [
         "Net: clients run in turn: the module keeps statistics of its mini-batches "
         "(body.2.running_mean)"
     ]
-    assert bits(run(name, federation, AutoEngine())) == bits(expected)
+
+
+def test_the_faster_engine_is_that_too(tiny):
+    federation, (*two, _), in_use = expected("fedavg", tiny)
+    assert bits(*run("fedavg", federation, AutoEngine())) == bits(two, in_use)
 
 
 @every_algorithm
 def test_every_algorithm_trains_with_dropout_and_statistics(name, tiny):
-    federation = tiny([modules.Net], SIZES)
-    (_, last), in_use = run(name, federation, sequential)
+    federation, (_, last, _), in_use = expected(name, tiny)
     # Those with a mini-batch of two examples or more: a step on one alone is left out.
     for client, before, used in zip(last.clients, federation.clients, in_use, strict=True):
         trained = len(before.private) > 1 or short(name).public_training is not None
@@ -85,13 +108,22 @@ def test_every_algorithm_trains_with_dropout_and_statistics(name, tiny):
 
 @every_algorithm
 def test_streams_and_counts_never_leave(name, tiny):
-    federation = tiny([modules.Net], SIZES)
-    done, _ = run(name, federation, sequential)
+    _, done, _ = expected(name, tiny)
     for current in done:
         sent = [upload.payload for upload in current.uploads.values()]
         for message in (*current.broadcasts.values(), *sent):
             assert not {STREAM, "~body.2.num_batches_tracked"} & set(message)
     assert not any(current.rejected for current in done)
+
+
+@every_algorithm
+def test_a_run_is_resumed_bit_for_bit(name, tiny, tmp_path):
+    federation, (_, second, third), _ = expected(name, tiny)
+    task, clients = federation.task, federation.clients
+    checkpoint.save(tmp_path, second, Ledger(), "same")
+    found, _ = checkpoint.load(tmp_path, clients, "same")
+    (last,) = simulate(short(name), task, clients, rounds=3, after=found)
+    assert checkpoint.digest(last) == checkpoint.digest(third)
 
 
 @every_algorithm
@@ -106,27 +138,15 @@ def test_stacked_dropout_has_the_masks_of_the_sequential_engine(name, tiny, doub
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@every_algorithm
-def test_a_run_is_resumed_bit_for_bit(name, tiny, tmp_path):
-    federation = tiny([modules.Net], SIZES)
-    whole, _ = run(name, federation, sequential, rounds=3)
-    checkpoint.save(tmp_path, whole[1], Ledger(), "same")
-    found, _ = checkpoint.load(tmp_path, federation.clients, "same")
-    task, clients = federation.task, federation.clients
-    *_, last = simulate(short(name), task, clients, rounds=3, engine=sequential, after=found)
-    assert checkpoint.digest(last) == checkpoint.digest(whole[-1])
-
-
 def test_statistics_are_averaged_with_the_weights(tiny):
-    federation = tiny([modules.Net], SIZES)
-    done, in_use = run("fedavg", federation, sequential, rounds=1)
+    federation, done, _ = expected("fedavg", tiny)
     mean = "~body.2.running_mean"
     sizes = torch.tensor([float(len(c.private)) for c in federation.clients])
     values = torch.stack([done[0].uploads[c.id].payload[mean] for c in federation.clients])
-    expected = (sizes.unsqueeze(1) * values).sum(0) / sizes.sum()
-    torch.testing.assert_close(done[0].server[f"Net/{mean}"], expected)
-    for client in in_use:
-        torch.testing.assert_close(client.params[mean], expected)
+    average = (sizes.unsqueeze(1) * values).sum(0) / sizes.sum()
+    torch.testing.assert_close(done[0].server[f"Net/{mean}"], average)
+    for client in deployed(short("fedavg"), federation.task, done[0]):
+        torch.testing.assert_close(client.params[mean], average)
 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedprox"])
@@ -142,7 +162,7 @@ def test_what_is_local_stays(name, tiny):
     heads = [client.params["head.weight"] for client in in_use]
     assert not torch.equal(norms[0], norms[2])
     assert torch.equal(heads[0], heads[2])
-    assert bits(run(name, federation, batched())) == bits((done, in_use))
+    assert bits(*run(name, federation, batched())) == bits(done, in_use)
 
 
 @pytest.mark.parametrize(("name", "said"), [("feddf", "keep"), ("fedgen", "head of Net is local")])
@@ -171,13 +191,41 @@ def test_the_same_start_is_that_of_a_group(tiny):
     assert int(same[0].params[STREAM]) != int(same[2].params[STREAM])
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-@every_algorithm
-def test_actors_of_ray_are_sequential_bit_for_bit(name, tiny):
+@pytest.fixture(scope="module")
+def ray_engine():
+    """One for all: Ray takes its time to start."""
     from fedkd.engines.ray.engine import RayEngine
 
-    federation = tiny([modules.Net], SIZES)
     with RayEngine(1, chunk=3) as engine:
-        found = run(name, federation, engine)
-        assert bits(found) == bits(run(name, federation, sequential))
+        yield engine
+
+
+@pytest.mark.ray
+@all_but_some_slow()
+def test_actors_of_ray_are_sequential_bit_for_bit(name, tiny, ray_engine):
+    federation, (*two, _), in_use = expected(name, tiny)
+    assert bits(*run(name, federation, ray_engine)) == bits(two, in_use)
+
+
+@all_but_some_slow("fedavg")
+def test_nodes_of_flower_do_the_same(name, tiny, double):
+    """Each by itself, with what it keeps in its own context between rounds."""
+    from fedkd.flower import ClientRuntime, DistillationStrategy, LocalGrid, client_app, unpack
+
+    federation, algorithm = tiny([modules.Net], SIZES), short(name)
+    done = list(simulate(algorithm, federation.task, federation.clients, rounds=2))
+
+    def party(context):
+        client = federation.clients[context.node_config["partition-id"]]
+        return ClientRuntime(algorithm, federation.task, client)
+
+    grid = LocalGrid(client_app(party), len(SIZES))
+    strategy = DistillationStrategy(algorithm, federation.task, len(SIZES))
+    server = unpack(strategy.start(grid, ArrayRecord(), 2).arrays)
+    kept = {
+        context.node_config["partition-id"]: unpack(context.state["params"])
+        for context in grid.contexts.values()
+    }
+    clients = {client.id: client.params for client in done[-1].clients}
+    torch.testing.assert_close(server, done[-1].server, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(kept, clients, rtol=1e-9, atol=1e-9)
