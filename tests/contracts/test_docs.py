@@ -15,7 +15,7 @@ import pytest
 from fedkd import algorithms
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("kdcore", "fedkd", "graphkd", "simulations", "kdsim")
+PACKAGES = ("kdcore", "fedkd", "graphkd", "kdattacks", "simulations", "kdsim")
 MODULES = (
     "feature",
     "mutual_information",

@@ -18,8 +18,9 @@ BELOW = {
     "kdcore": {"kdcore"},
     "fedkd": {"kdcore", "fedkd"},
     "graphkd": {"kdcore", "graphkd"},
-    "simulations": {"kdcore", "fedkd", "graphkd", "simulations"},
-    "kdsim": {"kdcore", "fedkd", "graphkd", "simulations", "kdsim"},
+    "kdattacks": {"kdcore", "fedkd", "graphkd", "kdattacks"},
+    "simulations": {"kdcore", "fedkd", "graphkd", "kdattacks", "simulations"},
+    "kdsim": {"kdcore", "fedkd", "graphkd", "kdattacks", "simulations", "kdsim"},
 }
 # Floors of each package, the highest first. What is on a floor (a sub-package, or a file beside
 # them) imports from the floors below alone, so not from its neighbours either.
@@ -54,6 +55,7 @@ FLOORS = {
         "conversion",
         "ops",
     ],
+    "kdattacks": ["__init__", "attacks", "truth", "core", "scoring shadows"],
     "simulations": [
         "__main__ flower_app",
         "cli",

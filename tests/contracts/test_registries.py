@@ -23,6 +23,7 @@ REGISTRIES = {
     "fedkd.data.partition": ("dirichle", "dirichlet", FUNCTION),
     "fedkd.engines": ("batch", "batched", FUNCTION),
     "fedkd.attacks.byzantine": ("huge-value", "huge-values", FUNCTION),
+    "kdattacks.attacks": ("lyra", "lira", FUNCTION),
     "graphkd.models.networks": ("sagee", "sage", MODULE),
     "graphkd.data.registry": ("cara", "cora", FUNCTION),
     "simulations.results.trackers": ("tensorbord", "tensorboard", FUNCTION),

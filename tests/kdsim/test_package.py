@@ -61,7 +61,7 @@ def test_the_version_is_that_of_the_distribution():
     assert kdsim.__version__ == importlib.metadata.version("kdsim")
 
 
-@pytest.mark.parametrize("package", ["kdcore", "fedkd", "graphkd", "simulations"])
+@pytest.mark.parametrize("package", ["kdcore", "fedkd", "graphkd", "kdattacks", "simulations"])
 def test_every_package_says_what_is_public_and_has_it(package):
     code = f"from {package} import *; import {package}; print(*{package}.__all__)"
     done = subprocess.run(

@@ -72,7 +72,7 @@ def test_the_doctor_knows_what_the_package_depends_on():
 def test_extras_that_are_named_are_there():
     files = [
         p
-        for f in ("kdcore", "fedkd", "graphkd", "simulations", "docs")
+        for f in ("kdcore", "fedkd", "graphkd", "kdattacks", "simulations", "docs")
         for p in (REPOSITORY / f).rglob("*")
         if p.suffix in (".py", ".md", ".sh", ".toml")
     ]

@@ -1,0 +1,153 @@
+"""The nouns of an attack on privacy. Read this first.
+
+An attacker has seen what crossed (`Recorded`), knows what is declared (`Knowledge`), and says how
+sure he is of each thing in question (`Scores`). An `Attack` is that function. What is true is none
+of its arguments: it is compared with the scores afterwards (`kdattacks.truth`), so that no attack
+can see it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedkd.core import Public
+from fedkd.messages import Message, Received
+from kdattacks.shadows import ShadowConfig, Shadows, halves
+from kdcore.rng import generator
+from kdcore.training.batches import Examples
+
+Target = int | str
+Subject = Literal["members", "labels", "counts", "images", "links", "property"]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the attacker has seen of some targets.
+
+    Attributes:
+        targets: T of them: numbers of clients; or "teacher", "student", ... of a graph run.
+        told: of each round, client number -> the message down to it, as it is read.
+        sent: of each round, client number -> its upload, as the server reads it.
+        public: of each round, the public examples that it was about, which are common knowledge.
+        answers: target -> the logits that it answers with where the attacker may ask it: (N + Z, C)
+            for the N candidates and then the population of Z; of graphs (N, C) for what is asked
+            about. Empty where nobody may ask.
+    """
+
+    targets: tuple[Target, ...]
+    told: Sequence[Mapping[int, Message]] = ()
+    sent: Sequence[Mapping[int, Received]] = ()
+    public: Sequence[Public | None] = ()
+    answers: Mapping[Target, Tensor] = field(default_factory=dict)
+
+    def uploads(self) -> list[Received]:
+        """The newest upload of each target.
+
+        Raises:
+            ValueError: one of them has sent nothing.
+        """
+        found = []
+        for target in self.targets:
+            mine = [sent[target] for sent in self.sent if target in sent]  # type: ignore[index]
+            if not mine:
+                raise ValueError(f"client {target} has sent nothing that could be read")
+            found.append(mine[-1])
+        return found
+
+    def asked(self) -> Tensor:
+        """(T, N + Z, C), what all targets answer.
+
+        Raises:
+            ValueError: the attacker may not ask them.
+        """
+        if missing := [target for target in self.targets if target not in self.answers]:
+            raise ValueError(f"{missing[0]} answers no questions; take an attack on what crossed")
+        return torch.stack([self.answers[target] for target in self.targets])
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What the attacker knows beside what crossed, declared.
+
+    Attributes:
+        num_classes: C.
+        candidates: N examples with labels, whose membership is in question.
+        population: Z examples with labels, of the same kind, that no target has; the attacker's.
+        shadowing: how targets learn: the algorithm, the architecture, and what they were told.
+        shadows_wanted: S, how many shadow models he trains.
+        seed: of what he draws for these.
+        pairs: (2, M) nodes of a graph, of whom he asks whether they are linked.
+        trait: (N,) of the examples in the table of the population, whether one has a property.
+    """
+
+    num_classes: int
+    candidates: Examples | None = None
+    population: Examples | None = None
+    shadowing: ShadowConfig | None = None
+    shadows_wanted: int = 64
+    seed: int = 0
+    pairs: Tensor | None = None
+    trait: Tensor | None = None
+
+    @cached_property
+    def shadows(self) -> Shadows:
+        """Shadow models, each trained on half of the candidates; trained when first asked for."""
+        candidates = self.known("candidates")
+        parts = halves(len(candidates), self.shadows_wanted, generator(self.seed, "halves"))
+        config: ShadowConfig = self.known("shadowing")
+        return config.train(candidates, parts, self.asked, self.seed)
+
+    @property
+    def asked(self) -> Examples:
+        """The candidates, then the population: what targets and shadow models are asked about."""
+        candidates: Examples = self.known("candidates")
+        population = self.population
+        if population is None:
+            return candidates
+        every = torch.cat([candidates.rows, population.rows])
+        return Examples(candidates.x, candidates.y, every)
+
+    def known(self, name: str) -> Any:
+        """What has a name among all this.
+
+        Raises:
+            ValueError: the attacker does not know it.
+        """
+        found = getattr(self, name)
+        if found is None:
+            raise ValueError(
+                f"this attack needs {name} in the attacker's knowledge; there are none"
+            )
+        return found
+
+    def enough(self, fewest: int) -> None:
+        """Raise ValueError where there are fewer shadow models than an attack needs, or an odd one.
+
+        They come in pairs: what one of a pair has learnt from, the other one has not.
+        """
+        if self.shadows_wanted < fewest or self.shadows_wanted % 2:
+            raise ValueError(
+                f"shadows is {self.shadows_wanted}; this attack takes an even number from {fewest} "
+                "on, such as 64"
+            )
+
+
+class Scores(NamedTuple):
+    """What the attacker says.
+
+    Attributes:
+        values: higher where he is surer. The shape is that of the subject's truth, see
+            `kdattacks.truth`: (T, N) of members, (T, M) of links, (T, C) shares of labels, (T,)
+            counts of records, (T, C, D) images of labels, (T,) of a property.
+        of: what he speaks of.
+    """
+
+    values: Tensor
+    of: Subject = "members"
+
+
+Attack = Callable[[Recorded, Knowledge, torch.Generator], Scores]
