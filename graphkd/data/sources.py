@@ -67,7 +67,7 @@ def are_examples(data: Sequence[Any]) -> bool:
 
 
 def _pyg(data: Any, kind: str) -> bool:
-    """Whether this is of a class of PyG's; not asked of the class, for which PyG would be loaded."""
+    """Whether this is of a class of PyG's, by its name: PyG need not be loaded for that."""
     known = ((cls.__module__.split(".")[0], cls.__name__) for cls in type(data).__mro__)
     return ("torch_geometric", kind) in known
 
