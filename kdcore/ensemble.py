@@ -33,7 +33,7 @@ def mean(probabilities: Tensor) -> Tensor:
     Raises:
         ValueError: the shape is not (M, N, C), or M is 0.
     """
-    _check_crowd(probabilities)
+    _check_teachers(probabilities)
     return _average(probabilities).to(probabilities.dtype)
 
 
@@ -56,7 +56,7 @@ def weighted(probabilities: Tensor, weights: Tensor) -> Tensor:
             an example are zero. Under `vmap` the values cannot be looked at: there, weights that
             are all zero give NaN, and negative ones pass.
     """
-    _check_crowd(probabilities)
+    _check_teachers(probabilities)
     if weights.shape not in (probabilities.shape[:1], probabilities.shape[:2]):
         raise ValueError(
             f"weights have shape {tuple(weights.shape)} and probabilities "
@@ -88,7 +88,7 @@ def entropy_reduced(probabilities: Tensor, temperature: float = 0.1) -> Tensor:
     Raises:
         ValueError: the shape is not (M, N, C), M is 0, or the temperature is not positive.
     """
-    _check_crowd(probabilities)
+    _check_teachers(probabilities)
     if not 0 < temperature < math.inf:
         raise ValueError(
             f"temperature is {temperature}; it has to be positive and finite: the paper takes 0.1"
@@ -113,7 +113,7 @@ def entropy_weighted(probabilities: Tensor, sharpness: float = 1.0) -> Tensor:
     Raises:
         ValueError: the shape is not (M, N, C), M is 0, or the sharpness is negative or infinite.
     """
-    _check_crowd(probabilities)
+    _check_teachers(probabilities)
     if not 0 <= sharpness < math.inf:
         raise ValueError(f"sharpness is {sharpness}; it has to be at least 0 and finite, e.g. 1")
     p = probabilities.double()
@@ -140,7 +140,7 @@ def mean_logits(logits: Tensor) -> Tensor:
     Raises:
         ValueError: the shape is not (M, N, C), or M is 0.
     """
-    _check_crowd(logits)
+    _check_teachers(logits)
     return _average(logits).to(logits.dtype)
 
 
@@ -176,7 +176,7 @@ def votes(probabilities: Tensor, gamma: float, generator: torch.Generator) -> Vo
     Raises:
         ValueError: the shape is not (M, N, C), M is 0, or gamma is not positive.
     """
-    _check_crowd(probabilities)
+    _check_teachers(probabilities)
     if not gamma > 0:
         raise ValueError(f"gamma is {gamma}; it has to be positive: the paper takes 0.05")
     classes = torch.arange(probabilities.shape[2], device=probabilities.device)
@@ -236,7 +236,7 @@ def _sum_in_order(terms: Iterable[Tensor]) -> Tensor:
     return reduce(add, (term.double() for term in terms))
 
 
-def _check_crowd(probabilities: Tensor) -> None:
+def _check_teachers(probabilities: Tensor) -> None:
     if probabilities.ndim != 3 or probabilities.shape[0] == 0:
         raise ValueError(
             f"probabilities have shape {tuple(probabilities.shape)}; expected (M, N, C) with at "

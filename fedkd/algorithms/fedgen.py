@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from fedkd.algorithms.fedavg import FedAvg, average_by_group, of_group
-from fedkd.components.feature_generator import lessons, maker, seeds, teaching
+from fedkd.components.feature_generator import generator_loss, label_batches, maker, seeds
 from fedkd.components.features import feature_width, head_names, label_counts
 from fedkd.core import Model, Properties, Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Upload
@@ -153,10 +153,10 @@ class FedGen(FedAvg):
         model, shares = self._maker(task), total / total.sum()
         dice = stream(int(server["seed"]), "generator", int(server["round"]))
         count = self.steps * self.generator.batch_size
-        batches = lessons(shares, count, self.noise, self.generator, dice)
+        batches = label_batches(shares, count, self.noise, self.generator, dice)
         context = weights, biases, counts / total.clamp(min=1), weights.new_tensor(self.diversity)
         before = of_group(server, "generator")
-        after = fit(model.predict, before, batches, self.generator, teaching, *context)
+        after = fit(model.predict, before, batches, self.generator, generator_loss, *context)
         every = torch.arange(task.num_classes, device=task.device).repeat_interleave(self.samples)
         _, x = seeds(every, self.noise, task.num_classes, dice)
         features = model.predict(after, x).logits

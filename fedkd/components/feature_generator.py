@@ -1,4 +1,4 @@
-"""A generator of features for a label, taught by the heads of many models.
+"""A generator of features for a label, trained by the heads of many models.
 
 Zhuangdi Zhu, Junyuan Hong, Jiayu Zhou. "Data-Free Knowledge Distillation for Heterogeneous
 Federated Learning". ICML 2021. https://arxiv.org/abs/2105.10056
@@ -19,23 +19,25 @@ def maker(noise: int, classes: int, width: int, hidden: int) -> Model:
     return mlp((noise + classes,), width, (hidden,))
 
 
-def seeds(y: Tensor, noise: int, classes: int, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+def seeds(y: Tensor, noise: int, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Normal noise, (N, noise), and the generator's inputs for labels (N,): noise comes first."""
-    drawn = torch.randn(len(y), noise, generator=dice).to(y.device)
+    drawn = torch.randn(len(y), noise, generator=generator).to(y.device)
     return drawn, torch.cat([drawn, F.one_hot(y, classes).to(drawn.dtype)], dim=1)
 
 
-def lessons(
-    shares: Tensor, count: int, noise: int, training: TrainingConfig, dice: torch.Generator
+def label_batches(
+    shares: Tensor, count: int, noise: int, training: TrainingConfig, generator: torch.Generator
 ) -> Batches:
     """Mini-batches of inputs, labels drawn by their shares (C,), with targets (label, noise)."""
-    y = torch.multinomial(shares.cpu(), count, replacement=True, generator=dice).to(shares.device)
-    drawn, x = seeds(y, noise, len(shares), dice)
-    batches = draw(Examples(x, y, torch.arange(count)), training, dice)
+    y = torch.multinomial(shares.cpu(), count, replacement=True, generator=generator).to(
+        shares.device
+    )
+    drawn, x = seeds(y, noise, len(shares), generator)
+    batches = draw(Examples(x, y, torch.arange(count)), training, generator)
     return batches._replace(y=(y, drawn))
 
 
-def teaching(
+def generator_loss(
     outputs: Outputs,
     y: tuple[Tensor, Tensor],
     weights: Tensor,

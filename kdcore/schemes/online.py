@@ -27,14 +27,14 @@ def online(
     if len(peers) < 2:
         raise ValueError(f"online got {len(peers)} peers; mutual learning takes at least 2")
     share = 1 / (len(peers) - 1)
-    lessons = {
+    terms = {
         peer: (
             LossTerm(labels),
             *(LossTerm(loss, (other,), share) for other in peers if other != peer),
         )
         for peer in peers
     }
-    return [Stage(lessons, examples, training)]
+    return [Stage(terms, examples, training)]
 
 
 def multi_exit(

@@ -72,12 +72,12 @@ def noisy_student(
     copies: int,
     training: TrainingConfig,
 ) -> list[Stage]:
-    """A student as large or larger learns labels and the teacher's answers, through noise; again.
+    """A student as large or larger learns labels and its teacher's soft ones, through noise; again.
 
     Qizhe Xie, Minh-Thang Luong, Eduard Hovy, Quoc Le. "Self-training with Noisy Student improves
     ImageNet classification". CVPR 2020. https://arxiv.org/abs/1911.04252
 
-    Each student is the next one's teacher. Labels of the labelled, soft answers to the unlabelled:
+    Each student is the next one's teacher. Labels of the labelled, soft labels of the unlabelled:
     both as probabilities, so that one loss will do.
 
     Args:
@@ -90,21 +90,21 @@ def noisy_student(
         training: of each student.
     """
 
-    def lesson(name: str) -> Callable[[Learners, torch.Generator], Examples]:
-        def ask(learners: Learners, generator: torch.Generator) -> Examples:
+    def pseudo_labelled(name: str) -> Callable[[Learners, torch.Generator], Examples]:
+        def label(learners: Learners, generator: torch.Generator) -> Examples:
             known, y = rows(labelled.x, labelled.rows), rows(labelled.y, labelled.rows)
-            answers = learners[name](unlabelled).logits.softmax(-1)
-            hard = torch.nn.functional.one_hot(y, answers.shape[1]).to(answers.dtype)
-            x, target = torch.cat([known, unlabelled]), torch.cat([hard, answers])
+            soft = learners[name](unlabelled).logits.softmax(-1)
+            hard = torch.nn.functional.one_hot(y, soft.shape[1]).to(soft.dtype)
+            x, target = torch.cat([known, unlabelled]), torch.cat([hard, soft])
             return copied(x, target, noise, copies, generator)
 
-        return ask
+        return label
 
     def follow(student: Outputs, target: Tensor) -> Tensor:
         return response.soft_cross_entropy(student.logits, target)
 
     return [
-        Stage({student: (LossTerm(follow),)}, lesson(name), training)
+        Stage({student: (LossTerm(follow),)}, pseudo_labelled(name), training)
         for name, student in zip([teacher, *students], students, strict=False)
     ]
 

@@ -12,7 +12,7 @@ listen to itself. Nothing else tells fourteen schemes apart:
     data-free     {generator}, {student: teacher}, and so on in turn
 
 The axes are those of the survey of Ku et al. 2020: the knowledge and its loss (a `LossTerm`), the
-teachers and students (the lessons of a `Stage`), the process (the order of stages).
+teachers and students (the terms of a `Stage`), the process (the order of stages).
 """
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -58,13 +58,13 @@ class Stage(NamedTuple):
     """What some learners study at the same time.
 
     Attributes:
-        lessons: student -> its terms.
+        terms: student -> what it minimises the sum of.
         examples: what they see, in the same batches; y is -100 where there is no label. Or a
             function (learners, generator) -> Examples, if that depends on what was learnt before.
         training: how.
     """
 
-    lessons: Mapping[str, tuple[LossTerm, ...]]
+    terms: Mapping[str, tuple[LossTerm, ...]]
     examples: Examples | Callable[[Learners, torch.Generator], Examples]
     training: TrainingConfig
 
@@ -84,7 +84,7 @@ def run(
         scheme: the stages.
         learners: by name; those that do not study stay what they are.
         generator: of the order of examples.
-        said: what frozen teachers have said already, by `fingerprint`; new answers are added. A
+        said: what frozen teachers have said already, by `fingerprint`; what is new is added. A
             result is the same with it and without it.
     """
     now = dict(learners)
@@ -105,33 +105,33 @@ def teach(
     Raises:
         ValueError: a learner that is not there, or a stage in which nobody has anything to learn.
     """
-    lessons = {who: _kept(terms) for who, terms in stage.lessons.items()}
-    named = {name for terms in lessons.values() for term in terms for name in term.teachers}
-    _check(lessons, named, learners)
+    terms = {who: _kept(own) for who, own in stage.terms.items()}
+    named = {name for own in terms.values() for term in own for name in term.teachers}
+    _check(terms, named, learners)
     examples = stage.examples
     if not isinstance(examples, Examples):
         examples = examples(learners, generator)
     x, y = rows(examples.x, examples.rows), rows(examples.y, examples.rows)
-    frozen = {name: _answers(learners[name], x, said) for name in sorted(named - lessons.keys())}
+    frozen = {name: _outputs_of(learners[name], x, said) for name in sorted(named - terms.keys())}
     places = Examples(tree_leaves(x)[0], y, torch.arange(len(examples)))
     batches = draw(places, stage.training, generator)._replace(x=x, y=(y, frozen))
 
     def predict(params: Params, seen: Any) -> Any:
-        return {who: learners[who].predict(_part(params, who), seen) for who in lessons}
+        return {who: learners[who].predict(_part(params, who), seen) for who in terms}
 
     def loss(outputs: Any, target: tuple[Any, dict[str, Outputs]]) -> Tensor:
-        labels, told = target[0], {**target[1], **{k: _detached(v) for k, v in outputs.items()}}
+        labels, teachers = target[0], target[1] | {k: _detached(v) for k, v in outputs.items()}
         values = [
-            term.weight * term.loss(outputs[who], labels, *(told[name] for name in term.teachers))
-            for who, terms in lessons.items()
-            for term in terms
+            term.weight * term.loss(outputs[who], labels, *(teachers[n] for n in term.teachers))
+            for who, own in terms.items()
+            for term in own
         ]
         return torch.stack(values).sum(0)
 
-    together = {f"{who}.{k}": v for who in lessons for k, v in learners[who].params.items()}
+    together = {f"{who}.{k}": v for who in terms for k, v in learners[who].params.items()}
     trained = fit(predict, together, batches, stage.training, loss)
     return {
-        who: learner._replace(params=_part(trained, who)) if who in lessons else learner
+        who: learner._replace(params=_part(trained, who)) if who in terms else learner
         for who, learner in learners.items()
     }
 
@@ -142,7 +142,7 @@ def labels(student: Outputs, y: Tensor) -> Tensor:
 
 
 def soft(temperature: float = 1.0) -> TermLoss:
-    """The loss of one teacher's soft answers: `response.kl`."""
+    """The loss of one teacher's soft targets: `response.kl`."""
 
     def loss(student: Outputs, y: Tensor, teacher: Outputs) -> Tensor:
         return response.kl(student.logits, teacher.logits, temperature)
@@ -167,15 +167,15 @@ def _kept(terms: Sequence[LossTerm]) -> tuple[LossTerm, ...]:
 
 
 def _check(
-    lessons: Mapping[str, tuple[LossTerm, ...]], named: Iterable[str], learners: Learners
+    terms: Mapping[str, tuple[LossTerm, ...]], named: Iterable[str], learners: Learners
 ) -> None:
-    missing = sorted({*lessons, *named} - learners.keys())
+    missing = sorted({*terms, *named} - learners.keys())
     if missing:
         raise ValueError(
             f"no learner is called {missing[0]!r}; there are {', '.join(sorted(learners))}"
         )
-    idle = [who for who, terms in lessons.items() if not terms]
-    if idle or not lessons:
+    idle = [who for who, own in terms.items() if not own]
+    if idle or not terms:
         who = idle[0] if idle else "nobody"
         raise ValueError(
             f"{who} has nothing to learn; give a stage at least one student, and each student a "
@@ -183,7 +183,7 @@ def _check(
         )
 
 
-def _answers(learner: Learner, x: Any, said: TeacherOutputs | None) -> Outputs:
+def _outputs_of(learner: Learner, x: Any, said: TeacherOutputs | None) -> Outputs:
     """What a frozen teacher says of all examples, asked only if it is not known yet."""
     if said is None:
         return _detached(learner(x))

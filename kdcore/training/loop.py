@@ -59,8 +59,8 @@ def fit(
             not take them from around it: those of other clients would not be told apart.
         penalty: (weights, y, *context) -> (), added to the loss of each step.
     """
-    lesson = FitSpec(predict, training, loss, penalty)
-    values = _Fit.apply(lesson, params, batches, context)
+    spec = FitSpec(predict, training, loss, penalty)
+    values = _Fit.apply(spec, params, batches, context)
     return dict(zip(params, values, strict=True))
 
 
@@ -83,7 +83,7 @@ def supervised(outputs: Outputs, y: Tensor) -> Tensor:
 
 
 def _fit_one(
-    lesson: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...]
+    spec: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...]
 ) -> tuple[Tensor, ...]:
     """The reference: a plain loop over the steps of one model."""
     trained = stacked.weights(params)
@@ -91,8 +91,8 @@ def _fit_one(
     trained = dict(zip(trained, leaves, strict=True))
     held = {n: v.detach().clone() for n, v in params.items() if n not in trained}
     model = params | held | trained
-    learn, least = stacked.learning(lesson.predict), stacked.least_batch(lesson.predict)
-    optimiser, count = rule(lesson.training), 0
+    learn, least = stacked.learning(spec.predict), stacked.least_batch(spec.predict)
+    optimiser, count = rule(spec.training), 0
     state = optimiser.init(leaves)
     for order, mask in zip(batches.order, batches.mask, strict=True):
         index = order[mask.bool()]
@@ -101,9 +101,9 @@ def _fit_one(
         x, y = rows(batches.x, index), rows(batches.y, index)
         with torch.enable_grad():
             outputs, fresh = learn(model, x)
-            total = lesson.loss(outputs, y, *context).mean()
-            if lesson.penalty is not None:
-                total = total + lesson.penalty(trained, y, *context)
+            total = spec.loss(outputs, y, *context).mean()
+            if spec.penalty is not None:
+                total = total + spec.penalty(trained, y, *context)
         gradients = torch.autograd.grad(total, leaves, materialize_grads=True)
         count += 1
         with torch.no_grad():
@@ -125,12 +125,12 @@ class _Fit(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: Any, lesson: FitSpec, params: Params, batches: Batches, context: Any
+        info: Any, in_dims: Any, spec: FitSpec, params: Params, batches: Batches, context: Any
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         _, *dims = in_dims
         params, batches, context = _leading((params, batches, context), tuple(dims))
         params = {k: v.expand(info.batch_size, *v.shape[1:]) for k, v in params.items()}
-        trained = stacked.fit(lesson, params, batches, context)
+        trained = stacked.fit(spec, params, batches, context)
         return tuple(trained.values()), (0,) * len(trained)
 
 

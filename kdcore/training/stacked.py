@@ -111,7 +111,7 @@ class FitSpec:
     penalty: Loss | None
 
 
-def fit(lesson: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...]) -> Params:
+def fit(spec: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...]) -> Params:
     """Train K models; every tensor has a leading axis of 1 or K, those of `params` of K.
 
     Steps of padding alone are left out, so that even momentum and Adam see nothing of them.
@@ -131,7 +131,7 @@ def fit(lesson: FitSpec, params: Params, batches: Batches, context: tuple[Any, .
     values = [kept[name] for name in names]
     mask = batches.mask.to(values[0].dtype)
     weight = mask / mask.sum(dim=-1, keepdim=True).clamp(min=1)
-    optimiser = rule(lesson.training)
+    optimiser = rule(spec.training)
     state = optimiser.init(values)
     active = 0
     for step in range(sorted_steps[0] if sorted_steps else 0):
@@ -141,10 +141,10 @@ def fit(lesson: FitSpec, params: Params, batches: Batches, context: tuple[Any, .
             leaves = [value[:active].detach().requires_grad_() for value in values]
             model = _first(kept, active) | dict(zip(names, leaves, strict=True))
             parts = {name: [v[:active] for v in column] for name, column in state.items()}
-            x_table, y_table, heard = _first((batches.x, batches.y, context), active)
+            x_table, y_table, given = _first((batches.x, batches.y, context), active)
         order = batches.order[:active, step]
         x, y = _taken(x_table, order), _taken(y_table, order)
-        gradients, fresh = _gradients(lesson, model, x, y, heard, weight[:active, step])
+        gradients, fresh = _gradients(spec, model, x, y, given, weight[:active, step])
         with torch.no_grad():
             optimiser.step(leaves, [gradients[name] for name in names], parts, step + 1)
             for name, value in fresh.items():
@@ -156,7 +156,7 @@ def fit(lesson: FitSpec, params: Params, batches: Batches, context: tuple[Any, .
 
 
 def _gradients(
-    lesson: FitSpec, model: Params, x: Tensor, y: Any, context: tuple[Any, ...], weight: Tensor
+    spec: FitSpec, model: Params, x: Tensor, y: Any, context: tuple[Any, ...], weight: Tensor
 ) -> tuple[dict[str, Gradient], Params]:
     """By each weight, of the sum of all models' losses, and the new state.
 
@@ -165,23 +165,23 @@ def _gradients(
     leaves = weights(model)
 
     def objective(outputs: Outputs) -> Tensor:
-        each: Tensor = _mapped(lesson.loss, outputs, y, *context)
+        each: Tensor = _mapped(spec.loss, outputs, y, *context)
         total = (each * weight).sum()
-        if lesson.penalty is not None:
-            total = total + _mapped(lesson.penalty, leaves, y, *context).sum()
+        if spec.penalty is not None:
+            total = total + _mapped(spec.penalty, leaves, y, *context).sum()
         return total
 
-    predict = lesson.predict
-    if isinstance(predict, Network) and predict.backward and lesson.penalty is None:
+    predict = spec.predict
+    if isinstance(predict, Network) and predict.backward and spec.penalty is None:
         with torch.no_grad():
             outputs = predict.stack(model, x)
-        shown, spec = tree_flatten(outputs)
-        shown = [value.detach().requires_grad_() for value in shown]
+        flat, structure = tree_flatten(outputs)
+        flat = [value.detach().requires_grad_() for value in flat]
         with torch.enable_grad():
-            total = objective(tree_unflatten(shown, spec))
-        upstream = torch.autograd.grad(total, shown, allow_unused=True)
+            total = objective(tree_unflatten(flat, structure))
+        upstream = torch.autograd.grad(total, flat, allow_unused=True)
         with torch.no_grad():
-            return predict.backward(model, x, outputs, tree_unflatten(upstream, spec)), {}
+            return predict.backward(model, x, outputs, tree_unflatten(upstream, structure)), {}
     with torch.enable_grad():
         outputs, fresh = _learning_stack(predict)(model, x)
         total = objective(outputs)

@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from fedkd.algorithms.fedavg import FedAvg
 from fedkd.algorithms.fedgen import FedGen
-from fedkd.components.feature_generator import lessons, maker, seeds, teaching
+from fedkd.components.feature_generator import generator_loss, label_batches, maker, seeds
 from fedkd.core import Client, Task
 from fedkd.messages import Received
 from fedkd.models import mlp
@@ -112,7 +112,7 @@ def test_noise_is_normal():
 
 def test_the_generator_is_taught_labels_by_their_shares():
     shares, dice = torch.tensor([0.9, 0.1, 0.0]), torch.Generator().manual_seed(0)
-    batches = lessons(shares, 10000, 2, TrainingConfig(batch_size=100), dice)
+    batches = label_batches(shares, 10000, 2, TrainingConfig(batch_size=100), dice)
     labels, noise = batches.y
     drawn = torch.bincount(labels, minlength=3) / 10000
     torch.testing.assert_close(drawn, shares, rtol=0, atol=0.015)  # 5 standard deviations
@@ -126,7 +126,9 @@ def test_the_generators_loss_against_a_loop():
     weights, biases = torch.randn(2, 4, 3, generator=generator), torch.randn(2, 4)
     labels = torch.tensor([0, 1, 2, 3, 1, 1])
     shares = torch.tensor([[1.0, 0.3, 0.5, 0.0], [0.0, 0.7, 0.5, 1.0]])
-    found = teaching(Outputs(made), (labels, noise), weights, biases, shares, torch.tensor(0.5))
+    found = generator_loss(
+        Outputs(made), (labels, noise), weights, biases, shares, torch.tensor(0.5)
+    )
     total = 0.0
     for i in range(6):
         for j in range(6):

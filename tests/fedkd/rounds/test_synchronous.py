@@ -305,7 +305,7 @@ def test_one_digestion_by_hand():
 
 
 def test_a_consensus_about_a_part_is_digested_on_that_part():
-    # The lesson of round 1 is about its one row, whichever row round 2 asks about.
+    # The targets of round 1 are about its one row, whichever row round 2 asks about.
     task, clients = tables(ONE, OTHER, **TWO_TABLES, public=[1.0, 2.0])
     algorithm = FedMD(STILL, replace(ONE_STEP, learning_rate=0.5), public_size=1)
     crossed = 0

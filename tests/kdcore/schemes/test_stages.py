@@ -121,8 +121,8 @@ def test_online_peers_step_together_towards_what_the_others_said():
 def test_who_is_not_listened_to_learns_in_company_what_it_would_alone():
     data = examples()
     a, b = learner(1), learner(2)
-    lessons = {"a": (LossTerm(labels),), "b": (LossTerm(soft(), ("a",)),)}
-    both = teach(Stage(lessons, data, TRAINING), {"a": a, "b": b}, generator(0))
+    terms = {"a": (LossTerm(labels),), "b": (LossTerm(soft(), ("a",)),)}
+    both = teach(Stage(terms, data, TRAINING), {"a": a, "b": b}, generator(0))
     one = run(offline.alone("a", data, TRAINING), {"a": a}, generator(0))
     same(both["a"], one["a"])
     assert differ(both["b"], b)
@@ -134,8 +134,8 @@ def test_who_is_listened_to_learns_nothing_from_it_whatever_the_loss():
 
     data = examples()
     a, b = learner(1), learner(2)
-    lessons = {"a": (LossTerm(labels),), "b": (LossTerm(square, ("a",)),)}
-    both = teach(Stage(lessons, data, TRAINING), {"a": a, "b": b}, generator(0))
+    terms = {"a": (LossTerm(labels),), "b": (LossTerm(square, ("a",)),)}
+    both = teach(Stage(terms, data, TRAINING), {"a": a, "b": b}, generator(0))
     same(both["a"], run(offline.alone("a", data, TRAINING), {"a": a}, generator(0))["a"])
     assert differ(both["b"], b)
 
@@ -215,7 +215,7 @@ def test_lifelong_of_weight_0_is_fine_tuning_and_of_much_weight_keeps_old_answer
 
 def test_lifelong_keeps_what_was_said_among_the_old_classes_with_t_squared():
     (stage,) = offline.lifelong("s", "old", [0, 1], examples(), TRAINING, temperature=2.0)
-    _, keep = stage.lessons["s"]
+    _, keep = stage.terms["s"]
     now, then = torch.tensor([[0.0, 0.0, 9.0]]), torch.tensor([[2 * math.log(3), 0.0, -9.0]])
     # Softened by 2, (3/4, 1/4) before and (1/2, 1/2) now; the new class does not count.
     expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
@@ -288,8 +288,8 @@ def test_noise_is_drawn_anew_for_each_copy():
 
 def test_data_free_inventions_cost_what_is_unsure_and_gain_by_balance():
     scheme = data_free.data_free("s", "t", "g", None, 1, 2, 4, TRAINING, TRAINING, balance=5.0)
-    assert [list(stage.lessons) for stage in scheme] == [["g"], ["s"], ["g"], ["s"]]
-    ((term,),) = scheme[0].lessons.values()
+    assert [list(stage.terms) for stage in scheme] == [["g"], ["s"], ["g"], ["s"]]
+    ((term,),) = scheme[0].terms.values()
     sure, unsure = torch.tensor([[40.0, 0.0], [0.0, 40.0]]), torch.zeros(2, 2)
     for logits, expected in (
         (sure, -5 * math.log(2)),  # no doubt about any, and both classes alike
@@ -370,7 +370,7 @@ def test_gradient_reversed_is_the_identity_forward_and_minus_backward():
 
 
 @pytest.mark.parametrize(
-    ("lessons", "said"),
+    ("terms", "said"),
     [
         ({"x": (LossTerm(labels),)}, "no learner is called 'x'"),
         ({"s": (LossTerm(soft(), ("y",)),)}, "no learner is called 'y'"),
@@ -378,9 +378,9 @@ def test_gradient_reversed_is_the_identity_forward_and_minus_backward():
         ({}, "nobody has nothing to learn"),
     ],
 )
-def test_wrong_stages(lessons, said):
+def test_wrong_stages(terms, said):
     with pytest.raises(ValueError, match=said):
-        teach(Stage(lessons, examples(), TRAINING), {"s": learner(1)}, generator(0))
+        teach(Stage(terms, examples(), TRAINING), {"s": learner(1)}, generator(0))
 
 
 def test_a_lone_peer_is_refused():

@@ -74,9 +74,9 @@ class Privileged:
                 "student": Learner(seeing(linear, 0), _zeros(x.regular)),
                 "teacher": Learner(seeing(linear, 1), _zeros(x.privileged)),
             }
-            lessons = {"teacher": (LossTerm(labels),), "student": (LossTerm(labels),)}
+            terms = {"teacher": (LossTerm(labels),), "student": (LossTerm(labels),)}
             alone = run(
-                [Stage(lessons, examples, self.training)], start, generator(seed, "order", number)
+                [Stage(terms, examples, self.training)], start, generator(seed, "order", number)
             )
             follow = {"student": (LossTerm(self.loss, ("teacher",)),)}
             taught = run(

@@ -68,14 +68,14 @@ class Codistillation:
         inputs = unlabelled(data.x[shared])
         x, y = data.x[test], data.y[test]
         metrics = {}
-        for arm, lessons in {
-            "": told(own, ensemble.mean, "before"),
-            "_sure": told(own, ensemble.entropy_weighted, "before"),
-            "_live": told(own, ensemble.mean),
-            "_broken": told(own, misplaced, "before"),
+        for arm, terms in {
+            "": from_all(own, ensemble.mean, "before"),
+            "_sure": from_all(own, ensemble.entropy_weighted, "before"),
+            "_live": from_all(own, ensemble.mean),
+            "_broken": from_all(own, misplaced, "before"),
             "_baseline": {},  # the last: its peers make up the ensemble
         }.items():
-            peers = self.taught(own, lessons, inputs, start, seed)
+            peers = self.taught(own, terms, inputs, start, seed)
             metrics[f"accuracy{arm}"] = sum(accuracy(p, x, y) for p in peers.values()) / len(peers)
             if arm in ("", "_baseline"):
                 metrics[f"divergence{arm}"] = divergence([*peers.values()], x)
@@ -86,19 +86,19 @@ class Codistillation:
     def taught(
         self,
         own: Mapping[str, Examples],
-        lessons: Mapping[str, tuple[LossTerm, ...]],
+        terms: Mapping[str, tuple[LossTerm, ...]],
         inputs: Examples,
         peers: Learners,
         seed: int,
     ) -> dict[str, Learner]:
-        """The peers after all rounds; without lessons each is alone."""
+        """The peers after all rounds; without terms each is alone."""
         study = [stage for who, data in own.items() for stage in alone(who, data, self.learning)]
         now, source = dict(peers), generator(seed, "learn")
         for _ in range(self.rounds):
             now = run(study, now, source)
-            if lessons:
+            if terms:
                 before = {f"{who} before": peer for who, peer in now.items()}
-                now = run([Stage(lessons, inputs, self.exchange)], now | before, source)
+                now = run([Stage(terms, inputs, self.exchange)], now | before, source)
                 now = {who: now[who] for who in peers}
         return now
 
@@ -109,14 +109,14 @@ def skewed(y: Tensor, rows: Tensor, peers: int, alpha: float, seed: int) -> list
     return [rows[part] for part in parts]
 
 
-def told(peers: Iterable[str], pool: Pool, when: str = "") -> dict[str, tuple[LossTerm, ...]]:
+def from_all(peers: Iterable[str], pool: Pool, when: str = "") -> dict[str, tuple[LossTerm, ...]]:
     """Each peer listens to all, itself included, as they are or as they were before."""
-    voices = tuple(f"{peer} {when}".strip() for peer in peers)
-    return {peer: (LossTerm(pooled(pool), voices),) for peer in peers}
+    teachers = tuple(f"{peer} {when}".strip() for peer in peers)
+    return {peer: (LossTerm(pooled(pool), teachers),) for peer in peers}
 
 
 def misplaced(probabilities: Tensor) -> Tensor:
-    """The mean of what is said of the example beside."""
+    """The mean of what is predicted for the example beside."""
     return ensemble.mean(probabilities).roll(1, 0)
 
 
