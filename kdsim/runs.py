@@ -116,9 +116,11 @@ class Runs:
         for run in self.runs:
             for record in run.records:
                 about = _about(run, differ) | {"round": record.get("round")}
-                told = record.get("clients", {})
-                for client, values in enumerate(zip(*told.values(), strict=True)):
-                    rows.append(about | {"client": client} | dict(zip(told, values, strict=True)))
+                columns = record.get("clients", {})
+                for client, values in enumerate(zip(*columns.values(), strict=True)):
+                    rows.append(
+                        about | {"client": client} | dict(zip(columns, values, strict=True))
+                    )
         return pd.DataFrame(rows).drop(columns="folder", errors="ignore")
 
     def final(self) -> pd.DataFrame:
@@ -237,11 +239,11 @@ def _row(run: Run) -> dict[str, Any]:
 
 def _about(run: Run, differ: Iterable[str]) -> dict[str, Any]:
     """The columns that are the same in all rows of a run."""
-    told = run.experiment
-    data = told.get("data") or next((r["data"] for r in run.records if "data" in r), None)
-    about = {"method": trained.method_of(run), "kind": told["kind"], "data": data}
-    about |= {"seed": told["seed"], "folder": str(run.path)}
-    return about | {key: _cell(told[key]) for key in differ if key in told}
+    known = run.experiment
+    data = known.get("data") or next((r["data"] for r in run.records if "data" in r), None)
+    about = {"method": trained.method_of(run), "kind": known["kind"], "data": data}
+    about |= {"seed": known["seed"], "folder": str(run.path)}
+    return about | {key: _cell(known[key]) for key in differ if key in known}
 
 
 def _steps(run: Run) -> list[dict[str, Any]]:
@@ -263,12 +265,14 @@ def _free(key: str, row: dict[str, Any]) -> str:
 
 def _differing(experiments: list[dict[str, Any]]) -> list[str]:
     """The settings that not all runs which have them have alike."""
-    told = {*ABOUT, "algorithm", "recipe"}
+    elsewhere = {*ABOUT, "algorithm", "recipe"}
     seen: dict[str, list[Any]] = {}
     for one in experiments:
         for key, value in one.items():
             seen.setdefault(key, []).append(value)
-    return [k for k, found in seen.items() if k not in told and any(v != found[0] for v in found)]
+    return [
+        k for k, found in seen.items() if k not in elsewhere and any(v != found[0] for v in found)
+    ]
 
 
 def _cell(value: Any) -> Any:

@@ -5,7 +5,7 @@ An upload has to be what it claims to be (`Channel.read_up`), and of a size that
 - its weight is no larger than the number of private examples in the federation (`Task.private`), so
   that no client counts for more than all others together;
 - trained parameters, or updates of them, have a root mean square no larger than `RATIO` times that
-  of the parameters that their sender was told (norm thresholding: Ziteng Sun, Peter Kairouz, Ananda
+  of the parameters that their sender received (norm thresholding: Ziteng Sun, Peter Kairouz, Ananda
   Theertha Suresh, H. Brendan McMahan. "Can You Really Backdoor Federated Learning?". 2019.
   https://arxiv.org/abs/1911.07963, with a threshold that no training reaches unless it diverges);
 - counts are no larger than the claim says;
@@ -29,7 +29,7 @@ from fedkd.communication.channel import Channel
 from fedkd.messages import Message, PayloadSpec, Received, Transform, Upload, on
 
 RATIO = 1e3
-TOLD = 0.1  # what parameters that were told count as at the least: some are zeros at first
+LEAST_SIZE = 0.1  # what broadcast parameters count as at the least: some are zeros at first
 USUAL = 1.0  # what a cohort's median counts as at the least: some features are zeros
 CEILING = 1e9  # of a root mean square: above, sums of squares get out of float32
 
@@ -41,14 +41,14 @@ class Border:
     Attributes:
         channel: of the run.
         payload_spec: group -> what its uploads must look like.
-        told: client number -> the broadcast that it answers, as it was read.
+        broadcasts: client number -> the broadcast that it answers, as it was read.
         device: on which the server reads uploads.
         rejected: client number -> why its upload was turned away; filled in as uploads come.
     """
 
     channel: Channel
     payload_spec: Mapping[str, Mapping[str, PayloadSpec]]
-    told: Mapping[int, Message]
+    broadcasts: Mapping[int, Message]
     device: torch.device = torch.device("cpu")
     rejected: dict[int, str] = field(default_factory=dict)
 
@@ -83,10 +83,10 @@ class Border:
     def _read(self, sent: Iterable[tuple[int, str, Upload]]) -> Iterator[Received]:
         """Those that are what they claim to be, taken on their own."""
         for client, group, upload in sent:
-            told, payload_spec = self.told[client], self.payload_spec[group]
+            broadcast, payload_spec = self.broadcasts[client], self.payload_spec[group]
             try:
-                read = self.channel.given_broadcast(told).read_up(upload, payload_spec)
-                _check_sizes(read.payload, payload_spec, told)
+                read = self.channel.given_broadcast(broadcast).read_up(upload, payload_spec)
+                _check_sizes(read.payload, payload_spec, broadcast)
             except ValueError as reason:
                 self.rejected[client] = str(reason)
                 continue
@@ -115,7 +115,9 @@ def _unusual(sizes: Mapping[str, float], usual: Mapping[str, float]) -> str:
     return ""
 
 
-def _check_sizes(payload: Message, payload_spec: Mapping[str, PayloadSpec], told: Message) -> None:
+def _check_sizes(
+    payload: Message, payload_spec: Mapping[str, PayloadSpec], broadcast: Message
+) -> None:
     """Raise ValueError for sizes that cannot be, whatever others send."""
     for key, spec in payload_spec.items():
         value = payload[key]
@@ -128,8 +130,8 @@ def _check_sizes(payload: Message, payload_spec: Mapping[str, PayloadSpec], told
         if spec.least is not None and value.numel() and float(value.min()) < spec.least - 0.01:
             raise ValueError(f"{key} goes down to {float(value.min()):g}, below {spec.least:g}")
     trained = [key for key, spec in payload_spec.items() if spec.trained != "no"]
-    before = _rms([told[key] for key in trained if key in told])
-    after, most = _rms([payload[key] for key in trained]), RATIO * max(TOLD, before)
+    before = _rms([broadcast[key] for key in trained if key in broadcast])
+    after, most = _rms([payload[key] for key in trained]), RATIO * max(LEAST_SIZE, before)
     if after > most:
         raise ValueError(
             f"parameters have a root mean square of {after:.3g}, over {RATIO:g} times that of "

@@ -63,11 +63,11 @@ class Channel:
             return self
         return replace(self, uplink=up, downlink=down)
 
-    def given_broadcast(self, told: Message) -> "Channel":
+    def given_broadcast(self, broadcast: Message) -> "Channel":
         """The channel for the answer to a broadcast, given as it was read."""
         if all(isinstance(stage, Transform) for stage in self.uplink):
             return self
-        known = (s if isinstance(s, Transform) else s(told) for s in self.uplink)
+        known = (s if isinstance(s, Transform) else s(broadcast) for s in self.uplink)
         return replace(self, uplink=tuple(known))
 
     def check(self, payload_spec: Mapping[str, PayloadSpec]) -> None:
@@ -177,7 +177,9 @@ def _ready(stages: tuple[Stage, ...]) -> list[Transform]:
     """The stages; one that waits for a broadcast is never passed over in silence."""
     ready = [stage for stage in stages if isinstance(stage, Transform)]
     if len(ready) < len(stages):
-        raise RuntimeError("a stage depends on the broadcast: use channel.answering(told)")
+        raise RuntimeError(
+            "a stage depends on the broadcast: use channel.given_broadcast(broadcast)"
+        )
     return ready
 
 

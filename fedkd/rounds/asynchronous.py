@@ -32,6 +32,7 @@ from kdcore.rng import generator
 from kdcore.training.loop import Params
 
 STATE = "clock/"  # where `pack` keeps what is under way
+BROADCAST = "told/"  # and the broadcast that an upload under way answers
 
 
 class Pending(NamedTuple):
@@ -147,8 +148,8 @@ def simulate_timed(
         answered = OpenRound(tuple(arrived), {n: one.broadcast for n, one in arrived.items()})
         answered.ledger = opening.ledger
         newest = dict(newest)  # those of the last round stay as they are
-        told = dict(zip(arrived, read_all(channel, answered, task.device), strict=True))
-        counted = partial(_counted, algorithm, task, clock, server, told, ages, newest)
+        received = dict(zip(arrived, read_all(channel, answered, task.device), strict=True))
+        counted = partial(_counted, algorithm, task, clock, server, received, ages, newest)
         server, rejected, ledger = close_round(
             *(algorithm, task, server, groups, channel, answered),
             *(sorted(counting.items()), public, counted),
@@ -179,7 +180,7 @@ def _counted(
     task: Task,
     clock: Clock,
     server: Server,
-    told: Mapping[int, Message],
+    received: Mapping[int, Message],
     ages: Mapping[int, int],
     newest: dict[int, Received],
     uploads: Iterator[Received],
@@ -192,7 +193,7 @@ def _counted(
     for one in uploads:
         present = algorithm.broadcast(server, one.client, one.group)
         age, rate = ages[one.client], clock.server_learning_rate
-        yield moved(one, payload_spec[one.group], told[one.client], present, age, rate)
+        yield moved(one, payload_spec[one.group], received[one.client], present, age, rate)
 
 
 def devices(clock: Clock, clients: Sequence[int], seed: int) -> dict[int, Device]:
@@ -244,15 +245,15 @@ def pack(current: TimedRound) -> Round:
             "began": torch.tensor(one.arrival.began),
         }
         found |= {f"params/{name}": value for name, value in one.params.items()}
-        found |= {f"told/{key}": value for key, value in one.broadcast.items()}
+        found |= {f"{BROADCAST}{key}": value for key, value in one.broadcast.items()}
         found |= _flat(one.upload)
         state |= {f"{number}/{name}": value for name, value in found.items()}
     for number, heard in current.newest.items():
         weight = torch.tensor(heard.weight, dtype=torch.float64)
         found = _flat(Upload(heard.payload, weight, heard.rows))
         state |= {f"newest/{number}/{name}": value for name, value in found.items()}
-    told = {name: getattr(current, name) for name in (f.name for f in fields(Round))}
-    return Round(**told | {"server": current.server | {STATE + k: v for k, v in state.items()}})
+    kept = {name: getattr(current, name) for name in (f.name for f in fields(Round))}
+    return Round(**kept | {"server": current.server | {STATE + k: v for k, v in state.items()}})
 
 
 def unpack(saved: Round) -> TimedRound:
@@ -265,13 +266,13 @@ def unpack(saved: Round) -> TimedRound:
             params = _under(own, "params/")
             params = {name: params[name] for name in client.params}  # in their order
             arrival = Arrival(float(own["arrival"]), int(own["began"]))
-            pending[client.id] = Pending(arrival, params, _upload(own), _under(own, "told/"))
+            pending[client.id] = Pending(arrival, params, _upload(own), _under(own, BROADCAST))
         if heard:
             payload, weight, rows = _upload(heard)
             newest[client.id] = Received(client.id, client.group, payload, float(weight), rows)
-    told: dict[str, Any] = {f.name: getattr(saved, f.name) for f in fields(Round)}
-    told["server"] = {k: v for k, v in saved.server.items() if not k.startswith(STATE)}
-    return TimedRound(**told, now=float(state["now"]), pending=pending, newest=newest)
+    kept: dict[str, Any] = {f.name: getattr(saved, f.name) for f in fields(Round)}
+    kept["server"] = {k: v for k, v in saved.server.items() if not k.startswith(STATE)}
+    return TimedRound(**kept, now=float(state["now"]), pending=pending, newest=newest)
 
 
 def _flat(upload: Upload) -> dict[str, Tensor]:

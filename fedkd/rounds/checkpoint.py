@@ -147,14 +147,14 @@ def verified(folder: Path, identity: str) -> State | None:
     manifest = _manifest(found[-1], identity)
     path = found[-1] / STATE
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        moved = Counter(state["up"]), Counter(state["down"])
-        told = State(int(state["round"]), *moved, manifest.get("constants", ""))
+        read = json.loads(path.read_text(encoding="utf-8"))
+        moved = Counter(read["up"]), Counter(read["down"])
+        state = State(int(read["round"]), *moved, manifest.get("constants", ""))
     except (ValueError, KeyError, TypeError) as reason:
         raise _damaged(found[-1], f"{STATE} cannot be read ({reason!r})") from None
-    if told.round != _index(found[-1]):
-        raise _damaged(found[-1], f"{STATE} is of round {told.round}")
-    return told
+    if state.round != _index(found[-1]):
+        raise _damaged(found[-1], f"{STATE} is of round {state.round}")
+    return state
 
 
 def digest(current: Round) -> str:

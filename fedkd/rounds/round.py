@@ -88,7 +88,7 @@ def send_all(
     sent: dict[int, Upload] = {}
     refused: dict[int, str] = {}
     failed: dict[int, str] = {}
-    for client, (told, *_), result in zip(cohort, inputs, results, strict=True):
+    for client, (received, *_), result in zip(cohort, inputs, results, strict=True):
         if isinstance(result, Failure):
             failed[client.id] = result.reason
             continue
@@ -98,7 +98,7 @@ def send_all(
         params[client.id], upload = result
         try:
             stream = generator(seed, "up", index, client.id)
-            sent[client.id] = channel.given_broadcast(told).send_up(upload, stream)
+            sent[client.id] = channel.given_broadcast(received).send_up(upload, stream)
         except ValueError as reason:
             refused[client.id] = str(reason)
     return params, sent, refused, failed
@@ -220,9 +220,9 @@ def close_round(
     payload_spec = {
         g: algorithm.payload_spec(task, g) for g in sorted({groups[c] for c in opening.cohort})
     }
-    told = dict(zip(opening.cohort, read_all(channel, opening, task.device), strict=True))
+    received = dict(zip(opening.cohort, read_all(channel, opening, task.device), strict=True))
     channel = replace(channel, max_weight=min(channel.max_weight, task.private))
-    border = Border(channel, payload_spec, told, task.device)
+    border = Border(channel, payload_spec, received, task.device)
 
     def arriving() -> Iterator[tuple[int, str, Upload]]:
         for client, upload in sent:

@@ -36,7 +36,7 @@ def sends_parameters(payload_spec: Mapping[str, PayloadSpec]) -> bool:
 def moved(
     upload: Received,
     payload_spec: Mapping[str, PayloadSpec],
-    told: Message,
+    broadcast: Message,
     present: Message,
     age: int,
     rate: float,
@@ -46,7 +46,7 @@ def moved(
     Args:
         upload: as it came.
         payload_spec: what it claims to be.
-        told: the broadcast that it answers, as it was read.
+        broadcast: the broadcast that it answers, as it was read.
         present: what its sender would be told now.
         age: tau.
         rate: eta.
@@ -57,7 +57,7 @@ def moved(
     for key, spec in payload_spec.items():
         value = payload[key].double()
         if spec.trained == "parameters":
-            value = present[key].double() + step * (value - told[key].double())
+            value = present[key].double() + step * (value - broadcast[key].double())
         elif spec.trained == "update":
             value = step * value
         payload[key] = value.to(payload[key].dtype)

@@ -109,11 +109,11 @@ def _work(
 
     Fills in `members`, `refused` and `failed`.
     """
-    told = dict(zip(opening.cohort, read_all(channel, opening, task.device), strict=True))
-    numbers = sorted(told)
+    received = dict(zip(opening.cohort, read_all(channel, opening, task.device), strict=True))
+    numbers = sorted(received)
     for start in range(0, len(numbers), WAVE):
         wave = [members[number] for number in numbers[start : start + WAVE]]
-        inputs = [(told[c.id], private_of(algorithm, c, seed, index), public) for c in wave]
+        inputs = [(received[c.id], private_of(algorithm, c, seed, index), public) for c in wave]
         results = engine(algorithm.client_update, task, wave, inputs)
         params, sent, refusals, broken = send_all(channel, wave, inputs, results, seed, index)
         fresh = [replace(members[number], params=new) for number, new in params.items()]

@@ -68,11 +68,11 @@ def predictions(split: Split, trained: Mapping[str, Trained], seed: int) -> dict
     for who, one in trained.items():
         graph = one.encode(view)
         outputs = predict(one.network, graph)
-        told = _told(outputs, test, test[placed])
+        about = _about(outputs, test, test[placed])
         if not isinstance(graph, Graphs):
-            told["drawn"] = outputs.logits[around].argmax(1).cpu()
-        told["seconds"] = _seconds(one.network, graph, seed)
-        found |= {f"{who}.{name}": value for name, value in told.items()}
+            about["drawn"] = outputs.logits[around].argmax(1).cpu()
+        about["seconds"] = _seconds(one.network, graph, seed)
+        found |= {f"{who}.{name}": value for name, value in about.items()}
     return {name: _small(value) for name, value in found.items()}
 
 
@@ -93,7 +93,7 @@ def _seconds(network: nn.Module, graph: Graph, seed: int) -> Tensor:
     return torch.tensor(calls(more, 0) if more else first)
 
 
-def _told(outputs: Outputs, test: Tensor, placed: Tensor) -> dict[str, Tensor]:
+def _about(outputs: Outputs, test: Tensor, placed: Tensor) -> dict[str, Tensor]:
     """What a network says of the test nodes, and where it has those that are placed."""
     confidence, predicted = outputs.logits[test].double().softmax(1).max(1)
     states = (outputs.hidden or (outputs.logits,))[-1][placed].cpu().double()

@@ -114,10 +114,10 @@ def run(batch: Batch) -> Iterator[tuple[Job, Record]]:
     """
     for job in (job for job in batch.done if job.track):
         (done,) = run_folder.load(job.folder)
-        told = trackers.track(
+        records = trackers.track(
             job.track, job.folder, run_folder.head(job.folder), [], iter(done.records)
         )
-        yield from ((job, record) for record in told if record["record"] == "note")
+        yield from ((job, record) for record in records if record["record"] == "note")
     if jobs := batch.left:
         workers = scheduler.workers_for(jobs[0].resources, batch.workers)
         yield from scheduler.run(jobs, workers, 0.0 if batch.workers else scheduler.PATIENCE)

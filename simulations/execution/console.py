@@ -125,16 +125,16 @@ def _run(batch: Batch, shown: Shown) -> int:
 
 def _listen(batch: Batch, shown: Shown) -> int:
     """Show records as they come, and a line for each finished run; how many runs failed."""
-    failed, told = 0, set[str]()
+    failed, printed = 0, set[str]()
     with progress_bar(disable=not ERRORS.is_terminal) as progress:
         bar = progress.add_task("", total=len(batch.jobs), completed=len(batch.done))
         for job, record in batches.run(batch):
             _show(job, record, shown)
             progress.update(bar, description=status(job, record))
             for note in record.get("notes", ()):
-                if note not in told:  # the same is true of other seeds and methods
+                if note not in printed:  # the same is true of other seeds and methods
                     progress.console.print(f"{_who(job)}: {note}")
-                told.add(note)
+                printed.add(note)
             if record["record"] in ("run", "failed"):
                 progress.console.print(_line(job, record))
                 progress.advance(bar)

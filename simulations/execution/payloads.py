@@ -116,14 +116,14 @@ def _of_round(record: Record) -> Iterator[str]:
 def _of_tensor(record: Record) -> Iterator[str]:
     shape = " x ".join(map(str, record["shape"])) or "one number"
     yield f"{record['direction']} {record['key']}: {shape} {record['type']}"
-    told = [f"{record['bytes']:,} bytes"]
+    parts = [f"{record['bytes']:,} bytes"]
     if record["min"] is not None:
-        told.append(f"from {record['min']:.4g} to {record['max']:.4g}, mean {record['mean']:.4g}")
+        parts.append(f"from {record['min']:.4g} to {record['max']:.4g}, mean {record['mean']:.4g}")
     if "not_finite" in record:
-        told.append(f"{record['not_finite']} entries not finite")
+        parts.append(f"{record['not_finite']} entries not finite")
     if "rows" in record:
-        told.append(f"rows {', '.join(map(str, record['rows'])) or 'none'}")
-    yield "  " + ", ".join(told)
+        parts.append(f"rows {', '.join(map(str, record['rows'])) or 'none'}")
+    yield "  " + ", ".join(parts)
 
 
 def _of_predictions(record: Record) -> Iterator[str]:

@@ -21,7 +21,7 @@ from simulations.execution import scheduler
 from simulations.execution.payloads import lines, tensors
 from simulations.results import run_folder
 from simulations.runners import federated
-from simulations.runners.federated_run import FederatedRun, checksum, course
+from simulations.runners.federated_run import FederatedRun, checksum, federated_run
 
 Record = dict[str, Any]
 
@@ -45,20 +45,20 @@ def inspect(
     """
     run = _run_in(folder)
     experiment = _experiment_of(run)
-    told = _record_of(run, experiment, index, client)
+    record = _record_of(run, experiment, index, client)
     torch.set_num_threads(int(run_folder.head(run.path)["threads"]))
     resources = _resources_of(run.path)
     device = federated.device_for(experiment, resources)
     federation = federated.prepare(experiment, root, resources).to(device)
-    way = course(experiment, federation)
+    way = federated_run(experiment, federation)
     current = _replay(way, federation, resources, run, index)
-    _check(told, current, run)
+    _check(record, current, run)
     if client not in {**current.broadcasts, **current.uploads}:
         raise ValueError(
             f"nothing crossed between client {client} and the others in round {index}; "
             f"{_others(current)}"
         )
-    yield _said(way, current, client, "checksum" in told)
+    yield _said(way, current, client, "checksum" in record)
     yield from _payloads(way, federation, current, client, rows)
 
 
@@ -90,13 +90,12 @@ def _payloads(
         yield from tensors("down", current.broadcasts[client], read, classes, rows)
     if client in current.uploads:
         upload, group = current.uploads[client], federation.clients[client].group
-        answered = getattr(
-            current, "answered", current.broadcasts
-        )  # on a clock, perhaps an earlier one
-        answer = channel.given_broadcast(channel.read_down(answered.get(client, {})))
+        # On a clock, perhaps an earlier one.
+        answered = getattr(current, "answered", current.broadcasts)
+        reader = channel.given_broadcast(channel.read_down(answered.get(client, {})))
         try:
             payload_spec = way.algorithm.payload_spec(federation.task, group)
-            read = answer.read_up(upload, payload_spec).payload
+            read = reader.read_up(upload, payload_spec).payload
         except ValueError:
             read = {}  # it was turned away: only what was sent can be told
         held = None if upload.rows is None else upload.rows.nonzero().flatten().tolist()
@@ -181,16 +180,16 @@ def _resources_of(folder: Path) -> Resources:
         return Resources.of(document.get("resources", {}))
 
 
-def _check(told: Record, current: Round, run: run_folder.Run) -> None:
+def _check(record: Record, current: Round, run: run_folder.Run) -> None:
     """Raise ValueError for a replay that is not what was sent."""
-    if "checksum" in told and told["checksum"] != checksum(current):
+    if "checksum" in record and record["checksum"] != checksum(current):
         before, now = run_folder.head(run.path)["versions"], run_folder.versions()
         differ = [f"{k} {v} (now {now.get(k)})" for k, v in before.items() if now.get(k) != v]
         cause = ", ".join(differ) or "the engine auto, another machine, or other data"
         raise ValueError(
-            f"round {told['round']} cannot be replayed exactly, so nothing is shown: the checksum "
-            f"of what crossed was {told['checksum']} and is {checksum(current)}; the cause may be "
-            f"{cause}. Inspect it there, or run the experiment again here"
+            f"round {record['round']} cannot be replayed exactly, so nothing is shown: the "
+            f"checksum of what crossed was {record['checksum']} and is {checksum(current)}; the "
+            f"cause may be {cause}. Inspect it there, or run the experiment again here"
         )
 
 

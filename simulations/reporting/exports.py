@@ -38,9 +38,9 @@ def comma_separated(found: Sequence[Table]) -> str:
         for label, cells in one.rows.items():
             for column, cell in zip(one.columns, cells, strict=True):
                 if cell is not None:
-                    told = (*one[:3], label, column.metric, column.minus)
+                    words = (*one[:3], label, column.metric, column.minus)
                     numbers = (getattr(cell, name) for name in NUMBERS)
-                    writer.writerow([*map(_no_formula, told), *numbers])
+                    writer.writerow([*map(_no_formula, words), *numbers])
     return out.getvalue()
 
 

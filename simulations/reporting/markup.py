@@ -21,8 +21,8 @@ def element(tag: str, *children: str, **attributes: str) -> Markup:
     Attributes may end in _ where Python has the word (`class_`). Attributes and tags are the
     program's own; children and values of attributes may come from anywhere.
     """
-    told = "".join(f' {name.rstrip("_")}="{_safe(value)}"' for name, value in attributes.items())
-    start = f"<{tag}{told}>"
+    written = "".join(f' {name.rstrip("_")}="{_safe(value)}"' for name, value in attributes.items())
+    start = f"<{tag}{written}>"
     if tag in VOID:
         return Markup(start)
     return Markup(f"{start}{joined(children)}</{tag}>")

@@ -21,8 +21,8 @@ def of_section(one: Table, results: Sequence[Result]) -> str:
     found = _cells(one, column) if column else {}
     alone = {result.label for result in results if _is_alone(result)}
     found = {label: cell for label, cell in found.items() if label not in alone}
-    told = _best(one) if column is None or not found else _against(found, column)
-    return " ".join([*told, *_diverged(results)])
+    sentences = _best(one) if column is None or not found else _against(found, column)
+    return " ".join([*sentences, *_diverged(results)])
 
 
 def of_recipe(said: About, by_seed: BySeed) -> str:
@@ -60,8 +60,8 @@ def compared(label: str, cell: Quantity, to: str) -> str:
     if cell.n == 1:
         return f"{label} is {_points(cell)} {to} with one seed, which says nothing about chance."
     if cell.n < FEW:
-        told = " and ".join(_signed(value) for value in cell.values)
-        return f"{label} against {to}: {told} points, too few seeds for an interval."
+        points = " and ".join(_signed(value) for value in cell.values)
+        return f"{label} against {to}: {points} points, too few seeds for an interval."
     if _sign(cell):
         return f"{label} is {_points(cell)} {to} {_over(cell)}{_interval(cell)}."
     return (
@@ -112,9 +112,9 @@ def _place(cell: Quantity) -> str:
 
 
 def _listed(own: Mapping[str, Quantity]) -> str:
-    told = [f"{label} {_shown(cell)}" for label, cell in own.items()]
-    more = [f"and {len(told) - NAMED} more, in the table"] if told[NAMED:] else []
-    return "; ".join([*told[:NAMED], *more])
+    found = [f"{label} {_shown(cell)}" for label, cell in own.items()]
+    more = [f"and {len(found) - NAMED} more, in the table"] if found[NAMED:] else []
+    return "; ".join([*found[:NAMED], *more])
 
 
 def _shown(cell: Quantity) -> str:

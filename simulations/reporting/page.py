@@ -131,15 +131,15 @@ SETTINGS = (
 def _lead(found: Report) -> Iterable[Markup]:
     """What came out, in words, and what a reader has to know before believing it."""
     judged = {one.name for one in found.recipes}
-    told = [("", outcomes.of_recipe(one.said, one.by_seed)) for one in found.recipes]
+    outcome = [("", outcomes.of_recipe(one.said, one.by_seed)) for one in found.recipes]
     for part in found.sections:
         kind, _, protocol = part.results[0].group
         if kind != "survey":
-            told.append((part.table.title, outcomes.of_section(part.table, part.results)))
+            outcome.append((part.table.title, outcomes.of_section(part.table, part.results)))
         elif protocol not in judged:
-            told.append((part.table.title, OTHER))
-    for title, text in told:
-        name = (element("b", f"{title}: "),) if title and len(told) > 1 else ()
+            outcome.append((part.table.title, OTHER))
+    for title, text in outcome:
+        name = (element("b", f"{title}: "),) if title and len(outcome) > 1 else ()
         if text:
             yield element("p", *name, text, class_="lead")
     if found.left_out:
@@ -242,9 +242,9 @@ def _settings(number: int, part: Section) -> Iterable[Markup]:
 def _whose(setting: Setting) -> str:
     if not setting.labels:
         return "all"
-    told = ", ".join(setting.labels[:LISTED])
+    names = ", ".join(setting.labels[:LISTED])
     more = len(setting.labels) - LISTED
-    return f"{told} and {more} more" if more > 0 else told
+    return f"{names} and {more} more" if more > 0 else names
 
 
 def _facts(facts: Mapping[str, Sequence[str]]) -> Markup:

@@ -69,12 +69,12 @@ def used(result: Result) -> dict[str, str]:
     known = {"fed": _federated, "graph": _graph}.get(result.kind)
     found = known(result) if known else {}
     idle = {*NAMES, *_idle(result.settings), *(name for name, value in found.items() if not value)}
-    told = {
+    texts = {
         name: found.get(name, value) if value in ("null", "0") else value
         for name, value in result.settings.items()
         if name not in idle
     }
-    return {name: _words(value) for name, value in told.items()}
+    return {name: _words(value) for name, value in texts.items()}
 
 
 def _idle(given: Mapping[str, str]) -> set[str]:
@@ -118,10 +118,10 @@ def _graph(result: Result) -> dict[str, str]:
     return found
 
 
-def _read(told: Mapping[str, str]) -> dict[str, Any]:
+def _read(texts: Mapping[str, str]) -> dict[str, Any]:
     """Settings as they were before they became text."""
     found = {}
-    for name, value in told.items():
+    for name, value in texts.items():
         try:
             found[name] = json.loads(value)
         except json.JSONDecodeError:

@@ -110,10 +110,13 @@ def _finished(run: Any) -> Iterable[Result]:
 def _of_clients(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The accuracy of the median and of the least client at the end, where each has a number."""
     found = next((r["clients"]["accuracy"] for r in reversed(rounds) if r.get("clients")), None)
-    told: list[float] = found or []
-    if len(told) < 2 or None in told:
+    accuracies: list[float] = found or []
+    if len(accuracies) < 2 or None in accuracies:
         return {}
-    return {"accuracy_median": statistics.median(told), "accuracy_least": float(min(told))}
+    return {
+        "accuracy_median": statistics.median(accuracies),
+        "accuracy_least": float(min(accuracies)),
+    }
 
 
 def _diverged(records: Iterable[Mapping[str, Any]]) -> str:
@@ -145,6 +148,6 @@ def _labelled(same: list[Result]) -> Iterable[tuple[str, Result]]:
     last = [key.rpartition(".")[2] for key in differ]
     names = [key if last.count(end) > 1 else end for key, end in zip(differ, last, strict=True)]
     for result in same:
-        told = zip(names, map(result.settings.get, differ), strict=True)
-        said = [f"{name}={value}" for name, value in told if value is not None]
+        accuracies = zip(names, map(result.settings.get, differ), strict=True)
+        said = [f"{name}={value}" for name, value in accuracies if value is not None]
         yield f"{result.method} ({', '.join(said)})" if said else result.method, result

@@ -102,8 +102,8 @@ def table(group: Sequence[Result]) -> Table:
         idle |= {DIVERGED}
     if "accuracy_ind" not in names:  # then the observed nodes are all there are
         idle |= {"accuracy_tran"}
-    told = {column.metric for column in known}
-    more = [Column(name, *titled(name)) for name in names if name not in told]
+    given = {column.metric for column in known}
+    more = [Column(name, *titled(name)) for name in names if name not in given]
     labels = list(dict.fromkeys(result.label for result in group))
     columns = {c: [summary(_values(group, n, c)) for n in labels] for c in (*known, *more)}
     shown = {c: cells for c, cells in columns.items() if any(cells) and c.metric not in idle}
@@ -120,14 +120,14 @@ def table(group: Sequence[Result]) -> Table:
 def summary(values: Iterable[float]) -> Quantity | None:
     """Mean, sample standard deviation and t-interval of one number per seed; None for no seed."""
     x = np.asarray(list(values), dtype=float)
-    told = tuple(x.tolist())
+    numbers = tuple(x.tolist())
     if len(x) < 2:
-        return Quantity(told[0], values=told) if told else None
+        return Quantity(numbers[0], values=numbers) if numbers else None
     mean, std = float(x.mean()), float(x.std(ddof=1))
     if len(x) < FEW:
-        return Quantity(mean, std, len(x), values=told)
+        return Quantity(mean, std, len(x), values=numbers)
     half = float(student_t.ppf(0.975, len(x) - 1)) * std / math.sqrt(len(x))
-    return Quantity(mean, std, len(x), mean - half, mean + half, told)
+    return Quantity(mean, std, len(x), mean - half, mean + half, numbers)
 
 
 def _values(group: Sequence[Result], label: str, column: Column) -> Iterable[float]:
@@ -186,9 +186,11 @@ def _rejections(group: Sequence[Result]) -> list[str]:
             for client, reason in record.get("rejected", {}).items():
                 found.setdefault(client, []).append((record["round"], reason))
         start = f"Rejected: {result.label}, seed {result.seed}, client"
-        for client, told in found.items():
-            first, reason = told[0]
-            lines.append(f"{start} {client}, {len(told)} uploads from round {first} on: {reason}")
+        for client, rejected in found.items():
+            first, reason = rejected[0]
+            lines.append(
+                f"{start} {client}, {len(rejected)} uploads from round {first} on: {reason}"
+            )
     return _first(lines, "Rejected: {} more clients and seeds.")
 
 

@@ -34,7 +34,7 @@ from simulations.config.experiments import FedExperiment, tampering
 from simulations.config.identity import digest
 from simulations.config.resources import Resources
 from simulations.results import run_folder
-from simulations.runners.federated_run import FederatedRun, course, saved
+from simulations.runners.federated_run import FederatedRun, federated_run, saved
 from simulations.runners.objects import NONE, Objects, examples
 
 Record = dict[str, Any]
@@ -55,7 +55,7 @@ def prepare(
     resources: Resources = Resources(),  # noqa: B008  (frozen)
     objects: Objects = NONE,
 ) -> FederatedData:
-    """The parties of an experiment, checked.
+    """The clients of an experiment, checked.
 
     Args:
         experiment: what to run.
@@ -75,7 +75,7 @@ def prepare(
 
 
 def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> FederatedData:
-    """The parties of an experiment on some data.
+    """The clients of an experiment on some data.
 
     Raises:
         ValueError: data or models from which no such federation can be made.
@@ -102,7 +102,7 @@ def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> 
 def check(e: FedExperiment, federation: FederatedData, resources: Resources) -> None:
     """Raise ValueError for a federation that cannot run."""
     check_federation(e.algorithm, federation.task, federation.clients)
-    channel = course(e, federation).channel.with_algorithm(e.algorithm)
+    channel = federated_run(e, federation).channel.with_algorithm(e.algorithm)
     for group in federation.task.models:
         channel.check(e.algorithm.payload_spec(federation.task, group))
     _check_fault(e, federation)
@@ -161,7 +161,7 @@ def _rounds(
     identity: str,
 ) -> Iterator[Record]:
     start = time.perf_counter()
-    way = course(experiment, federation)
+    way = federated_run(experiment, federation)
     found = loaded(kept, federation, identity) if kept else None
     before, total = found or (None, Ledger())
     record, scores, current, used = {}, {}, before, None

@@ -1,4 +1,4 @@
-"""The course of a federated run: with a server, without one among peers, or on a virtual clock."""
+"""A federated run: with a server, without one among peers, or on a virtual clock."""
 
 import math
 import zlib
@@ -48,7 +48,7 @@ class FederatedRun:
         store: ClientStore | None = None,
     ) -> Iterator[Round]:
         """The rounds, from the beginning, or after one that was `saved`; see `simulate`."""
-        e, parties = self.experiment, (federation.task, federation.clients)
+        e, federated = self.experiment, (federation.task, federation.clients)
         more: dict[str, Any] = {
             "rounds": e.rounds,
             "engine": engine,
@@ -57,10 +57,10 @@ class FederatedRun:
             "seed": e.seed,
         }
         if e.clock == Clock():
-            yield from simulate(self.algorithm, *parties, after=after, store=store, **more)
+            yield from simulate(self.algorithm, *federated, after=after, store=store, **more)
         else:
             moment = None if after is None else unpack(after)
-            yield from simulate_timed(self.algorithm, *parties, e.clock, after=moment, **more)
+            yield from simulate_timed(self.algorithm, *federated, e.clock, after=moment, **more)
 
     def said(self, federation: FederatedData, current: Round) -> Record:
         """What a round's record says beside scores and bytes."""
@@ -100,8 +100,8 @@ class FederatedRun:
         return {"topology": {"name": self.topology.name, "links": links, "positions": places}}
 
 
-def course(experiment: FedExperiment, federation: FederatedData) -> FederatedRun:
-    """The course of an experiment, checked.
+def federated_run(experiment: FedExperiment, federation: FederatedData) -> FederatedRun:
+    """Which rounds an experiment has, checked.
 
     Raises:
         ValueError: a topology that cannot be, or messages that its peers could not read; a clock

@@ -59,13 +59,13 @@ class Objects:
 
     def said(self, names: Iterable[str]) -> dict[str, Any]:
         """What `run.json` says of those that an experiment names."""
-        told: dict[str, Any] = {}
+        about: dict[str, Any] = {}
         for name in names:
             if name in self.data:
-                told[name] = _about_data(self.data[name])
+                about[name] = _about_data(self.data[name])
             elif name in self.models:
-                told[name] = {"model": _place(self.models[name])}
-        return told
+                about[name] = {"model": _place(self.models[name])}
+        return about
 
 
 NONE = Objects()

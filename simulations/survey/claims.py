@@ -41,7 +41,7 @@ _CLAIM = re.compile(
 )
 
 
-class PayloadSpec(NamedTuple):
+class Claim(NamedTuple):
     """`metric - other >= bound in share`, see the module.
 
     Attributes:
@@ -105,7 +105,7 @@ class About:
         what: in a sentence.
         loss: the functions that matter, by their full names.
         source: author and year.
-        claims, controls: see `PayloadSpec`.
+        claims, controls: see `Claim`.
         why: what the verdict needs besides.
         order: of the page, within the group.
     """
@@ -124,7 +124,7 @@ class About:
 class Finding(NamedTuple):
     """What came out for a claim: mean over seeds with its interval, wins, whether it holds."""
 
-    claim: PayloadSpec
+    claim: Claim
     mean: Quantity | None
     wins: int
     holds: bool
@@ -148,7 +148,7 @@ def about(document: Mapping[str, Any], source: str) -> About:
     return found
 
 
-def read(text: str) -> PayloadSpec:
+def read(text: str) -> Claim:
     """A claim as it is written.
 
     Raises:
@@ -162,7 +162,7 @@ def read(text: str) -> PayloadSpec:
         )
     part = found.groupdict(default="")
     order: Literal["more", "less"] = "more" if part["order"].startswith(">") else "less"
-    return PayloadSpec(
+    return Claim(
         part["metric"], part["sign"], part["other"], order, "=" not in part["order"],
         float(part["bound"]), float(part["share"] or 0), text,
     )  # fmt: skip

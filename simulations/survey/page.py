@@ -117,9 +117,9 @@ def _entry(name: str, by_seed: BySeed) -> str:
         f"`kdsim recipe {name}`; loss: `{said.loss}`; verdict: **{verdict(said, by_seed)}**."
     )
     lines += [said.why] if said.why else []
-    for kind, texts in (("PayloadSpec", said.claims), ("Control", said.controls)):
-        told = [f"- {kind}: {_finding(found)}" for found in findings(texts, by_seed)]
-        lines += ["", *told] if told else []
+    for kind, texts in (("Claim", said.claims), ("Control", said.controls)):
+        items = [f"- {kind}: {_finding(found)}" for found in findings(texts, by_seed)]
+        lines += ["", *items] if items else []
     names = dict.fromkeys(metric for metrics in by_seed.values() for metric in metrics)
     if names:
         lines += ["", "| measured | mean | std | n |", "| --- | ---: | ---: | ---: |"]

@@ -57,13 +57,13 @@ def delta(inner: Transform, of: Mapping[str, str]) -> Stage:
         ValueError: on sending, what is known is about other examples than what is sent.
     """
 
-    def given_broadcast(told: Message) -> Transform:
-        if "rows" in told:
+    def given_broadcast(broadcast: Message) -> Transform:
+        if "rows" in broadcast:
             raise ValueError(
                 "differences from the last round need the same public examples in every round; "
                 "leave public_size out, or take a compression without delta"
             )
-        known = {up: told[down] for up, down in of.items() if down in told}
+        known = {up: broadcast[down] for up, down in of.items() if down in broadcast}
         reference = inner.encode(known, None) if known else {}  # type: ignore[arg-type]  # it draws nothing
 
         def encode(message: Message, generator: torch.Generator) -> Message:

@@ -40,8 +40,8 @@ def low_rank(energy: float) -> Transform:
 def by_broadcast(key: str) -> Callable[[Message], Transform]:
     """`low_rank` with the energy that the broadcast names under a key."""
 
-    def given_broadcast(told: Message) -> Transform:
-        return low_rank(float(told[key].double().clamp(0, 1)) if key in told else 1.0)
+    def given_broadcast(broadcast: Message) -> Transform:
+        return low_rank(float(broadcast[key].double().clamp(0, 1)) if key in broadcast else 1.0)
 
     return given_broadcast
 

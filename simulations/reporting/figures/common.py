@@ -142,8 +142,8 @@ def client_spread(group: Sequence[Result], look: Mapping[str, Look], sheet: Shee
     if len(names) > 1:
         dots = [Line2D([], [], ls="", marker=m, color=SOFT) for m in markers.values()]
         columns = 2 if sheet.narrow else 4
-        told = [wrapped(name, 18) for name in names]
-        figure.legend(dots, told, loc="outside lower center", ncols=columns, fontsize=9)
+        labels = [wrapped(name, 18) for name in names]
+        figure.legend(dots, labels, loc="outside lower center", ncols=columns, fontsize=9)
     return figure
 
 
@@ -310,6 +310,6 @@ def with_legend(
     width = 24 if columns > 1 else 22
     if sheet.narrow:
         columns, width = (2, 16) if max(map(len, names), default=0) <= 16 else (1, 40)
-    told = [wrapped(name, width) for name in names]
-    figure.legend(handles, told, loc=place, ncols=columns, handlelength=3, fontsize=9)
+    labels = [wrapped(name, width) for name in names]
+    figure.legend(handles, labels, loc=place, ncols=columns, handlelength=3, fontsize=9)
     return figure

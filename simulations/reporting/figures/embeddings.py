@@ -161,9 +161,9 @@ def _rows(
             if f"{who}.{what}" not in predictions:
                 axes.set_axis_off()
                 continue
-            told = draw(axes, predictions, who)
+            caption = draw(axes, predictions, who)
             name = wrapped(result.label, 34, 2)
-            axes.set_title("\n".join(filter(None, (name, WHO[who], told))), fontsize=8)
+            axes.set_title("\n".join(filter(None, (name, WHO[who], caption))), fontsize=8)
     return figure
 
 

@@ -151,8 +151,8 @@ def _per_group(
             axes.errorbar(x, y, yerr=error, lw=1, label=WHO[who], **style)
         count = next(iter(found.values()))
         every = -(-len(names) // 10)
-        told = [f"{name(key)}\n({count[key].nodes:.0f})" for key in names]
-        axes.set_xticks(range(0, len(names), every), told[::every], fontsize=7)
+        labels = [f"{name(key)}\n({count[key].nodes:.0f})" for key in names]
+        axes.set_xticks(range(0, len(names), every), labels[::every], fontsize=7)
         axes.set(xlabel=f"{what} (below: {tested})", ylabel="accuracy (%)", ylim=(-3, 103))
         axes.grid(visible=False, axis="x")
     return with_legend(figure, sheet, panels[0][0], "outside lower center")

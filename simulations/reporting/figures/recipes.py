@@ -17,7 +17,7 @@ from simulations.reporting.figures.common import (
     blank,
     wrapped,
 )
-from simulations.survey.claims import About, BySeed, PayloadSpec, read
+from simulations.survey.claims import About, BySeed, Claim, read
 
 PANELS = 6  # claims and controls, at the most
 
@@ -30,7 +30,7 @@ def drawings(said: About, by_seed: BySeed, sheet: Sheet = WIDE) -> dict[str, Fig
         return {"paired": paired(said, shown, by_seed, sheet)} if shown else {}
 
 
-def paired(said: About, shown: list[PayloadSpec], by_seed: BySeed, sheet: Sheet) -> Figure:
+def paired(said: About, shown: list[Claim], by_seed: BySeed, sheet: Sheet) -> Figure:
     """A panel for each comparison, a row for each seed: the arm, and what it is compared with."""
     columns = min(len(shown), 1 if sheet.narrow else 2)
     rows = -(-len(shown) // columns)
@@ -43,7 +43,7 @@ def paired(said: About, shown: list[PayloadSpec], by_seed: BySeed, sheet: Sheet)
     return figure
 
 
-def _pairs(axes: Axes, claim: PayloadSpec, by_seed: BySeed) -> None:
+def _pairs(axes: Axes, claim: Claim, by_seed: BySeed) -> None:
     """The two numbers of each seed, joined by a line: a full one in the claimed direction."""
     both = {
         seed: (metrics[claim.other], metrics[claim.metric])
@@ -59,8 +59,8 @@ def _pairs(axes: Axes, claim: PayloadSpec, by_seed: BySeed) -> None:
     style: dict[str, Any] = {"ls": "", "marker": "o", "ms": 5.5}
     axes.plot(others, places, mfc=PAPER, mec=SOFT, **style)
     axes.plot(arms, places, mfc=COLOURS[0], mec=PAPER, **style)
-    told = f"filled: {_of(claim.metric)}; open: {_of(claim.other)}"
-    axes.set_title("\n".join(wrapped(text, 46) for text in (claim.text, told)), fontsize=9)
+    legend = f"filled: {_of(claim.metric)}; open: {_of(claim.other)}"
+    axes.set_title("\n".join(wrapped(text, 46) for text in (claim.text, legend)), fontsize=9)
     axes.set_yticks(places, [str(seed) for seed in both], fontsize=8)
     axes.set_ylim(len(both) - 0.4, -0.6)
     axes.set(xlabel=claim.metric.partition("_")[0], ylabel="seed")

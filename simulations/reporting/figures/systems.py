@@ -79,8 +79,8 @@ def _disagreement(record: Mapping[str, Any]) -> float | None:
 def topologies(group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet) -> Figure | None:
     """Peers and links, each peer with its accuracy in the last round; the first seed of each."""
     drawn = {label: min(same, key=lambda r: r.seed) for label, same in by_label(group)}
-    told = {label: _accuracies(r) for label, r in drawn.items() if r.topology}
-    found = {label: (drawn[label], each) for label, each in told.items() if each is not None}
+    accuracies = {label: _accuracies(r) for label, r in drawn.items() if r.topology}
+    found = {label: (drawn[label], each) for label, each in accuracies.items() if each is not None}
     if not found:
         return None
     every = np.concatenate([each for _, each in found.values()])
@@ -100,7 +100,10 @@ def topologies(group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet) 
 
 
 def _draw(
-    axes: Axes, topology: Mapping[str, Sequence[Sequence[float]]], told: np.ndarray, shades: Any
+    axes: Axes,
+    topology: Mapping[str, Sequence[Sequence[float]]],
+    accuracies: np.ndarray,
+    shades: Any,
 ) -> None:
     places = np.asarray(topology["positions"])
     ends = places[np.asarray(topology["links"], dtype=int)]  # (E, 2 ends, x and y)
@@ -111,12 +114,12 @@ def _draw(
         places[:, 0],
         places[:, 1],
         s=size,
-        c=shades.to_rgba(told),
+        c=shades.to_rgba(accuracies),
         edgecolors=SOFT,
         lw=0.6,
         zorder=2,
     )
-    for place, value in zip(places, told, strict=True) if len(places) <= NUMBERED else ():
+    for place, value in zip(places, accuracies, strict=True) if len(places) <= NUMBERED else ():
         colour = "white" if shades.norm(value) < 0.55 else "black"  # on the peer, not on the paper
         text = "?" if np.isnan(value) else f"{value:.0f}"
         font = 7.0 if size > 150 else 4.0
@@ -126,5 +129,5 @@ def _draw(
 
 def _accuracies(result: Result) -> np.ndarray | None:
     """Those of all peers in the last round that says so, in per cent."""
-    told = [r["clients"]["accuracy"] for r in result.curve if r.get("clients")]
-    return 100 * np.asarray(told[-1], dtype=float) if told else None
+    accuracies = [r["clients"]["accuracy"] for r in result.curve if r.get("clients")]
+    return 100 * np.asarray(accuracies[-1], dtype=float) if accuracies else None

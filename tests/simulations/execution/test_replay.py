@@ -76,7 +76,7 @@ def test_every_client_of_every_round_can_be_seen(settings, tmp_path):
 def test_a_replay_goes_on_from_a_checkpoint_before_the_round(tmp_path, monkeypatch):
     experiment, path = write(tmp_path, every=1)
     whole = list(inspect(path, 3, 0))
-    seen, course = [], federated.course(experiment, federated.prepare(experiment))
+    seen, course = [], federated.federated_run(experiment, federated.prepare(experiment))
     original = type(course).rounds
 
     def counted(self, *given):

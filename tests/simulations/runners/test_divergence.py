@@ -41,7 +41,9 @@ def test_a_sound_run_says_nothing(kdsim):
 
 def test_a_prediction_that_is_no_number_counts_though_parameters_are(tiny):
     federation = tiny()
-    (current,) = federated.course(fed_experiment(), federation).rounds(federation, sequential)
+    (current,) = federated.federated_run(fed_experiment(), federation).rounds(
+        federation, sequential
+    )
     certainty = torch.tensor([0.1, float("nan"), 0.2, 0.3, 0.4])
     told = federated._divergence(federation, current, certainty, sequential)
     assert told["diverged"].startswith("parameters or predictions of client 1 are no finite")
