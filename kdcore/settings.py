@@ -29,6 +29,7 @@ class Setting:
         gt, ge, lt, le: what a value is above, at least, below, or at most.
         min_length: how many values a tuple has at the least.
         names: where a name is found: the module of its registry (`kdcore.registry`).
+        was: the setting's former name; runs go on being known by it.
     """
 
     help: str = ""
@@ -38,6 +39,7 @@ class Setting:
     le: float | None = None
     min_length: int | None = None
     names: str = ""
+    was: str = ""
 
     @property
     def limits(self) -> dict[str, float]:

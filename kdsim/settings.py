@@ -15,7 +15,7 @@ from simulations.config import files, library
 from simulations.config.experiments import KINDS, Experiment, Template
 from simulations.config.files import Document, put
 from simulations.config.grid import SEEDS
-from simulations.config.schema import Leaf, leaves, nearest, values
+from simulations.config.schema import Leaf, leaves, meant, values
 from simulations.runners import objects
 from simulations.runners.objects import Objects
 from simulations.survey import experiments as survey
@@ -254,12 +254,12 @@ def _nouns(kinds: Iterable[str]) -> str:
     return " or ".join(KINDS[kind].key for kind in kinds)
 
 
-def _check_known(given: Iterable[str], known: Iterable[str], who: str) -> None:
+def _check_known(given: Iterable[str], known: Mapping[str, Leaf], who: str) -> None:
     """Raise ValueError for settings that nobody has."""
     unknown = [key for key in given if key not in known]
     if unknown:
-        hint = nearest(unknown[0], known) or f"; there are {', '.join(known)}"
-        raise ValueError(f"{who} has no setting {', '.join(map(repr, unknown))}{hint}")
+        names = ", ".join(map(repr, unknown))
+        raise ValueError(f"{who} has no setting {names}{meant(unknown[0], known)}")
 
 
 def _document(learners: Sequence[Learner], given: dict[str, Any]) -> Document:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdcore.references import SUFFIX, Source
 from simulations.config.experiments import KINDS, Experiment, kind_of
-from simulations.config.schema import unsaid, values
+from simulations.config.schema import leaves, unsaid, values
 from simulations.config.sources import hashes
 from simulations.config.sources import sources as sources_of
 
@@ -32,8 +32,20 @@ def settings(experiment: Experiment, sources: Mapping[str, Source] | None = None
 
 
 def digest(experiment: Experiment, sources: Mapping[str, Source] | None = None) -> str:
-    """A hash of all that determines the numbers of a run."""
-    return _hash(json.dumps(settings(experiment, sources), sort_keys=True))
+    """A hash of all that determines the numbers of a run, each setting by its first name."""
+    said = as_first_named(settings(experiment, sources), experiment)
+    return _hash(json.dumps(said, sort_keys=True))
+
+
+def as_first_named(said: Mapping[str, Any], experiment: Experiment) -> dict[str, Any]:
+    """Settings of such an experiment by the names that they had when there first were runs."""
+    start = f"{KINDS[kind_of(experiment)].key}."
+    was = {
+        name.removeprefix(start): leaf.was.removeprefix(start)
+        for name, leaf in leaves(experiment).items()
+        if leaf.was
+    }
+    return {was.get(name, name): value for name, value in said.items()}
 
 
 def digest_all(experiments: list[Experiment]) -> str:

@@ -34,10 +34,17 @@ LARGEST, LARGEST_SEED = 1_000_000, 2**63 - 1
 
 
 class Leaf(NamedTuple):
-    """A setting: its annotation, see `kdcore.settings`, and its value where none is given."""
+    """A setting.
+
+    Attributes:
+        hint: its annotation, see `kdcore.settings`.
+        default: its value where none is given.
+        was: its former name, dotted as that of today; empty where it has always had the same.
+    """
 
     hint: Any
     default: Any
+    was: str = ""
 
     @property
     def many(self) -> bool:
@@ -54,12 +61,22 @@ def leaves(owner: Any) -> dict[str, Leaf]:
     found: dict[str, Leaf] = {}
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name, dataclasses.MISSING)
+        was = settings.said_of(hints[field.name]).was
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            below = leaves(value)
-            found |= {f"{field.name}.{name}": leaf for name, leaf in below.items()}
+            found |= _below(field.name, was, leaves(value))
         elif field.default is not dataclasses.MISSING:
-            found[field.name] = Leaf(hints[field.name], value)
+            found[field.name] = Leaf(hints[field.name], value, was)
     return found
+
+
+def _below(name: str, was: str, inside: Mapping[str, Leaf]) -> dict[str, Leaf]:
+    """The settings inside of one, by their dotted names."""
+    return {
+        f"{name}.{key}": leaf._replace(
+            was=f"{was or name}.{leaf.was or key}" if was or leaf.was else ""
+        )
+        for key, leaf in inside.items()
+    }
 
 
 def values(owner: Any) -> dict[str, Any]:
@@ -197,12 +214,19 @@ def replaced(owner: D, found: Mapping[str, Any]) -> D:
     return dataclasses.replace(owner, **own)
 
 
-def check_keys(given: Iterable[str], known: Iterable[str], where: str) -> None:
+def check_keys(given: Iterable[str], known: Mapping[str, Leaf], where: str) -> None:
     """Raise ValueError for a name that is not known, with the nearest one."""
     for key in given:
         if key not in known:
-            hint = nearest(key, known) or f"; there are {', '.join(known)}"
-            raise ValueError(f"unknown key {key!r} in {where}{hint}")
+            raise ValueError(f"unknown key {key!r} in {where}{meant(key, known)}")
+
+
+def meant(key: str, known: Mapping[str, Leaf]) -> str:
+    """`; it is 'b' now`, `; did you mean 'alpha'?`, or all there are."""
+    now = [name for name, leaf in known.items() if leaf.was == key]
+    if now:
+        return f"; it is {now[0]!r} now"
+    return nearest(key, known) or f"; there are {', '.join(known)}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -63,10 +63,11 @@ def measured(document: Document, runs: Iterable[run_folder.Run]) -> BySeed:
     protocol too, `accuracy_glnn_withheld`.
     """
     experiments, _ = grid.expand(dict(document), "recipe")
-    wanted = {_timeless(identity.settings(e)) for e in experiments}
+    one = experiments[0]  # all are of the same recipe or kind
+    wanted = {_timeless(identity.as_first_named(identity.settings(e), e)) for e in experiments}
     found: dict[int, dict[str, float]] = {}
     for run in runs:
-        if _timeless(run.experiment) in wanted:
+        if _timeless(identity.as_first_named(run.experiment, one)) in wanted:
             end = next(record for record in run.records if record["record"] == "run")
             own = {
                 name + _whose(end): value

@@ -12,13 +12,16 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 from kdcore.registry import Registry, files_of
 from kdcore.settings import Setting
+from kdcore.training.optimizers import TrainingConfig
 
 Metrics = Mapping[str, float]
 
-# The setting of a network for one learner.
+# Settings that many recipes have: a network for one learner, and how learners are trained.
 Network = Annotated[
     str, Setting("its network, such as mlp-64; `kdsim list models`", names="fedkd.models")
 ]
+TeacherTraining = Annotated[TrainingConfig, Setting("of the teacher", was="teaching")]
+StudentTraining = Annotated[TrainingConfig, Setting("of the student", was="learning")]
 
 
 class Recipe(Protocol):

@@ -3,9 +3,12 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+import pytest
 
 from fedkd.algorithms.dsfl import DSFL
+from kdcore.settings import Setting
 from kdcore.training.optimizers import TrainingConfig
 from simulations.config import files, grid, identity, library, schema
 from simulations.config.experiments import FedExperiment
@@ -53,6 +56,48 @@ def test_a_setting_that_is_added_counts_only_where_it_differs_from_its_default()
     said = identity.settings(FedExperiment(Marked(later=2.0)))
     assert said["later"] == 2.0
     assert not any(name.startswith("more.") for name in said)
+
+
+@dataclass(frozen=True)
+class Called(DSFL):
+    NAME: ClassVar[str] = "growing"
+    strength: float = 1.0
+    teaching: TrainingConfig = TrainingConfig(epochs=3)
+
+
+@dataclass(frozen=True)
+class CalledAnew(DSFL):
+    NAME: ClassVar[str] = "growing"
+    force: Annotated[float, Setting("how much", was="strength")] = 1.0
+    teacher: Annotated[TrainingConfig, Setting(was="teaching")] = TrainingConfig(epochs=3)
+
+
+def test_a_setting_with_a_new_name_counts_by_its_first_one():
+    assert identity.digest(FedExperiment(CalledAnew())) == identity.digest(FedExperiment(Called()))
+    changed = CalledAnew(force=2.0, teacher=TrainingConfig(epochs=4))
+    before = Called(strength=2.0, teaching=TrainingConfig(epochs=4))
+    assert identity.digest(FedExperiment(changed)) == identity.digest(FedExperiment(before))
+    said = identity.settings(FedExperiment(changed))
+    assert (said["force"], said["teacher.epochs"]) == (2.0, 4)
+    assert not any(name.startswith(("strength", "teaching")) for name in said)
+
+
+def test_a_former_name_is_refused_with_the_new_one():
+    known = schema.leaves(CalledAnew)
+    for old, new in {"strength": "force", "teaching.epochs": "teacher.epochs"}.items():
+        with pytest.raises(ValueError, match=f"unknown key '{old}' in .fed.; it is '{new}' now"):
+            schema.check_keys([old], known, "[fed]")
+
+
+def test_the_recipes_of_before_are_known_by_their_settings():
+    (one,), _ = grid.expand({"survey": {"recipe": "compression"}}, "compression")
+    now = identity.settings(one)
+    assert "teacher_training.epochs" in now
+    before = {
+        name.replace("teacher_training", "teaching").replace("student_training", "learning"): value
+        for name, value in now.items()
+    }
+    assert identity.as_first_named(now, one) == before == identity.as_first_named(before, one)
 
 
 def test_a_setting_that_is_added_inside_another_one_is_found():

@@ -18,7 +18,7 @@ from kdcore.settings import WIDEST, Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import Params, TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import learner
 
 
@@ -55,8 +55,8 @@ class ImageGeneration:
     samples: Annotated[int, Setting("made images that are scored", ge=2)] = 1000
     judge: Network = "mlp-64-16"
     judging: TrainingConfig = TrainingConfig("adam", 0.003, epochs=30, batch_size=32)
-    teaching: TrainingConfig = TrainingConfig("adam", 0.005, epochs=8, batch_size=32)
-    learning: TrainingConfig = TrainingConfig("adam", 0.004, epochs=10, batch_size=32)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.005, epochs=8, batch_size=32)
+    student_training: StudentTraining = TrainingConfig("adam", 0.004, epochs=10, batch_size=32)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
         """Frechet distance (lower is better) and coverage (at most 1) of each generator."""
@@ -75,14 +75,16 @@ class ImageGeneration:
             # As many steps for each: the few images pass by more often, each time noised anew.
             copies = self.copies * len(every) // len(rows)
             images = self.noised(data.x[rows].flatten(1), copies, generator(seed, "noise"))
-            study = Stage({who: (LossTerm(evidence),)}, images, self.teaching)
+            study = Stage({who: (LossTerm(evidence),)}, images, self.teacher_training)
             params = run([study], start, generator(seed, "order"))[who].params
             return Learner(paint, params)
 
         teacher = trained("teacher", every)
         pair = {"teacher": teacher, "student": Learner(paint, start["student"].params)}
         noises = torch.randn(self.noises, self.latent, generator=generator(seed, "noises"))
-        follow = offline("student", ["teacher"], imitation, unlabelled(noises), self.learning)
+        follow = offline(
+            "student", ["teacher"], imitation, unlabelled(noises), self.student_training
+        )
         makers = {
             "": run(follow, pair, generator(seed, "order"))["student"],
             "_baseline": trained("student", few),

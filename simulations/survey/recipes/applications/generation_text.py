@@ -18,7 +18,7 @@ from kdcore.settings import WIDEST, Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import Params, TrainingConfig
 from simulations.survey.datasets import split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, StudentTraining, TeacherTraining
 
 CONTEXT, EMBEDDING = 8, 16  # characters that a network looks back at, and numbers for each
 
@@ -50,15 +50,15 @@ class TextGeneration:
     length: Annotated[int, Setting("characters of a sequence", ge=1)] = 128
     teacher: Annotated[int, Setting("width of its hidden layer", ge=1, le=WIDEST)] = 256
     student: Annotated[int, Setting("width of its hidden layer", ge=1, le=WIDEST)] = 128
-    teaching: TrainingConfig = TrainingConfig("adam", 0.004, epochs=2, batch_size=4)
-    learning: TrainingConfig = TrainingConfig("adam", 0.006, epochs=2, batch_size=4)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.004, epochs=2, batch_size=4)
+    student_training: StudentTraining = TrainingConfig("adam", 0.006, epochs=2, batch_size=4)
     reading: TrainingConfig = TrainingConfig("adam", 0.004, epochs=12, batch_size=4)
 
     def measure(self, data: str, seed: int) -> Metrics:
         """Perplexity per character of each student and of the teacher."""
         alphabet = sorted(set(data))
-        whole = torch.tensor([alphabet.index(one) for one in data])
-        cut = pieces(whole, self.length)
+        numbers = torch.tensor([alphabet.index(one) for one in data])
+        cut = pieces(numbers, self.length)
         sizes = [count // self.length for count in (self.held_out, self.seen, self.heard)]
         test, few, more, _ = (cut[rows] for rows in split(len(cut), sizes, seed))
         text = torch.cat([few, more])
@@ -66,21 +66,29 @@ class TextGeneration:
             who: network(len(alphabet), width, generator(seed, "init", who))
             for who, width in (("teacher", self.teacher), ("student", self.student))
         }
-        hear = Stage({"teacher": (LossTerm(read),)}, sequences(text), self.teaching)
-        taught = run([hear], start, generator(seed, "teach"))
+        stage = Stage({"teacher": (LossTerm(read),)}, sequences(text), self.teacher_training)
+        taught = run([stage], start, generator(seed, "teach"))
         many = self.written // self.length
         wrote = write(taught["teacher"], many, self.length, generator(seed, "write"))
         order = torch.randperm(wrote.numel(), generator=generator(seed, "shuffle"))
         shuffled = wrote.flatten()[order].reshape(wrote.shape)
         # As many steps for whoever listens to the teacher: a short text passes by more often.
-        often = replace(self.learning, epochs=self.learning.epochs * many // len(few))
+        often = replace(
+            self.student_training, epochs=self.student_training.epochs * many // len(few)
+        )
         arms = {
             "": Stage(
-                {"student": (LossTerm(follow, ("teacher",)),)}, sequences(wrote), self.learning
+                {"student": (LossTerm(follow, ("teacher",)),)},
+                sequences(wrote),
+                self.student_training,
             ),
             "_word": Stage({"student": (LossTerm(follow, ("teacher",)),)}, sequences(few), often),
-            "_sequence": Stage({"student": (LossTerm(read),)}, sequences(wrote), self.learning),
-            "_shuffled": Stage({"student": (LossTerm(read),)}, sequences(shuffled), self.learning),
+            "_sequence": Stage(
+                {"student": (LossTerm(read),)}, sequences(wrote), self.student_training
+            ),
+            "_shuffled": Stage(
+                {"student": (LossTerm(read),)}, sequences(shuffled), self.student_training
+            ),
             "_baseline": Stage({"student": (LossTerm(read),)}, sequences(few), self.reading),
         }
         metrics = {"perplexity_teacher": perplexity(taught["teacher"], test)}

@@ -15,7 +15,7 @@ from kdcore.schemes.stages import LossTerm, Stage, run, soft
 from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import accuracy, classifiers
 
 
@@ -46,8 +46,8 @@ class LabelNoise:
     hard: Annotated[
         float, Setting("weight of the labels, the rest is the teacher's", ge=0, le=1)
     ] = 0.3
-    teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=100, batch_size=32)
-    learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=40, batch_size=32)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.002, epochs=100, batch_size=32)
+    student_training: StudentTraining = TrainingConfig("adam", 0.002, epochs=40, batch_size=32)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
         """Test accuracy of the students, and of the teacher."""
@@ -56,10 +56,12 @@ class LabelNoise:
         y[rest] = flipped(y[rest], self.wrong, data.num_classes, generator(seed, "wrong"))
         known, every = (labelled(data.x, y, rows) for rows in (few, torch.cat([few, rest])))
         start = classifiers(data, {"teacher": self.model, "student": self.model}, seed)
-        taught = run(alone("teacher", known, self.teaching), start, generator(seed, "teach"))
+        taught = run(
+            alone("teacher", known, self.teacher_training), start, generator(seed, "teach")
+        )
 
         def mixed(hard: float) -> list[Stage]:
-            return offline("student", ["teacher"], soft(), every, self.learning, hard)
+            return offline("student", ["teacher"], soft(), every, self.student_training, hard)
 
         def smoothed(student: Outputs, y: Tensor) -> Tensor:
             doubt = teacher_free.smoothed_labels(y, data.num_classes, 1 - self.hard)
@@ -69,7 +71,7 @@ class LabelNoise:
             "": mixed(self.hard),
             "_baseline": mixed(1.0),
             "_taught_only": mixed(0.0),
-            "_smoothed": [Stage({"student": (LossTerm(smoothed),)}, every, self.learning)],
+            "_smoothed": [Stage({"student": (LossTerm(smoothed),)}, every, self.student_training)],
         }
         metrics = {"accuracy_teacher": accuracy(taught["teacher"], data.x[test], data.y[test])}
         for arm, scheme in arms.items():

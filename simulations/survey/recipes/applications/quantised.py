@@ -11,7 +11,7 @@ from kdcore.schemes.stages import run, soft
 from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import accuracy, learner
 
 
@@ -36,8 +36,8 @@ class Quantised:
     hard: Annotated[
         float, Setting("weight of the labels, the rest is the teacher's", ge=0, le=1)
     ] = 0.0
-    teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
-    learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
+    student_training: StudentTraining = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
         """Test accuracy with few bits, and of the teacher."""
@@ -45,14 +45,21 @@ class Quantised:
         examples = labelled(data.x, data.y, known)
         x, y = data.x[test], data.y[test]
         start = {"teacher": learner(self.model, data.shape, data.num_classes, seed)}
-        taught = run(alone("teacher", examples, self.teaching), start, generator(seed, "teach"))
+        taught = run(
+            alone("teacher", examples, self.teacher_training), start, generator(seed, "teach")
+        )
         teacher = taught["teacher"]
         rounded = Learner(quantised(teacher.predict, self.bits), teacher.params)
         arms = {
             "": offline(
-                "student", ["teacher"], soft(self.temperature), examples, self.learning, self.hard
+                "student",
+                ["teacher"],
+                soft(self.temperature),
+                examples,
+                self.student_training,
+                self.hard,
             ),
-            "_baseline": alone("student", examples, self.learning),
+            "_baseline": alone("student", examples, self.student_training),
         }
         metrics = {
             "accuracy_teacher": accuracy(teacher, x, y),

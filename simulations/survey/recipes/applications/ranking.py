@@ -17,7 +17,7 @@ from kdcore.settings import WIDEST, Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import Params, TrainingConfig
 from simulations.survey.datasets import Ratings
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, StudentTraining, TeacherTraining
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Ranking:
     position: Annotated[float, Setting("scale of the weights of positions", gt=0)] = 10.0
     weight: Annotated[float, Setting("of the ranking loss", ge=0)] = 1.0
     temperature: Annotated[float, Setting("T of the listwise distributions", gt=0)] = 1.0
-    teaching: TrainingConfig = TrainingConfig(
+    teacher_training: TeacherTraining = TrainingConfig(
         "adam", 0.01, weight_decay=1e-4, epochs=24, batch_size=64
     )
-    learning: TrainingConfig = TrainingConfig(
+    student_training: StudentTraining = TrainingConfig(
         "adam", 0.02, weight_decay=1e-3, epochs=30, batch_size=64
     )
 
@@ -78,8 +78,10 @@ class Ranking:
             who: factors(count, items, width, generator(seed, "init", who))
             for who, width in (("teacher", self.teacher), ("student", self.student))
         }
-        hear = Stage({"teacher": (LossTerm(interactions),)}, histories(known), self.teaching)
-        taught = run([hear], start, generator(seed, "teach"))
+        stage = Stage(
+            {"teacher": (LossTerm(interactions),)}, histories(known), self.teacher_training
+        )
+        taught = run([stage], start, generator(seed, "teach"))
         strangers = torch.randperm(len(liked), generator=generator(seed, "strangers"))
         mixed = taught["teacher"].params | {"users": taught["teacher"].params["users"][strangers]}
         taught["stranger"] = Learner(scores, mixed)
@@ -94,7 +96,9 @@ class Ranking:
         metrics = {}
         for arm, terms in arms.items():
             study = Stage(
-                {"student": (LossTerm(interactions), *terms)}, histories(seen), self.learning
+                {"student": (LossTerm(interactions), *terms)},
+                histories(seen),
+                self.student_training,
             )
             student = run([study], taught, generator(seed, "learn"))["student"]
             metrics[f"ndcg{arm}"] = ndcg(student(users).logits, test, known)

@@ -62,7 +62,7 @@ class Regression:
         right = y[known].unsqueeze(1)
         given = corrupted(right, self.wrong, self.error, generator(seed, "wrong"))
         forest = grown(x[known], given, self.trees, self.leaf, seed)
-        told, seen = out_of_bag(forest), said_by(forest, x[known])
+        predicted, in_bag = out_of_bag(forest), said_by(forest, x[known])
         one = learner(self.student, x.shape[1:], 1, seed)
 
         def rmse(
@@ -77,17 +77,19 @@ class Regression:
 
         losses: dict[str, RealLoss] = {
             "": self.imitation,
-            "_attentive": self.attentive(told, given),
+            "_attentive": self.attentive(predicted, given),
             "_bounded": regression.teacher_bounded,
-            "_rejecting": self.rejecting(told, given),
+            "_rejecting": self.rejecting(predicted, given),
             "_baseline": squared,
             "_robust": robust,
         }
         learn, decay = self.training, replace(self.training, weight_decay=self.decay)
-        return {f"rmse{arm}": rmse(loss, told, given, learn) for arm, loss in losses.items()} | {
-            "rmse_decay": rmse(squared, told, given, decay),
-            "rmse_right": rmse(squared, told, right, learn),
-            "rmse_in_bag": rmse(self.imitation, seen, given, learn),
+        return {
+            f"rmse{arm}": rmse(loss, predicted, given, learn) for arm, loss in losses.items()
+        } | {
+            "rmse_decay": rmse(squared, predicted, given, decay),
+            "rmse_right": rmse(squared, predicted, right, learn),
+            "rmse_in_bag": rmse(self.imitation, in_bag, given, learn),
             "rmse_teacher": _rmse(said_by(forest, x[unseen]), y[unseen].unsqueeze(1)),
         }
 
@@ -96,18 +98,18 @@ class Regression:
         hard, soft = squared(student, teacher, targets), squared(student, targets, teacher)
         return self.weight * hard + (1 - self.weight) * soft
 
-    def attentive(self, told: Tensor, given: Tensor) -> RealLoss:
+    def attentive(self, predicted: Tensor, given: Tensor) -> RealLoss:
         """Imitation where the teacher was right, by its errors over all examples."""
-        scale = float(regression.error_range(told, given))
+        scale = float(regression.error_range(predicted, given))
 
         def loss(student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
             return regression.attentive_imitation(student, teacher, targets, scale, self.weight)
 
         return loss
 
-    def rejecting(self, told: Tensor, given: Tensor) -> RealLoss:
+    def rejecting(self, predicted: Tensor, given: Tensor) -> RealLoss:
         """Labels that are two standard deviations from what the teacher says do not count."""
-        limit = 2 * float((told - given).std())
+        limit = 2 * float((predicted - given).std())
 
         def loss(student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
             return regression.outlier_rejecting(student, teacher, targets, limit, self.weight)
@@ -143,7 +145,7 @@ def said_by(forest: "RandomForestRegressor", x: Tensor) -> Tensor:
     return torch.tensor(forest.predict(x.numpy())).float().unsqueeze(1)
 
 
-ORACLE = Learner(lambda params, seen: Outputs(seen[1]), {})  # has its answers written down
+ORACLE = Learner(lambda params, seen: Outputs(seen[1]), {})  # its predictions come with x
 
 
 def on_outputs(loss: RealLoss) -> Callable[[Outputs, Tensor, Outputs], Tensor]:

@@ -14,7 +14,7 @@ from kdcore.schemes.stages import Scheme, run, soft
 from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import classifiers
 
 
@@ -41,15 +41,15 @@ class DarkKnowledge:
     teacher: Network = "mlp-256-256"
     student: Network = "mlp-64-64"
     temperature: Annotated[float, Setting("T of the soft targets", gt=0)] = 20.0
-    teaching: TrainingConfig = TrainingConfig("adam", 0.001, epochs=40, batch_size=32)
-    learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.001, epochs=40, batch_size=32)
+    student_training: StudentTraining = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
         """Recall of the hidden digit and accuracy over all digits, on the test half."""
         every, aside, test = split(len(data.y), (self.train, self.aside), seed)
         shown = labelled(data.x, data.y, every[data.y[every] != self.hidden])
         start = classifiers(data, {"teacher": self.teacher, "student": self.student}, seed)
-        scheme = alone("teacher", labelled(data.x, data.y, every), self.teaching)
+        scheme = alone("teacher", labelled(data.x, data.y, every), self.teacher_training)
         taught = run(scheme, start, generator(seed, "teach"))
         teacher, y = taught["teacher"], data.y[test]
 
@@ -59,11 +59,11 @@ class DarkKnowledge:
             return plain, shifted(plain, student(data.x[aside]).logits, self.hidden)
 
         def follow(temperature: float) -> Scheme:
-            return offline("student", ["teacher"], soft(temperature), shown, self.learning)
+            return offline("student", ["teacher"], soft(temperature), shown, self.student_training)
 
         plain, mended = scores(follow(self.temperature))
         cold, cold_mended = scores(follow(1.0))
-        none, none_mended = scores(alone("student", shown, self.learning))
+        none, none_mended = scores(alone("student", shown, self.student_training))
         return {
             "recall": recall(plain, y, self.hidden),
             "recall_shifted": recall(mended, y, self.hidden),

@@ -17,7 +17,7 @@ from kdcore.settings import Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.recipes.knowledge.dark_knowledge import recall, shifted
 from simulations.survey.students import classifiers
 
@@ -53,29 +53,29 @@ class Explanation:
     tree_temperature: Annotated[
         float, Setting("T of the probabilities that the tree learns", gt=0)
     ] = 2.0
-    teaching: TrainingConfig = TrainingConfig("adam", 0.001, epochs=40, batch_size=32)
-    learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.001, epochs=40, batch_size=32)
+    student_training: StudentTraining = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
         """Recall of the hidden digit for each kind of answers; accuracy and fidelity of trees."""
         every, aside, test = split(len(data.y), (self.train, self.aside), seed)
         start = classifiers(data, {"teacher": self.teacher, "student": self.student}, seed)
-        scheme = alone("teacher", labelled(data.x, data.y, every), self.teaching)
+        scheme = alone("teacher", labelled(data.x, data.y, every), self.teacher_training)
         teacher = run(scheme, start, generator(seed, "teach"))["teacher"]
         x, y = data.x[test], data.y[test]
-        shown = data.x[every[data.y[every] != self.hidden]]
-        said = teacher(shown).logits
-        answers = {
-            "": said,
-            "_permuted": permuted(said, generator(seed, "permute")),
-            "_even": evened(said, self.temperature),
+        known_x = data.x[every[data.y[every] != self.hidden]]
+        teacher_logits = teacher(known_x).logits
+        kinds = {
+            "": teacher_logits,
+            "_permuted": permuted(teacher_logits, generator(seed, "permute")),
+            "_even": evened(teacher_logits, self.temperature),
         }
         metrics = {}
-        for arm, told in answers.items():
+        for arm, targets in kinds.items():
             stage = Stage(
                 {"student": (LossTerm(self.follow),)},
-                Examples(shown, told, torch.arange(len(shown))),
-                self.learning,
+                Examples(known_x, targets, torch.arange(len(known_x))),
+                self.student_training,
             )
             student = run([stage], start, generator(seed, "learn"))["student"]
             mended = shifted(student(x).logits, student(data.x[aside]).logits, self.hidden)
@@ -84,22 +84,22 @@ class Explanation:
         known = (teacher(data.x[every]).logits / self.tree_temperature).softmax(1)
         sure = teacher(x).logits
         labels = torch.nn.functional.one_hot(data.y[every], data.num_classes).float()
-        for arm, told in {"": known, "_baseline": labels}.items():
-            tree = self.tree(data.x[every], told, x, seed)
+        for arm, targets in {"": known, "_baseline": labels}.items():
+            tree = self.tree(data.x[every], targets, x, seed)
             metrics[f"accuracy_tree{arm}"] = accuracy(tree, y)
             metrics[f"fidelity_tree{arm}"] = agreement(tree, sure)
         return metrics | {"accuracy_teacher": accuracy(sure, y)}
 
-    def follow(self, student: Outputs, told: Tensor) -> Tensor:
+    def follow(self, student: Outputs, targets: Tensor) -> Tensor:
         """The distillation loss towards answers that are given as logits."""
-        return response.kl(student.logits, told, self.temperature)
+        return response.kl(student.logits, targets, self.temperature)
 
-    def tree(self, x: Tensor, told: Tensor, asked: Tensor, seed: int) -> Tensor:
-        """What a regression tree says that learnt (x, told), (N, C), of other examples."""
+    def tree(self, x: Tensor, targets: Tensor, asked: Tensor, seed: int) -> Tensor:
+        """What a regression tree says that learnt (x, targets), (N, C), of other examples."""
         from sklearn.tree import DecisionTreeRegressor
 
         tree = DecisionTreeRegressor(max_leaf_nodes=self.leaves, random_state=seed)
-        tree.fit(x.flatten(1).numpy(), told.numpy())
+        tree.fit(x.flatten(1).numpy(), targets.numpy())
         return torch.tensor(tree.predict(asked.flatten(1).numpy()))
 
 

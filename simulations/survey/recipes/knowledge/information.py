@@ -20,7 +20,7 @@ from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
 from kdcore.training.stacked import Params
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import accuracy, learner, regressing
 
 
@@ -50,8 +50,8 @@ class Information:
     student: Network = "mlp-64-32"
     batch: Annotated[int, Setting("examples that an InfoNCE bound compares", ge=2)] = 256
     weight: Annotated[float, Setting("of the information loss, beside the labels", ge=0)] = 0.1
-    teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=30, batch_size=32)
-    learning: TrainingConfig = TrainingConfig("adam", 0.003, epochs=40, batch_size=64)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.002, epochs=30, batch_size=32)
+    student_training: StudentTraining = TrainingConfig("adam", 0.003, epochs=40, batch_size=64)
     judging: TrainingConfig = TrainingConfig("adam", 0.003, epochs=30, batch_size=128)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
@@ -62,7 +62,7 @@ class Information:
         y[self.labels :] = UNLABELLED
         some = Examples(every.x, y, every.rows)
         start = learner(self.teacher, data.shape, data.num_classes, seed, "teacher")
-        scheme = alone("teacher", every, self.teaching)
+        scheme = alone("teacher", every, self.teacher_training)
         teacher = run(scheme, {"teacher": start}, generator(seed, "teach"))["teacher"]
         student = learner(self.student, data.shape, data.num_classes, seed, "student")
         widths = (
@@ -81,15 +81,15 @@ class Information:
             "_untrained": (student, ()),
         }
         inside, outside = data.x[train], data.x[test]
-        told = teacher(inside).hidden[-1], teacher(outside).hidden[-1]
+        reference = teacher(inside).hidden[-1], teacher(outside).hidden[-1]
         metrics = {"accuracy_teacher": accuracy(teacher, outside, data.y[test])}
         for arm, (one, terms) in arms.items():
-            scheme = [Stage({"student": terms}, some, self.learning)] if terms else []
+            scheme = [Stage({"student": terms}, some, self.student_training)] if terms else []
             learners = run(scheme, {"teacher": teacher, "student": one}, generator(seed, "learn"))
             after = Learner(student.predict, learners["student"].params)
             own = after(inside).hidden[-1], after(outside).hidden[-1]
             metrics[f"accuracy{arm}"] = accuracy(after, outside, data.y[test])
-            metrics[f"bound{arm}"] = self.bound(own, told, seed)
+            metrics[f"bound{arm}"] = self.bound(own, reference, seed)
         below, above = (self.gaussians(10, 0.5, seed), self.gaussians(20, 0.9, seed))
         return metrics | {
             "bound_cap": math.log(self.batch),

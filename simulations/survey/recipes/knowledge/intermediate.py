@@ -22,7 +22,7 @@ from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
 from kdcore.training.stacked import Params
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import accuracy, learner, regressing
 
 
@@ -63,9 +63,9 @@ class Intermediate:
         tuple[int, ...],
         Setting("of each convolution of the student of maps", ge=1, le=WIDEST, min_length=1),
     ] = (8, 8, 8)
-    teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=30, batch_size=32)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.002, epochs=30, batch_size=32)
     hinting: TrainingConfig = TrainingConfig("adam", 0.003, epochs=30, batch_size=50)
-    learning: TrainingConfig = TrainingConfig("adam", 0.003, epochs=80, batch_size=50)
+    student_training: StudentTraining = TrainingConfig("adam", 0.003, epochs=80, batch_size=50)
     looking: TrainingConfig = TrainingConfig("adam", 0.01, epochs=50, batch_size=50)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
@@ -78,16 +78,16 @@ class Intermediate:
             "teacher": learner(self.teacher, shape, classes, seed, "teacher"),
             "student": learner(self.student, shape, classes, seed, "student"),
         }
-        first = run(alone("teacher", known, self.teaching), start, generator(seed, "teach"))
+        first = run(alone("teacher", known, self.teacher_training), start, generator(seed, "teach"))
         own, last = (
             first[name](x[:1]).hidden[layer].shape[1]
             for name, layer in (("student", self.guided), ("teacher", -1))
         )
         mapped = first | {"student": regressing(first["student"], self.guided, (own, last), seed)}
         hint = Stage({"student": (LossTerm(_hint, ("teacher",)),)}, known, self.hinting)
-        plain = alone("student", known, self.learning)
+        plain = alone("student", known, self.student_training)
         arms: dict[str, tuple[Mapping[str, Learner], Scheme]] = {
-            "": (first, _beside(self.similar, self.similarity, known, self.learning)),
+            "": (first, _beside(self.similar, self.similarity, known, self.student_training)),
             "_hint": (mapped, [hint, *plain]),
             "_baseline": (first, plain),
         }
@@ -110,8 +110,8 @@ class Intermediate:
         for arm, (learners, scheme) in arms.items():
             student = run(scheme, learners, generator(seed, "learn"))["student"]
             guided = student(x).hidden[self.guided].flatten(1)
-            told = learners["teacher"](x).hidden[-1].flatten(1)
-            metrics[f"alike{arm}"] = linear_cka(guided, told)
+            reference = learners["teacher"](x).hidden[-1].flatten(1)
+            metrics[f"alike{arm}"] = linear_cka(guided, reference)
             metrics[f"accuracy{arm}"] = accuracy(student, x, y)
         return metrics
 

@@ -16,7 +16,7 @@ from kdcore.schemes.stages import LossTerm, Stage, run
 from kdcore.settings import WIDEST, Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, moved, split, unlabelled
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import learner
 
 
@@ -46,8 +46,8 @@ class Recognition:
     margin: Annotated[float, Setting("of the triplet loss", ge=0)] = 0.2
     distance: Annotated[float, Setting("weight of distances", ge=0)] = 1.0
     angle: Annotated[float, Setting("weight of angles", ge=0)] = 2.0
-    teaching: TrainingConfig = TrainingConfig("adam", 0.003, epochs=4, batch_size=62)
-    learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=8, batch_size=32)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.003, epochs=4, batch_size=62)
+    student_training: StudentTraining = TrainingConfig("adam", 0.002, epochs=8, batch_size=32)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
         """Recall@1 and equal error rate among unseen digits."""
@@ -65,8 +65,10 @@ class Recognition:
             "student": learner(self.student, data.shape, self.width, seed, "student"),
         }
         start |= {"blank": start["teacher"]}
-        taught = run(alone("teacher", known, self.teaching), start, generator(seed, "teach"))
-        inputs, steps = unlabelled(known.x), self.learning
+        taught = run(
+            alone("teacher", known, self.teacher_training), start, generator(seed, "teach")
+        )
+        inputs, steps = unlabelled(known.x), self.student_training
         by_label = Stage({"student": (LossTerm(self.triplet),)}, known, steps)
         arms = {
             "": offline("student", ["teacher"], self.relations, inputs, steps),
@@ -84,9 +86,9 @@ class Recognition:
 
     def relations(self, student: Outputs, y: Tensor, teacher: Outputs) -> Tensor:
         """The distances and the angles of a batch, weighted as the paper does for embeddings."""
-        own, told = student.logits, teacher.hidden[-1]
-        angles = relation.angle(own, told)
-        return self.distance * relation.distance(own, told) + self.angle * angles
+        own, reference = student.logits, teacher.hidden[-1]
+        angles = relation.angle(own, reference)
+        return self.distance * relation.distance(own, reference) + self.angle * angles
 
     def triplet(self, student: Outputs, y: Tensor) -> Tensor:
         """Triplet loss, of the triplets of a batch that violate the margin, one value per anchor.

@@ -11,7 +11,7 @@ from kdcore.schemes.stages import run, soft
 from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import accuracy, learner
 
 
@@ -43,8 +43,8 @@ class Adaptation:
             min_length=1,
         ),
     ] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-    teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=20, batch_size=100)
-    learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=20, batch_size=32)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.002, epochs=20, batch_size=100)
+    student_training: StudentTraining = TrainingConfig("adam", 0.002, epochs=20, batch_size=32)
 
     def measure(self, data: tuple[Dataset, Dataset], seed: int) -> Metrics:
         """Accuracy on held-out examples of the target domain, and the teacher's on its own."""
@@ -53,13 +53,15 @@ class Adaptation:
         here, test = split(len(digits.y), (self.target,), seed)
         source = labelled(mnist.x, mnist.y, known)
         begin = learner(self.network, digits.shape, digits.num_classes, seed)
-        trained = run(alone("one", source, self.teaching), {"one": begin}, generator(seed, "teach"))
+        trained = run(
+            alone("one", source, self.teacher_training), {"one": begin}, generator(seed, "teach")
+        )
         teacher, x = trained["one"], digits.x[here]
         start = {"teacher": teacher, "student": teacher}
         arms = {
-            "": self_training("student", "teacher", x, self.shares, self.learning),
-            "_soft": offline("student", ["teacher"], soft(), unlabelled(x), self.learning),
-            "_oracle": alone("student", labelled(digits.x, digits.y, here), self.learning),
+            "": self_training("student", "teacher", x, self.shares, self.student_training),
+            "_soft": offline("student", ["teacher"], soft(), unlabelled(x), self.student_training),
+            "_oracle": alone("student", labelled(digits.x, digits.y, here), self.student_training),
         }
         metrics = {
             "accuracy_baseline": accuracy(teacher, digits.x[test], digits.y[test]),

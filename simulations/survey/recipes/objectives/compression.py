@@ -14,7 +14,7 @@ from kdcore.schemes.stages import run, soft
 from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import accuracy, classifiers, parameters
 
 
@@ -40,16 +40,18 @@ class Compression:
     teacher: Network = "mlp-256-256"
     student: Network = "mlp-16"
     temperature: Annotated[float, Setting("T of the soft targets", gt=0)] = 1.0
-    teaching: TrainingConfig = TrainingConfig("adam", 0.001, epochs=60, batch_size=32)
-    learning: TrainingConfig = TrainingConfig("adam", 0.005, epochs=60, batch_size=32)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.001, epochs=60, batch_size=32)
+    student_training: StudentTraining = TrainingConfig("adam", 0.005, epochs=60, batch_size=32)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
         """Test accuracy of each student, ratio of parameters, and milliseconds for 500 digits."""
         few, rest, test = split(len(data.y), (self.labels, self.train - self.labels), seed)
         known, every = (labelled(data.x, data.y, rows) for rows in (few, torch.cat([few, rest])))
         start = classifiers(data, {"teacher": self.teacher, "student": self.student}, seed)
-        taught = run(alone("teacher", every, self.teaching), start, generator(seed, "teach"))
-        follow, steps = soft(self.temperature), self.learning
+        taught = run(
+            alone("teacher", every, self.teacher_training), start, generator(seed, "teach")
+        )
+        follow, steps = soft(self.temperature), self.student_training
         # As many steps for each student: the few labelled examples pass by more often.
         often = replace(steps, epochs=steps.epochs * len(every) // len(known))
         arms = {

@@ -17,7 +17,7 @@ from kdcore.schemes.stages import run
 from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import classifiers, learner
 
 
@@ -37,26 +37,26 @@ class Enhancement:
 
     data: ClassVar[str] = "digits"
 
-    teaching_examples: Annotated[
-        int, Setting("labelled examples of both teachers together", ge=1)
+    teacher_examples: Annotated[
+        int, Setting("labelled examples of both teachers together", ge=1, was="teaching_examples")
     ] = 600
     transfer: Annotated[int, Setting("examples that the student sees, without labels", ge=1)] = 600
     teacher: Network = "mlp-64"
     student: Network = "mlp-64"
     temperature: Annotated[float, Setting("T of the soft targets", gt=0)] = 2.0
-    teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=40, batch_size=32)
-    learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.002, epochs=40, batch_size=32)
+    student_training: StudentTraining = TrainingConfig("adam", 0.002, epochs=60, batch_size=32)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
         """Test accuracy over all ten digits."""
-        private, transfer, test = split(len(data.y), (self.teaching_examples, self.transfer), seed)
+        private, transfer, test = split(len(data.y), (self.teacher_examples, self.transfer), seed)
         halves = (torch.arange(5), torch.arange(5, 10))
         learners = classifiers(data, {"student": self.student}, seed)
         for i, half in enumerate(halves):
             name = f"teacher{i}"
             mine = private[torch.isin(data.y[private], half)]
             start = learner(self.teacher, data.shape, len(half), seed, name)
-            scheme = alone(name, labelled(data.x, data.y - half[0], mine), self.teaching)
+            scheme = alone(name, labelled(data.x, data.y - half[0], mine), self.teacher_training)
             learners |= run(scheme, {name: start}, generator(seed, "teach", name))
         teachers = ["teacher0", "teacher1"]
 
@@ -68,7 +68,7 @@ class Enhancement:
             each = [one.logits for one in said]
             return decoupled.unified(student.logits, each, halves, self.temperature)
 
-        inputs, steps = unlabelled(data.x[transfer]), self.learning
+        inputs, steps = unlabelled(data.x[transfer]), self.student_training
         arms = {
             "": offline("student", teachers, joined, inputs, steps),
             "_unified": offline("student", teachers, unified, inputs, steps),

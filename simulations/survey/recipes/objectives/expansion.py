@@ -15,7 +15,7 @@ from kdcore.schemes.stages import run
 from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, moved, split
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import accuracy, learner
 
 
@@ -45,8 +45,8 @@ class Expansion:
     ] = 1
     dark: Annotated[float, Setting("share of pixels that the noise makes dark", ge=0, lt=1)] = 0.5
     copies: Annotated[int, Setting("noised copies of each example", ge=1)] = 3
-    teaching: TrainingConfig = TrainingConfig("adam", 0.005, epochs=60, batch_size=50)
-    learning: TrainingConfig = TrainingConfig("adam", 0.002, epochs=6, batch_size=100)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.005, epochs=60, batch_size=50)
+    student_training: StudentTraining = TrainingConfig("adam", 0.002, epochs=6, batch_size=100)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
         """Test accuracy of the teacher, of the student of each iteration, and of the controls."""
@@ -58,18 +58,20 @@ class Expansion:
         start = {name: larger for name in [*names, "student"]} | {
             "teacher": learner(self.teacher, data.shape, data.num_classes, seed, "teacher")
         }
-        taught = run(alone("teacher", known, self.teaching), start, generator(seed, "teach"))
+        taught = run(
+            alone("teacher", known, self.teacher_training), start, generator(seed, "teach")
+        )
 
         noise = generator(seed, "noise")
         copies = self.copies * (len(known) + len(others)) // len(known)
         seen = copied(known.x, known.y, self.noise, copies, noise)
         arms = {
             "": noisy_student(
-                names, "teacher", known, others, self.noise, self.copies, self.learning
+                names, "teacher", known, others, self.noise, self.copies, self.student_training
             ),
-            "_baseline": alone("student", seen, self.learning),
+            "_baseline": alone("student", seen, self.student_training),
             "_noiseless": noisy_student(
-                ["student"], "teacher", known, others, _plain, self.copies, self.learning
+                ["student"], "teacher", known, others, _plain, self.copies, self.student_training
             ),
         }
         x, y = data.x[test], data.y[test]

@@ -20,7 +20,7 @@ from kdcore.settings import Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import Params, Predict, TrainingConfig
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import accuracy, classifiers, learner
 
 
@@ -52,8 +52,8 @@ class Adversarial:
     student: Network = "mlp-16"
     judge: Network = "mlp-64"
     strength: Annotated[float, Setting("factor of the reversed gradient", ge=0)] = 0.02
-    teaching: TrainingConfig = TrainingConfig("adam", 0.001, epochs=30, batch_size=32)
-    learning: TrainingConfig = TrainingConfig("adam", 0.005, epochs=60, batch_size=64)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.001, epochs=30, batch_size=32)
+    student_training: StudentTraining = TrainingConfig("adam", 0.005, epochs=60, batch_size=64)
     judging: TrainingConfig = TrainingConfig("adam", 0.003, epochs=60, batch_size=64)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
@@ -62,7 +62,9 @@ class Adversarial:
         every = torch.cat([few, rest])
         known = labelled(data.x, data.y, every)
         start = classifiers(data, {"teacher": self.teacher, "student": self.student}, seed)
-        taught = run(alone("teacher", known, self.teaching), start, generator(seed, "teach"))
+        taught = run(
+            alone("teacher", known, self.teacher_training), start, generator(seed, "teach")
+        )
         teacher, student = taught["teacher"], start["student"]
         judge = build(self.judge, (data.num_classes,), 1)
         weights = judge.init(generator(seed, "init", "judge"))
@@ -72,15 +74,15 @@ class Adversarial:
         y = torch.cat([data.y[few], torch.full((len(rest),), UNLABELLED)])
         seen = Examples((known.x, teacher(known.x).logits), y, torch.arange(len(y)))
         arms = {
-            "": (LossTerm(labels), LossTerm(told_apart)),
+            "": (LossTerm(labels), LossTerm(discriminator_loss)),
             "_soft": (LossTerm(labels), LossTerm(soft_targets)),
-            "_soft_judge": (LossTerm(labels), LossTerm(soft_targets), LossTerm(told_apart)),
+            "_soft_judge": (LossTerm(labels), LossTerm(soft_targets), LossTerm(discriminator_loss)),
             "_baseline": (LossTerm(labels),),
         }
         x, right = data.x[test], data.y[test]
         metrics = {"accuracy_teacher": accuracy(teacher, x, right)}
         for arm, terms in arms.items():
-            study = Stage({"student": terms}, seen, self.learning)
+            study = Stage({"student": terms}, seen, self.student_training)
             pair = run([study], {"student": both}, generator(seed, "learn"))["student"]
             found = Learner(student.predict, part(pair.params, OWN))
             metrics[f"accuracy{arm}"] = accuracy(found, x, right)
@@ -107,18 +109,18 @@ def judged(student: Predict, judge: Predict, strength: float) -> Predict:
     """
 
     def predict(params: Params, x: tuple[Tensor, Tensor]) -> Outputs:
-        images, told = x
+        images, teacher_logits = x
         own = student(part(params, OWN), images).logits
         views = [
             judge(part(params, SHARED), logits).logits
-            for logits in (gradient_reversed(own, strength), told)
+            for logits in (gradient_reversed(own, strength), teacher_logits)
         ]
-        return Outputs(own, (*views, told))
+        return Outputs(own, (*views, teacher_logits))
 
     return predict
 
 
-def told_apart(own: Outputs, y: Tensor) -> Tensor:
+def discriminator_loss(own: Outputs, y: Tensor) -> Tensor:
     """The judge's loss: (B,), the mean of what it says of the student's and of the teacher's."""
     student, teacher, _ = own.hidden
     return 0.5 * (F.softplus(student) + F.softplus(-teacher)).squeeze(1)

@@ -1,4 +1,4 @@
-"""Attention: a small convolutional network is told where a larger one looks."""
+"""Attention: a small convolutional network learns where a larger one looks."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -18,7 +18,7 @@ from kdcore.schemes.stages import LossTerm, Stage, labels, run
 from kdcore.settings import WIDEST, Setting
 from kdcore.training.loop import Params, TrainingConfig
 from simulations.survey.datasets import labelled, split
-from simulations.survey.recipes import Metrics
+from simulations.survey.recipes import Metrics, StudentTraining, TeacherTraining
 from simulations.survey.students import accuracy
 
 
@@ -46,8 +46,8 @@ class Attention:
         tuple[int, int], Setting("channels of its two convolutions", ge=1, le=WIDEST)
     ] = (4, 8)
     weight: Annotated[float, Setting("of the attention loss, beside the labels", ge=0)] = 0.3
-    teaching: TrainingConfig = TrainingConfig("adam", 0.003, epochs=15, batch_size=32)
-    learning: TrainingConfig = TrainingConfig("adam", 0.005, epochs=100, batch_size=25)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.003, epochs=15, batch_size=32)
+    student_training: StudentTraining = TrainingConfig("adam", 0.005, epochs=100, batch_size=25)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
         """Test accuracy of each student and of the teacher, and the gaps of maps."""
@@ -55,33 +55,38 @@ class Attention:
         known = labelled(data.x, data.y, few)
         every = labelled(data.x, data.y, torch.cat([few, rest]))
         start = {
-            who: looking(widths, data.num_classes, seed, who)
+            who: convolutional(widths, data.num_classes, seed, who)
             for who, widths in (("teacher", self.teacher), ("student", self.student))
         }
-        taught = run(alone("teacher", every, self.teaching), start, generator(seed, "teach"))
+        taught = run(
+            alone("teacher", every, self.teacher_training), start, generator(seed, "teach")
+        )
         taught["untrained"] = start["teacher"]
         arms = {
-            "": (LossTerm(labels), LossTerm(self.look, ("teacher",), self.weight)),
-            "_untrained": (LossTerm(labels), LossTerm(self.look, ("untrained",), self.weight)),
+            "": (LossTerm(labels), LossTerm(self.attention_gap, ("teacher",), self.weight)),
+            "_untrained": (
+                LossTerm(labels),
+                LossTerm(self.attention_gap, ("untrained",), self.weight),
+            ),
             "_baseline": (LossTerm(labels),),
         }
         x, y = data.x[test], data.y[test]
         teacher = taught["teacher"](x)
         metrics = {"accuracy_teacher": accuracy(taught["teacher"], x, y)}
         for arm, terms in arms.items():
-            study = Stage({"student": terms}, known, self.learning)
+            study = Stage({"student": terms}, known, self.student_training)
             student = run([study], taught, generator(seed, "learn"))["student"]
             metrics[f"accuracy{arm}"] = accuracy(student, x, y)
-            metrics[f"gap{arm}"] = float(self.look(student(x), y, teacher).mean())
+            metrics[f"gap{arm}"] = float(self.attention_gap(student(x), y, teacher).mean())
         return metrics
 
-    def look(self, student: Outputs, y: Tensor, teacher: Outputs) -> Tensor:
+    def attention_gap(self, student: Outputs, y: Tensor, teacher: Outputs) -> Tensor:
         """The gaps of all layers' attention."""
         pairs = zip(student.hidden, teacher.hidden, strict=True)
-        return torch.stack([attention_transfer(own, told) for own, told in pairs]).sum(0)
+        return torch.stack([attention_transfer(own, reference) for own, reference in pairs]).sum(0)
 
 
-def looking(widths: tuple[int, int], classes: int, seed: int, who: str) -> Learner:
+def convolutional(widths: tuple[int, int], classes: int, seed: int, who: str) -> Learner:
     """Two convolutions, each shown as it is, and a linear layer on what they pool.
 
     Shapes: x (N, 1, H, W) -> logits (N, C), hidden ((N, w, H, W), (N, w', H / 2, W / 2)).
@@ -97,7 +102,7 @@ def looking(widths: tuple[int, int], classes: int, seed: int, who: str) -> Learn
 
 
 def predict(params: Params, x: Tensor) -> Outputs:
-    """See `looking`."""
+    """See `convolutional`."""
     early = F.conv2d(x, params["first.weight"], padding=1).relu()
     late = F.conv2d(F.max_pool2d(early, 2), params["second.weight"], padding=1).relu()
     pooled = F.adaptive_max_pool2d(late, 2).flatten(1)

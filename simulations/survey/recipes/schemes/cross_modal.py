@@ -16,7 +16,7 @@ from kdcore.settings import Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import Views, split, unlabelled
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import accuracy, learner
 
 
@@ -43,8 +43,8 @@ class CrossModal:
     ] = 3
     teacher: Network = "mlp-128"
     student: Network = "mlp-64"
-    teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=20, batch_size=50)
-    learning: TrainingConfig = TrainingConfig("adam", 0.005, epochs=30, batch_size=50)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.002, epochs=20, batch_size=50)
+    student_training: StudentTraining = TrainingConfig("adam", 0.005, epochs=30, batch_size=50)
 
     def measure(self, data: tuple[Dataset, Views], seed: int) -> Metrics:
         """Test accuracy of the students and teachers, in both settings."""
@@ -68,13 +68,19 @@ class CrossModal:
             "teacher": self.sees(0, self.teacher, rich, y, seed),
             "student": self.sees(1, self.student, poor, y, seed),
         }
-        taught = run(alone("teacher", examples, self.teaching), start, generator(seed, "teach"))
-        often = replace(self.learning, epochs=self.learning.epochs * self.train // self.labels)
+        taught = run(
+            alone("teacher", examples, self.teacher_training), start, generator(seed, "teach")
+        )
+        often = replace(
+            self.student_training, epochs=self.student_training.epochs * self.train // self.labels
+        )
         arms = {
-            "": offline("student", ["teacher"], soft(), unlabelled(x), self.learning),
-            "_broken": offline("student", ["teacher"], soft(), unlabelled(broken), self.learning),
+            "": offline("student", ["teacher"], soft(), unlabelled(x), self.student_training),
+            "_broken": offline(
+                "student", ["teacher"], soft(), unlabelled(broken), self.student_training
+            ),
             "_baseline": alone("student", few, often),
-            "_oracle": alone("student", examples, self.learning),
+            "_oracle": alone("student", examples, self.student_training),
         }
         asked = (rich[test], poor[test])
         metrics = {"accuracy_teacher": accuracy(taught["teacher"], asked, y[test])}

@@ -17,7 +17,7 @@ from kdcore.schemes.stages import run, soft
 from kdcore.settings import WIDEST, Setting
 from kdcore.training.loop import Params, TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, TeacherTraining
 from simulations.survey.students import accuracy, classifiers
 
 
@@ -46,7 +46,7 @@ class DataFree:
     balance: Annotated[
         float, Setting("weight of evenly met classes in the generator's loss", ge=0)
     ] = 5.0
-    teaching: TrainingConfig = TrainingConfig("adam", 0.002, epochs=30, batch_size=32)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.002, epochs=30, batch_size=32)
     inventing: TrainingConfig = TrainingConfig("adam", 0.002, epochs=2, batch_size=64)
     following: TrainingConfig = TrainingConfig("adam", 0.002, epochs=2, batch_size=64)
 
@@ -55,7 +55,9 @@ class DataFree:
         train, test = split(len(data.y), (self.train,), seed)
         known = labelled(data.x, data.y, train)
         start = classifiers(data, {"teacher": self.teacher, "student": self.student}, seed)
-        taught = run(alone("teacher", known, self.teaching), start, generator(seed, "teach"))
+        taught = run(
+            alone("teacher", known, self.teacher_training), start, generator(seed, "teach")
+        )
         teacher = taught["teacher"]
         pixels = build(self.inventor, (self.latent,), data.x[0].numel())
 

@@ -17,7 +17,7 @@ from kdcore.schemes.stages import pooled, run, soft
 from kdcore.settings import Setting
 from kdcore.training.loop import TrainingConfig
 from simulations.survey.datasets import labelled, split, unlabelled
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import learner
 
 
@@ -44,8 +44,8 @@ class MultiTeacher:
     sharpness: Annotated[float, Setting("of the weights by entropy; 0 is the plain mean", ge=0)] = (
         3.0
     )
-    teaching: TrainingConfig = TrainingConfig("adam", 0.005, epochs=60, batch_size=20)
-    learning: TrainingConfig = TrainingConfig("adam", 0.004, epochs=50, batch_size=60)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.005, epochs=60, batch_size=20)
+    student_training: StudentTraining = TrainingConfig("adam", 0.004, epochs=50, batch_size=60)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
         """Test accuracy of the students, of the teachers and of their ensembles."""
@@ -56,7 +56,7 @@ class MultiTeacher:
         names = [f"teacher{i}" for i in range(self.teachers)]
         for name, rows in zip(names, private, strict=True):
             start = learner(self.network, data.shape, data.num_classes, seed, name)
-            scheme = alone(name, labelled(data.x, data.y, rows), self.teaching)
+            scheme = alone(name, labelled(data.x, data.y, rows), self.teacher_training)
             learners |= run(scheme, {name: start}, generator(seed, "teach", name))
         by_entropy = partial(ensemble.entropy_weighted, sharpness=self.sharpness)
         arms = {
@@ -74,7 +74,7 @@ class MultiTeacher:
         }
         inputs = unlabelled(data.x[transfer])
         for arm, (teachers, loss) in arms.items():
-            scheme = offline("student", teachers, loss, inputs, self.learning)
+            scheme = offline("student", teachers, loss, inputs, self.student_training)
             taught = run(scheme, learners, generator(seed, "learn"))["student"]
             metrics[f"accuracy{arm}"] = accuracy(taught(x).logits, y)
         return metrics

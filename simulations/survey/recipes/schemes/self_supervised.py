@@ -20,7 +20,7 @@ from kdcore.settings import WIDEST, Setting
 from kdcore.training.batches import Examples
 from kdcore.training.loop import Params, Predict, TrainingConfig
 from simulations.survey.datasets import moved, split, unlabelled
-from simulations.survey.recipes import Metrics, Network
+from simulations.survey.recipes import Metrics, Network, StudentTraining, TeacherTraining
 from simulations.survey.students import learner
 
 
@@ -60,8 +60,8 @@ class SelfSupervised:
     contrast_temperature: Annotated[float, Setting("T of the contrastive loss", gt=0)] = 0.2
     student_temperature: Annotated[float, Setting("T of the student's similarities", gt=0)] = 0.1
     teacher_temperature: Annotated[float, Setting("T of the teacher's similarities", gt=0)] = 0.02
-    teaching: TrainingConfig = TrainingConfig("adam", 0.001, epochs=6, batch_size=200)
-    learning: TrainingConfig = TrainingConfig("adam", 0.003, epochs=6, batch_size=200)
+    teacher_training: TeacherTraining = TrainingConfig("adam", 0.001, epochs=6, batch_size=200)
+    student_training: StudentTraining = TrainingConfig("adam", 0.003, epochs=6, batch_size=200)
 
     def measure(self, data: Dataset, seed: int) -> Metrics:
         """Test accuracy of a linear probe of each encoder."""
@@ -83,19 +83,19 @@ class SelfSupervised:
             learnt = run([study], pair, generator(seed, "contrast", who))[who]
             return Learner(one.predict, learnt.params)
 
-        teacher, student = contrasted("teacher", self.teaching), start["student"]
-        told = {"teacher": teacher, "blank": start["teacher"], "student": student}
+        teacher, student = contrasted("teacher", self.teacher_training), start["student"]
+        learners = {"teacher": teacher, "blank": start["teacher"], "student": student}
         seen = unlabelled(copies.x[0])
 
         def followed(whom: str) -> Learner:
-            alike = self.alike(told[whom](queue).logits)
-            follow = offline("student", [whom], alike, seen, self.learning)
-            return run(follow, told, generator(seed, "learn"))["student"]
+            alike = self.alike(learners[whom](queue).logits)
+            follow = offline("student", [whom], alike, seen, self.student_training)
+            return run(follow, learners, generator(seed, "learn"))["student"]
 
         encoders = {
             "": followed("teacher"),
             "_blank": followed("blank"),
-            "_baseline": contrasted("student", self.learning),
+            "_baseline": contrasted("student", self.student_training),
             "_untrained": student,
             "_teacher": teacher,
         }

@@ -251,7 +251,7 @@ def test_a_judge_descends_and_its_student_ascends():
     seen = predict(leaves, (torch.tensor([[2.0]]), torch.tensor([[3.0]])))
     assert seen.logits.item() == 2.0
     assert [view.item() for view in seen.hidden] == [1.0, 1.5, 3.0]
-    loss = adversarial.told_apart(seen, torch.zeros(1)).sum()
+    loss = adversarial.discriminator_loss(seen, torch.zeros(1)).sum()
     half = [0.5 * math.log1p(math.exp(1.0)), 0.5 * math.log1p(math.exp(-1.5))]
     assert loss.item() == pytest.approx(sum(half), rel=1e-6)
     student, judge = torch.autograd.grad(loss, [leaves["own.w"], leaves["shared.w"]])
@@ -276,7 +276,7 @@ def test_a_judge_without_a_task_makes_a_students_logits_the_teachers():
     pair = Learner(adversarial.judged(scaled, square, 1.0), start)
     seen = Examples((x, 2 * x), torch.zeros(400), torch.arange(400))
     training = TrainingConfig("sgd", 0.1, epochs=120, batch_size=100)
-    study = Stage({"s": (LossTerm(adversarial.told_apart),)}, seen, training)
+    study = Stage({"s": (LossTerm(adversarial.discriminator_loss),)}, seen, training)
     found = run([study], {"s": pair}, generator(0, "order"))["s"].params["own.w"]
     assert found.item() == pytest.approx(2, abs=0.1)
 
@@ -290,13 +290,13 @@ def test_a_fresh_judge_knows_what_differs_and_not_what_does_not():
 
 
 def test_attention_is_heeded_in_both_layers():
-    one = attention.looking((3, 5), 10, 0, "one")
-    other = attention.looking((4, 6), 10, 0, "other")
+    one = attention.convolutional((3, 5), 10, 0, "one")
+    other = attention.convolutional((4, 6), 10, 0, "other")
     x = torch.rand(2, 1, 8, 8, generator=generator(0, "x"))
     seen, told = one(x), other(x)
     assert [tuple(h.shape) for h in seen.hidden] == [(2, 3, 8, 8), (2, 5, 4, 4)]
     recipe = attention.Attention()
-    gap = recipe.look(seen, torch.zeros(2), told)
+    gap = recipe.attention_gap(seen, torch.zeros(2), told)
 
     def q(maps):
         strength = maps.double().square().sum(1).flatten(1)
@@ -305,7 +305,7 @@ def test_attention_is_heeded_in_both_layers():
     pairs = zip(seen.hidden, told.hidden, strict=True)
     expected = sum((q(a) - q(b)).norm(dim=1) for a, b in pairs)
     torch.testing.assert_close(gap.double(), expected, atol=1e-5, rtol=0)
-    assert recipe.look(seen, torch.zeros(2), seen).abs().max() == 0
+    assert recipe.attention_gap(seen, torch.zeros(2), seen).abs().max() == 0
 
 
 def test_contrast_is_a_loop_over_the_batch():
@@ -344,11 +344,11 @@ def test_a_probe_reads_what_is_linear_and_nothing_that_is_not_there():
 # ---------------------------------------------------------------- whole recipes, much smaller
 
 SMALL = [
-    data_free.DataFree(rounds=2, teaching=QUICK, inventing=QUICK, following=QUICK),
-    attention.Attention(teaching=QUICK, learning=QUICK),
-    adversarial.Adversarial(teaching=QUICK, learning=QUICK, judging=QUICK),
+    data_free.DataFree(rounds=2, teacher_training=QUICK, inventing=QUICK, following=QUICK),
+    attention.Attention(teacher_training=QUICK, student_training=QUICK),
+    adversarial.Adversarial(teacher_training=QUICK, student_training=QUICK, judging=QUICK),
     generation_images.ImageGeneration(
-        copies=1, noises=200, judging=QUICK, teaching=QUICK, learning=QUICK
+        copies=1, noises=200, judging=QUICK, teacher_training=QUICK, student_training=QUICK
     ),
 ]
 
