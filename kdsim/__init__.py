@@ -26,8 +26,9 @@ METHODS = (
 )
 # Public name -> the module that it is in.
 _PUBLIC = {
-    **dict.fromkeys(("simulate", "distill", "run", "load", "report"), "kdsim.api"),
+    **dict.fromkeys(("simulate", "distill", "run", "tune", "load", "report"), "kdsim.api"),
     "Runs": "kdsim.runs",
+    "Tuned": "kdsim.tuned",
     **dict.fromkeys(("Algorithm", "Client", "Model", "Properties", "Task"), "fedkd.core"),
     **dict.fromkeys(
         ("Message", "PayloadSpec", "Received", "Transform", "Upload"), "fedkd.messages"

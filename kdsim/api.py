@@ -1,4 +1,4 @@
-"""What can be done with one call: simulate, distill, run an experiment, load and report runs."""
+"""What can be done with one call: simulate, distill, run an experiment, tune, load and report."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,13 +13,16 @@ from kdsim import runs as kept
 from kdsim import settings as given
 from kdsim.record import Record
 from kdsim.runs import Runs, load
+from kdsim.tuned import Tuned
 from simulations.config import files
 from simulations.config.resources import Resources
 from simulations.execution import batch as batches
+from simulations.execution import tuning
 from simulations.execution.batch import Options
 from simulations.execution.scheduler import Job
+from simulations.execution.tuning import Trial
 
-__all__ = ["distill", "load", "report", "run", "simulate"]
+__all__ = ["distill", "load", "report", "run", "simulate", "tune"]
 
 Folder = Path | str
 
@@ -178,6 +181,71 @@ def run(
         )
     found = tuple(one for path in complete for one in kept.of([path]))
     return Runs(found, batch.out, objects, options.root)
+
+
+def tune(
+    what: Any,
+    data: Any = None,
+    *,
+    search: Mapping[str, Any] | None = None,
+    trials: int | None = None,
+    seeds: Sequence[int] | None = None,
+    metric: str | None = None,
+    set: Mapping[str, Any] | None = None,
+    out: Folder | None = None,
+    data_root: Folder | None = None,
+    workers: int | None = None,
+    download: bool = False,
+    listener: Callable[[Trial], None] | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Tuned:
+    """Search settings by validation data, as widely for each algorithm; what came of it.
+
+    The test set is not looked at. What is done is not done again, and more trials go on from there.
+
+    Args:
+        what: what to tune, as `run` takes it; a file may say in [tune] what is searched.
+        data: the data set, as `run` takes it.
+        search: what each setting may be: `{"local.learning_rate": "log(0.001, 0.1)"}` for all that
+            have it, `{"fedmd.local.epochs": [1, 2, 5]}` for one; `simulations.config.search`.
+        trials: how many settings are tried of each algorithm, by default 20.
+        seeds: of each trial, by default 100 and 101: none that results are of.
+        metric: what is sought, by default the metric on validation examples.
+        set: settings of the file by their full names, `{"fed.validation": 200}`.
+        out: the folder; by default one in `runs`.
+        data_root: the folder of data sets.
+        workers: how many runs at once.
+        download: whether missing graph data may be fetched.
+        listener: is called with each trial when it is done.
+        progress: whether it shows how far each trial is.
+        settings: for all that have them.
+
+    Raises:
+        ValueError, OSError: the input is wrong, or no trial has come to a number.
+    """
+    named = {key: value for key, value in {"data": data}.items() if value is not None} | settings
+    shared, objects = given.named(named)
+    how = {"trials": trials, "seeds": seeds and list(seeds), "metric": metric}
+    asked = {f"tune.{key}": value for key, value in how.items() if value is not None}
+    asked |= {f"tune.search.{key}": value for key, value in (search or {}).items()}
+    source = given.source(what, shared, {**(set or {}), **asked})
+    options = Options(_path(out), _path(data_root), workers, download, objects=objects)
+    found: list[Trial] = []
+
+    def listen(batch: batches.Batch) -> None:
+        with bars.shown(batch, progress) as heard:
+            for job, record in batches.run(batch):
+                heard(job, record)
+
+    with _threads(), tuning.opened(source.document, source.said, source.name, options) as search_:
+        for trial in search_.run(listen):
+            found.append(trial)
+            if listener is not None:
+                listener(trial)
+        best = search_.keep(found)
+        shares = {study.learner.name: study.importance() for study in search_.studies}
+    return Tuned(tuple(found), best, search_.out / tuning.BEST, shares)
 
 
 def report(*runs: Runs | Folder, out: Folder | None = None, select: str | None = None) -> Path:

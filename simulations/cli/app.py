@@ -101,6 +101,49 @@ def run(
 
 
 @app.command()
+def tune(
+    experiment: Annotated[
+        Path, typer.Argument(help="a TOML file, or a name: `kdsim list experiments`")
+    ],
+    search: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=RANGE", help="e.g. 'fedmd.local.learning_rate=log(0.001, 0.1)'"),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="of each algorithm [default: 20]")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="A,B", help="of each trial [default: 100,101]")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="sought [default: the one on validation examples]")
+    ] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="e.g. fed.validation=200")
+    ] = None,
+    out: Out = None,
+    data_root: DataRoot = None,
+    workers: Workers = None,
+    json: Json = False,
+    download: Annotated[bool, typer.Option(help="fetch missing graph data")] = False,
+) -> int:
+    """Search settings by validation data, as widely for each algorithm; what is best, as a file.
+
+    A range is log(LOW, HIGH), range(LOW, HIGH) or a list [A, B]; a file may have them in [tune].
+    """
+    from simulations.config import files, library
+    from simulations.config import search as ranges
+    from simulations.execution import console
+
+    with console.users_input():
+        path = library.find(experiment)
+        how = ranges.assignments(search or (), trials, seeds, metric)
+        document = files.override(files.read(path), [*(assign or []), *how])
+    options = _how(out, data_root, workers, download)
+    return console.tune(document, path.name, path.stem, options, json)
+
+
+@app.command()
 def recipe(
     name: Annotated[str | None, typer.Argument(help="`kdsim list recipes`")] = None,
     every: Annotated[bool, typer.Option("--all", help="every recipe there is")] = False,

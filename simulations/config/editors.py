@@ -12,11 +12,13 @@ from simulations.config.experiments import KINDS, Template
 from simulations.config.grid import SEEDS
 from simulations.config.resources import Resources
 from simulations.config.schema import Leaf, json_schema, leaves
+from simulations.config.search import Tune
 
 Schema = dict[str, Any]
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 OWN = ":"  # in the name of what is a user's own
+SEARCH = "settings, each with log(LOW, HIGH), range(LOW, HIGH) or a list of values"
 ABOUT = "for people, and what a recipe claims; changes no number"
 
 
@@ -24,6 +26,8 @@ def schema() -> Schema:
     """The schema of an experiment file with all that is installed here."""
     tables: Schema = {"about": {"type": "object", "description": ABOUT}}
     tables["resources"] = _table({k: json_schema(leaf) for k, leaf in leaves(Resources).items()})
+    tables["tune"] = _table({k: json_schema(leaf) for k, leaf in leaves(Tune).items()})
+    tables["tune"]["properties"]["search"] = {"type": "object", "description": SEARCH}
     for kind, about in KINDS.items():
         templates = {name: Template(kind, about.get(name)) for name in about.names()}
         known = {name: _axes(template.known) for name, template in templates.items()}

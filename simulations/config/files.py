@@ -14,7 +14,8 @@ from simulations.config.schema import flatten, leaves, nearest
 Document = dict[str, Any]
 
 OWN = tuple(kind.key for kind in KINDS.values())  # tables with a table for each of some learners
-TABLES = (*KINDS, *OWN, "resources", "about")
+TUNE = "tune"  # what `kdsim tune` searches (`simulations.config.search`); a run passes it by
+TABLES = (*KINDS, *OWN, "resources", "about", TUNE)
 
 
 def read(path: Path) -> Document:

@@ -15,6 +15,9 @@ gpus = 0.0
 
 [about]                                 # for people; see `simulations.survey.claims`
 term = "federated distillation"
+
+[tune]                                  # for `kdsim tune`; see `simulations.config.search`
+trials = 20
 """
 
 import itertools

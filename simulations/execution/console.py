@@ -6,7 +6,7 @@ output.
 
 import errno
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,10 @@ from rich.table import Table
 from simulations import process
 from simulations.config import files
 from simulations.execution import batch as batches
+from simulations.execution import tuning
 from simulations.execution.batch import Batch, Options
 from simulations.execution.scheduler import Job
+from simulations.execution.tuning import Trial, Tuning
 from simulations.results import run_folder
 from simulations.results.run_folder import Record
 from simulations.results.summary import summaries
@@ -140,6 +142,73 @@ def _listen(batch: Batch, shown: Shown) -> int:
                 progress.advance(bar)
             failed += record["record"] == "failed"
     return failed
+
+
+def tune(document: files.Document, source: str, name: str, options: Options, json: bool) -> int:
+    """Search settings of the algorithms of a document, and print what is best.
+
+    Returns:
+        The exit status: 0, or 1 if a run failed.
+    """
+    with ExitStack() as held:
+        with users_input():
+            search = held.enter_context(tuning.opened(document, source, name, options))
+        trials: list[Trial] = []
+        try:
+            with users_input():
+                failed = _search(search, trials, json)
+        except KeyboardInterrupt:
+            raise Stopped(
+                f"stopped; {len(trials)} trials are done and kept in {search.out}; the same "
+                "command goes on from there"
+            ) from None
+        with users_input():
+            best = search.keep(trials)
+        if not json:
+            _print_best(search, trials, best)
+        ERRORS.print(f"all trials: {search.out / tuning.TABLE}")
+        ERRORS.print(f"the best: kdsim run {search.out / tuning.BEST}")
+    return process.FAILED if failed else 0
+
+
+def _search(search: Tuning, trials: list[Trial], json: bool) -> int:
+    """The trials, with a progress bar and a line for each; how many runs failed."""
+    failed = 0
+    with progress_bar(disable=not ERRORS.is_terminal) as progress:
+        bar = progress.add_task("", total=search.search.how.trials * len(search.studies))
+
+        def listen(batch: Batch) -> None:
+            nonlocal failed
+            for job, record in batches.run(batch):
+                progress.update(bar, description=status(job, record))
+                if record["record"] == "failed":
+                    progress.console.print(_line(job, record))
+                    failed += 1
+
+        for one in search.run(listen):
+            trials.append(one)
+            progress.advance(bar)
+            if json:
+                print(run_folder.line(one.told), flush=True)
+            else:
+                progress.console.print(f"{one.method}, trial {one.number}: {one.shown}, {one.said}")
+    return failed
+
+
+def _print_best(search: Tuning, trials: Sequence[Trial], best: Mapping[str, Trial]) -> None:
+    """A row for each method: the best of its trials, and the one that has the file's settings."""
+    table = Table(box=SIMPLE_HEAD)
+    metric = next(iter(best.values())).metric
+    for title in ("method", "trials", metric, "trial 0", "settings"):
+        table.add_column(title, justify="left" if title in ("method", "settings") else "right")
+    for name, one in best.items():
+        own = [trial for trial in trials if trial.method == name]
+        table.add_row(name, str(len(own)), one.shown, own[0].shown, one.said)
+    Console(file=sys.stdout, **PLAIN).print(table)
+    for study in search.studies:
+        shares = [f"{key} {100 * share:.0f} %" for key, share in study.importance().items()]
+        if shares:
+            print(f"{study.learner.name}: importance (fANOVA) {', '.join(shares)}")
 
 
 def _finish(batch: Batch, shown: Shown) -> None:

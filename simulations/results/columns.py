@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from fedkd.targets import TARGETS
+
 
 class Column(NamedTuple):
     """A metric; with `minus`, its difference to that run, paired by seed."""
@@ -81,3 +83,12 @@ def titled(name: str) -> tuple[str, str]:
     """The title of a column that has none of its own, and its unit."""
     share = name.startswith(SHARES)
     return name.replace("_", " ").capitalize() + (" (%)" if share else ""), "share" * share
+
+
+# Metrics of which less is better, beside those of targets (`fedkd.targets.Target.lower`).
+ERRORS = {"calibration_error", "loss", DIVERGED}.union(*(t.lower for t in TARGETS.values()))
+
+
+def more_is_better(metric: str) -> bool:
+    """Whether a metric, such as `accuracy_validation`, is to be as large as can be."""
+    return not any(f"{metric}_".startswith(f"{name}_") for name in ERRORS)

@@ -66,7 +66,7 @@ FLOORS = {
         "config",
         "__init__ machine packages process",
     ],
-    "kdsim": ["api", "runs", "display progress settings trained", "record", "__init__"],
+    "kdsim": ["api", "runs", "display progress settings trained tuned", "record", "__init__"],
 }
 # Imports inside functions, of files of ours, and why they wait: what is loaded for every command
 # is waited for by every user. In all other files they are at the top.
@@ -105,6 +105,7 @@ PLACES = {
     "networkx": ["graphkd/*", "simulations/federated_graphs.py", "simulations/reporting/figures/*"]
     + ["*topolog*"],
     "matplotlib": ["simulations/reporting/figures/*"],
+    "optuna": ["simulations/execution/tuning.py"],
 }
 PICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 # Files that read pickles, and why that is safe.
