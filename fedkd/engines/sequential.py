@@ -21,6 +21,6 @@ def sequential(
         inputs: the further arguments, a tuple for each client.
     """
     return [
-        function(task.models[client.group].predict, client.params, *given)
+        function(task.models[client.group].predict, dict(client.params), *given)
         for client, given in zip(clients, inputs, strict=True)
     ]
