@@ -72,9 +72,11 @@ def _own(name: str, root: Path) -> Graph:
     """The user's graph, or what a loader of the user's gives; it is asked once."""
     found = REGISTRY.get(name)
     try:
-        if callable(found):
+        if not sources.accepts(found):  # PyG's `Data` can be called
             found = found(root) if inspect.signature(found).parameters else found()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except OSError:
+        raise
+    except Exception as error:
         raise ValueError(f"data set {name!r}: {type(error).__name__}: {error}") from error
     try:
         return sources.graph_of(found)
