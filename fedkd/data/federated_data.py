@@ -117,6 +117,24 @@ def pools(
     return Pools(first, second, third, remaining[: test or None])
 
 
+def noisy(data: Dataset, rows: Tensor, share: float, generator: torch.Generator) -> Dataset:
+    """The data with wrong labels for a share of some rows, to the nearest whole number of them.
+
+    Symmetric noise: any other label with the same chance.
+    """
+    y = data.y.clone()
+    y[rows] = flipped(y[rows], share, data.num_classes, generator)
+    return data._replace(y=y)
+
+
+def flipped(y: Tensor, share: float, classes: int, source: torch.Generator) -> Tensor:
+    """Labels (N,) of which a share is another, any other with the same chance."""
+    wrong = torch.randperm(len(y), generator=source)[: round(share * len(y))]
+    found = y.clone()
+    found[wrong] += torch.randint(1, classes, (len(wrong),), generator=source)
+    return found % classes
+
+
 def _foreign_public(order: Tensor, foreign: int, private: int, public: int) -> Tensor:
     """The order with examples of the other data set in the places of the public ones."""
     if public > foreign:

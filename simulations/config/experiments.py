@@ -118,6 +118,9 @@ class FedExperiment:
         bool,
         Setting("clients of one architecture begin with the same weights, else each draws its own"),
     ] = field(default=False, metadata=ADDED)
+    label_noise: Annotated[
+        float, Setting("share of private examples with a wrong label", ge=0, le=1)
+    ] = field(default=0.0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Refuse what makes no run."""
@@ -145,12 +148,13 @@ class FedExperiment:
         strength["shards"] = f" {self.shards}"
         strength["pathological"] = f" {self.classes_per_client}"
         said = [f"{self.clients} clients", self.partition + strength.get(self.partition, "")]
-        if self.absent_classes:
-            said.append(f"{self.absent_classes} classes that nobody holds")
-        if self.rotations > 1:
-            said.append(f"{self.rotations} rotations")
-        if self.same_start:
-            said.append("the same initial weights")
+        shifts = {
+            f"{self.absent_classes} classes that nobody holds": self.absent_classes,
+            f"{self.rotations} rotations": self.rotations > 1,
+            "the same initial weights": self.same_start,
+            f"{self.label_noise:.0%} wrong labels": self.label_noise,
+        }
+        said += [words for words, so in shifts.items() if so]
         said.append(f"{self.rounds} rounds")
         if self.fraction < 1:
             said.append(f"{self.fraction:.0%} of clients a round")

@@ -14,7 +14,7 @@ from torch import Tensor
 from fedkd.attacks.byzantine import corrupt
 from fedkd.core import Algorithm, Client, Engine, Model, Task
 from fedkd.data import datasets
-from fedkd.data.federated_data import FederatedData, federate, pools
+from fedkd.data.federated_data import FederatedData, federate, noisy, pools
 from fedkd.data.partition import partition
 from fedkd.engines import made
 from fedkd.engines.batched import batched
@@ -94,6 +94,8 @@ def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> 
     models = built | {name: build(name, *about) for name in e.models if name not in built}
     _check_room(e, models, private)
     parts = partition(e.partition, labels, e.clients, stream, *more)
+    if e.label_noise:
+        data = noisy(data, chosen.private, e.label_noise, generator(e.seed, "label noise"))
     return federate(
         data, chosen, parts, e.models, e.seed, e.rotations, same_start=e.same_start, built=models
     )

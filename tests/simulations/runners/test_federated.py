@@ -3,13 +3,14 @@ import statistics
 from pathlib import Path
 
 import pytest
+import torch
 
 import simulations
 from fedkd import algorithms
 from fedkd.data.partition import PARTITIONS
 from fedkd.rounds.synchronous import simulate
 from kdcore.training.loop import TrainingConfig
-from simulations.config import files, grid
+from simulations.config import files, grid, identity
 from simulations.config.experiments import FedExperiment
 from simulations.results.run_folder import finite
 from simulations.runners import federated
@@ -191,12 +192,28 @@ def test_what_shifts_the_data_is_part_of_the_protocol():
     )
 
 
+def test_wrong_labels_are_those_of_private_examples_and_of_none_that_are_scored():
+    clean, noisy = (federated.prepare(experiment(label_noise=share)) for share in (0.0, 0.2))
+    for before, after in zip(clean.clients, noisy.clients, strict=True):
+        assert before.private.rows.tolist() == after.private.rows.tolist()
+    private = torch.cat([client.private.rows for client in clean.clients])
+    wrong = clean.clients[0].private.y != noisy.clients[0].private.y
+    assert int(wrong.sum()) == int(wrong[private].sum()) == 12  # of 60
+    assert torch.equal(clean.test.y[clean.test.rows], noisy.test.y[noisy.test.rows])
+    assert torch.equal(clean.task.labels, noisy.task.labels)
+    assert not torch.equal(clean.label_counts, noisy.label_counts)
+    assert identity.digest(experiment()) == identity.digest(experiment(label_noise=0.0))
+    assert identity.digest(experiment()) != identity.digest(experiment(label_noise=0.2))
+    assert experiment(label_noise=0.2).protocol.endswith("20% wrong labels, 3 rounds")
+
+
 def test_what_makes_no_experiment_is_refused():
     for settings, message in [
         (dict(clients=0), "clients must be >= 1"),
         (dict(rounds=-2), "rounds must be >= 1"),
         (dict(alpha=0.0), "alpha must be > 0 and finite, got 0"),
         (dict(fraction=1.5), "fraction must be > 0 and <= 1, got 1.5"),
+        (dict(label_noise=1.5), "label_noise must be from 0 to 1, got 1.5"),
         (dict(rotations=3), "rotations must be 1, 2 or 4"),
         (dict(absent_classes=-1), "absent_classes must be >= 0, got -1"),
         (dict(classes_per_client=0), "classes_per_client must be >= 1"),

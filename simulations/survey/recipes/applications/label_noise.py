@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedkd.data.datasets import Dataset
+from fedkd.data.federated_data import flipped
 from kdcore.losses import response, teacher_free
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
@@ -78,11 +79,3 @@ class LabelNoise:
             student = run(scheme, taught, generator(seed, "learn"))["student"]
             metrics[f"accuracy{arm}"] = accuracy(student, data.x[test], data.y[test])
         return metrics
-
-
-def flipped(y: Tensor, share: float, classes: int, source: torch.Generator) -> Tensor:
-    """Labels (N,) of which a share is another, any other with the same chance."""
-    wrong = torch.randperm(len(y), generator=source)[: round(share * len(y))]
-    found = y.clone()
-    found[wrong] += torch.randint(1, classes, (len(wrong),), generator=source)
-    return found % classes
