@@ -12,7 +12,8 @@ def device_of(name: str = "auto", share: float = 0.0) -> torch.device:
     GPU that the share is of: which one that is, is not chosen here.
 
     Raises:
-        ValueError: there is no such device, or a share of a GPU for a run that computes elsewhere.
+        ValueError: there is no such device, or less of it than the share; or a share of a GPU for a
+            run that computes elsewhere.
     """
     if name == "auto":
         name = "cuda" if share else "cpu"
@@ -26,15 +27,20 @@ def device_of(name: str = "auto", share: float = 0.0) -> torch.device:
             "one of them out"
         )
     if device.type != "cpu":
-        _check_there(device)
+        _check_there(device, share)
     return device
 
 
-def _check_there(device: torch.device) -> None:
+def _check_there(device: torch.device, share: float) -> None:
     module: Any = torch.backends.mps if device.type == "mps" else getattr(torch, device.type, None)
     count = 0
     if module is not None and module.is_available():
         count = 1 if device.type == "mps" else module.device_count()
+    if share > count:
+        raise ValueError(
+            f"gpus is {share:g}, and this machine has {count} that PyTorch can use; ask for fewer, "
+            "or see `kdsim doctor`"
+        )
     if (device.index or 0) >= count:
         raise ValueError(
             f"device {device}: PyTorch {torch.__version__} finds {count or 'no'} such "

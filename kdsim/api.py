@@ -1,7 +1,7 @@
 """What can be done with one call: simulate, distill, run an experiment, tune, load and report."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,7 @@ def run(
     resources: Mapping[str, Any] | None = None,
     download: bool = False,
     track: str | Sequence[str] = (),
+    ray_address: str = "",
     listener: Callable[[Job, Record], None] | None = None,
     progress: bool | None = None,
     **settings: Any,
@@ -143,6 +144,8 @@ def run(
         resources: of each run, as [resources] of a file: cpus, gpus, actors, ...
         download: whether missing graph data may be fetched.
         track: what is told of each run: "tensorboard", "wandb", "mlflow", or one's own.
+        ray_address: HOST:PORT of a Ray cluster to run on; by default as the file or $RAY_ADDRESS
+            has it, and else this machine, which "local" says outright. See docs/cluster.md.
         listener: is called with the job and each record as it comes.
         progress: whether it shows how far it is; by default on a terminal and in a notebook.
         settings: for all that have them; a list where one value is due is an axis of the grid.
@@ -160,12 +163,12 @@ def run(
     call = f"kdsim.run({', '.join([repr(what), *said])})".replace("'", '"')
     trackers = (track,) if isinstance(track, str) else tuple(track)
     how = _path(out), _path(data_root), workers, download, (call,), trackers
-    options = Options(*how, objects=objects)
+    options = Options(*how, objects=objects, ray_address=ray_address)
     failed = []
     document, name, text = source.document, source.name, source.text
     with _threads(), batches.opened(document, source.said, name, options, text) as batch:
-        with bars.shown(batch, progress) as heard:
-            for job, record in batches.run(batch):
+        with bars.shown(batch, progress) as heard, closing(batches.run(batch)) as records:
+            for job, record in records:
                 heard(job, record)
                 if listener is not None:
                     listener(job, Record(record))

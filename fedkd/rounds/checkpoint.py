@@ -62,7 +62,7 @@ def save(folder: Path, current: Round, total: Ledger, identity: str, constants: 
         OSError: it cannot be written; the one before stays.
     """
     atomic_files.sweep(folder)
-    target = folder / f"round-{current.index:06d}"
+    target = of_round(folder, current.index)
     params = {f"{c.id}/{name}": v for c in current.clients for name, v in c.params.items()}
     state = {"round": current.index, "up": dict(total.up), "down": dict(total.down)}
     with atomic_files.replacing(target) as draft:
@@ -74,9 +74,19 @@ def save(folder: Path, current: Round, total: Ledger, identity: str, constants: 
         said = {"format": FORMAT, "identity": identity, "round": current.index, "sha256": hashes}
         said |= {"constants": constants} if constants else {}
         (draft / MANIFEST).write_text(json.dumps(said, indent=1), encoding="utf-8")
+    drop_old(folder)
+    return target
+
+
+def of_round(folder: Path, index: int) -> Path:
+    """Where the checkpoint of a round is."""
+    return folder / f"round-{index:06d}"
+
+
+def drop_old(folder: Path) -> None:
+    """Remove all checkpoints but the newest two."""
     for old in _all(folder)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
 def load(

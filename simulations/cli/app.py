@@ -42,6 +42,10 @@ DataRoot = Annotated[
 Workers = Annotated[
     int | None, typer.Option(min=1, help="runs at once [default: as many as there are cores]")
 ]
+RayAddress = Annotated[
+    str,
+    typer.Option(metavar="HOST:PORT", help="of a Ray cluster to run on [default: $RAY_ADDRESS]"),
+]
 Track = Annotated[
     list[str] | None,
     typer.Option("--track", metavar="TRACKER", help="also write for tensorboard, wandb or mlflow"),
@@ -94,10 +98,12 @@ def run(
         str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps [default: as the file says]")
     ] = None,
     track: Track = None,
+    ray_address: RayAddress = "",
 ) -> int:
     """All runs of an experiment; those that are done already are not run again."""
     assigned = [*(assign or []), *([f"resources.device={device}"] if device else [])]
-    return _run(experiment, assigned, _how(out, data_root, workers, download, track), json)
+    how = _how(out, data_root, workers, download, track, ray_address)
+    return _run(experiment, assigned, how, json)
 
 
 @app.command()
@@ -155,6 +161,7 @@ def recipe(
     workers: Workers = None,
     json: Json = False,
     track: Track = None,
+    ray_address: RayAddress = "",
 ) -> int:
     """A term of the surveys, measured: what it claims, its controls, and what came out."""
     from simulations.execution.console import Shown, execute, users_input
@@ -164,7 +171,7 @@ def recipe(
         names = experiments.chosen(name, every)
         document = experiments.joined(names, seeds)
     name = "recipes" if every else names[0]
-    options = _how(out, data_root, workers, track=track)
+    options = _how(out, data_root, workers, track=track, ray_address=ray_address)
     return execute(document, "kdsim recipe", name, options, Shown(json))
 
 
@@ -189,6 +196,7 @@ def resume(
     workers: Workers = None,
     json: Json = False,
     track: Track = None,
+    ray_address: RayAddress = "",
 ) -> int:
     """Go on with what was stopped or killed, bit for bit from the newest checkpoint."""
     from simulations.config import files
@@ -201,7 +209,7 @@ def resume(
         _return_to_code(folder)
         path = folder / run_folder.EXPERIMENT
         document, text = files.read(path), path.read_text(encoding="utf-8")
-    options = _how(folder, data_root, workers, track=track)
+    options = _how(folder, data_root, workers, track=track, ray_address=ray_address)
     return execute(document, run_folder.EXPERIMENT, "resumed", options, Shown(json), text)
 
 
@@ -404,13 +412,15 @@ def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any
     from simulations.execution.console import Shown, execute
 
     also = ["local"] if flags.get("baseline") and name != "local" else []
+    cluster = flags.pop("ray_address")  # it is where this is run now, and no part of what is run
     document = {
         kind: {KINDS[kind].key: [name, *also], **settings},
         "resources": {k: v for k in leaves(Resources) if (v := flags.get(k)) is not None},
     }
     download = flags.get("download", False)
     track = flags.get("track")
-    options = _how(flags["out"], flags["data_root"], flags["workers"], download, track)
+    where = flags["out"], flags["data_root"], flags["workers"]
+    options = _how(*where, download, track, cluster)
     shown = Shown(flags["json"], hide="local" if also else None)
     return execute(document, f"kdsim {kind}", name, options, shown)
 
@@ -421,19 +431,21 @@ def _how(
     workers: int | None,
     download: bool = False,
     track: Sequence[str] | None = None,
+    ray_address: str | None = None,
 ) -> Any:
     """How to run, with the command line of this process, to be recorded."""
     from simulations.execution.batch import Options
     from simulations.results import run_folder
 
     command = tuple(run_folder.command())
-    return Options(out, root, workers, download, command, tuple(track or ()))
+    how = out, root, workers, download, command, tuple(track or ())
+    return Options(*how, ray_address=ray_address or "")
 
 
 def _options() -> list[click.Option]:
     """The flags of `graph` that are no settings: they change no number."""
     text = "fetch missing graph data"
-    return _common(("cpus", "gpus", "device", "weights")) + [
+    return _common(("cpus", "gpus", "device", "weights", "ray_address")) + [
         _flag("--download/--no-download", default=False, help=text)
     ]
 

@@ -36,7 +36,7 @@ class Resources:
         Setting("MODEL=CPUS or MODEL=CPUS:GPUS, for actors of architectures that need others"),
     ] = ()
     ray_address: Annotated[
-        str, Setting("HOST:PORT of a Ray cluster for them; by default one is started")
+        str, Setting("HOST:PORT of a Ray cluster to run on; by default $RAY_ADDRESS, or here")
     ] = ""
     deadline: Annotated[
         float, Setting("seconds that a chunk of clients may take there; 0 for any", ge=0)

@@ -3,9 +3,10 @@
 Who wants to hear of it goes through what `run` yields: `console` prints it, a notebook may listen.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from operator import not_
 from pathlib import Path
@@ -34,6 +35,8 @@ class Options:
         command: what the user typed, to be recorded.
         track: the trackers that are told of each run (`simulations.results.trackers`).
         objects: data and models that were given as such.
+        ray_address: of the Ray cluster to run on; by default as the document or $RAY_ADDRESS has
+            it, and else this machine, which "local" says outright.
     """
 
     out: Path | None = None
@@ -43,6 +46,7 @@ class Options:
     command: tuple[str, ...] = ()
     track: tuple[str, ...] = ()
     objects: Objects = NONE
+    ray_address: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Batch:
         left: those that were not, and are to run.
         out: their folder.
         workers: how many at once, as asked.
+        remote: whether they run on a cluster, which this process is connected to.
+        notes: what is worth one of its machines.
     """
 
     jobs: tuple[Job, ...]
@@ -62,6 +68,8 @@ class Batch:
     left: tuple[Job, ...]
     out: Path
     workers: int | None
+    remote: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def complete(self) -> list[Path]:
@@ -87,27 +95,32 @@ def opened(
     """
     trackers.check(options.track)
     experiments, resources = grid.expand(document, source)
-    _check_share(experiments, resources)
-    scheduler.check(experiments, options.root, options.download, resources, options.objects)
     out = options.out or Path("runs") / f"{name}-{identity.digest_all(experiments)[:8]}"
-    found = [sources.sources(experiment) for experiment in experiments]
-    _check_sources(out, found)
-    run_folder.check(out, map(identity.digest, experiments, found))
-    with run_folder.locked(out):
-        atomic_files.sweep(out)
-        more = options.root, resources, options.command
-        jobs = tuple(
-            Job(e, out / identity.folder_name(e), *more, own, options.track, options.objects)
-            for e, own in zip(experiments, found, strict=True)
-        )
-        whole = [_complete(job.folder) for job in jobs]
-        done, left = tuple(compress(jobs, whole)), tuple(compress(jobs, map(not_, whole)))
-        scheduler.check_kept(left)
-        atomic_files.write(out / run_folder.EXPERIMENT, text or files.dump(document))
-        yield Batch(jobs, done, left, out, options.workers)
+    address = _address(options, resources, out, experiments)
+    root = options.root.absolute() if options.root and address else options.root
+    with _connected(address, experiments, resources):
+        resources = replace(resources, ray_address="")
+        asked = root, options.download, resources, options.objects, not address
+        scheduler.check(experiments, *asked)
+        notes = _looked(address, experiments, root, resources, options.objects)
+        found = [sources.sources(experiment) for experiment in experiments]
+        _check_sources(out, found)
+        run_folder.check(out, map(identity.digest, experiments, found))
+        with run_folder.locked(out):
+            atomic_files.sweep(out)
+            more = root, resources, options.command
+            jobs = tuple(
+                Job(e, out / identity.folder_name(e), *more, own, options.track, options.objects)
+                for e, own in zip(experiments, found, strict=True)
+            )
+            whole = [_complete(job.folder) for job in jobs]
+            done, left = tuple(compress(jobs, whole)), tuple(compress(jobs, map(not_, whole)))
+            scheduler.check_kept(left)
+            atomic_files.write(out / run_folder.EXPERIMENT, text or files.dump(document))
+            yield Batch(jobs, done, left, out, options.workers, bool(address), notes)
 
 
-def run(batch: Batch) -> Iterator[tuple[Job, Record]]:
+def run(batch: Batch) -> Generator[tuple[Job, Record], None, None]:
     """The records of what is not complete, as they come; see `scheduler.run`.
 
     Trackers are told of what is complete too.
@@ -118,24 +131,59 @@ def run(batch: Batch) -> Iterator[tuple[Job, Record]]:
             job.track, job.folder, run_folder.head(job.folder), [], iter(done.records)
         )
         yield from ((job, record) for record in records if record["record"] == "note")
-    if jobs := batch.left:
+    if batch.notes:
+        yield batch.left[0], {"record": "note", "notes": batch.notes}
+    if batch.remote and batch.left:
+        from simulations.execution import streaming
+
+        yield from streaming.run(batch.left, batch.workers)
+    elif jobs := batch.left:
         workers = scheduler.workers_for(jobs[0].resources, batch.workers)
         yield from scheduler.run(jobs, workers, 0.0 if batch.workers else scheduler.PATIENCE)
 
 
-def _check_share(experiments: Sequence[config.Experiment], resources: Resources) -> None:
-    """Raise ValueError for a share of a GPU that this machine lacks; a cluster looks for itself."""
-    here = [
-        e for e in experiments if getattr(e, "engine", "") != "ray" or not resources.ray_address
-    ]
-    if resources.gpus and here:
-        import torch
+def _address(
+    options: Options, resources: Resources, out: Path, experiments: Sequence[config.Experiment]
+) -> str:
+    """Of the cluster that is asked for, "" for none; where all runs are done, nobody needs it."""
+    asked = options.ray_address or resources.ray_address or os.environ.get("RAY_ADDRESS", "")
+    if not asked or all(_complete(out / identity.folder_name(e)) for e in experiments):
+        return ""
+    from simulations.execution import cluster
 
-        if resources.gpus > torch.cuda.device_count():
-            raise ValueError(
-                f"gpus is {resources.gpus:g}, and this machine has {torch.cuda.device_count()} "
-                "that PyTorch can use; ask for fewer, or see `kdsim doctor`"
-            )
+    return cluster.address(asked)
+
+
+@contextmanager
+def _connected(
+    address: str, experiments: Sequence[config.Experiment], resources: Resources
+) -> Iterator[None]:
+    """Connected to a cluster that has room for the runs, if there is one."""
+    if not address:
+        yield
+        return
+    from simulations.execution import cluster
+
+    for experiment in experiments:
+        sources.sources(experiment)  # that is the user's code, which goes there
+    with cluster.joined(address):
+        cluster.check(experiments, resources)
+        yield
+
+
+def _looked(
+    address: str,
+    experiments: Sequence[config.Experiment],
+    root: Path | None,
+    resources: Resources,
+    objects: Objects,
+) -> tuple[str, ...]:
+    """What is worth a note of the machines of a cluster; ValueError if one cannot run these."""
+    if not address:
+        return ()
+    from simulations.execution import cluster
+
+    return tuple(cluster.look(experiments, root, resources, objects))
 
 
 def _check_sources(out: Path, found: Sequence[Mapping[str, Source]]) -> None:

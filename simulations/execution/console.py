@@ -7,7 +7,7 @@ output.
 import errno
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,15 +128,17 @@ def _run(batch: Batch, shown: Shown) -> int:
 def _listen(batch: Batch, shown: Shown) -> int:
     """Show records as they come, and a line for each finished run; how many runs failed."""
     failed, printed = 0, set[str]()
-    with progress_bar(disable=not ERRORS.is_terminal) as progress:
+    with closing(batches.run(batch)) as records, progress_bar(not ERRORS.is_terminal) as progress:
         bar = progress.add_task("", total=len(batch.jobs), completed=len(batch.done))
-        for job, record in batches.run(batch):
+        for job, record in records:
             _show(job, record, shown)
             progress.update(bar, description=status(job, record))
             for note in record.get("notes", ()):
                 if note not in printed:  # the same is true of other seeds and methods
                     progress.console.print(f"{_who(job)}: {note}")
                 printed.add(note)
+            if record["record"] == "placed":
+                progress.console.print(f"{_who(job)}: on {_place(record)}")
             if record["record"] in ("run", "failed"):
                 progress.console.print(_line(job, record))
                 progress.advance(bar)
@@ -214,6 +216,8 @@ def _print_best(search: Tuning, trials: Sequence[Trial], best: Mapping[str, Tria
 def _finish(batch: Batch, shown: Shown) -> None:
     """Summaries or tables, and the report."""
     complete = batch.complete
+    if batch.remote:
+        ERRORS.print(table_of_places([run_folder.head(folder) for folder in complete]))
     runs = [run for folder in complete for run in run_folder.load(folder)]
     if not runs:
         return
@@ -325,6 +329,37 @@ def verdicts(runs: Sequence[run_folder.Run]) -> list[str]:
         found = page.measured(survey_experiments.document(name), runs)
         said += page.findings_of(name, found) if found else []
     return said
+
+
+def table_of_places(heads: Sequence[Record], most: int = 40) -> Table:
+    """What ran where on a cluster: each run, and each of its actors."""
+    table = Table("run", "node", "cores", "GPUs", "on GPU", title="Where it ran", box=SIMPLE_HEAD)
+    rows = [row for head in heads if "placed" in head for row in _rows(head)]
+    for row in rows[:most]:
+        table.add_row(*row)
+    if len(rows) > most:
+        table.add_row(f"and {len(rows) - most} more: see run.json", "", "", "", "")
+    return table
+
+
+def _rows(head: Record) -> list[list[str]]:
+    about, where = head["experiment"], head["placed"]
+    named = about.get("algorithm") or about.get("method") or about.get("recipe")
+    run = f"{named} seed {about['seed']}"
+    rows = [[run, f"{where['node']} ({where['host']})", *_amounts(where)]]
+    actors = [[f"{run}: an actor", one["node"], *_amounts(one)] for one in where.get("actors", ())]
+    return rows + actors
+
+
+def _place(where: Record) -> str:
+    cpus, gpus, which = _amounts(where)
+    on = f" (GPU {which})" if which else ""
+    return f"{where['node']} ({where['host']}) with {cpus} CPU cores and {gpus} GPUs{on}"
+
+
+def _amounts(where: Record) -> list[str]:
+    which = ", ".join(map(str, where["gpus"]))
+    return [f"{where['share']['cpus']:g}", f"{where['share']['gpus']:g}", which]
 
 
 def _fits(column: Any) -> bool:

@@ -74,7 +74,7 @@ def _replay(
     if 0 < checkpoint.reached(kept) < index:
         found = federated.loaded(kept, federation, run.hash)
         before = found[0] if found else None
-    with federated.engine_of(way.experiment, resources) as (engine, _):
+    with federated.engine_of(way.experiment, resources) as (engine, *_):
         rounds = way.rounds(federation, engine, before)
         return next(current for current in rounds if current.index == index)
 

@@ -1,6 +1,7 @@
-"""Many runs: in this process, or as Ray tasks with shares of the cores and GPUs.
+"""Many runs: in this process, or as Ray tasks with shares of the cores, on this machine.
 
-Runs that are complete are not run again, so the same command goes on where it was stopped.
+Runs that are complete are not run again, so the same command goes on where it was stopped. On a
+cluster it is `simulations.execution.streaming` that runs them.
 """
 
 import importlib
@@ -10,10 +11,10 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 
@@ -23,12 +24,13 @@ from kdcore.references import Source
 from simulations import machine, packages, process
 from simulations.config import experiments as config
 from simulations.config import identity, sources
-from simulations.config.experiments import Experiment
+from simulations.config.experiments import Experiment, FedExperiment
 from simulations.config.resources import Resources
 from simulations.results import metrics_table, run_folder, trackers
 from simulations.runners.objects import NONE, Objects
 
 Record = dict[str, Any]
+Begun = tuple[Record, Iterator[Record]]  # what `run.json` says, and the records
 RETRIES = 2  # of a run whose worker process died
 CHECKPOINT = "checkpoint"  # its folder, in that of a run
 TEACHERS = "teachers"  # the folder of graph networks that several runs share, beside theirs
@@ -65,14 +67,21 @@ def check(
     download: bool = False,
     resources: Resources = Resources(),  # noqa: B008  (frozen)
     objects: Objects = NONE,
+    here: bool = True,
 ) -> None:
     """Prepare every experiment once, whatever its seed, so that mistakes show before any run.
+
+    Where runs will not be `here`, nobody asks whether this machine has their device.
 
     Raises:
         ValueError: an experiment cannot run.
         FileNotFoundError: a data file is missing.
     """
-    if any(map(_on_actors, experiments)) and (said := packages.hidden_from_workers(Path.cwd())):
+    if (
+        here
+        and any(map(on_actors, experiments))
+        and (said := packages.hidden_from_workers(Path.cwd()))
+    ):
         raise ValueError(f"{said}, or choose another engine")
     seen = set()
     for experiment in experiments:
@@ -80,13 +89,25 @@ def check(
         key = run_folder.line(settings)
         if key not in seen:
             seen.add(key)
-            more: dict[str, dict[str, Any]] = {
-                "graph": {"download": download, "objects": objects},
-                "fed": {"resources": resources, "objects": objects},
-            }
-            kind = config.kind_of(experiment)
-            _module(experiment).device_for(experiment, resources)
-            _module(experiment).prepare(experiment, root, **more.get(kind, {}))
+            if here:
+                module_of(experiment).device_for(experiment, resources)
+            prepare(experiment, root, resources, objects, download)
+
+
+def prepare(
+    experiment: Experiment,
+    root: Path | None,
+    resources: Resources,
+    objects: Objects,
+    download: bool = False,
+) -> None:
+    """Make all that a run starts from, and drop it; raise as `check`."""
+    more: dict[str, dict[str, Any]] = {
+        "graph": {"download": download, "objects": objects},
+        "fed": {"resources": resources, "objects": objects},
+    }
+    own = more.get(config.kind_of(experiment), {})
+    module_of(experiment).prepare(experiment, root, **own)
 
 
 def run(jobs: Sequence[Job], workers: int, patience: float = 0.0) -> Iterator[tuple[Job, Record]]:
@@ -107,7 +128,7 @@ def run(jobs: Sequence[Job], workers: int, patience: float = 0.0) -> Iterator[tu
         workers = 1
         yield waiting[0], {"record": "note", "notes": [f"{said}. Runs are done one by one"]}
     while waiting:
-        nested = any(_on_actors(job.experiment) for job in waiting)
+        nested = any(on_actors(job.experiment) for job in waiting)
         patient = time.monotonic() - start < patience
         if workers > 1 and len(waiting) > 1 and not patient and not nested:
             yield from _on_ray(waiting, workers)
@@ -116,7 +137,7 @@ def run(jobs: Sequence[Job], workers: int, patience: float = 0.0) -> Iterator[tu
             yield from ((job, record) for record in attempt(job))
 
 
-def _on_actors(experiment: Experiment) -> bool:
+def on_actors(experiment: Experiment) -> TypeGuard[FedExperiment]:
     """Whether its clients are in Ray actors."""
     return getattr(experiment, "engine", "") == "ray"
 
@@ -128,10 +149,10 @@ def attempt(job: Job) -> Iterator[Record]:
     except Exception as error:
         if process.to_end():
             raise KeyboardInterrupt from error
-        yield _failed(error, _logged(job.folder / run_folder.ERROR))
+        yield failed(error, logged(job.folder / run_folder.ERROR))
 
 
-def _logged(path: Path) -> Path | None:
+def logged(path: Path) -> Path | None:
     """Where the traceback of an error is; None where the disk is what failed."""
     try:
         atomic_files.write(path, traceback.format_exc().encode(errors="backslashreplace"))
@@ -148,22 +169,56 @@ def workers_for(resources: Resources, asked: int | None) -> int:
 def _execute(job: Job) -> Iterator[Record]:
     torch.set_num_threads(job.resources.cpus)
     found = _sources(job)
+    device = str(module_of(job.experiment).device_for(job.experiment, job.resources))
+    head = header(job, found, device, torch.get_num_threads())
+
+    def begin(kept: int) -> Generator[Record, None, Begun]:
+        yield from ()
+        return head, computed(job, device, head["hash"])
+
+    yield from recorded(job, begin)
+
+
+def header(job: Job, found: Mapping[str, Source], device: str, threads: int) -> Record:
+    """What `run.json` says of a run, with the user's code that it imports."""
     settings = identity.settings(job.experiment, found)
     digest = identity.digest(job.experiment, found)
-    device = str(_module(job.experiment).device_for(job.experiment, job.resources))
-    header = run_folder.header(settings, digest, device, torch.get_num_threads(), job.command)
-    header |= sources.recorded(found)
+    head = run_folder.header(settings, digest, device, threads, job.command)
     own = job.objects.said([job.experiment.data, *getattr(job.experiment, "models", ())])
-    header |= {"objects": own} if own else {}
+    return head | sources.recorded(found) | ({"objects": own} if own else {})
+
+
+def recorded(
+    job: Job, begin: Callable[[int], Generator[Record, None, Begun]]
+) -> Generator[Record, None, None]:
+    """The records of a run, each in its folder, which this process holds.
+
+    Args:
+        job: the run.
+        begin: starts it after so many rounds: it yields what is to be said of that, and returns
+            what `run.json` says and the records.
+    """
     with run_folder.locked(job.folder, run_folder.PATIENCE):
         kept = whole(job)
         if lost := checkpoint.reached(job.folder / CHECKPOINT) - kept:
             checkpoint.drop_after(job.folder / CHECKPOINT, kept)
             yield {"record": "note", "notes": [_goes_back(job.folder, kept, lost)]}
+        head, records = yield from begin(kept)
         before = run_folder.rounds(job.folder, kept) if job.track else []
-        records = run_folder.write(job.folder, header, _records(job, device, digest), kept)
-        yield from trackers.track(job.track, job.folder, header, before, records)
+        placed = _with_places(job.folder, head, records)
+        written = run_folder.write(job.folder, head, placed, kept)
+        yield from trackers.track(job.track, job.folder, head, before, written)
         metrics_table.write(job.folder)
+
+
+def _with_places(folder: Path, head: Record, records: Iterator[Record]) -> Iterator[Record]:
+    """The records; where a run's actors are, which its first one has, goes to `run.json`."""
+    for record in records:
+        if actors := record.pop("actors", None):
+            placed = head.setdefault("placed", {})
+            placed["actors"] = [*placed.get("actors", ()), *actors]
+            run_folder.write_head(folder, head)
+        yield record
 
 
 def _sources(job: Job) -> Mapping[str, Source]:
@@ -205,29 +260,33 @@ def _goes_back(folder: Path, kept: int, lost: int) -> str:
     )
 
 
-def _records(job: Job, device: str, digest: str) -> Iterator[Record]:
+def computed(
+    job: Job, device: str, digest: str, fetch: Callable[[Path], None] | None = None
+) -> Iterator[Record]:
+    """The records of a run as they are made; `fetch` brings the files of shared teachers."""
     ended = weights.Place(job.folder / run_folder.WEIGHTS, job.resources.weights)
     both = {"ended": ended, "objects": job.objects}
     fed = {"resources": job.resources, "kept": job.folder / CHECKPOINT, "identity": digest}
-    graph = {"device": device, "shared": job.folder.parent / TEACHERS}
+    graph = {"device": device, "shared": job.folder.parent / TEACHERS, "fetch": fetch}
     graph["kept"] = job.folder / run_folder.PREDICTIONS
     kinds: dict[str, dict[str, Any]] = {"graph": graph | both, "fed": fed | both}
     more = kinds.get(config.kind_of(job.experiment), {})
-    records: Iterator[Record] = _module(job.experiment).run(job.experiment, job.root, **more)
+    records: Iterator[Record] = module_of(job.experiment).run(job.experiment, job.root, **more)
     return records
 
 
-def _gpus(job: Job) -> float:
+def gpus_of(job: Job) -> float:
     """The share of a GPU of a run's own process; the engine `ray` has one for each actor."""
-    return 0.0 if _on_actors(job.experiment) else job.resources.gpus
+    return 0.0 if on_actors(job.experiment) else job.resources.gpus
 
 
-def _module(experiment: Experiment) -> Any:
+def module_of(experiment: Experiment) -> Any:
     """What runs such experiments, loaded when first needed: graphs take long to import."""
     return importlib.import_module(config.KINDS[config.kind_of(experiment)].runner)
 
 
-def _failed(error: BaseException, log: Path | None) -> Record:
+def failed(error: BaseException, log: Path | None) -> Record:
+    """The record of a run that an error has ended."""
     said = " ".join(str(error).split())[:300]
     where = None if log is None else str(log)
     return {"record": "failed", "error": f"{type(error).__name__}: {said}", "traceback": where}
@@ -278,7 +337,7 @@ def _start(cores: int) -> None:
 def _submit(job: Job) -> Any:
     import ray
 
-    share = {"num_cpus": job.resources.cpus, "num_gpus": _gpus(job)}
+    share = {"num_cpus": job.resources.cpus, "num_gpus": gpus_of(job)}
     return ray.remote(_task).options(**share, max_retries=RETRIES).remote(job)
 
 
@@ -293,4 +352,4 @@ def _collect(reference: Any) -> list[Record]:
     try:
         return list(ray.get(reference))
     except ray.exceptions.RayError as error:
-        return [_failed(error, None)]
+        return [failed(error, None)]

@@ -89,9 +89,14 @@ def write(
         OSError: a file cannot be written.
     """
     stay = rounds(folder, kept)
-    atomic_files.write(folder / HEAD, json.dumps(finite(header), indent=1) + "\n")
+    write_head(folder, header)
     atomic_files.write(folder / METRICS, "".join(line(record) + "\n" for record in stay))
     yield from _appended(folder / METRICS, records)
+
+
+def write_head(folder: Path, header: Mapping[str, Any]) -> None:
+    """Write what `run.json` says, see `header`."""
+    atomic_files.write(folder / HEAD, json.dumps(finite(header), indent=1) + "\n")
 
 
 def rounds(folder: Path, last: int) -> list[Record]:

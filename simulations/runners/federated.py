@@ -126,7 +126,8 @@ def run(
     what goes down once more so that the scored models are what they are. The run's "bytes_down" has
     that of its last round, and no other: where a run goes on, the next broadcast brings it.
 
-    Only what is called "seconds" may differ between two runs of the same experiment.
+    Only what is called "seconds" may differ between two runs of the same experiment, and "actors":
+    where those of the engine `ray` are that have started since the record before.
 
     Args:
         experiment: what to run.
@@ -141,7 +142,7 @@ def run(
     federation = prepare(experiment, root, resources, objects).to(device)
     gc.freeze()  # what is here stays, and need not be looked at again at each collection
     store = ClientStore(resources.memory or None if device.type == "cpu" else None)
-    with engine_of(experiment, resources) as (engine, notes):
+    with engine_of(experiment, resources) as (engine, notes, actors):
         every = resources.checkpoint_every
         known = identity or digest(experiment)
         for record in _rounds(experiment, federation, engine, store, every, kept, ended, known):
@@ -149,7 +150,9 @@ def run(
             notes.clear()
             store.notes.clear()
             said += record.get("notes", [])
-            yield record | ({"notes": said} if said else {})
+            where = {"actors": [*actors]} if actors else {}
+            actors.clear()
+            yield record | ({"notes": said} if said else {}) | where
 
 
 def _rounds(
@@ -235,8 +238,8 @@ def _constants(task: Task) -> str:
 @contextmanager
 def engine_of(
     experiment: FedExperiment, resources: Resources
-) -> Iterator[tuple[Engine, list[str]]]:
-    """The engine, and the list in which it notes what it did otherwise than asked."""
+) -> Iterator[tuple[Engine, list[str], list[Record]]]:
+    """The engine, the list in which it notes what it did otherwise than asked, and its actors."""
     with ExitStack() as held:
         if experiment.engine == "ray":
             from fedkd.engines.ray.engine import RayEngine  # Ray takes a second to import
@@ -256,10 +259,11 @@ def engine_of(
         else:
             engine = made(experiment.engine, experiment.chunk, resources.memory or None)
         notes: list[str] = getattr(engine, "notes", [])
+        actors: list[Record] = getattr(engine, "started", [])
         engine = tolerant(engine)
         if experiment.corrupt is not None:
             engine = corrupt(engine, *tampering(experiment.corrupt, experiment.clients))
-        yield engine, notes
+        yield engine, notes, actors
 
 
 def _all_others(e: FedExperiment, data: datasets.Dataset) -> int:

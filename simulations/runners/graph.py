@@ -1,7 +1,7 @@
 """One graph distillation: an experiment in, a record per epoch and one of the whole run out."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,24 @@ def prepare(
     return plan, split
 
 
+def teachers_of(
+    experiment: GraphExperiment, root: Path | None = None, objects: Objects = NONE
+) -> frozenset[str]:
+    """What the teachers of a run are known by before it runs: those of two runs may be the same.
+
+    Raises:
+        ValueError, FileNotFoundError: as `prepare`.
+    """
+    given = objects.given(experiment.data)
+    graph = _load(experiment.data, datasets.data_root(root), False) if given is None else given
+    plan = graphkd.distill.planned(experiment.method, graph, experiment.protocol)
+    if plan.method.scheme != "offline":
+        return frozenset()
+    cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
+    where = (experiment.data, experiment.protocol, experiment.seed, *cut)
+    return frozenset(repr((one, where)) for one in plan.teachers)
+
+
 def device_for(experiment: GraphExperiment, resources: Resources) -> torch.device:
     """Where a run computes; ValueError if there is no such device."""
     return device_of(resources.device, resources.gpus)
@@ -82,20 +100,23 @@ def run(
     ended: weights.Place | None = None,
     objects: Objects = NONE,
     own: Given = NAMED,
+    fetch: Callable[[Path], None] | None = None,
 ) -> Iterator[Record]:
     """A record of each epoch of teacher, baseline and student, and one of the run.
 
     The first has notes of what the protocol left out of the graph, if it did. Only what is called
     "seconds" may differ between two runs of the same experiment. With a folder `shared`, a teacher
-    that another run has left there is not trained again. The file `kept` gets what pictures are
-    drawn from (`graphkd.evaluation.predictions`), `ended` the student. `objects` has graphs that
-    were given as such, `own` a teacher and a student.
+    that another run has left there, or `fetch` brings there, is not trained again. The file `kept`
+    gets what pictures are drawn from (`graphkd.evaluation.predictions`), `ended` the student.
+    `objects` has graphs that were given as such, `own` a teacher and a student.
     """
     start = time.perf_counter()
     plan, split = prepare(experiment, root, objects=objects, own=own)
     split, said = split.to(device), list(split.notes)
-    train = fit_one_teacher if shared is None else partial(teacher_cache.fit, shared)
-    steps = graphkd.distill.carry_out(plan, split, seed=experiment.seed, train=train, own=own)
+    shelf = shared and partial(teacher_cache.fit, shared, fetch=fetch)
+    steps = graphkd.distill.carry_out(
+        plan, split, seed=experiment.seed, train=shelf or fit_one_teacher, own=own
+    )
     for step in steps:
         if isinstance(step, graphkd.Epoch):
             record = _epoch(step)

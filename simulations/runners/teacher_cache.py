@@ -8,6 +8,7 @@ is trained again, which gives the same to the last bit.
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -26,20 +27,29 @@ FORMAT = 2  # of the file; those of the first had no checksum
 
 
 def fit(
-    folder: Path, teacher: TeacherSpec, split: Split, *, phase: str = "teacher", seed: int
+    folder: Path,
+    teacher: TeacherSpec,
+    split: Split,
+    *,
+    phase: str = "teacher",
+    seed: int,
+    fetch: Callable[[Path], None] | None = None,
 ) -> Fit:
     """`fit_one_teacher`, but a teacher that has been trained before is read.
 
     The epochs and the network are the same, bit for bit. A file that cannot be read, or whose
     checksum is not that of what it holds, is written anew.
 
-    The folder is made where it is not there; all else is as for that function. A network of the
-    user's own is not kept: its code may change from one run to the next.
+    The folder is made where it is not there, and `fetch` may bring the file before it is looked
+    for; all else is as for that function. A network of the user's own is not kept: its code may
+    change from one run to the next.
     """
     if teacher.network not in networks.NETWORKS:
         return (yield from fit_one_teacher(teacher, split, phase=phase, seed=seed))
     view = split.view("train")
     path = folder / f"{identity(teacher, view, phase, seed)}.safetensors"
+    if fetch is not None:
+        fetch(path)
     try:
         arrays, texts = atomic_files.load(path)
         said = json.loads(texts["training"])

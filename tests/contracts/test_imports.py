@@ -81,6 +81,7 @@ LATE = {
     "kdsim/settings.py": "PyG takes seconds to load, and data are graphs for some alone",
     "kdsim/runs.py": "a report needs matplotlib",
     "kdsim/trained.py": "PyG takes seconds to load",
+    "simulations/execution/batch.py": "Ray is loaded for those who name a cluster",
     "simulations/execution/console.py": "tables, verdicts and reports are for those who want them",
     "simulations/reporting/resolved_settings.py": "graphs are read for graph experiments alone",
     "simulations/execution/scheduler.py": "Ray is loaded where runs are spread over workers",
@@ -100,7 +101,8 @@ GLOSSARIES = {
 # Library -> where it may be imported, whether at the top of a file or inside a function.
 PLACES = {
     "flwr": ["fedkd/flower/*", "simulations/flower_app/*", "simulations/execution/flower.py"],
-    "ray": ["fedkd/engines/ray/*", "simulations/execution/scheduler.py"],
+    "ray": ["fedkd/engines/ray/*", "simulations/execution/scheduler.py"]
+    + ["simulations/execution/cluster.py", "simulations/execution/streaming.py"],
     "torch_geometric": ["graphkd/*", "simulations/federated_graphs.py"],
     "networkx": ["graphkd/*", "simulations/federated_graphs.py", "simulations/reporting/figures/*"]
     + ["*topolog*"],

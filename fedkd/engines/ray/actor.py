@@ -9,7 +9,7 @@ from torch import Tensor
 from fedkd.core import ELSEWHERE, Client, Task
 from fedkd.engines.batched import batched
 from fedkd.engines.fault_tolerance import EngineError, tolerant
-from fedkd.engines.ray.cluster import node_name, ray, within
+from fedkd.engines.ray.cluster import Room, node_name, ray, within
 from fedkd.engines.ray.placement import Share
 from fedkd.engines.ray.serialization import SerializedTree, array, pack, tensor, unpack
 from kdcore.training.loop import Params
@@ -74,9 +74,9 @@ class _Worker:
         )
         return pack(crossing), copy
 
-    def ready(self) -> str:
-        """The node that the worker is on, once it has started."""
-        return node_name(ray.get_runtime_context().get_node_id())
+    def ready(self) -> tuple[str, list[Any]]:
+        """The node that the worker is on, once it has started, and its GPUs there."""
+        return node_name(ray.get_runtime_context().get_node_id()), ray.get_gpu_ids()
 
     def forget(self, tokens: list[int]) -> None:
         """Drop parameters that nobody asks for any more."""
@@ -126,7 +126,7 @@ def _parted(result: Any, params: Mapping[str, Tensor], place: int) -> tuple[Any,
     return result, None
 
 
-def actor(share: Share, room: Any) -> Any:
+def actor(share: Share, room: Room) -> Any:
     """A new actor with its share of a machine, in the place that is reserved for it."""
     options = {"num_cpus": share.cpus, "num_gpus": share.gpus, "scheduling_strategy": within(room)}
     return ray.remote(_Worker).options(**options).remote(share)

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,7 +19,11 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it binds 0.0.0.0
 
 import ray as ray  # noqa: E402  (others take it from here, behind the switches)
-from ray.util.placement_group import placement_group, remove_placement_group  # noqa: E402
+from ray.util.placement_group import (  # noqa: E402
+    get_current_placement_group,
+    placement_group,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # noqa: E402
 
 CONNECT = 5.0  # seconds to wait for the address of a cluster
@@ -41,7 +45,7 @@ def check(wanted: Sequence[Share], address: str | None) -> None:
     if ray.is_initialized():
         check_room(wanted, nodes())
     elif address is not None:
-        _join(address)
+        join(address)
         try:
             check_room(wanted, nodes())
         finally:
@@ -55,7 +59,7 @@ def connect(address: str | None, wanted: Sequence[Share]) -> bool:
     """Join a cluster or start one; True for one of our own. Raise ValueError if it has no room."""
     own = not ray.is_initialized()
     if own and address is not None:
-        _join(address)
+        join(address)
     elif own:
         check(wanted, None)
         ray.init(
@@ -92,24 +96,46 @@ def node_name(identity: str) -> str:
     return f"node {identity[:12]}"
 
 
-def reserve(share: Share) -> Any:
-    """Ask for room for one actor; `wait` of what is returned says whether there is some."""
+class Room(NamedTuple):
+    """Room for an actor: a group of resources of Ray's, and whether it is there for it alone."""
+
+    group: Any
+    own: bool
+
+    def wait(self, seconds: float) -> bool:
+        """Whether there is room within some seconds."""
+        return bool(self.group.wait(seconds))
+
+    def release(self) -> None:
+        """Give it back."""
+        if self.own:
+            remove_placement_group(self.group)
+
+
+def reserve(share: Share) -> Room:
+    """Ask for room for one actor.
+
+    A task that room was reserved for, with that of its actors, has it already.
+    """
+    around = get_current_placement_group()
+    if around is not None:
+        return Room(around, own=False)
+    return Room(placement_group([resources(share)]), own=True)
+
+
+def resources(share: Share) -> dict[str, float]:
+    """A share in Ray's words."""
     wanted = {"CPU": share.cpus, "GPU": share.gpus}
-    return placement_group([{k: v for k, v in wanted.items() if v} or {"CPU": GRAIN}])
+    return {k: v for k, v in wanted.items() if v} or {"CPU": GRAIN}
 
 
-def within(room: Any) -> Any:
+def within(room: Room) -> Any:
     """The strategy of Ray's that puts an actor where room is reserved for it."""
-    return PlacementGroupSchedulingStrategy(room, placement_group_bundle_index=0)
+    return PlacementGroupSchedulingStrategy(room.group, 0 if room.own else -1)
 
 
-def release(room: Any) -> None:
-    """Give a reservation back."""
-    remove_placement_group(room)
-
-
-def _join(address: str) -> None:
-    """Connect to a cluster. Raise ValueError where that is impossible.
+def join(address: str, **options: Any) -> None:
+    """Connect to a cluster, with options of `ray.init`. Raise ValueError where that is impossible.
 
     Ray itself would wait for minutes where nobody answers.
     """
@@ -120,6 +146,6 @@ def _join(address: str) -> None:
     except (OSError, ValueError) as reason:
         raise ValueError(f"no Ray cluster answers at {address!r} ({reason}); {expected}") from None
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (RuntimeError, ConnectionError) as reason:  # other versions of Ray or Python, say
         raise ValueError(f"cannot join the Ray cluster at {address!r}: {reason}") from reason

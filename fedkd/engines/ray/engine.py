@@ -87,6 +87,7 @@ class RayEngine:
     Attributes:
         restarts: how many workers had to be replaced.
         notes: the same in words.
+        started: what is known of each worker that has started: its node, share and GPUs there.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class RayEngine:
         self._unused: list[int] = []  # tokens of parameters that nobody holds any more
         self.restarts = 0
         self.notes: list[str] = []
+        self.started: list[dict[str, Any]] = []
 
     def __enter__(self) -> "RayEngine":
         return self
@@ -215,8 +217,8 @@ class RayEngine:
     def _start(self, call: _Call) -> _Started:
         assert self._task is not None
         if call.share not in self._pools:
-            pool = self._pools[call.share] = Workers(self._workers, call.share, self._patience)
-            self.notes += pool.notes
+            self._pools[call.share] = Workers(self._workers, call.share, self._patience)
+            self._hear(call.share)
         worker, token = self._pools[call.share].places[call.place], next(self._tokens)
         crossing, staying = worker.actor.run.remote(
             call.function,
@@ -284,7 +286,17 @@ class RayEngine:
         pool = self._pools[call.share]
         pool.notes.clear()
         self.restarts += pool.replace(lost)
+        self._hear(call.share)
+
+    def _hear(self, share: Share) -> None:
+        """Pass on what there is to be said of workers that have been started."""
+        pool = self._pools[share]
         self.notes += pool.notes
+        self.started += [
+            {"node": one.node, "share": share._asdict(), "gpus": list(one.gpus)}
+            for one in pool.started
+        ]
+        pool.started.clear()
 
     def _once(self, value: Tensor) -> Any:
         """A large tensor in the object store, once for as long as it lives."""

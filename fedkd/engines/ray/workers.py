@@ -13,7 +13,7 @@ from typing import Any
 
 from fedkd.engines.fault_tolerance import EngineError
 from fedkd.engines.ray.actor import actor
-from fedkd.engines.ray.cluster import nodes, ray, release, reserve
+from fedkd.engines.ray.cluster import Room, nodes, ray, reserve
 from fedkd.engines.ray.placement import Share, said
 
 STARTING = 600.0  # seconds in which the next worker has started, on however busy a machine
@@ -26,13 +26,15 @@ class Worker:
     Attributes:
         actor: itself.
         node: the one it is on.
+        gpus: of that node, on which it has its share.
         room: what is reserved for it.
         calls: of it, which nobody has collected yet.
     """
 
     actor: Any
     node: str
-    room: Any
+    gpus: tuple[Any, ...]
+    room: Room
     calls: list[Any] = field(default_factory=list)
 
 
@@ -42,6 +44,7 @@ class Workers:
     Attributes:
         places: a worker for each; where too few were to be had, one stands in several places.
         notes: what is otherwise than asked, in words.
+        started: the workers that have started, for somebody to take out.
     """
 
     def __init__(self, count: int, share: Share, patience: float) -> None:
@@ -56,6 +59,7 @@ class Workers:
             EngineError: none of them came.
         """
         self._share, self._patience = share, patience
+        self.started: list[Worker] = []
         ready, reason = self._started(count)
         self.places = self._dealt(count, ready, reason)
         self.notes = [f"{len(ready)} of {count} workers came; {reason}"] if reason else []
@@ -99,28 +103,31 @@ class Workers:
         rooms, reason = self._rooms(count)
         fresh = [(actor(self._share, room), room) for room in rooms]
         calls = {one.ready.remote(): (one, room) for one, room in fresh}
-        waiting, ready = list(calls), []
+        waiting, ready = list(calls), list[Worker]()
         while waiting:
             done, waiting = ray.wait(waiting, timeout=STARTING)
             if not done:
                 reason = f"{len(waiting)} did not start within {STARTING:g} s"
                 done, waiting = waiting, []
             for call in done:
+                one, room = calls[call]
                 try:
-                    ready.append(Worker(calls[call][0], ray.get(call, timeout=0), calls[call][1]))
+                    node, gpus = ray.get(call, timeout=0)
+                    ready.append(Worker(one, node, tuple(gpus), room))
                 except ray.exceptions.RayError as error:
                     reason = reason or str(error).strip().splitlines()[-1].strip()
-                    _end(*calls[call])
+                    _end(one, room)
+        self.started += ready
         return ready, reason
 
-    def _rooms(self, count: int) -> tuple[list[Any], str]:
+    def _rooms(self, count: int) -> tuple[list[Room], str]:
         """As many reservations as there is room for in time, and why there are no more."""
         rooms = [reserve(self._share) for _ in range(count)]
         until = time.monotonic() + self._patience
         found = [room for room in rooms if room.wait(max(0.0, until - time.monotonic()))]
         for room in rooms:
             if room not in found:
-                release(room)
+                room.release()
         missing = f"no room for more within {self._patience:g} s"
         return found, missing if len(found) < count else ""
 
@@ -134,6 +141,6 @@ class Workers:
         return [workers[place % len(workers)] for place in range(count)]
 
 
-def _end(one: Any, room: Any) -> None:
+def _end(one: Any, room: Room) -> None:
     ray.kill(one)
-    release(room)
+    room.release()

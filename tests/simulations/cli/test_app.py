@@ -322,9 +322,12 @@ def test_a_cluster_not_this_machine_is_asked_for_gpus(kdsim, small, monkeypatch)
     command = ["fed", "fedmd", *small, "--engine", "ray", "--gpus", "1"]
     status, _, err = kdsim(*command, "--ray-address", "127.0.0.1:1")
     assert (status, err.partition(" (")[0]) == (2, "no Ray cluster answers at '127.0.0.1:1'")
-    for here in (command, ["graph", "mlp", "--gpus", "1"], ["fed", "fedmd", *small, "--gpus", "1"]):
+    for here in (["graph", "mlp", "--gpus", "1"], ["fed", "fedmd", *small, "--gpus", "1"]):
         status, _, err = kdsim(*here)
         assert (status, err.partition(" that")[0]) == (2, "gpus is 1, and this machine has 0")
+    status, _, err = kdsim(*command, "--actors", "1")
+    assert status == 2
+    assert err.startswith("1 worker with their shares need 1 GPUs, and there are 0; take fewer")
 
 
 def test_the_module_is_the_command(tmp_path):

@@ -15,34 +15,19 @@ from fedkd.engines.ray.engine import RayEngine, Share
 from fedkd.engines.ray.engine import check as check_engine
 from fedkd.rounds import checkpoint
 from fedkd.rounds.synchronous import simulate
+from tests import clusters
+from tests.clusters import add
 from tests.conftest import tiny_federation
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SIZES = (7, 1, 12, 3, 5, 4, 9, 2)
-STORE = 2**27  # bytes of a node's object store
 
 
 @pytest.fixture
 def cluster():
-    """A head without cores, on loopback; tests add nodes."""
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
-    found = Cluster(initialize_head=True, head_node_args=head | {"node_ip_address": "127.0.0.1"})
-    yield found
-    ray.shutdown()
-    found.shutdown()
-
-
-def add(cluster, count, **resources):
-    """Add nodes of one core each, or as said."""
-    nodes = [
-        cluster.add_node(object_store_memory=STORE, **({"num_cpus": 1} | resources))
-        for _ in range(count)
-    ]
-    cluster.wait_for_nodes()
-    return nodes
+    with clusters.cluster() as found:
+        yield found
 
 
 def join(cluster):
@@ -213,7 +198,7 @@ def test_a_cluster_is_asked_for_its_own_gpus(cluster, tmp_path):
     """As if the nodes had one each; what runs on them still finds none, and takes the CPU."""
     from simulations.cli import app
 
-    add(cluster, 1, num_gpus=1)
+    add(cluster, 1, num_cpus=2, num_gpus=1)
     small = ["--rounds", "1", "--clients", "3", "--private", "60", "--models", "mlp-8"]
     where = ["--engine", "ray", "--actors", "1", "--ray-address", cluster.address]
     command = ["fed", "fedmd", *small, *where, "--out", str(tmp_path / "out"), "--no-baseline"]

@@ -1,0 +1,31 @@
+"""A Ray cluster of several nodes on this machine's loopback, for tests."""
+
+from contextlib import contextmanager
+
+STORE = 2**27  # bytes of a node's object store
+
+
+@contextmanager
+def cluster():
+    """A head without cores; tests add nodes."""
+    from ray.cluster_utils import Cluster
+
+    from fedkd.engines.ray.cluster import ray
+
+    head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
+    found = Cluster(initialize_head=True, head_node_args=head | {"node_ip_address": "127.0.0.1"})
+    try:
+        yield found
+    finally:
+        ray.shutdown()
+        found.shutdown()
+
+
+def add(found, count, **resources):
+    """Add nodes of one core each, or as said."""
+    nodes = [
+        found.add_node(object_store_memory=STORE, **({"num_cpus": 1} | resources))
+        for _ in range(count)
+    ]
+    found.wait_for_nodes(timeout=300)
+    return nodes
