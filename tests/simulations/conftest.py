@@ -31,7 +31,9 @@ def kdsim(tmp_path, monkeypatch, capsys):
 def no_report(monkeypatch):
     """Figures take seconds; all tests but one do without."""
     monkeypatch.setattr(
-        simulations.reporting.report, "write_report", lambda runs, out=None, select=None: Path("nowhere")
+        simulations.reporting.report,
+        "write_report",
+        lambda runs, out=None, select=None: Path("nowhere"),
     )
 
 
