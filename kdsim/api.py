@@ -149,6 +149,9 @@ def run(
         listener: is called with the job and each record as it comes.
         progress: whether it shows how far it is; by default on a terminal and in a notebook.
         settings: for all that have them; a list where one value is due is an axis of the grid.
+            `parts` says by hand what each client holds: row numbers, `[[0, 1], [2, 3]]`, by name of
+            a client and with test rows, `{"north": ([0, 1], [4])}`, or, without `data`, examples
+            (`fedkd.data.own.partition.of_examples`).
 
     Raises:
         ValueError, OSError: the input is wrong, and nothing was run; one line says why.

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedkd.data.datasets import Dataset
+from fedkd.data.own.partition import of_examples, rows_of
 from kdcore.registry import imported, is_reference, unknown
 from simulations.config import files, library
-from simulations.config.experiments import KINDS, Experiment, Template
+from simulations.config.experiments import KINDS, Experiment, FedExperiment, Template
 from simulations.config.files import Document, put
 from simulations.config.grid import SEEDS
 from simulations.config.schema import Leaf, leaves, meant, values
@@ -22,6 +23,7 @@ from simulations.survey import experiments as survey
 
 Settings = Mapping[str, Any]
 GRAPHS = {"graphkd", "networkx", "torch_geometric"}  # whose objects are graphs
+DEFAULT = FedExperiment.data  # where none are named
 LEARNERS = ("fed", "graph")  # kinds of experiments that an algorithm or a method stands for
 
 
@@ -109,12 +111,13 @@ def source(what: Any, given: Settings, assignments: Settings) -> Source:
 
 
 def named(given: Settings) -> tuple[dict[str, Any], Objects]:
-    """Settings with names in the places of data and models, and the objects that they stand for.
+    """Settings with names in the places of data, models and parts, and what they stand for.
 
     Raises:
-        ValueError: something that is neither.
+        ValueError: something that is none of these.
     """
-    found, data, models = dict(given), dict[str, Any](), dict[str, Any]()
+    parts, data, models = dict[str, Any](), dict[str, Any](), dict[str, Any]()
+    found = _with_parts(given, parts)
     if "data" in found:
         found["data"] = _names(_graphs(found["data"]), _name_of_data, data)
     for side in ("teacher", "student"):
@@ -128,7 +131,29 @@ def named(given: Settings) -> tuple[dict[str, Any], Objects]:
             found["models"] if isinstance(found["models"], list | tuple) else [found["models"]]
         )
         found["models"] = _names(list(several), objects.name_of_model, models)
-    return found, Objects(data, models)
+    return found, Objects(data, models, parts)
+
+
+def _with_parts(given: Settings, kept: dict[str, Any]) -> dict[str, Any]:
+    """Settings with a partition's name in the place of `parts`, and data where these hold them."""
+    found = dict(given)
+    parts = found.pop("parts", None)
+    if parts is None:
+        return found
+    if said := [key for key in ("partition", "clients", "private") if key in found]:
+        raise ValueError(f"parts say who holds what, and so does {said[0]}; leave that out")
+    examples = of_examples(parts)
+    if examples is None:
+        rows = rows_of(parts)
+    elif found.get("data", DEFAULT) != DEFAULT:
+        raise ValueError(
+            "parts hold examples, and data are given too; give row numbers, or no data"
+        )
+    else:
+        found["data"], rows = examples
+    name = objects.name_of_rows(rows)
+    kept[name] = rows
+    return {**found, "partition": name, "clients": len(rows), "private": 0}
 
 
 def _graphs(value: Any) -> Any:
@@ -157,6 +182,8 @@ def _all_private(kind: str, given: Settings) -> dict[str, Any]:
     data = given.get("data", "")
     several = data if isinstance(data, list) else [data]
     own = all(str(one).startswith(objects.PREFIX) for one in several)
+    if kind == "fed" and str(given.get("partition")).startswith(objects.PREFIX):
+        return {"public": 0, **given}  # what is public must be left by the clients
     return {"private": 0, **given} if kind == "fed" and own else dict(given)
 
 

@@ -58,13 +58,7 @@ def from_module(
     Raises:
         ValueError: the module cannot be run, or has nothing to train; in one line.
     """
-
-    def tried(examples: Any, num_classes: int | None = None) -> Model:
-        try:
-            return _tried(build, local, examples, num_classes)
-        except ValueError as reason:
-            raise ValueError(f"{name_of(build)}: {reason}") from None
-
+    tried = partial(_named, build, local)  # its arguments say what it is the model of
     if examples is not None:
         return tried(examples, num_classes)
     return Model(_untried, _untried, name=name_of(build), tried=tried)
@@ -74,6 +68,14 @@ def name_of(build: Any) -> str:
     """What a module, its class or a function that makes it is called."""
     inner = getattr(build, "func", build)  # of a partial
     return type(inner).__name__ if isinstance(inner, nn.Module) else inner.__name__
+
+
+def _named(build: Any, local: Local, examples: Any, num_classes: int | None = None) -> Model:
+    """The model, tried; what is wrong with it is said of its name."""
+    try:
+        return _tried(build, local, examples, num_classes)
+    except ValueError as reason:
+        raise ValueError(f"{name_of(build)}: {reason}") from None
 
 
 def _untried(*_: Any) -> Any:

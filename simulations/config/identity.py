@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdcore.references import SUFFIX, Source
-from simulations.config.experiments import KINDS, Experiment, kind_of
+from simulations.config.experiments import KINDS, OBJECT, Experiment, kind_of
 from simulations.config.schema import leaves, unsaid, values
 from simulations.config.sources import hashes
 from simulations.config.sources import sources as sources_of
@@ -65,4 +65,4 @@ def folder_name(experiment: Experiment) -> str:
 
 def _in_folder(name: str) -> str:
     """A name as part of a folder's: of a user's own, `path/file.py:Name`, without the path."""
-    return FOLDERS.sub("", name).replace(f"{SUFFIX}:", f"{SUFFIX}.").replace("own:", "own-")
+    return FOLDERS.sub("", name).replace(f"{SUFFIX}:", f"{SUFFIX}.").replace(OBJECT, "own-")

@@ -14,8 +14,9 @@ from torch import Tensor
 from fedkd.attacks.byzantine import corrupt
 from fedkd.core import Algorithm, Client, Engine, Model, Task
 from fedkd.data import datasets
-from fedkd.data.federated_data import FederatedData, federate, noisy, pools
-from fedkd.data.partition import partition
+from fedkd.data.federated_data import FederatedData, Pools, federate, noisy, pools
+from fedkd.data.own.partition import ClientRows, Dealt, deal
+from fedkd.data.partition import Partition, partition
 from fedkd.engines import made
 from fedkd.engines.batched import batched
 from fedkd.engines.fault_tolerance import tolerant
@@ -82,23 +83,19 @@ def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> 
     """
     if not isinstance(data, datasets.Dataset):
         raise ValueError(f"{e.name} learns from a Dataset (kdsim.data), got {type(data).__name__}")
-    private = e.private or _all_others(e, data)
-    sizes = private, e.public, e.validation, e.test
-    chosen = pools(data, *sizes, e.seed, e.absent_classes)
-    stream = generator(e.seed, "partition")
-    labels = data.y[chosen.private]
-    domains = None if data.domains is None else data.domains[chosen.private]
-    more = e.alpha, e.shards, e.classes_per_client, domains
+    rows = objects.rows(e.partition)
+    by_hand = None if rows is None else _dealt_by_hand(e, data, rows)
+    chosen = _pools(e, data) if by_hand is None else by_hand.pools
     about = data.shape, data.num_classes, examples(data.x)
     built = objects.built(e.models, *about)
     models = built | {name: build(name, *about) for name in e.models if name not in built}
-    _check_room(e, models, private)
-    parts = partition(e.partition, labels, e.clients, stream, *more)
+    _check_room(e, models, len(chosen.private))
+    parts = _parts(e, data, chosen) if by_hand is None else by_hand.parts
+    tests = () if by_hand is None else by_hand.tests
     if e.label_noise:
         data = noisy(data, chosen.private, e.label_noise, generator(e.seed, "label noise"))
-    return federate(
-        data, chosen, parts, e.models, e.seed, e.rotations, same_start=e.same_start, built=models
-    )
+    more = e.rotations, tests, e.same_start
+    return federate(data, chosen, parts, e.models, e.seed, *more, built=models)
 
 
 def check(e: FedExperiment, federation: FederatedData, resources: Resources) -> None:
@@ -264,6 +261,38 @@ def engine_of(
         if experiment.corrupt is not None:
             engine = corrupt(engine, *tampering(experiment.corrupt, experiment.clients))
         yield engine, notes, actors
+
+
+def _pools(e: FedExperiment, data: datasets.Dataset) -> Pools:
+    private = e.private or _all_others(e, data)
+    return pools(data, private, e.public, e.validation, e.test, e.seed, e.absent_classes)
+
+
+def _parts(e: FedExperiment, data: datasets.Dataset, chosen: Pools) -> Partition:
+    """For each client, places in the private pool."""
+    stream = generator(e.seed, "partition")
+    domains = None if data.domains is None else data.domains[chosen.private]
+    more = e.alpha, e.shards, e.classes_per_client, domains
+    return partition(e.partition, data.y[chosen.private], e.clients, stream, *more)
+
+
+def _dealt_by_hand(e: FedExperiment, data: datasets.Dataset, rows: Sequence[ClientRows]) -> Dealt:
+    """What the user has dealt out, row by row.
+
+    Raises:
+        ValueError: rows that there are not, or settings that would deal otherwise.
+    """
+    if len(rows) != e.clients:
+        raise ValueError(f"parts are of {len(rows)} clients, and clients is {e.clients}")
+    held = sum(len(one.training) for one in rows)
+    said = {"private": e.private not in (0, held), "absent_classes": e.absent_classes > 0}
+    said |= {"rotations": e.rotations > 1, "data": data.foreign > 0}
+    if wrong := [key for key, other in said.items() if other]:
+        raise ValueError(
+            f"parts say which of {len(data.y)} examples each client holds, and "
+            f"{wrong[0]}={getattr(e, wrong[0])} says otherwise; leave one of them out"
+        )
+    return deal(data, rows, e.public, e.validation, e.test, e.seed)
 
 
 def _all_others(e: FedExperiment, data: datasets.Dataset) -> int:

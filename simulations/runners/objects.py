@@ -1,8 +1,9 @@
-"""Data and models that were given as Python objects, and the names that experiments have for them.
+"""Data, models and partitions that are Python objects, and their names in experiments.
 
 An experiment is text: it says `own:`, a name and a hash. Of data that is one of all tensors, so the
-same numbers are the same experiment; a model is known by its name and its source, an instance also
-by its weights. The objects themselves travel beside the experiment, and no file has them.
+same numbers are the same experiment, and so of a partition; a model is known by its name and its
+source, an instance also by its weights. The objects themselves travel beside the experiment, and no
+file has them.
 """
 
 import hashlib
@@ -20,8 +21,9 @@ from torch.utils._pytree import tree_map
 from fedkd.core import Model
 from fedkd.models import TRIED, build
 from kdcore.references import text_of
+from simulations.config.experiments import OBJECT
 
-PREFIX = "own:"
+PREFIX = OBJECT
 SHOWN = 12  # hexadecimal digits of a hash in a name
 UNSAID = {"notes", "label_names", "node_names"}  # of data: what no number depends on
 
@@ -32,11 +34,13 @@ class Objects:
 
     Attributes:
         data: data sets (`Dataset`) and graphs (`graphkd.Graph`).
-        models: classes or functions that make a module, or modules.
+        models: classes or functions that make a module, modules, or a `Model` of either.
+        partitions: of each client its rows (`fedkd.data.own.partition.ClientRows`).
     """
 
     data: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Any] = field(default_factory=dict)
+    partitions: Mapping[str, Any] = field(default_factory=dict)
 
     def given(self, name: str) -> Any:
         """The data of a name; None for a name of data that were not given as an object.
@@ -45,6 +49,14 @@ class Objects:
             ValueError: they were, and are not here.
         """
         return _given(self.data, name, "data")
+
+    def rows(self, name: str) -> Any:
+        """The rows of each client, of a partition by hand; None for another partition's name.
+
+        Raises:
+            ValueError: it was given by hand, and is not here.
+        """
+        return _given(self.partitions, name, "partition")
 
     def built(
         self, names: Iterable[str], shape: Sequence[Any], classes: int, rows: Any
@@ -65,6 +77,8 @@ class Objects:
                 about[name] = _about_data(self.data[name])
             elif name in self.models:
                 about[name] = {"model": _place(self.models[name])}
+            elif name in self.partitions:
+                about[name] = _about_rows(self.partitions[name])
         return about
 
 
@@ -88,6 +102,8 @@ def name_of_model(what: Any) -> str:
     Raises:
         ValueError: it is none of these, or has no source.
     """
+    if isinstance(what, Model):
+        return _name_of_description(what)
     if not callable(what):
         raise ValueError(
             f"a model is a name, a class or function that makes a torch module, or a module; got "
@@ -100,6 +116,33 @@ def name_of_model(what: Any) -> str:
     if isinstance(what, partial):
         found.update(repr((what.args, sorted(what.keywords.items()))).encode())
     return f"{PREFIX}{_named(what).__qualname__.rpartition('.')[2]}-{found.hexdigest()[:SHOWN]}"
+
+
+def _name_of_description(what: Model) -> str:
+    """The name of a module's model, by what it is the model of, and by what of it is local.
+
+    Raises:
+        ValueError: it has been tried, and no more says what it was made of.
+    """
+    if not isinstance(what.tried, partial):
+        raise ValueError(
+            f"model {what.name}: of one that has been tried with examples nothing says any more "
+            "what it was made of; leave them out: from_module(Net, local=...)"
+        )
+    build, local = what.tried.args
+    found = hashlib.sha256(name_of_model(build).encode())
+    several = [local] if callable(local) or isinstance(local, str) else local
+    for one in several:
+        found.update(one.encode() if isinstance(one, str) else _source(one).encode())
+    return f"{PREFIX}{what.name}-{found.hexdigest()[:SHOWN]}"
+
+
+def name_of_rows(parts: Sequence[Any]) -> str:
+    """`own:parts-1a2b3c4d5e6f`, of the rows of each client."""
+    found = hashlib.sha256()
+    for client, one in enumerate(parts):
+        _add(found, str(client), tuple(one))
+    return f"{PREFIX}parts-{found.hexdigest()[:SHOWN]}"
 
 
 def examples(x: Any) -> Any:
@@ -136,11 +179,16 @@ def _add(found: Any, name: str, value: Any) -> None:
     elif hasattr(value, "tolist") and not isinstance(value, Tensor):
         _add(found, name, value.tolist())
     elif isinstance(value, Tensor):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        found.update(flat.numpy().data)
+        _add_tensor(found, name, value)
     elif value:
         found.update(f"{name} {value!r}".encode())
+
+
+def _add_tensor(found: Any, name: str, value: Tensor) -> None:
+    found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+    if value.numel():  # bytes of nothing cannot be looked at
+        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found.update(flat.numpy().data)
 
 
 def _about_data(data: Any) -> dict[str, Any]:
@@ -149,8 +197,19 @@ def _about_data(data: Any) -> dict[str, Any]:
     return {**shapes, **({"notes": notes} if notes else {})}
 
 
+def _about_rows(parts: Sequence[Any]) -> dict[str, Any]:
+    """How many rows each client has."""
+    tests = [len(one.test) for one in parts]
+    return {
+        "rows": [len(one.training) for one in parts],
+        **({"tests": tests} if any(tests) else {}),
+    }
+
+
 def _named(what: Any) -> Any:
     """What has a name and a source: of an instance its class."""
+    if isinstance(what, Model):
+        return _named(what.tried.args[0])  # type: ignore[union-attr]  # it has a name, so it is
     if isinstance(what, partial):
         return _named(what.func)
     return what if inspect.isclass(what) or inspect.isroutine(what) else type(what)

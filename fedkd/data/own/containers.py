@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedkd.data.own import items, tables
+from kdcore.training.batches import Examples, rows
 
 TRAIN, TEST = ("train", "training"), ("test", "testing")
 FEATURES = "x", "X", "data", "features", "images", "image"
@@ -157,6 +158,11 @@ def _partitions(source: Any, label: str | None) -> Contents:
     return _several([load(number) for number in range(count)], label)
 
 
+def _examples(source: Any, label: str | None) -> Contents:
+    _no_columns(source, label)
+    return Contents((Arrays(rows(source.x, source.rows), source.y[source.rows]),))
+
+
 def _several(source: Any, label: str | None) -> Contents:
     """Sources of one client each."""
     found = [contents(one, label) for one in source]
@@ -214,7 +220,8 @@ def _are_several(source: Any) -> bool:
         return False
     first = source[0]
     pair = isinstance(first, tuple) and len(first) == 2 and np.ndim(first[1]) > 0
-    return _is_table(first) or _is_split(first) or (pair and len(first[0]) == len(first[1]))
+    known = _is_table(first) or _is_split(first) or isinstance(first, Examples)
+    return known or (pair and len(first[0]) == len(first[1]))
 
 
 def _can_be_read(source: Any) -> bool:
@@ -224,6 +231,7 @@ def _can_be_read(source: Any) -> bool:
 # What a source does -> how it is read; the first that fits.
 _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any, str | None], Contents]], ...] = (
     (lambda source: isinstance(source, str | Path), _path),
+    (lambda source: isinstance(source, Examples), _examples),
     (_is_table, _table),
     (lambda source: isinstance(source, Mapping), _mapping),
     (_is_split, _split),

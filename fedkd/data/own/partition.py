@@ -11,10 +11,19 @@ from fedkd.data.checks import whole
 from fedkd.data.datasets import Dataset, checked
 from fedkd.data.federated_data import FederatedData, Pools, federate
 from fedkd.data.own.arrays import as_array
+from fedkd.data.own.containers import Arrays, contents
+from fedkd.data.own.sources import data
 from fedkd.data.partition import Partition, check_dealt
 from kdcore.rng import generator
 
 Parts = Sequence[Any] | Mapping[Any, Any]
+
+
+class ClientRows(NamedTuple):
+    """The rows of a client: those that it trains on, and those that it is tested on."""
+
+    training: Tensor
+    test: Tensor
 
 
 class Dealt(NamedTuple):
@@ -69,13 +78,9 @@ def deal(data: Dataset, parts: Parts, public: int, validation: int, test: int, s
         ValueError: see `federate_parts`.
     """
     data = checked(data)
-    given = list(parts.values()) if isinstance(parts, Mapping) else list(parts)
-    if not given:
-        raise ValueError("parts: give the rows of one client at least")
-    split = [_split(one, client) for client, one in enumerate(given)]
-    training, tests = [one for one, _ in split], tuple(other for _, other in split)
+    training, tests = zip(*rows_of(parts), strict=True)
     inside = len(data.y) - data.official
-    check_dealt(training, inside, len(training))
+    check_dealt(list(training), inside, len(training))
     private = torch.cat(training)
     _check_tests(tests, private, len(data.y))
     tested = torch.cat(tests).unique()
@@ -97,6 +102,64 @@ def deal(data: Dataset, parts: Parts, public: int, validation: int, test: int, s
     return Dealt(pools, places, tests if len(tested) else ())
 
 
+def rows_of(parts: Parts) -> tuple[ClientRows, ...]:
+    """The rows of each client, as tensors.
+
+    Raises:
+        ValueError: there are none, or something that is no row numbers.
+    """
+    given = list(parts.values()) if isinstance(parts, Mapping) else list(parts)
+    if not given:
+        raise ValueError("parts: give the rows of one client at least")
+    return tuple(_split(one, client) for client, one in enumerate(given))
+
+
+def of_examples(parts: Parts) -> tuple[Dataset, tuple[ClientRows, ...]] | None:
+    """The data and the rows of clients that are given examples; None where they are given rows.
+
+        {"north": (Examples(...), Examples(...)), "south": ((x, y), (x_test, y_test))}
+        [loader_of_one.dataset, loader_of_another.dataset]
+
+    Each is a source as `fedkd.data.own.sources.data` takes it, or a tuple of two: training and
+    test. Test examples of all clients together are the official test set.
+
+    Raises:
+        ValueError: examples of which no data set can be made.
+    """
+    given = list(parts.values()) if isinstance(parts, Mapping) else list(parts)
+    pairs = [_pair(one) for one in given]
+    if not pairs or any(_are_rows(one) for one, _ in pairs):
+        return None
+    training = [one for one, _ in pairs]
+    tests = [other for _, other in pairs if other is not None]
+    found = data(training, test=tests or None)
+    sizes = [_count(one) for one, _ in pairs]
+    held = [0 if other is None else _count(other) for _, other in pairs]
+    order = torch.arange(len(found.y)).split([*sizes, *held])
+    rows = map(ClientRows, order[: len(sizes)], order[len(sizes) :])
+    notes = tuple(note for note in found.notes if not note.endswith("of the partition natural"))
+    return found._replace(domains=None, notes=notes), tuple(rows)
+
+
+def _pair(given: Any) -> tuple[Any, Any]:
+    """A client's training examples and test examples, or None."""
+    two = isinstance(given, tuple) and len(given) == 2
+    if two and (not hasattr(given[0], "dtype") or np.ndim(given[0]) == np.ndim(given[1]) == 1):
+        return given[0], given[1]
+    return given, None
+
+
+def _are_rows(given: Any) -> bool:
+    """Whether these are numbers of rows: a list of numbers, and no examples."""
+    return isinstance(given, range | list | Tensor | np.ndarray) and np.ndim(given) == 1
+
+
+def _count(source: Any) -> int:
+    """How many examples there are in a source."""
+    (party,) = contents(source).parties
+    return len(party.y if isinstance(party, Arrays) else party)
+
+
 def _test_pool(rest: Tensor, tested: Tensor, test: int) -> Tensor:
     if not test and not len(rest):
         rest = tested
@@ -108,11 +171,11 @@ def _test_pool(rest: Tensor, tested: Tensor, test: int) -> Tensor:
     return rest[: test or None]
 
 
-def _split(rows: Any, client: int) -> tuple[Tensor, Tensor]:
+def _split(rows: Any, client: int) -> ClientRows:
     """A client's training rows and test rows."""
     if isinstance(rows, tuple) and len(rows) == 2 and np.ndim(rows[0]) > 0:
-        return _rows(rows[0], client), _rows(rows[1], client)
-    return _rows(rows, client), torch.empty(0, dtype=torch.long)
+        return ClientRows(_rows(rows[0], client), _rows(rows[1], client))
+    return ClientRows(_rows(rows, client), torch.empty(0, dtype=torch.long))
 
 
 def _rows(given: Any, client: int) -> Tensor:
