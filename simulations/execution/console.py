@@ -371,6 +371,9 @@ COLUMNS = {
     "accuracy_local": "on own data (%)",
     "accuracy_baseline": "without teacher (%)",
     "accuracy_teacher": "teacher (%)",
+    "r2": "test R² (%)",
+    "r2_baseline": "without teacher (%)",
+    "r2_teacher": "teacher (%)",
     "bytes_up": "sent up",
     "bytes_down": "down",
 }

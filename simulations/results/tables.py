@@ -100,8 +100,9 @@ def table(group: Sequence[Result]) -> Table:
     idle = {n for n in names if n.startswith(theirs)}
     if not any(result.diverged for result in group):
         idle |= {DIVERGED}
-    if "accuracy_ind" not in names:  # then the observed nodes are all there are
-        idle |= {"accuracy_tran"}
+    for quantity in ("accuracy", "r2"):
+        if f"{quantity}_ind" not in names:  # then the observed nodes are all there are
+            idle |= {f"{quantity}_tran"}
     given = {column.metric for column in known}
     more = [Column(name, *titled(name)) for name in names if name not in given]
     labels = list(dict.fromkeys(result.label for result in group))

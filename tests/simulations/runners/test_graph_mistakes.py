@@ -1,18 +1,80 @@
 """Input of `kdsim graph` that cannot run: exit status 2 and one line that says the way out."""
 
+import json
 import re
+import sys
 
 import pytest
+
+from simulations.results.run_folder import load
+from simulations.results.tables import tables
+
+MINE = """
+import torch
+from torch_geometric.data import Data, HeteroData
+
+
+def ring(nodes=60, **more):
+    n = torch.arange(nodes)
+    x = torch.randn(nodes, 4, generator=torch.Generator().manual_seed(0))
+    return Data(**{"x": x, "edge_index": torch.stack([n, (n + 1) % nodes]), "y": n % 2} | more)
+
+
+def cut():
+    data = ring()
+    data.edge_index = data.edge_index[:, :40]
+    data.y[50:] = -1
+    return data
+
+
+def many():
+    return [ring(3 + i % 3, y=i % 3) for i in range(30)]
+
+
+def nothing():
+    return {}["a"]
+
+
+def two(root, more):
+    return ring()
+
+
+def sums():
+    data = ring()
+    return data.update({"y": data.x.sum(1)})
+
+
+there = ring()
+types = HeteroData()
+"""
+OWN = {
+    "a part is too small": ("there", "class 0 of graph has 30 nodes .*ask for fewer"),
+    "many graphs": (
+        "many",
+        "graphs is many graphs, and the protocol 'transductive' .*choose folds",
+    ),
+    "several types": ("types", "data set 'mine.py:types': data is HeteroData"),
+    "a loader that fails": ("nothing", "data set 'mine.py:nothing': KeyError: 'a'"),
+    "a loader that asks for more": (
+        "two",
+        "data set 'mine.py:two': TypeError: two\\(\\) missing 1",
+    ),
+    "no such name": ("sum", "unknown name 'sum'; did you mean 'sums'"),
+    "real targets": ("sums", "glnn needs: its targets are real; choose one of gcrd"),
+}
 
 MISTAKES = {
     "unknown data": (["--data", "digit-knn"], "unknown data set .*did you mean 'digits-knn'"),
     "no such file": (["--data", "cora"], "no file .*KDSIM_DATA"),
     "an empty part": (["--train", "500"], "the protocol takes 500 to train.*ask for fewer"),
-    "nothing selects": (["--val", "0"], "val 0 nodes per class; both have to be 1 or more"),
+    "nothing selects": (["--val", "0"], "val must be >= 1, or None, got 0"),
     "no test nodes": (["--train", "100", "--val", "100"], "class . of digits-knn has"),
     "one graph in folds": (["--protocol", "folds"], "is one graph.*choose transductive"),
     "unknown protocol": (["--protocol", "inductiv"], "is not one of 'transductive'"),
-    "too many edges removed": (["--removed-edges", "1.5"], "expected a share from 0 to 1"),
+    "too many edges removed": (
+        ["--removed-edges", "1.5"],
+        "removed_edges must be from 0 to 1, got 1.5",
+    ),
     "noise is no number": (
         ["--feature-noise", "nan"],
         "feature_noise is nan: input should be a finite number",
@@ -56,3 +118,48 @@ def test_networks_of_pyg_run_by_name(kdsim):
     status, out, said = kdsim("graph", "glnn", *names, *flags)
     assert status == 0, said
     assert "glnn" in out
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A file of the user's, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE)
+    yield "mine.py"
+    sys.modules.pop("mine", None)
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_file_of_ones_own_that_cannot_be_used_is_one_line(kdsim):
+    for what, (name, message) in OWN.items():
+        status, out, said = kdsim("graph", "glnn", "--data", f"mine.py:{name}", "--out", "out")
+        assert (status, out, len(said.strip().splitlines())) == (2, "", 1), what
+        assert re.search(message, said), said
+
+
+@pytest.mark.usefixtures("mine", "no_report")
+def test_graphs_in_a_file_of_ones_own_run_and_say_what_was_done(kdsim, tmp_path):
+    quick = ["--epochs", "2", "--teacher-epochs", "2", "--workers", "1"]
+    drawn = ["--train", "5", "--val", "5"]
+    runs = {
+        "glnn cut": [*drawn, "--train", "3", "--val", "3"],
+        "glnn many": ["--protocol", "folds"],
+        "logits sums": drawn,
+    }
+    heard = {}
+    for run, flags in runs.items():
+        method, name = run.split()
+        given = ["--data", f"mine.py:{name}", *flags, *quick, "--out", name]
+        status, out, said = kdsim("graph", method, *given)
+        assert status == 0, said
+        heard[name] = out + said
+    assert "40 edges had no opposite and now go both ways" in heard["cut"]
+    assert "10 of 60 nodes have no label" in heard["cut"]
+    left_out = "takes the largest connected component, 41 of 60 nodes, and leaves out 19"
+    assert left_out in heard["cut"]
+    assert "test R² (%)" in heard["sums"]
+    (metrics,) = (tmp_path / "cut").glob("*/metrics.jsonl")
+    first = json.loads(metrics.read_text().splitlines()[0])
+    assert first["notes"][-1].endswith("and leaves out 19")
+    (table,) = tables(load(tmp_path / "cut"))
+    assert any(left_out in note for note in table.notes)
