@@ -1,12 +1,14 @@
 """What clients and server send each other, and what happens to it on the way: the nouns."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from kdcore.devices import moved
 
 Message = dict[str, Tensor]
 
@@ -90,6 +92,12 @@ Stage = Transform | Callable[[Message], Transform]
 def on(message: Message, device: torch.device) -> Message:
     """A message on a device; what is there already is not copied."""
     return {key: value.to(device) for key, value in message.items()}
+
+
+def all_on(messages: Sequence[Message], device: torch.device) -> list[Message]:
+    """Messages on a device, in few copies; a tensor that several hold is one there too."""
+    values = iter(moved([value for message in messages for value in message.values()], device))
+    return [{key: next(values) for key in message} for message in messages]
 
 
 @dataclass

@@ -1,8 +1,12 @@
-"""Where tensors are computed with: the CPU, or another device that PyTorch reaches."""
+"""Devices that tensors are computed on: which there are, and how many tensors get there at once."""
 
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+
+ALONE = 2**20  # bytes of a tensor that moves alone: joined to others it would gain nothing
 
 
 def device_of(name: str = "auto", share: float = 0.0) -> torch.device:
@@ -46,3 +50,75 @@ def _check_there(device: torch.device, share: float) -> None:
             f"device {device}: PyTorch {torch.__version__} finds {count or 'no'} such "
             f"device{'s' * (count != 1)} here; take another, or see `kdsim doctor`"
         )
+
+
+class Joined(NamedTuple):
+    """Tensors of one type, end to end.
+
+    Attributes:
+        flat: (sum of their sizes,) the numbers.
+        shapes: of each.
+    """
+
+    flat: Tensor
+    shapes: tuple[torch.Size, ...]
+
+    def apart(self) -> list[Tensor]:
+        """The tensors, as views."""
+        parts = self.flat.split([shape.numel() for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+
+def joined(values: Sequence[Tensor]) -> Joined:
+    """Tensors of one type and device, copied into one."""
+    flat = torch.cat([value.detach().reshape(-1) for value in values])
+    return Joined(flat, tuple(value.shape for value in values))
+
+
+def together(values: Sequence[Tensor]) -> list[list[int]]:
+    """Places of tensors that `joined` takes at once; a large one is alone. Each tensor once."""
+    groups: dict[Hashable, list[int]] = {}
+    seen: set[int] = set()
+    for place, value in enumerate(values):
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        kind: Hashable = id(value) if value.nbytes >= ALONE else (value.dtype, value.device)
+        groups.setdefault(kind, []).append(place)
+    return list(groups.values())
+
+
+def moved(values: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
+    """The tensors on a device: one copy for all small ones of a type, and each of them once.
+
+    Those that moved together are views of one tensor. What is there already is left as it is.
+    """
+    device = torch.device(device)
+    away = [value for value in values if not _is_on(value, device)]
+    if not away:
+        return list(values)
+    there: dict[int, Tensor] = {}
+    for places in together(away):
+        if len(places) == 1:
+            there[id(away[places[0]])] = away[places[0]].to(device)
+            continue
+        flat, shapes = joined([away[place] for place in places])
+        parts = Joined(flat.to(device), shapes).apart()
+        there |= {id(away[place]): part for place, part in zip(places, parts, strict=True)}
+    return [there.get(id(value), value) for value in values]
+
+
+def stacked(column: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape as one; without a copy where they are the rows of one already."""
+    first = column[0]
+    memory, place, size = first.untyped_storage().data_ptr(), first.storage_offset(), first.numel()
+    for row, value in enumerate(column):
+        same = value.storage_offset() == place + row * size and value.is_contiguous()
+        if not (same and value.untyped_storage().data_ptr() == memory):
+            return torch.stack(list(column))
+    return first.as_strided((len(column), *first.shape), (size, *first.stride()))
+
+
+def _is_on(value: Tensor, device: torch.device) -> bool:
+    """Whether a tensor is on the device; one without a number is any of its kind."""
+    return value.device == device or (device.index is None and value.device.type == device.type)

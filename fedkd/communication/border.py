@@ -23,14 +23,18 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
-from torch import Tensor
 
-from fedkd.communication.channel import Channel
-from fedkd.messages import Message, PayloadSpec, Received, Transform, Upload, on
+from fedkd.communication.attempts import each
+from fedkd.communication.channel import Channel, Read
+from fedkd.communication.measures import Asked, Measures, measured, root_mean_square
+from fedkd.messages import Message, PayloadSpec, Received, Transform, Upload, all_on
+from kdcore.devices import moved
 
 RATIO = 1e3
 LEAST_SIZE = 0.1  # what broadcast parameters count as at the least: some are zeros at first
 USUAL = 1.0  # what a cohort's median counts as at the least: some features are zeros
+AT_ONCE = 2**24  # numbers of uploads that are read at once, where each is judged on its own
+Numbers = dict[str, Measures]  # of the tensors of an upload
 CEILING = 1e9  # of a root mean square: above, sums of squares get out of float32
 
 
@@ -57,51 +61,73 @@ class Border:
     ) -> Iterator[Received]:
         """Those that are let in, of (client, group, upload), in their order.
 
-        Where uploads are measured by each other, a wave of them is read at once; else one by one.
+        A wave of them is read at once, and no more than memory has room for where each is judged on
+        its own; where uploads are measured by each other, what is usual is so among those so far.
         """
-        if not any(
-            _unbounded(self.channel, payload_spec) for payload_spec in self.payload_spec.values()
-        ):
-            for one in sent:
-                yield from self._read([one])
-            return
+        specs = list(self.payload_spec.values())
+        alone = not any(_unbounded(self.channel, spec) for spec in specs)
+        if alone and specs:
+            wave = min(wave, max(1, AT_ONCE // max(map(_numbers, specs))))
         usual: dict[str, list[float]] = {}
         rest = iter(sent)
         while several := list(islice(rest, wave)):
-            read = list(self._read(several))
-            sizes = [self._sizes(one) for one in read]
-            for key, size in (pair for each in sizes for pair in each.items()):
+            read = self._read(several)
+            sizes = [self._sizes(received.group, measures) for received, measures in read]
+            for key, size in (pair for own in sizes for pair in own.items()):
                 usual.setdefault(key, []).append(size)
             most = {key: max(USUAL, _median(found)) for key, found in usual.items()}
-            for received, own in zip(read, sizes, strict=True):
+            for (received, _), own in zip(read, sizes, strict=True):
                 if reason := _unusual(own, most):
                     self.rejected[received.client] = reason
                 else:
                     yield received
             del read
 
-    def _read(self, sent: Iterable[tuple[int, str, Upload]]) -> Iterator[Received]:
-        """Those that are what they claim to be, taken on their own."""
-        for client, group, upload in sent:
-            broadcast, payload_spec = self.broadcasts[client], self.payload_spec[group]
-            try:
-                read = self.channel.given_broadcast(broadcast).read_up(upload, payload_spec)
-                _check_sizes(read.payload, payload_spec, broadcast)
-            except ValueError as reason:
-                self.rejected[client] = str(reason)
-                continue
-            rows = None if read.rows is None else read.rows.to(self.device)
-            payload = on(read.payload, self.device)
-            yield Received(client, group, payload, float(read.weight), rows)
-
-    def _sizes(self, one: Received) -> dict[str, float]:
-        """The root mean squares of what is measured by other uploads, over the rows that came."""
-        values = {
-            key: one.payload[key] for key in _unbounded(self.channel, self.payload_spec[one.group])
+    def _read(self, sent: Sequence[tuple[int, str, Upload]]) -> list[tuple[Received, Numbers]]:
+        """Those that are what they claim to be, taken on their own, and the measures of each."""
+        broadcasts = [self.broadcasts[client] for client, _, _ in sent]
+        specs = [self.payload_spec[group] for _, group, _ in sent]
+        found = self.channel.read_all([upload for _, _, upload in sent], specs, broadcasts)
+        fair = each(_check_sizes, found, specs, self._sizes_before(specs, broadcasts))
+        self.rejected |= {
+            client: str(reason)
+            for (client, _, _), reason in zip(sent, fair, strict=True)
+            if isinstance(reason, ValueError)
         }
-        if one.rows is not None:
-            values = {key: value[one.rows.bool()] for key, value in values.items()}
-        return {key: _rms([value]) for key, value in values.items() if value.numel()}
+        read = [
+            (client, group, one)
+            for (client, group, _), one in zip(sent, fair, strict=True)
+            if isinstance(one, Read)
+        ]
+        payloads = all_on([one.upload.payload for _, _, one in read], self.device)
+        rows = iter(
+            moved([r for _, _, one in read if (r := one.upload.rows) is not None], self.device)
+        )
+        return [
+            (
+                Received(client, group, payload, one.weight)._replace(
+                    rows=None if one.upload.rows is None else next(rows)
+                ),
+                one.measures,
+            )
+            for (client, group, one), payload in zip(read, payloads, strict=True)
+        ]
+
+    def _sizes_before(
+        self, specs: Sequence[Mapping[str, PayloadSpec]], broadcasts: Sequence[Message]
+    ) -> list[float]:
+        """The root mean squares of the parameters from which each upload's training began."""
+        before = [
+            [Asked(message[key]) for key in _trained(spec) if key in message]
+            for spec, message in zip(specs, broadcasts, strict=True)
+        ]
+        numbers = iter(measured([asked for one in before for asked in one]))
+        return [root_mean_square([next(numbers) for _ in one]) for one in before]
+
+    def _sizes(self, group: str, measures: Numbers) -> dict[str, float]:
+        """The root mean squares of what is measured by other uploads, over the rows that came."""
+        keys = _unbounded(self.channel, self.payload_spec[group])
+        return {key: root_mean_square([measures[key]]) for key in keys if measures[key].size}
 
 
 def _unusual(sizes: Mapping[str, float], usual: Mapping[str, float]) -> str:
@@ -115,28 +141,43 @@ def _unusual(sizes: Mapping[str, float], usual: Mapping[str, float]) -> str:
     return ""
 
 
-def _check_sizes(
-    payload: Message, payload_spec: Mapping[str, PayloadSpec], broadcast: Message
-) -> None:
-    """Raise ValueError for sizes that cannot be, whatever others send."""
+def _check_sizes(read: Read, payload_spec: Mapping[str, PayloadSpec], before: float) -> Read:
+    """Raise ValueError for sizes that cannot be, whatever others send.
+
+    `before` is the root mean square of the parameters from which training began.
+    """
+    whole = {
+        key: numbers._replace(size=read.upload.payload[key].numel())  # zeros for rows not sent
+        for key, numbers in read.measures.items()
+    }
     for key, spec in payload_spec.items():
-        value = payload[key]
-        size = _rms([value]) if value.is_floating_point() else 0.0
+        numbers = whole[key]
+        size = root_mean_square([numbers]) if spec.below is None else 0.0
         if size > CEILING:
             raise ValueError(f"{key} has a root mean square of {size:.3g}, over {CEILING:g}")
-        largest = float(value.abs().max()) if spec.most is not None and value.numel() else 0.0
-        if spec.most is not None and largest > 1.01 * spec.most:
-            raise ValueError(f"{key} goes up to {largest:g}, and there are {spec.most:g} at most")
-        if spec.least is not None and value.numel() and float(value.min()) < spec.least - 0.01:
-            raise ValueError(f"{key} goes down to {float(value.min()):g}, below {spec.least:g}")
-    trained = [key for key, spec in payload_spec.items() if spec.trained != "no"]
-    before = _rms([broadcast[key] for key in trained if key in broadcast])
-    after, most = _rms([payload[key] for key in trained]), RATIO * max(LEAST_SIZE, before)
+        if spec.most is not None and numbers.largest > 1.01 * spec.most:
+            raise ValueError(
+                f"{key} goes up to {numbers.largest:g}, and there are {spec.most:g} at most"
+            )
+        if spec.least is not None and numbers.size and numbers.low < spec.least - 0.01:
+            raise ValueError(f"{key} goes down to {numbers.low:g}, below {spec.least:g}")
+    after = root_mean_square([whole[key] for key in _trained(payload_spec)])
+    most = RATIO * max(LEAST_SIZE, before)
     if after > most:
         raise ValueError(
             f"parameters have a root mean square of {after:.3g}, over {RATIO:g} times that of "
             f"those from which training began ({most / RATIO:.3g})"
         )
+    return read
+
+
+def _trained(payload_spec: Mapping[str, PayloadSpec]) -> list[str]:
+    return [key for key, spec in payload_spec.items() if spec.trained != "no"]
+
+
+def _numbers(payload_spec: Mapping[str, PayloadSpec]) -> int:
+    """How many numbers an upload holds, by its claim; one row where it may have any number."""
+    return max(1, sum(abs(math.prod(spec.shape)) for spec in payload_spec.values()))
 
 
 def _unbounded(channel: Channel, payload_spec: Mapping[str, PayloadSpec]) -> list[str]:
@@ -150,13 +191,6 @@ def _unbounded(channel: Channel, payload_spec: Mapping[str, PayloadSpec]) -> lis
         and spec.most is None
         and (noisy or not spec.simplex)
     ]
-
-
-def _rms(values: Sequence[Tensor]) -> float:
-    """The root of the mean square over all entries; 0 where there are none."""
-    count = sum(value.numel() for value in values)
-    total = sum(float(value.double().square().sum()) for value in values)
-    return math.sqrt(total / count) if count else 0.0
 
 
 def _median(values: Sequence[float]) -> float:

@@ -2,14 +2,28 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fedkd.communication.attempts import among, answer_of, each
+from fedkd.communication.checks import (
+    Shaped,
+    check_form,
+    check_numbers,
+    shaped,
+    stored_otherwise,
+)
+from fedkd.communication.measures import Measures, measured
+from fedkd.communication.rows import only_held, with_zeros
 from fedkd.core import Algorithm
-from fedkd.messages import ANY, Message, PayloadSpec, Stage, Transform, Upload, weigh
+from fedkd.messages import ANY, Message, PayloadSpec, Stage, Transform, Upload, all_on, weigh
+from kdcore.devices import moved
+
+CPU = torch.device("cpu")  # where messages are coded
 
 # A label vector written down in float32 misses a sum of one by about 1e-7 a class.
 ROUNDING = 1e-4
@@ -84,24 +98,44 @@ class Channel:
         """A broadcast as clients read it."""
         return _decode(self.downlink, sent)
 
+    def answering(self, broadcasts: Sequence[Message]) -> list["Channel | ValueError"]:
+        """`given_broadcast` for each of a cohort, once for each broadcast; or why there is none."""
+        if all(isinstance(stage, Transform) for stage in self.uplink):
+            return [self] * len(broadcasts)
+        messages = list({id(message): message for message in broadcasts}.values())
+        answers = each(self.given_broadcast, all_on(messages, CPU))
+        known = dict(zip(map(id, messages), answers, strict=True))
+        return [known[id(message)] for message in broadcasts]
+
     def send_up(self, upload: Upload, generator: torch.Generator) -> Upload:
         """An upload as it is sent: only the rows that the client has, transformed.
 
         Raises:
             ValueError: it is none, or a stage cannot be applied to it; the message says why.
         """
-        check_form(upload)
         _ready(self.uplink)
-        try:
-            payload = upload.payload
-            if upload.rows is not None:
-                held = upload.rows.bool()
-                payload = {key: value[held] for key, value in payload.items()}
-            return upload._replace(payload=_encode(self.uplink, payload, generator))
-        except ValueError:
-            raise
-        except Exception as reason:  # what a client's function gave back may be anything
-            raise ValueError(f"it cannot be sent: {reason}") from reason
+        sent: Upload = answer_of(self.send_all([upload], [{}], lambda place: generator)[0])
+        return sent
+
+    def send_all(
+        self,
+        uploads: Sequence[Any],
+        broadcasts: Sequence[Message],
+        stream: Callable[[int], torch.Generator],
+    ) -> list[Upload | ValueError]:
+        """`send_up` for each of a cohort, in few copies: what is sent, or why it cannot be.
+
+        Args:
+            uploads: as the clients' functions gave them.
+            broadcasts: what each answers, as it was read.
+            stream: place in the cohort -> the generator of what is drawn on sending.
+        """
+        answers = self.answering(broadcasts)
+        due = among(only_held, each(Channel._formed, answers, uploads))
+        if not self.uplink:
+            return due
+        streams = [stream(place) for place in range(len(due))]
+        return each(Channel._coded, answers, among(_on_cpu, due), streams)
 
     def read_up(self, sent: Upload, payload_spec: Mapping[str, PayloadSpec]) -> Upload:
         """An upload as the server reads it.
@@ -109,46 +143,74 @@ class Channel:
         Raises:
             ValueError: it is not what it claims to be; the message says why.
         """
-        check_form(sent)
+        try:
+            _ready(self.uplink)
+        except RuntimeError as reason:
+            raise ValueError(f"it cannot be read: {reason}") from reason
+        read: Read = answer_of(self.read_all([sent], [payload_spec], [{}])[0])
+        return read.upload
+
+    def read_all(
+        self,
+        sent: Sequence[Any],
+        payload_specs: Sequence[Mapping[str, PayloadSpec]],
+        broadcasts: Sequence[Message],
+    ) -> list["Read | ValueError"]:
+        """`read_up` for each of a cohort, in few copies and with one wait for their numbers.
+
+        Args:
+            sent: as they came.
+            payload_specs: what each must look like.
+            broadcasts: what each answers, as it was read.
+        """
+        answers = self.answering(broadcasts)
+        formed = among(_at_hand, each(Channel._formed, answers, sent))
+        opened = each(Channel._decoded, answers, formed)
+        fields = each(lambda one, spec: shaped(one.payload, one.rows, spec), opened, payload_specs)
+        read = each(Channel._checked, answers, opened, fields, among(_measured, fields))
+        return among(_with_zeros, read)
+
+    def _formed(self, upload: Upload) -> Upload:
+        check_form(upload)
+        return upload
+
+    def _coded(self, upload: Upload, generator: torch.Generator) -> Upload:
+        try:
+            return upload._replace(payload=_encode(self.uplink, upload.payload, generator))
+        except ValueError:
+            raise
+        except Exception as reason:  # what a client's function gave back may be anything
+            raise ValueError(f"it cannot be sent: {reason}") from reason
+
+    def _decoded(self, sent: Upload) -> Upload:
+        """An upload with its weight as a number, decoded."""
         try:
             weight, payload = float(sent.weight), _decode(self.uplink, sent.payload)
         except Exception as reason:  # an upload may hold anything, and the round goes on without it
             raise ValueError(f"it cannot be read: {reason}") from reason
         if not math.isfinite(weight) or not 0 <= weight <= self.max_weight:
             raise ValueError(f"weight {weight:g} is not between 0 and {self.max_weight:g}")
-        if set(payload) != set(payload_spec):
-            raise ValueError(f"keys {sorted(payload)} instead of {sorted(payload_spec)}")
-        if any(spec.rows != (sent.rows is not None) for spec in payload_spec.values()):
-            raise ValueError("rows are named where all are due, or not named where some are")
-        slack = ROUNDING + sum(stage.error for stage in _ready(self.uplink))
-        for key, spec in payload_spec.items():
-            shape = spec.shape if sent.rows is None else _held_shape(spec, sent.rows)
-            _check(key, payload[key], spec._replace(shape=shape), slack)
-        if sent.rows is not None:
-            payload = {key: _spread(value, sent.rows) for key, value in payload.items()}
         return sent._replace(payload=payload)
 
-
-def check_form(upload: object) -> None:
-    """Raise ValueError unless this is an upload of plain tensors under names."""
-    if not isinstance(upload, Upload):
-        raise ValueError(f"it is a {type(upload).__name__}, and no upload")
-    if not isinstance(upload.payload, Mapping):
-        raise ValueError(f"its payload is a {type(upload.payload).__name__}, and no dictionary")
-    rows = {} if upload.rows is None else {"its list of rows": upload.rows}
-    for key, value in (dict(upload.payload) | rows).items():
-        if not isinstance(key, str):
-            raise ValueError(f"its payload has a key {key!r}, which is no name")
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{key} is a {type(value).__name__}, and no tensor")
-        if _stored_otherwise(value):
-            raise ValueError(f"{key} is no plain tensor: {value.layout}, {value.device}")
+    def _checked(self, sent: Upload, found: Shaped, measures: Sequence[Measures]) -> "Read":
+        slack = ROUNDING + sum(stage.error for stage in _ready(self.uplink))
+        check_numbers(found, measures, slack)
+        numbers = {field.key: one for field, one in zip(found.fields, measures, strict=True)}
+        return Read(sent, float(sent.weight), numbers)
 
 
-def _stored_otherwise(value: Tensor) -> bool:
-    """Whether its numbers do not lie one beside the other: sparse, nested, quantised, or none."""
-    dense = value.layout is torch.strided and value.device.type != "meta"
-    return not dense or value.is_nested or value.is_quantized
+class Read(NamedTuple):
+    """An upload as the server reads it.
+
+    Attributes:
+        upload: decoded, with zeros for the rows that were not sent.
+        weight: its weight.
+        measures: of the numbers that were sent, by key.
+    """
+
+    upload: Upload
+    weight: float
+    measures: dict[str, Measures]
 
 
 def _sample(spec: PayloadSpec) -> Tensor:
@@ -183,41 +245,37 @@ def _ready(stages: tuple[Stage, ...]) -> list[Transform]:
     return ready
 
 
-def _held_shape(spec: PayloadSpec, rows: Tensor) -> tuple[int, ...]:
-    fits = rows.ndim == 1 if spec.shape[0] == ANY else rows.shape == spec.shape[:1]
-    if not fits or not bool(((rows == 0) | (rows == 1)).all()):
-        raise ValueError(f"a list of rows of shape {tuple(rows.shape)} that are not all 0 or 1")
-    return (int(rows.sum()), *spec.shape[1:])
+def _at_hand(uploads: Sequence[Upload]) -> list[Upload]:
+    """Uploads with their weights and lists of rows, which are looked into, on the CPU."""
+    found = list(uploads)
+    weights = [p for p, one in enumerate(uploads) if _is_number(one.weight)]
+    listed = [place for place, one in enumerate(uploads) if one.rows is not None]
+    values = [found[p].weight for p in weights] + [found[p].rows for p in listed]
+    here = iter(moved([value for value in values if value is not None], CPU))
+    for place in weights:
+        found[place] = found[place]._replace(weight=next(here))
+    for place in listed:
+        found[place] = found[place]._replace(rows=next(here))
+    return found
 
 
-def _check(key: str, value: Tensor, spec: PayloadSpec, slack: float) -> None:
-    """Raise ValueError unless a payload tensor has shape and type, is finite, on the simplex."""
-    length = value.shape[:1] if spec.shape[:1] == (ANY,) else spec.shape[:1]
-    shape = (*length, *spec.shape[1:])
-    if tuple(value.shape) != shape:
-        said = ", by its list of rows" if spec.rows else ""
-        raise ValueError(f"{key} has shape {tuple(value.shape)} instead of {shape}{said}")
-    kind = torch.get_default_dtype() if spec.below is None else torch.int32
-    if value.dtype != kind:
-        raise ValueError(f"{key} has type {value.dtype} instead of {kind}")
-    if spec.below is not None and value.numel():
-        first, last = int(value.min()), int(value.max())
-        if first < 0 or last >= spec.below:
-            raise ValueError(f"{key} goes from {first} to {last}, not 0 to {spec.below - 1}")
-    if not bool(torch.isfinite(value).all()):
-        count = int((~torch.isfinite(value)).sum())
-        raise ValueError(f"{key} holds {count} entries that are not finite")
-    if spec.simplex and math.isfinite(slack) and value.numel():
-        low, sums = float(value.min()), value.double().sum(dim=-1)
-        off = float((sums - 1).abs().max())
-        if low < -slack or off > slack * value.shape[-1]:
-            raise ValueError(
-                f"{key} has rows that are no distribution (smallest entry {low:.3g}, "
-                f"a sum off by {off:.3g})"
-            )
+def _is_number(weight: object) -> bool:
+    """Whether a weight is one plain number; what else is sent as one is looked at on its own."""
+    return isinstance(weight, Tensor) and not stored_otherwise(weight) and weight.numel() == 1
 
 
-def _spread(value: Tensor, rows: Tensor) -> Tensor:
-    full = value.new_zeros((len(rows), *value.shape[1:]))
-    full[rows.bool()] = value
-    return full
+def _on_cpu(uploads: Sequence[Upload]) -> list[Upload]:
+    """Uploads with their payloads where messages are coded."""
+    payloads = all_on([upload.payload for upload in uploads], CPU)
+    return [one._replace(payload=p) for one, p in zip(uploads, payloads, strict=True)]
+
+
+def _measured(found: Sequence[Shaped]) -> list[list[Measures]]:
+    """The measures of the fields of each, all in one read."""
+    numbers = iter(measured([field.asked for one in found for field in one.fields]))
+    return [[next(numbers) for _ in one.fields] for one in found]
+
+
+def _with_zeros(read: Sequence[Read]) -> list[Read]:
+    whole = with_zeros([one.upload for one in read])
+    return [one._replace(upload=upload) for one, upload in zip(read, whole, strict=True)]

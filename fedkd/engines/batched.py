@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from fedkd.core import Client, Task
+from kdcore.devices import stacked
 from kdcore.training.loop import Batches, Network, Predict
 
 CACHED = 10e6  # bytes of parameters of a chunk: more are no faster, as they leave the cache
@@ -198,7 +199,7 @@ def _joined(column: Sequence[Any]) -> tuple[Any, Any]:
     if all(value is first for value in column):
         return first, None
     if isinstance(first, Tensor):
-        return _stack(column), 0
+        return stacked(column), 0
     if isinstance(first, Batches):
         x, y, orders, masks, size = zip(*column, strict=True)
         (x, y, size), dims = _joined(list(zip(x, y, size, strict=True)))
@@ -229,14 +230,3 @@ def _apart(value: Any, count: int) -> list[Any]:
 def _like(value: Any, parts: Iterable[Any]) -> Any:
     """A tuple, named tuple or list of the same type with other parts."""
     return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
-
-
-def _stack(column: Sequence[Tensor]) -> Tensor:
-    """The tensors as one; without a copy where they are the rows of one, as after a round."""
-    first = column[0]
-    memory, place, size = first.untyped_storage().data_ptr(), first.storage_offset(), first.numel()
-    for row, value in enumerate(column):
-        same = value.storage_offset() == place + row * size and value.is_contiguous()
-        if not (same and value.untyped_storage().data_ptr() == memory):
-            return torch.stack(list(column))
-    return first.as_strided((len(column), *first.shape), (size, *first.stride()))

@@ -22,7 +22,7 @@ from fedkd.rounds.round import (
     close_round,
     first_server,
     open_round,
-    private_of,
+    private_of_all,
     public_of,
     read_all,
     send_all,
@@ -124,7 +124,8 @@ def simulate_timed(
         failed = dict.fromkeys(lost(clock, opening.cohort, seed, index), "dropped out")
         there = [members[number] for number in opening.cohort if number not in failed]
         read = dict(zip(opening.cohort, read_all(channel, opening, task.device), strict=True))
-        inputs = [(read[c.id], private_of(algorithm, c, seed, index), public) for c in there]
+        private = private_of_all(algorithm, there, seed, index)
+        inputs = [(read[c.id], own, public) for c, own in zip(there, private, strict=True)]
         results = engine(algorithm.client_update, task, there, inputs) if there else []
         params, sent, refused, broken = send_all(channel, there, inputs, results, seed, index)
         check_somebody([client.id for client in there], broken)

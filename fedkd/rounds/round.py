@@ -22,7 +22,7 @@ from fedkd.messages import Ledger, Message, Received, Upload, on
 from fedkd.rounds.client_sampling import Sample
 from fedkd.targets import TARGETS
 from kdcore.rng import generator
-from kdcore.training.batches import leading
+from kdcore.training.batches import draw_all, leading
 from kdcore.training.loop import Batches, Examples, Params, draw
 
 INSTEAD = "fedmd, feddf or fedavg"  # algorithms that learn any target
@@ -88,6 +88,8 @@ def send_all(
     sent: dict[int, Upload] = {}
     refused: dict[int, str] = {}
     failed: dict[int, str] = {}
+    uploads: dict[int, Any] = {}
+    broadcasts: list[Message] = []
     for client, (received, *_), result in zip(cohort, inputs, results, strict=True):
         if isinstance(result, Failure):
             failed[client.id] = result.reason
@@ -95,12 +97,19 @@ def send_all(
         if not isinstance(result, tuple) or len(result) != 2:
             failed[client.id] = f"it gave a {type(result).__name__}, not parameters and an upload"
             continue
-        params[client.id], upload = result
-        try:
-            stream = generator(seed, "up", index, client.id)
-            sent[client.id] = channel.given_broadcast(received).send_up(upload, stream)
-        except ValueError as reason:
-            refused[client.id] = str(reason)
+        params[client.id], uploads[client.id] = result
+        broadcasts.append(received)
+    numbers = list(uploads)
+    due = channel.send_all(
+        list(uploads.values()),
+        broadcasts,
+        lambda place: generator(seed, "up", index, numbers[place]),
+    )
+    for number, one in zip(numbers, due, strict=True):
+        if isinstance(one, ValueError):
+            refused[number] = str(one)
+        else:
+            sent[number] = one
     return params, sent, refused, failed
 
 
@@ -281,7 +290,15 @@ def deploy_all(
 
 def private_of(algorithm: Algorithm, client: Client, seed: int, index: int) -> Batches:
     """A client's own mini-batches of one round."""
-    return draw(client.private, algorithm.local, generator(seed, "private", index, client.id))
+    return private_of_all(algorithm, [client], seed, index)[0]
+
+
+def private_of_all(
+    algorithm: Algorithm, clients: Sequence[Client], seed: int, index: int
+) -> list[Batches]:
+    """The own mini-batches of each of some clients in one round."""
+    streams = [generator(seed, "private", index, client.id) for client in clients]
+    return draw_all([client.private for client in clients], algorithm.local, streams)
 
 
 def public_of(algorithm: Algorithm, task: Task, seed: int, index: int) -> Public | None:

@@ -17,7 +17,7 @@ from fedkd.rounds.round import (
     close_round,
     first_server,
     open_round,
-    private_of,
+    private_of_all,
     public_of,
     read_all,
     send_all,
@@ -113,7 +113,8 @@ def _work(
     numbers = sorted(received)
     for start in range(0, len(numbers), WAVE):
         wave = [members[number] for number in numbers[start : start + WAVE]]
-        inputs = [(received[c.id], private_of(algorithm, c, seed, index), public) for c in wave]
+        private = private_of_all(algorithm, wave, seed, index)
+        inputs = [(received[c.id], own, public) for c, own in zip(wave, private, strict=True)]
         results = engine(algorithm.client_update, task, wave, inputs)
         params, sent, refusals, broken = send_all(channel, wave, inputs, results, seed, index)
         fresh = [replace(members[number], params=new) for number, new in params.items()]

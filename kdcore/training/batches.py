@@ -1,5 +1,6 @@
 """Which examples a training sees, in which order: drawn beforehand, so that training is pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from kdcore.devices import moved
 from kdcore.training.optimizers import TrainingConfig
 
 
@@ -96,25 +98,55 @@ def draw(examples: Examples, training: TrainingConfig, generator: torch.Generato
     repeats examples of the client's own, so that nobody's else are ever touched. Where steps are
     counted, the last epoch ends when there are enough; nobody trains on no examples.
     """
-    count, width = len(examples), training.batch_size
+    return draw_all([examples], training, [generator])[0]
+
+
+def draw_all(
+    examples: Sequence[Examples], training: TrainingConfig, generators: Sequence[torch.Generator]
+) -> list[Batches]:
+    """`draw` for each of some clients, who move to their device together, in few copies.
+
+    Shuffles are drawn on the CPU, the same for any device, and those of one length are cut at once.
+    """
+    if not examples:
+        return []
+    alike: dict[int, list[int]] = {}
+    for place, own in enumerate(examples):
+        alike.setdefault(len(own), []).append(place)
+    held = moved([own.rows for own in examples], "cpu")
+    cut: dict[int, tuple[Tensor, Tensor]] = {}
+    for places in alike.values():
+        mine = [generators[place] for place in places]
+        order, mask = _cut(torch.stack([held[place] for place in places]), training, mine)
+        cut |= {place: (one, mask) for place, one in zip(places, order.unbind(), strict=True)}
+    orders, masks = zip(*(cut[place] for place in range(len(examples))), strict=True)
+    sizes = torch.tensor([len(own) for own in examples]).unbind()
+    there = moved([*orders, *masks, *sizes], leading(examples[0].x).device)
+    drawn = (there[place :: len(examples)] for place in range(len(examples)))
+    return [
+        Batches(own.x, own.y, order, mask, size)
+        for own, (order, mask, size) in zip(examples, drawn, strict=True)
+    ]
+
+
+def _cut(
+    rows: Tensor, training: TrainingConfig, generators: Sequence[torch.Generator]
+) -> tuple[Tensor, Tensor]:
+    """The mini-batches of clients with as many examples: (K, M) -> (K, S, B), and a mask (S, B)."""
+    count, width = rows.shape[1], training.batch_size
     once = -(-count // width)
     steps = training.epochs * once if training.steps is None else training.steps * min(count, 1)
     epochs = -(-steps // max(once, 1))
+    shuffles = torch.empty(len(rows), epochs, count, dtype=torch.long)
+    for own, stream in zip(shuffles, generators, strict=True):
+        for epoch in own:
+            torch.randperm(count, generator=stream, out=epoch)
+    order = rows.gather(1, shuffles.flatten(1)).view(shuffles.shape)
     places = torch.arange(once * width)
-    rows = examples.rows.cpu()
-    index = torch.zeros(epochs, once * width, dtype=torch.long)
-    for epoch in index:
-        order = torch.randperm(count, generator=generator)
-        epoch[:] = rows[order[places % max(count, 1)]]
-    mask = places < count
-    device = leading(examples.x).device  # draws are made on the CPU, the same for any device
-    return Batches(
-        x=examples.x,
-        y=examples.y,
-        order=index.reshape(-1, width)[:steps].to(device),
-        mask=mask.repeat(epochs).reshape(-1, width)[:steps].to(device),
-        size=torch.tensor(count, device=device),
-    )
+    if once * width > count:
+        order = order[..., places % max(count, 1)]
+    mask = (places < count).repeat(epochs).view(-1, width)
+    return order.reshape(len(rows), -1, width)[:, :steps], mask[:steps]
 
 
 def leading(x: Any) -> Tensor:

@@ -102,8 +102,8 @@ Tensor copied(const Tensor& from, const Tensor& to) {
 }
 
 Tensor copy_from(const Tensor& from, const Tensor& to, bool) {
-  if (!inside && from.is_cpu() && from.dim()) ++to_device;
-  if (!inside && to.is_cpu() && to.dim()) ++to_host;
+  if (!inside && from.is_cpu() && from.numel()) ++to_device;
+  if (!inside && to.is_cpu() && from.numel()) ++to_host;
   return copied(from, to);
 }
 
@@ -188,10 +188,28 @@ bool draws(const std::string& name) {
   return false;
 }
 
+// Whether an operation waits for the device, since the size of its answer depends on the numbers.
+bool waits(const c10::OperatorHandle& op, const torch::jit::Stack& stack) {
+  const auto& name = op.schema().name();
+  for (auto word : {"aten::nonzero", "aten::masked_select", "aten::equal", "aten::_unique",
+                    "aten::unique", "aten::bincount", "aten::repeat_interleave"})
+    if (name.rfind(word, 0) == 0) return true;
+  if (name.rfind("aten::index", 0) != 0 && name.rfind("aten::_index_put", 0) != 0) return false;
+  for (const auto& value : torch::jit::last(stack, op.schema().arguments().size())) {
+    if (!value.isList() || value.isTensorList()) continue;
+    for (const auto& entry : value.toListRef())
+      if (entry.isTensor() && entry.toTensor().defined() &&
+          entry.toTensor().scalar_type() == at::kBool)
+        return true;
+  }
+  return false;
+}
+
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto& name = op.schema().name();
   bool indexing = name.rfind("aten::index", 0) == 0 || name.rfind("aten::_index", 0) == 0;
   if (draws(name)) ++drawn;
+  if (!inside && waits(op, *stack)) ++reads;
   for (const auto& value : torch::jit::last(*stack, op.schema().arguments().size()))
     check(op, value, indexing);
   bool before = std::exchange(inside, true);
@@ -242,7 +260,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
 
 TORCH_LIBRARY(pretend, m) {
   m.def("start() -> ()", &start);
-  // Copies to the device and from it, numbers read, and random draws on it, until now.
+  // Copies to the device and from it, waits for numbers, and random draws on it, until now.
   m.def("counts() -> int[]", [] {
     return std::vector<int64_t>{to_device, to_host, reads, drawn};
   });

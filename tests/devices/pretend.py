@@ -20,7 +20,13 @@ SOURCE = Path(__file__).with_name("pretend.cpp")
 
 
 class Counts(NamedTuple):
-    """What has happened on the device until now; tensors of no dimension are numbers."""
+    """What has happened on the device until now.
+
+    Attributes:
+        to_device, to_host: copies of tensors with at least one number.
+        reads: numbers read, and operations the size of whose answer depends on numbers: both wait.
+        draws: of random numbers.
+    """
 
     to_device: int
     to_host: int
