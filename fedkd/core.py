@@ -279,6 +279,13 @@ class Algorithm(ABC):
         """The message down to one client. Return the same tensors to those who get the same."""
         return {}
 
+    def broadcasts(self, server: Server, cohort: Mapping[int, str]) -> dict[int, Message]:
+        """`broadcast` to each of a cohort, client number -> group.
+
+        For algorithms that have it quicker for all at once; the same messages in any case.
+        """
+        return {client: self.broadcast(server, client, group) for client, group in cohort.items()}
+
     @abstractmethod
     def client_update(
         self,

@@ -1,6 +1,6 @@
 """FD: clients exchange their mean prediction for each label; no public data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -48,15 +48,25 @@ class FD(Algorithm):
 
     def broadcast(self, server: Server, client: int, group: str) -> Message:
         """The leave-one-out means."""
+        return self.broadcasts(server, {client: group})[client]
+
+    def broadcasts(self, server: Server, cohort: Mapping[int, str]) -> dict[int, Message]:
+        """The same for a cohort: means that leave each member out, and those of all for others."""
         if not server:
-            return {}
-        total, count = server["total"], server["count"]
-        place = int(torch.searchsorted(server["clients"], client))
-        if place < len(server["clients"]) and server["clients"][place] == client:
-            total = total - server["means"][place]
-            count = count - server["held"][place]
-        means = torch.where(count > 0, 1, 0).unsqueeze(1) * total / count.clamp(min=1).unsqueeze(1)
-        return {"means": means.to(server["means"].dtype)}
+            return {client: {} for client in cohort}
+        members = {client: place for place, client in enumerate(server["clients"].tolist())}
+        places = torch.tensor([members.get(client, len(members)) for client in cohort])
+        places = places.to(server["means"].device)
+        total, count = (
+            whole - torch.cat([part, torch.zeros_like(part[:1])])[places]
+            for whole, part in (
+                (server["total"], server["means"]),
+                (server["count"], server["held"]),
+            )
+        )  # (K, C, C), (K, C)
+        means = torch.where(count > 0, 1, 0).unsqueeze(2) * total / count.clamp(min=1).unsqueeze(2)
+        parts = means.to(server["means"].dtype).unbind()
+        return {client: {"means": part} for client, part in zip(cohort, parts, strict=True)}
 
     def client_update(
         self,

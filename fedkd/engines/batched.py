@@ -141,29 +141,36 @@ def _alike(clients: Sequence[Client], calls: Sequence[Call]) -> Iterable[list[in
     """
     kinds: dict[Any, list[int]] = {}
     known: dict[int, Any] = {}  # id of an input, which many clients may share -> its kind
+    steps: dict[int, list[int]] = {}  # id of an input -> of the batches in it
     for position, (client, (params, *given)) in enumerate(zip(clients, calls, strict=True)):
         for value in given:
-            if id(value) not in known:
-                known[id(value)] = _kind(value)
-        kind = client.group, _kind(params), *(known[id(value)] for value in given)
+            if id(value) not in steps:
+                steps[id(value)] = [batches.steps for batches in _batches(value)]
+        kind = client.group, _kind(params, known), *(_known(value, known) for value in given)
         kinds.setdefault(kind, []).append(position)
-    steps = [[batches.steps for batches in _batches(call)] for call in calls]
     for positions in kinds.values():
-        positions.sort(key=steps.__getitem__, reverse=True)
+        positions.sort(key=lambda p: [steps[id(value)] for value in calls[p][1:]], reverse=True)
     return kinds.values()
 
 
-def _kind(value: Any) -> Any:
+def _known(value: Any, known: dict[int, Any]) -> Any:
+    """The kind of what many clients may share, found once."""
+    if id(value) not in known:
+        known[id(value)] = _kind(value, known)
+    return known[id(value)]
+
+
+def _kind(value: Any, known: dict[int, Any]) -> Any:
     """What must agree: everything but numbers in tensors, and the steps of batches."""
     if isinstance(value, Tensor):
         return value.shape, value.dtype
     if isinstance(value, Batches):
-        tables = value.x, value.y, value.size
-        return Batches, _kind(tables), value.order.shape[1:], value.mask.dtype
+        tables = _known(value.x, known), _known(value.y, known), _kind(value.size, known)
+        return Batches, tables, value.order.shape[1:], value.mask.dtype
     if isinstance(value, dict):
-        return dict, tuple(value), *map(_kind, value.values())
+        return dict, tuple(value), *(_kind(part, known) for part in value.values())
     if isinstance(value, tuple | list):
-        return type(value), *map(_kind, value)
+        return type(value), *(_kind(part, known) for part in value)
     return value
 
 

@@ -5,6 +5,7 @@ lets the cohort work. They are the only places where messages meet the channel.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -147,7 +148,8 @@ def open_round(
 ) -> OpenRound:
     """Draw the cohort and send each member its broadcast."""
     cohort = tuple(sample(list(groups), generator(seed, "sample", index)))
-    return _tell(algorithm, algorithm.broadcast, server, groups, cohort, channel, seed, index)
+    messages = algorithm.broadcasts(server, {client: groups[client] for client in cohort})
+    return _tell(algorithm, cohort, messages, channel, seed, index)
 
 
 def open_deployment(
@@ -164,15 +166,14 @@ def open_deployment(
     it goes on, the next round's broadcast brings the same.
     """
     cohort = tuple(groups)
-    return _tell(algorithm, algorithm.deployment, server, groups, cohort, channel, seed, index)
+    messages = {client: algorithm.deployment(server, client, groups[client]) for client in cohort}
+    return _tell(algorithm, cohort, messages, channel, seed, index)
 
 
 def _tell(
     algorithm: Algorithm,
-    message_to: Callable[[Server, int, str], Message],
-    server: Server,
-    groups: Mapping[int, str],
     cohort: tuple[int, ...],
+    messages: Mapping[int, Message],
     channel: Channel,
     seed: int,
     index: int,
@@ -182,15 +183,17 @@ def _tell(
     Clients who are told the same (the very same tensors) are sent one and the same encoding.
     """
     opening = OpenRound(cohort, {})
-    encoded: dict[tuple[tuple[str, int], ...], tuple[Message, Message]] = {}
+    encoded: dict[tuple[tuple[str, int], ...], tuple[Message, Counter[str]]] = {}
     for client in cohort:
-        message = message_to(server, client, groups[client])
+        message = messages[client]
         identity = tuple((key, id(value)) for key, value in message.items())
         if identity not in encoded:
-            sent = channel.send_down(message, generator(seed, "down", index, len(encoded)))
-            encoded[identity] = message, sent  # the message is kept, so that its ids stay taken
-        opening.broadcasts[client] = encoded[identity][1]
-        opening.ledger.down.update(weigh_broadcast(algorithm, opening.broadcasts[client]))
+            sent = message
+            if channel.downlink:
+                sent = channel.send_down(message, generator(seed, "down", index, len(encoded)))
+            encoded[identity] = sent, weigh_broadcast(algorithm, sent)
+        opening.broadcasts[client], size = encoded[identity]
+        opening.ledger.down.update(size)
     return opening
 
 

@@ -456,6 +456,18 @@ def test_a_part_of_the_clients_may_take_part(name, tiny):
 
 
 @every_algorithm
+def test_a_cohort_is_told_what_each_of_it_would_be_told_alone(name, tiny):
+    federation, algorithm = tiny(["mlp-8"], (3, 1, 4, 2)), small(name)
+    server = run(algorithm, federation, sample=only(3, 0, 1))[-1].server
+    cohort = {client.id: client.group for client in federation.clients}
+    for known in (algorithm.init(federation.task, stream(0)), server):
+        told = algorithm.broadcasts(known, cohort)
+        assert list(told) == [0, 1, 2, 3]
+        for client, group in cohort.items():
+            assert equal(told[client], algorithm.broadcast(known, client, group))
+
+
+@every_algorithm
 def test_a_client_may_join_late(name, tiny):
     federation = tiny()
 
@@ -747,10 +759,13 @@ class Tapped(Channel):
     change: Callable[[Upload], Upload] = lambda upload: upload
     number: int = 0
 
-    def send_up(self, upload, generator):
-        sent = super().send_up(upload, generator)
+    def send_all(self, uploads, told, generators):
+        sent = super().send_all(uploads, told, generators)
         streams = [stream(0, "up", index, self.number).initial_seed() for index in (1, 2)]
-        return self.change(sent) if generator.initial_seed() in streams else sent
+        return [
+            self.change(one) if generators(place).initial_seed() in streams else one
+            for place, one in enumerate(sent)
+        ]
 
 
 @every_algorithm

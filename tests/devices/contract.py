@@ -15,9 +15,12 @@ import torch
 
 import graphkd
 from fedkd import algorithms
+from fedkd import models as architectures
 from fedkd.engines.batched import batched
+from fedkd.engines.ray import serialization
+from fedkd.engines.ray.actor import carried
 from fedkd.engines.sequential import sequential
-from fedkd.messages import Ledger
+from fedkd.messages import Ledger, Upload
 from fedkd.rounds import checkpoint
 from fedkd.rounds.evaluation import evaluate
 from fedkd.rounds.round import deployed
@@ -25,6 +28,7 @@ from fedkd.rounds.synchronous import simulate
 from graphkd import distill, methods
 from graphkd.core import Epoch
 from graphkd.data import datasets, registry
+from kdcore.rng import generator
 from simulations.config.experiments import Compression, Topology, build
 from simulations.config.resources import Resources
 from simulations.runners import federated
@@ -109,6 +113,37 @@ def test_a_checkpoint_on_a_device_goes_on_as_if_it_had_not_stopped(
     loaded = checkpoint.load(tmp_path, clients, "this one", device)
     found, _ = last(name, federation, batched(), after=loaded[0])
     assert checkpoint.digest(found) == checkpoint.digest(expected)
+
+
+FEW = ("fedmd", "fedavg", "fd", "dsfl")  # the others' servers look at uploads one by one
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_a_round_of_many_clients_takes_few_copies_and_few_waits(name, tiny, device):
+    many = tiny(["mlp-8"], [3 + k % 4 for k in range(100)], public=5).to(device)
+    rounds = simulate(small(name, "momentum"), many.task, many.clients, rounds=2, engine=batched())
+    next(rounds)  # nobody was told anything
+    before = pretend.counts()
+    assert not next(rounds).rejected
+    after = pretend.counts()
+    assert after.to_device - before.to_device + after.to_host - before.to_host < 50
+    assert after.reads - before.reads < 50
+
+
+def test_a_chunk_of_a_ray_actor_leaves_the_device_at_once(device):
+    model = architectures.build("resnet8", (1, 8, 8), 10)
+    clients = [model.init(generator(0, k)) for k in range(20)]
+    there = [{name: value.to(device) for name, value in one.items()} for one in clients]
+    answers = [Upload(params, torch.tensor(k, device=device)) for k, params in enumerate(there)]
+    before = pretend.counts()
+    crossing, copy = carried(answers, there)
+    assert pretend.counts().to_host - before.to_host == 2  # parameters, and weights
+    found = serialization.unpack(crossing, device=device)
+    assert pretend.counts().to_device - before.to_device == 2
+    for k, (one, params) in enumerate(zip(found, clients, strict=True)):
+        assert one.weight.item() == k
+        assert far(one.payload, params) == 0
+        assert all((copy[name][k] == value.numpy()).all() for name, value in params.items())
 
 
 SMALL = {"clients": 3, "rounds": 2, "private": 60, "public": 40, "test": 50, "models": ["mlp-8"]}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kdcore.devices import device_of
+from kdcore.devices import device_of, joined, moved, stacked, together
 
 
 def test_auto_is_a_gpu_for_who_has_a_share_of_one(monkeypatch):
@@ -31,3 +31,36 @@ def test_what_is_not_there_is_said(name, share, said, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError, match=said):
         device_of(name, share)
+
+
+VALUES = [
+    torch.arange(6.0).view(2, 3),
+    torch.tensor(7),
+    torch.tensor(2.5),
+    torch.zeros(0, 4),
+    torch.arange(6).view(3, 2).T,
+    torch.tensor([True, False]),
+    torch.rand(2**18, 2),  # 2 MB
+]
+
+
+def test_tensors_that_are_joined_come_apart_again():
+    groups = together([*VALUES, VALUES[0]])
+    assert sorted(map(tuple, groups)) == [(0, 2, 3), (1, 4), (5,), (6,)]
+    for places in groups:
+        for place, value in zip(places, joined([VALUES[p] for p in places]).apart(), strict=True):
+            assert value.dtype == VALUES[place].dtype
+            assert torch.equal(value, VALUES[place])
+
+
+def test_what_is_where_it_should_be_is_not_moved():
+    for one, other in zip(moved(VALUES, "cpu"), VALUES, strict=True):
+        assert one is other
+
+
+def test_rows_of_one_tensor_are_stacked_without_a_copy():
+    table = torch.rand(4, 3, 2)
+    assert stacked(table.unbind()).data_ptr() == table.data_ptr()
+    assert torch.equal(stacked(table[1:3].unbind()), table[1:3])
+    for rows in ([table[0], table[2]], [table[1], table[0]], [table[0].clone(), table[1]]):
+        assert torch.equal(stacked(rows), torch.stack(rows))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from fedkd.core import ELSEWHERE, Client, Task
 from fedkd.engines.batched import batched
@@ -12,6 +13,7 @@ from fedkd.engines.fault_tolerance import EngineError, tolerant
 from fedkd.engines.ray.cluster import Room, node_name, ray, within
 from fedkd.engines.ray.placement import Share
 from fedkd.engines.ray.serialization import SerializedTree, array, pack, tensor, unpack
+from kdcore.devices import moved
 from kdcore.training.loop import Params
 
 
@@ -69,10 +71,7 @@ class _Worker:
             crossing.append(answer)
             staying += [params] if params is not None else []
         self._live[token] = staying
-        copy = (
-            {k: array(torch.stack([p[k] for p in staying])) for k in staying[0]} if staying else {}
-        )
-        return pack(crossing), copy
+        return carried(crossing, staying)
 
     def ready(self) -> tuple[str, list[Any]]:
         """The node that the worker is on, once it has started, and its GPUs there."""
@@ -98,6 +97,18 @@ class _Worker:
             known = value if isinstance(value, dict) else tensor(value).to(self._device)
             self._fetched[reference.hex()] = known
         return self._fetched[reference.hex()]
+
+
+def carried(crossing: list[Any], staying: list[Params]) -> tuple[SerializedTree, dict[str, Any]]:
+    """What crosses of a chunk of clients, and a copy of their parameters, (K, ...) each.
+
+    Both leave the device at once: uploads that are the parameters themselves leave it once.
+    """
+    leaves = [value for params in staying for value in params.values()]
+    here = dict(zip(map(id, leaves), moved(leaves, "cpu"), strict=True))
+    names = staying[0] if staying else {}
+    copy = {k: array(torch.stack([here[id(p[k])] for p in staying])) for k in names}
+    return pack(tree_map(lambda leaf: here.get(id(leaf), leaf), crossing)), copy
 
 
 def restored(copy: Any) -> dict[str, Any]:

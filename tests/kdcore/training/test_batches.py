@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcore.training.batches import Examples, draw
+from kdcore.training.batches import Examples, draw, draw_all
 from kdcore.training.optimizers import TrainingConfig
 
 
@@ -40,6 +40,31 @@ def test_clients_of_any_size_take_the_same_number_of_steps():
     assert small.steps == large.steps == 5
     assert small.mask.sum(dim=1).tolist() == [3.0] * 5  # an epoch of 3 is one batch
     assert large.mask.sum() == 20  # the first five of nine
+
+
+@settings(deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 9), max_size=5),
+    epochs=st.integers(0, 3),
+    width=st.integers(1, 6),
+    steps=st.none() | st.integers(1, 9),
+)
+def test_a_cohort_is_drawn_as_each_of_its_clients_is(counts, epochs, width, steps):
+    # Each by a loop over its epochs, as the shuffles are told: one for each, the last cut short.
+    training = TrainingConfig(epochs=epochs, batch_size=width, steps=steps)
+    given = [examples(count) for count in counts]
+    drawn = draw_all(given, training, [stream(k) for k in range(len(counts))])
+    for k, (own, batches) in enumerate(zip(given, drawn, strict=True)):
+        shuffle, found = stream(k), []
+        while len(own) and len(found) < (steps or epochs * -(-len(own) // width)):
+            once = own.rows[torch.randperm(len(own), generator=shuffle)].tolist()
+            found += [once[i : i + width] for i in range(0, len(own), width)]
+        found = found[:steps]
+        assert batches.mask.sum(dim=1).tolist() == list(map(len, found))
+        pairs = zip(batches.order, batches.mask, found, strict=True)
+        assert all(order[mask].tolist() == rows for order, mask, rows in pairs)
+        assert set(batches.order.flatten().tolist()) <= set(own.rows.tolist())
+        assert batches.size.item() == len(own)
 
 
 @settings(deadline=None)
