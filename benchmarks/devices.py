@@ -69,8 +69,8 @@ def updates(fed: FederatedData, engine: Engine, device: torch.device) -> Callabl
         lambda v: v.to(device) if isinstance(v, torch.Tensor) else v,
         public_of(ALGORITHM, fed.task, 0, 1),
     )
-    told = {"consensus": torch.full((len(fed.task.public), 10), 0.1, device=device)}
-    inputs = [(told, private_of(ALGORITHM, member, 0, 1), public) for member in members]
+    consensus = {"consensus": torch.full((len(fed.task.public), 10), 0.1, device=device)}
+    inputs = [(consensus, private_of(ALGORITHM, member, 0, 1), public) for member in members]
 
     def work() -> None:
         engine(ALGORITHM.client_update, task, members, inputs)
@@ -83,8 +83,8 @@ def loop(fed: FederatedData, work: Workload, device: torch.device) -> Callable[[
     """The same by the plain loop."""
     assert fed.task.public is not None
     public = fed.task.public.to(device)
-    told = torch.full((len(public), 10), 0.1, device=device)
-    parties = [
+    consensus = torch.full((len(public), 10), 0.1, device=device)
+    clients = [
         plain.PlainClient(
             lambda: module(work, public).to(device),
             client.private.x[client.private.rows].to(device),
@@ -95,7 +95,7 @@ def loop(fed: FederatedData, work: Workload, device: torch.device) -> Callable[[
     ]
 
     def run() -> None:
-        plain.fedmd_round(parties, public, told, 32)
+        plain.fedmd_round(clients, public, consensus, 32)
         if device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -88,15 +88,15 @@ def theirs(work: Workload, fed: federated_data.FederatedData) -> Callable[[], ob
         return module(work, examples[0].x)
 
     def rounds() -> object:
-        parties = [plain.PlainClient(build, e.x[e.rows], e.y[e.rows], 32) for e in examples]
+        clients = [plain.PlainClient(build, e.x[e.rows], e.y[e.rows], 32) for e in examples]
         if work.algorithm == "fd":
-            return plain.fd_round(parties, 10, plain.fd_round(parties, 10, None))
+            return plain.fd_round(clients, 10, plain.fd_round(clients, 10, None))
         public = fed.task.public
         assert public is not None
-        for party in parties:
-            party.train()
-        consensus = torch.stack([party.predict(public) for party in parties]).mean(dim=0)
-        return plain.fedmd_round(parties, public, consensus, 32)
+        for client in clients:
+            client.train()
+        consensus = torch.stack([client.predict(public) for client in clients]).mean(dim=0)
+        return plain.fedmd_round(clients, public, consensus, 32)
 
     return rounds
 

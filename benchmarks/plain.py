@@ -22,14 +22,14 @@ class PlainClient:
         self.loader = DataLoader(TensorDataset(x, y), batch_size=batch_size, shuffle=True)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
 
-    def train(self, told: Tensor | None = None) -> None:
+    def train(self, targets: Tensor | None = None) -> None:
         """One local epoch, with the others' mean prediction of each label as a second teacher."""
         for x, y in self.loader:
             self.optimizer.zero_grad()
             logits = self.model(x)
             loss = F.cross_entropy(logits, y)
-            if told is not None:
-                loss = loss + F.cross_entropy(logits, told[y])
+            if targets is not None:
+                loss = loss + F.cross_entropy(logits, targets[y])
             loss.backward()
             self.optimizer.step()
 
@@ -57,12 +57,12 @@ class PlainClient:
 
 
 def fd_round(
-    clients: list[PlainClient], num_classes: int, told: list[Tensor] | None
+    clients: list[PlainClient], num_classes: int, targets: list[Tensor] | None
 ) -> list[Tensor]:
     """Train, and tell each client the mean of the others' label means; none in the first round."""
     means, held = [], []
     for number, client in enumerate(clients):
-        client.train(None if told is None else told[number])
+        client.train(None if targets is None else targets[number])
         mine, known = client.label_means(num_classes)
         means.append(mine)
         held.append(known)

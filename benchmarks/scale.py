@@ -49,12 +49,12 @@ def one(side: str, count: int, each: int, repeats: int, threads: int) -> None:
         times = [seconds(lambda: next(rounds)) for _ in range(repeats + 1)]
     else:
         examples = [member.private for member in members]
-        parties = [
+        parts = [
             plain.PlainClient(lambda: plain.mlp(64, 32, 10), e.x[e.rows], e.y[e.rows], 32)
             for e in examples
         ]
-        told = plain.fd_round(parties, 10, None)
-        times = [seconds(lambda: plain.fd_round(parties, 10, told)) for _ in range(repeats + 1)]
+        means = plain.fd_round(parts, 10, None)
+        times = [seconds(lambda: plain.fd_round(parts, 10, means)) for _ in range(repeats + 1)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(statistics.median(times[1:]), peak)
 

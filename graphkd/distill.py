@@ -275,11 +275,11 @@ def _checked(task: _Task, split: Split) -> Trained | None:
     if offline and ready is not None:
         teacher = given.teacher(ready, split, seed)
     if task.own.student is not None or needed:
-        _check_shown(task, "student", task.fresh(), task.seen.graph, needed)
+        _check_hidden(task, "student", task.fresh(), task.seen.graph, needed)
     if not offline or not (needed or task.own.module):
         return teacher
     if teacher is not None:
-        _check_shown(task, "teacher", teacher.network, teacher.encode(view), min(needed, 1))
+        _check_hidden(task, "teacher", teacher.network, teacher.encode(view), min(needed, 1))
     elif len(plan.teachers) > 1:
         raise ValueError(
             f"{methods.REGISTRY.name_of(plan.method)} compares hidden states, and several teachers "
@@ -287,18 +287,18 @@ def _checked(task: _Task, split: Split) -> Trained | None:
         )
     else:
         network = build(plan.teachers[0], view.graph, seed, "teacher", task.own.module)
-        _check_shown(task, "teacher", network, view.graph, min(needed, 1))
+        _check_hidden(task, "teacher", network, view.graph, min(needed, 1))
     return teacher
 
 
-def _check_shown(task: _Task, side: str, network: nn.Module, graph: Graph, needed: int) -> None:
-    shown = len(predict(network, graph).hidden)
-    if shown < needed:
+def _check_hidden(task: _Task, side: str, network: nn.Module, graph: Graph, needed: int) -> None:
+    hidden = len(predict(network, graph).hidden)
+    if hidden < needed:
         method = methods.REGISTRY.name_of(task.plan.method)
         raise ValueError(
-            f"the {side} shows {shown or 'no'} hidden state{'s' * (shown > 1)}, and {method} needs "
-            f"{needed}: take a network with {needed + 1} layers or more, or let a module of yours "
-            "give (logits, hidden state, ...)"
+            f"the {side} shows {hidden or 'no'} hidden state{'s' * (hidden > 1)}, and {method} "
+            f"needs {needed}: take a network with {needed + 1} layers or more, or let a module of "
+            "yours give (logits, hidden state, ...)"
         )
 
 

@@ -170,9 +170,9 @@ def run(
     failed = []
     document, name, text = source.document, source.name, source.text
     with _threads(), batches.opened(document, source.said, name, options, text) as batch:
-        with bars.shown(batch, progress) as heard, closing(batches.run(batch)) as records:
+        with bars.following(batch, progress) as advance, closing(batches.run(batch)) as records:
             for job, record in records:
-                heard(job, record)
+                advance(job, record)
                 if listener is not None:
                     listener(job, Record(record))
                 if record["record"] == "failed":
@@ -240,9 +240,9 @@ def tune(
     found: list[Trial] = []
 
     def listen(batch: batches.Batch) -> None:
-        with bars.shown(batch, progress) as heard:
+        with bars.following(batch, progress) as advance:
             for job, record in batches.run(batch):
-                heard(job, record)
+                advance(job, record)
 
     with _threads(), tuning.opened(source.document, source.said, source.name, options) as search_:
         for trial in search_.run(listen):

@@ -11,13 +11,13 @@ from simulations.execution.scheduler import Job
 from simulations.reporting.markup import element, joined
 
 Record = dict[str, Any]
-Heard = Callable[[Job, Record], None]
+Listener = Callable[[Job, Record], None]
 LAST = ("run", "failed")  # the record with which a run ends
 
 
 @contextmanager
-def shown(batch: Batch, wanted: bool | None) -> Iterator[Heard]:
-    """What is to be told each record, so that it shows how far the runs are.
+def following(batch: Batch, wanted: bool | None) -> Iterator[Listener]:
+    """A listener to records, which shows how far the runs are.
 
     Args:
         batch: that is about to run.
@@ -31,16 +31,16 @@ def shown(batch: Batch, wanted: bool | None) -> Iterator[Heard]:
     elif notebook is not None:
         bars = Bars(len(batch.jobs), len(batch.done))
         handle = notebook(bars, display_id=True)
-        yield lambda job, record: handle.update(bars.heard(job, record))
+        yield lambda job, record: handle.update(bars.after(job, record))
     else:
         with progress_bar(disable=False) as bar:
             task = bar.add_task("", total=len(batch.jobs), completed=len(batch.done))
 
-            def heard(job: Job, record: Record) -> None:
+            def listener(job: Job, record: Record) -> None:
                 bar.update(task, description=status(job, record))
                 bar.advance(task, record["record"] in LAST)
 
-            yield heard
+            yield listener
 
 
 class Bars:
@@ -49,7 +49,7 @@ class Bars:
     def __init__(self, total: int, done: int = 0) -> None:
         self.total, self.done, self.said, self.share = total, done, "", 0.0
 
-    def heard(self, job: Job, record: Record) -> "Bars":
+    def after(self, job: Job, record: Record) -> "Bars":
         """The same, after a record."""
         rounds = getattr(job.experiment, "rounds", None)
         self.said = status(job, record)

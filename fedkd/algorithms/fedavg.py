@@ -120,13 +120,13 @@ def initial(task: Task, generator: torch.Generator) -> tuple[Server, Server]:
     return averaged, kept
 
 
-def whole(server: Server, group: str, averaged: Params) -> Params:
+def full_params(server: Server, group: str, averaged: Params) -> Params:
     """All parameters of a group's model, at a server that keeps what is not averaged."""
     return of_group(server, f"{KEPT}{group}") | averaged
 
 
 def apart(task: Task, group: str, params: Params) -> Server:
-    """The parameters of a group's model as the server holds them: the inverse of `whole`."""
+    """The parameters of a group's model as the server holds them: the inverse of `full_params`."""
     shared = task.models[group].shared(params)
     return {f"{'' if n in shared else KEPT}{group}/{n}": v for n, v in params.items()}
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from fedkd.algorithms.fedavg import FedAvg, apart, average_by_group, initial, of_group, whole
+from fedkd.algorithms.fedavg import FedAvg, apart, average_by_group, full_params, initial, of_group
 from fedkd.core import Properties, Public, Server, Task
 from fedkd.messages import Received
 from fedkd.targets import ALL, Target
@@ -85,7 +85,7 @@ class FedDF(FedAvg):
         for group in sorted(task.models):
             start = of_group(averaged, group)
             if start:
-                start = whole(server, group, start)
+                start = full_params(server, group, start)
                 averaged |= apart(task, group, self._taught(task, group, start, batches))
         return server | averaged
 

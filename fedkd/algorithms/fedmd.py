@@ -141,12 +141,12 @@ class FedMD(Algorithm):
     ) -> Server:
         """Each client counts once."""
         assert public is not None
-        heard: list[int] = []
-        consensus = as_sent(mean_of(_noted(uploads, heard), self._key(task.target)))
+        senders: list[int] = []
+        consensus = as_sent(mean_of(_noted(uploads, senders), self._key(task.target)))
         if not self.pretrain:
             return consensus_message(consensus, public)
         known = server[MET].tolist() if MET in server else []
-        met = torch.tensor(sorted({*known, *heard}))
+        met = torch.tensor(sorted({*known, *senders}))
         return consensus_message(consensus, public) | {MET: met}
 
     def _key(self, target: Target) -> str:
@@ -166,7 +166,7 @@ def _absolute(outputs: Outputs, y: Tensor) -> Tensor:
     return (outputs.logits - y.detach()).abs().mean(dim=-1)
 
 
-def _noted(uploads: Iterable[Received], heard: list[int]) -> Iterable[Received]:
+def _noted(uploads: Iterable[Received], senders: list[int]) -> Iterable[Received]:
     for upload in uploads:
-        heard.append(upload.client)
+        senders.append(upload.client)
         yield upload

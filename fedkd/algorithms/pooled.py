@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedkd.algorithms.fedavg import FedAvg, apart, initial, of_group, whole
+from fedkd.algorithms.fedavg import FedAvg, apart, full_params, initial, of_group
 from fedkd.core import Properties, Public, Server, Task, as_sent
 from fedkd.messages import ANY, Message, PayloadSpec, Received, Upload
 from fedkd.targets import ALL, CLASSES, NO_LABEL
@@ -92,7 +92,7 @@ class Pooled(FedAvg):
         batches = draw(Examples(x, y, torch.arange(len(y))), self.local, stream(*purpose))
         trained: Server = {}
         for group in sorted(task.models):
-            params = whole(server, group, of_group(server, group))
+            params = full_params(server, group, of_group(server, group))
             predict = task.models[group].predict
             params = fit(predict, params, batches, self.local, task.target.loss)
             trained |= apart(task, group, params)

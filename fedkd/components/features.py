@@ -17,13 +17,13 @@ from kdcore.training.stacked import stack_of
 
 def features(predict: Predict) -> Network:
     """The network without its head: its logits are its features, (N, D)."""
-    whole = stack_of(predict)
+    stacked = stack_of(predict)
 
     def one(params: Params, x: Tensor) -> Outputs:
         return Outputs(predict(params, x).hidden[-1])
 
     def stack(params: Params, x: Tensor) -> Outputs:
-        return Outputs(whole(params, x).hidden[-1])
+        return Outputs(stacked(params, x).hidden[-1])
 
     if not isinstance(predict, Network) or predict.learn is None:
         return Network(one, stack)

@@ -10,7 +10,7 @@ from fedkd.targets import CLASSES, NO_LABEL, Target
 from kdcore.training.batches import Examples
 
 
-def whole(values: Tensor, name: str) -> Tensor:
+def integers(values: Tensor, name: str) -> Tensor:
     """Whole numbers (N,), int64, of a tensor that holds nothing else: (N,) or (N, 1), any type.
 
     Raises:
@@ -43,7 +43,7 @@ def enough(labels: Tensor, clients: int, minimum: int = 1) -> Tensor:
         raise ValueError(f"the number of clients must be at least 1, got {clients}")
     if minimum < 0:
         raise ValueError(f"the minimum size must be >= 0, got {minimum}")
-    labels = whole(labels, "labels")
+    labels = integers(labels, "labels")
     if len(labels) < clients * max(minimum, 1):
         raise ValueError(
             f"{clients} clients with at least {max(minimum, 1)} examples each need "
@@ -104,11 +104,11 @@ def check_targets(y: Tensor, target: Target, classes: int, places: int = 0) -> N
 
 
 def check_examples(
-    parties: Iterable[Examples], classes: int, target: Target = CLASSES, places: int = 0
+    examples: Iterable[Examples], classes: int, target: Target = CLASSES, places: int = 0
 ) -> None:
     """Raise ValueError for examples that nobody could train on, of all clients at once."""
     alike: dict[tuple[int, int], list[Examples]] = {}
-    for one in parties:
+    for one in examples:
         alike.setdefault((id(one.x), id(one.y)), []).append(one)
     for several in alike.values():
         tables, y = tree_leaves(several[0].x), several[0].y

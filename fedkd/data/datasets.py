@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedkd.data.checks import check_finite, check_labels, whole
+from fedkd.data.checks import check_finite, check_labels, integers
 from fedkd.data.cifar import cifar10_jpeg
 from fedkd.data.files import idx
 from fedkd.data.files.cifar import cifar
@@ -91,9 +91,9 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
     first, plus, second = name.partition("+")
     if plus:
         return beside(load(first, root), load(second, root), name)
-    whole, colon, labels = name.rpartition(":")
+    base, colon, labels = name.rpartition(":")
     if colon and not is_reference(name):
-        return of_labels(load(whole, root), labels, name)
+        return of_labels(load(base, root), labels, name)
     loader = REGISTRY.get(name)
     return loader(data_root(root)) if name in _LOADERS else _own(name, loader, data_root(root))
 
@@ -110,7 +110,7 @@ def _own(name: str, loader: Callable[..., Any], root: Path) -> Dataset:
 
 def of_pair(x: Any, y: Any) -> Dataset:
     """A data set of two arrays, examples (N, ...) and labels (N,) from 0 to C - 1."""
-    examples, labels = torch.as_tensor(x), whole(torch.as_tensor(y), "labels")
+    examples, labels = torch.as_tensor(x), integers(torch.as_tensor(y), "labels")
     if examples.is_floating_point():
         examples = examples.to(torch.get_default_dtype())
     return Dataset(examples, labels, int(labels.max()) + 1 if len(labels) else 0)
@@ -127,8 +127,8 @@ def checked(data: Dataset) -> Dataset:
         if not isinstance(x, Tensor) or not x.ndim or not len(x):
             said = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"{type(x)}"
             raise ValueError(f"a data set needs examples x, a tensor (N, ...), and has {said}")
-    y = whole(data.y, "labels")
-    domains = None if data.domains is None else whole(data.domains, "domains")
+    y = integers(data.y, "labels")
+    domains = None if data.domains is None else integers(data.domains, "domains")
     for name, values in (("labels", y), ("domains", domains), ("inputs", tables[-1])):
         if values is not None and len(values) != len(tables[0]):
             raise ValueError(

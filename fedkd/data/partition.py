@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedkd.data.capped_dirichlet import dirichlet_balanced, dirichlet_min
-from fedkd.data.checks import enough, whole
+from fedkd.data.checks import enough, integers
 from fedkd.data.proportions import check_alpha, shares
 from kdcore.registry import Registry, members
 
@@ -272,7 +272,7 @@ def _own(
     labels, clients, _ = given
     try:
         parts = function(*given, **{k: v for k, v in settings.items() if k in taken})
-        dealt = [whole(torch.as_tensor(part), "row numbers") for part in parts]
+        dealt = [integers(torch.as_tensor(part), "row numbers") for part in parts]
         check_dealt(dealt, len(labels), clients)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"partition {name!r}: {type(error).__name__}: {error}") from error

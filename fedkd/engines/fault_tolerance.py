@@ -11,7 +11,7 @@ class EngineError(RuntimeError):
     """The engine itself cannot go on; no client is to blame, and to try each alone is no use."""
 
 
-def tolerant(engine: Engine = sequential) -> Engine:
+def fault_tolerant(engine: Engine = sequential) -> Engine:
     """The engine, but a client whose function raises gives a `Failure`, and the others go on.
 
     When a stack of clients raises, each of them is run alone, to find out which it was.

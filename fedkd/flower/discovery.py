@@ -6,7 +6,7 @@ from typing import NamedTuple
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedkd.flower.wire.serde import WHO, brief, whole
+from fedkd.flower.wire.serde import WHO, brief, integer
 
 
 class NodeRegistry(NamedTuple):
@@ -39,7 +39,7 @@ def meet(grid: Grid, clients: int, patience: float) -> NodeRegistry:
         if reply.has_error():
             raise ValueError(f"a client cannot take part: {brief(reply.error.reason)}")
         who = reply.content.config_records["who"]
-        number = whole(who, "client")
+        number = integer(who, "client")
         if number in found:
             raise ValueError(f"two Flower nodes say that they are client {number}")
         found[number] = reply.metadata.src_node_id, str(who["group"])

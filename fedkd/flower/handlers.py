@@ -17,11 +17,11 @@ from fedkd.flower.wire.serde import (
     DISTIL,
     SCORE,
     check_terms,
+    integer,
     pack_upload,
     terms,
     typed,
     unpack,
-    whole,
 )
 from fedkd.messages import Message, Upload
 from fedkd.rounds.round import private_of, public_of
@@ -190,7 +190,7 @@ def _read(
     check_terms(order, agreed)  # before anything leaves: no upload past a wrong channel
     words = str(agreed["downlink"]) + str(agreed["algorithm"])
     received = memo.received(runtime.wire, words, typed(content, "broadcast", ArrayRecord))
-    return whole(order, "round"), whole(order, "seed"), received
+    return integer(order, "round"), integer(order, "seed"), received
 
 
 KINDS = {

@@ -118,10 +118,10 @@ class DistillationStrategy(Strategy):
         """Close a round: check the uploads, update the server, say what happened."""
         opening, server, public = self._round
         record = self.records[-1]
-        answers, record.failed = self._answers(replies)
-        self._last |= dict.fromkeys(answers, server_round)
-        record.wire_up = self._wire(answers.values())
-        sent, refused = self._uploads(answers)
+        replied, record.failed = self._replied(replies)
+        self._last |= dict.fromkeys(replied, server_round)
+        record.wire_up = self._wire(replied.values())
+        sent, refused = self._uploads(replied)
         arrived = sorted(sent.items())
         server, rejected, record.ledger = close_round(
             self.algorithm, self.task, server, self._groups, self.channel, opening, arrived, public
@@ -129,7 +129,7 @@ class DistillationStrategy(Strategy):
         record.rejected = dict(sorted((refused | rejected).items()))
         for client, reason in sorted((record.rejected | record.failed).items()):
             LOGGER.log(WARNING, "round %d is without client %d: %s", server_round, client, reason)
-        if note := nothing_learnt(server_round, answers, record.rejected):
+        if note := nothing_learnt(server_round, replied, record.rejected):
             record.notes.append(note)
             LOGGER.log(WARNING, "%s", note)
         return pack(server), record.as_metrics()
@@ -154,10 +154,10 @@ class DistillationStrategy(Strategy):
         if not self._asked:
             return None
         record = self.records[-1]
-        answers, failed = self._answers(replies)
+        replied, failed = self._replied(replies)
         for client, reason in failed.items():
             record.failed[client] = f"no score: {reason}"
-        for client, reply in answers.items():
+        for client, reply in replied.items():
             scores: Mapping[str, object] = reply.content.metric_records.get("scores") or {}
             record.scores[client] = {n: v for n, v in scores.items() if isinstance(v, float)}
         return MetricRecord(dict(record.means()))
@@ -197,14 +197,14 @@ class DistillationStrategy(Strategy):
             self._asked[client] = Message(content, node, kind, group_id=str(index))
         return list(self._asked.values())
 
-    def _answers(self, replies: Iterable[Message]) -> tuple[dict[int, Message], dict[int, str]]:
+    def _replied(self, replies: Iterable[Message]) -> tuple[dict[int, Message], dict[int, str]]:
         """Answers by client, in the order of their numbers, and why the others gave none.
 
         A reply is known by the request that it answers: an error may come from Flower's server in
         the place of a node that is gone.
         """
         asked = {request.metadata.message_id: c for c, request in self._asked.items()}
-        answers: dict[int, Message] = {}
+        replied: dict[int, Message] = {}
         failed = dict.fromkeys(sorted(self._asked), "no answer in time")
         for reply in replies:
             client = asked.get(reply.metadata.reply_to_message_id)
@@ -213,14 +213,14 @@ class DistillationStrategy(Strategy):
             if reply.has_error():
                 failed[client] = brief(reply.error.reason)
             else:
-                answers[client] = reply
+                replied[client] = reply
                 failed.pop(client, None)
-        return dict(sorted(answers.items())), failed
+        return dict(sorted(replied.items())), failed
 
-    def _uploads(self, answers: dict[int, Message]) -> tuple[dict[int, Upload], dict[int, str]]:
+    def _uploads(self, replied: dict[int, Message]) -> tuple[dict[int, Upload], dict[int, str]]:
         """The uploads that can be read, and why the others cannot."""
         sent, refused = {}, {}
-        for client, reply in answers.items():
+        for client, reply in replied.items():
             try:
                 sent[client] = unpack_upload(reply.content, self._terms)
             except ValueError as reason:

@@ -72,7 +72,7 @@ class TimedRound(Round):
     newest: Mapping[int, Received] = field(default_factory=dict)
 
     @property
-    def heard(self) -> set[int]:
+    def uploaders(self) -> set[int]:
         """Those from whom an upload came in this round that was not too late."""
         return set(self.uploads) - set(self.late) | set(self.rejected)
 
@@ -249,9 +249,9 @@ def pack(current: TimedRound) -> Round:
         found |= {f"{BROADCAST}{key}": value for key, value in one.broadcast.items()}
         found |= _flat(one.upload)
         state |= {f"{number}/{name}": value for name, value in found.items()}
-    for number, heard in current.newest.items():
-        weight = torch.tensor(heard.weight, dtype=torch.float64)
-        found = _flat(Upload(heard.payload, weight, heard.rows))
+    for number, latest in current.newest.items():
+        weight = torch.tensor(latest.weight, dtype=torch.float64)
+        found = _flat(Upload(latest.payload, weight, latest.rows))
         state |= {f"newest/{number}/{name}": value for name, value in found.items()}
     kept = {name: getattr(current, name) for name in (f.name for f in fields(Round))}
     return Round(**kept | {"server": current.server | {STATE + k: v for k, v in state.items()}})
@@ -262,14 +262,14 @@ def unpack(saved: Round) -> TimedRound:
     state = {k.removeprefix(STATE): v for k, v in saved.server.items() if k.startswith(STATE)}
     pending, newest = {}, {}
     for client in saved.clients:
-        own, heard = _under(state, f"{client.id}/"), _under(state, f"newest/{client.id}/")
+        own, latest = _under(state, f"{client.id}/"), _under(state, f"newest/{client.id}/")
         if own:
             params = _under(own, "params/")
             params = {name: params[name] for name in client.params}  # in their order
             arrival = Arrival(float(own["arrival"]), int(own["began"]))
             pending[client.id] = Pending(arrival, params, _upload(own), _under(own, BROADCAST))
-        if heard:
-            payload, weight, rows = _upload(heard)
+        if latest:
+            payload, weight, rows = _upload(latest)
             newest[client.id] = Received(client.id, client.group, payload, float(weight), rows)
     kept: dict[str, Any] = {f.name: getattr(saved, f.name) for f in fields(Round)}
     kept["server"] = {k: v for k, v in saved.server.items() if not k.startswith(STATE)}

@@ -126,9 +126,9 @@ class Gossip(Algorithm):
         """The algorithm's, at each peer, with the uploads that it hears."""
         everything, found = list(uploads), Server()
         for peer, hears in self.neighbourhoods.items():
-            heard, own = [u for u in everything if u.client in hears], _own(server, peer)
-            if heard:
-                own = self.algorithm.server_update(task, own, heard, public)
+            received, own = [u for u in everything if u.client in hears], _own(server, peer)
+            if received:
+                own = self.algorithm.server_update(task, own, received, public)
             found |= {f"{peer}/{key}": value for key, value in own.items()}
         return found
 

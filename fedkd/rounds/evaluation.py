@@ -65,8 +65,8 @@ def evaluate(
     for name, client in zip(names, clients, strict=True):
         models.setdefault(name, client)
     asked = list(models.values())
-    answers = engine(_answers, task, asked, [(test.x, test.rows)] * len(asked))
-    found = dict(zip(models, answers, strict=True))
+    predictions = engine(_predictions, task, asked, [(test.x, test.rows)] * len(asked))
+    found = dict(zip(models, predictions, strict=True))
     said, sure = map(torch.stack, zip(*(found[name] for name in names), strict=True))
     right = said == y  # (K, N)
     local = _own_accuracy(right, y if kinds is None else kinds, label_counts)
@@ -88,10 +88,10 @@ def _on_own_tests(
     """(K,) accuracy of each client on test examples of its own; `otherwise` where it has none."""
     own = [(client, test) for client, test in zip(clients, tests, strict=True) if len(test)]
     inputs = [(test.x, test.rows) for _, test in own]
-    answers = engine(_answers, task, [client for client, _ in own], inputs)
+    predictions = engine(_predictions, task, [client for client, _ in own], inputs)
     found = otherwise.clone()
     places = [place for place, test in enumerate(tests) if len(test)]
-    for place, (said, _), (_, test) in zip(places, answers, own, strict=True):
+    for place, (said, _), (_, test) in zip(places, predictions, own, strict=True):
         found[place] = (said == test.y[test.rows]).double().mean()
     return found
 
@@ -103,11 +103,11 @@ def training_accuracy(task: Task, clients: Sequence[Client], engine: Engine = se
     for everything reaches 1 / C_k at the most, however uneven its labels are.
     """
     inputs = [(client.private.x, client.private.rows) for client in clients]
-    answers = engine(_answers, task, clients, inputs)
+    predictions = engine(_predictions, task, clients, inputs)
     return torch.stack(
         [
             _balanced(said, client.private.y[client.private.rows])
-            for (said, _), client in zip(answers, clients, strict=True)
+            for (said, _), client in zip(predictions, clients, strict=True)
         ]
     )
 
@@ -145,7 +145,9 @@ def _balanced(said: Tensor, y: Tensor) -> Tensor:
     return torch.stack([right[y == label].mean() for label in y.unique()]).mean()
 
 
-def _answers(predict: Predict, params: Params, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _predictions(
+    predict: Predict, params: Params, x: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor]:
     """Each example's label, and how sure the model is of it: (N,), (N,).
 
     A model that has diverged to NaN says -1, which is nobody's label.

@@ -57,7 +57,7 @@ class Round:
     uploads: Mapping[int, Upload] = field(default_factory=dict)
 
     @property
-    def heard(self) -> set[int]:
+    def uploaders(self) -> set[int]:
         """Those from whom an upload came in this round, whatever it was."""
         return set(self.cohort) - set(self.failed)
 
@@ -120,20 +120,22 @@ def check_somebody(cohort: Sequence[int], failed: Mapping[int, str]) -> None:
         raise RuntimeError(f"every client failed; client {cohort[0]}: {failed[cohort[0]]}")
 
 
-def nothing_learnt(index: int, heard: Collection[int], rejected: Mapping[int, str]) -> str | None:
+def nothing_learnt(
+    index: int, uploaders: Collection[int], rejected: Mapping[int, str]
+) -> str | None:
     """That all uploads of a round were turned away, in a line; None where they were not.
 
     Args:
         index: of the round.
-        heard: those from whom an upload came (`Round.heard`).
+        uploaders: those from whom an upload came (`Round.uploaders`).
         rejected: client number -> why its upload was turned away.
     """
-    if not heard or not set(heard) <= set(rejected):
+    if not uploaders or not set(uploaders) <= set(rejected):
         return None
-    first = min(heard)
+    first = min(uploaders)
     return (
-        f"round {index}: every upload was turned away ({len(heard)} in all), and the server learnt "
-        f"nothing; client {first}: {rejected[first]}"
+        f"round {index}: every upload was turned away ({len(uploaders)} in all), and the server "
+        f"learnt nothing; client {first}: {rejected[first]}"
     )
 
 

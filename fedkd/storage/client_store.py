@@ -36,7 +36,7 @@ class ClientStore:
         """
         self._budget, self._folder = budget, folder
         self._held: dict[int, int] = {}  # client -> bytes in memory
-        self._told = False
+        self._noted = False
         self.notes: list[str] = []
 
     def __call__(self, clients: Sequence[Client]) -> list[Client]:
@@ -66,8 +66,8 @@ class ClientStore:
         fits = sum(self._held.values()) + sum(sizes.values()) <= self._budget * 1e6
         if fits:
             self._held |= sizes
-        elif not self._told:
-            self._told = True
+        elif not self._noted:
+            self._noted = True
             self.notes.append(
                 f"clients' parameters take more than {self._budget:g} MB: the rest is in files"
             )

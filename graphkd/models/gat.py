@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from graphkd.graph import Graph
-from graphkd.models.layers import answering, convolution, linear, shown
+from graphkd.models.layers import answering, convolution, linear, outputs_of
 from graphkd.ops import sparse_attention
 from graphkd.ops.dropout import dropout, mask
 from graphkd.ops.sparse import Matrix
@@ -41,7 +41,7 @@ class _Attention(nn.Module):
         for layer in self.layers[1:]:
             hidden.append(F.elu(h, inplace=True))
             h = self._pass(layer, hidden[-1], graph)
-        return shown(h, hidden, nodes)
+        return outputs_of(h, hidden, nodes)
 
     def _pass(self, layer: Any, h: Matrix | Tensor, graph: Graph) -> Tensor:
         if isinstance(h, Tensor):

@@ -68,7 +68,7 @@ def first(graph: Graph, adjacency: str, weight: Tensor, bias: Tensor | None = No
     return product if bias is None else product + bias
 
 
-def shown(logits: Tensor, hidden: Iterable[Tensor], nodes: Tensor | None) -> Outputs:
+def outputs_of(logits: Tensor, hidden: Iterable[Tensor], nodes: Tensor | None) -> Outputs:
     """What a network shows of some nodes, or of all, after it has run on all."""
     outputs = Outputs(logits, tuple(hidden))
     return outputs if nodes is None else rows(outputs, nodes)

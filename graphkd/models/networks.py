@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from graphkd.graph import Graph
 from graphkd.models import adapters
 from graphkd.models.gat import GAT, GATv2
-from graphkd.models.layers import answering, convolution, first, linear, rows, shown
+from graphkd.models.layers import answering, convolution, first, linear, outputs_of, rows
 from graphkd.ops.dropout import dropout
 from kdcore.outputs import Outputs
 from kdcore.registry import Registry, members
@@ -88,7 +88,7 @@ class GCN(nn.Module):
             hidden.append(h.relu_())
             h = dropout(hidden[-1], self.dropout, self.training)
             h = graph.normalized @ F.linear(h, layer.lin.weight) + layer.bias
-        return shown(h, hidden, nodes)
+        return outputs_of(h, hidden, nodes)
 
 
 class SAGE(nn.Module):
@@ -125,7 +125,7 @@ class SAGE(nn.Module):
             h = dropout(hidden[-1], self.dropout, self.training)
             # The mean commutes with the linear map.
             h = graph.mean @ F.linear(h, layer.lin_l.weight) + layer.lin_l.bias
-        return shown(h, hidden, nodes)
+        return outputs_of(h, hidden, nodes)
 
 
 class GIN(nn.Module):
@@ -160,7 +160,7 @@ class GIN(nn.Module):
             h = dropout(hidden[-1], self.dropout, self.training)
             inner, _, outer = layer.nn
             h = outer((graph.total @ F.linear(h, inner.weight) + inner.bias).relu_())
-        return shown(h, hidden, nodes)
+        return outputs_of(h, hidden, nodes)
 
 
 class SGC(nn.Module):
@@ -186,7 +186,7 @@ class SGC(nn.Module):
         h = first(graph, "normalized", self.layer.lin.weight)
         for _ in range(self.layer.K - 1):
             h = graph.normalized @ h
-        return shown(h + self.layer.lin.bias, (), nodes)
+        return outputs_of(h + self.layer.lin.bias, (), nodes)
 
 
 class APPNP(nn.Module):
@@ -212,7 +212,7 @@ class APPNP(nn.Module):
         z = logits
         for _ in range(self.steps):
             z = (1 - self.alpha) * (graph.normalized @ z) + self.alpha * logits
-        return shown(z, hidden, nodes)
+        return outputs_of(z, hidden, nodes)
 
 
 NETWORKS: dict[str, type[nn.Module]] = {

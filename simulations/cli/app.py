@@ -164,7 +164,7 @@ def recipe(
     ray_address: RayAddress = "",
 ) -> int:
     """A term of the surveys, measured: what it claims, its controls, and what came out."""
-    from simulations.execution.console import Shown, execute, users_input
+    from simulations.execution.console import Display, execute, users_input
     from simulations.survey import experiments
 
     with users_input():
@@ -172,7 +172,7 @@ def recipe(
         document = experiments.joined(names, seeds)
     name = "recipes" if every else names[0]
     options = _how(out, data_root, workers, track=track, ray_address=ray_address)
-    return execute(document, "kdsim recipe", name, options, Shown(json))
+    return execute(document, "kdsim recipe", name, options, Display(json))
 
 
 @app.command()
@@ -200,7 +200,7 @@ def resume(
 ) -> int:
     """Go on with what was stopped or killed, bit for bit from the newest checkpoint."""
     from simulations.config import files
-    from simulations.execution.console import Shown, execute, users_input
+    from simulations.execution.console import Display, execute, users_input
     from simulations.results import run_folder
 
     with users_input():
@@ -210,7 +210,7 @@ def resume(
         path = folder / run_folder.EXPERIMENT
         document, text = files.read(path), path.read_text(encoding="utf-8")
     options = _how(folder, data_root, workers, track=track, ray_address=ray_address)
-    return execute(document, run_folder.EXPERIMENT, "resumed", options, Shown(json), text)
+    return execute(document, run_folder.EXPERIMENT, "resumed", options, Display(json), text)
 
 
 @app.command(name="list")
@@ -395,13 +395,13 @@ def _run(
     json: bool,
 ) -> int:
     from simulations.config import files, library
-    from simulations.execution.console import Shown, execute, users_input
+    from simulations.execution.console import Display, execute, users_input
 
     with users_input():
         path = library.find(path)
         document = files.override(files.read(path), assignments)
         text = "" if assignments else path.read_text(encoding="utf-8")
-    return execute(document, path.name, path.stem, options, Shown(json), text)
+    return execute(document, path.name, path.stem, options, Display(json), text)
 
 
 def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any]) -> int:
@@ -409,7 +409,7 @@ def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any
     from simulations.config.experiments import KINDS
     from simulations.config.resources import Resources
     from simulations.config.schema import leaves
-    from simulations.execution.console import Shown, execute
+    from simulations.execution.console import Display, execute
 
     also = ["local"] if flags.get("baseline") and name != "local" else []
     cluster = flags.pop("ray_address")  # it is where this is run now, and no part of what is run
@@ -421,8 +421,8 @@ def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any
     track = flags.get("track")
     where = flags["out"], flags["data_root"], flags["workers"]
     options = _how(*where, download, track, cluster)
-    shown = Shown(flags["json"], hide="local" if also else None)
-    return execute(document, f"kdsim {kind}", name, options, shown)
+    display = Display(flags["json"], hide="local" if also else None)
+    return execute(document, f"kdsim {kind}", name, options, display)
 
 
 def _how(

@@ -113,8 +113,8 @@ def opened(
                 Job(e, out / identity.folder_name(e), *more, own, options.track, options.objects)
                 for e, own in zip(experiments, found, strict=True)
             )
-            whole = [_complete(job.folder) for job in jobs]
-            done, left = tuple(compress(jobs, whole)), tuple(compress(jobs, map(not_, whole)))
+            complete = [_complete(job.folder) for job in jobs]
+            done, left = tuple(compress(jobs, complete)), tuple(compress(jobs, map(not_, complete)))
             scheduler.check_kept(left)
             atomic_files.write(out / run_folder.EXPERIMENT, text or files.dump(document))
             yield Batch(jobs, done, left, out, options.workers, bool(address), notes)

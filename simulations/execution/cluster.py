@@ -103,8 +103,8 @@ def look(
             options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": at}
             call = ray.remote(remote.look).options(**options).remote(asked, given)
             calls[call] = f"{ours.node_name(node['NodeID'])} ({node['NodeManagerHostname']})"
-    answers = [(name, _answer(call, name)) for call, name in calls.items()]
-    return [f"{name}: {answer.note}" for name, answer in answers if answer.note]
+    replies = [(name, _answer(call, name)) for call, name in calls.items()]
+    return [f"{name}: {answer.note}" for name, answer in replies if answer.note]
 
 
 def _answer(call: Any, name: str) -> remote.Answer:

@@ -74,7 +74,7 @@ def _words(error: ValueError | OSError) -> str:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Display:
     """What is printed on standard output.
 
     Attributes:
@@ -91,7 +91,7 @@ def execute(
     source: str,
     name: str,
     options: Options,
-    shown: Shown,
+    display: Display,
     text: str = "",
 ) -> int:
     """Run the experiments of a document and print what comes of them; see `batch.opened`.
@@ -103,21 +103,21 @@ def execute(
         with users_input():
             opened = batches.opened(document, source, name, options, text)
             batch = held.enter_context(opened)
-        failed = _run(batch, shown)
-        _finish(batch, shown)
+        failed = _run(batch, display)
+        _finish(batch, display)
     return process.FAILED if failed else 0
 
 
-def _run(batch: Batch, shown: Shown) -> int:
+def _run(batch: Batch, display: Display) -> int:
     """Run what is not complete, with a progress bar; the number of runs that failed."""
     for job in batch.done:
         for record in run_folder.load(job.folder)[0].records:
-            _show(job, record, shown)
+            _show(job, record, display)
     total = len(batch.jobs)
     if batch.done:
         ERRORS.print(f"{len(batch.done)} of {total} runs are done already, in {batch.out}")
     try:
-        return _listen(batch, shown)
+        return _listen(batch, display)
     except KeyboardInterrupt:
         raise Stopped(
             f"stopped; {len(batch.complete)} of {total} runs are done and kept in {batch.out}; "
@@ -125,13 +125,13 @@ def _run(batch: Batch, shown: Shown) -> int:
         ) from None
 
 
-def _listen(batch: Batch, shown: Shown) -> int:
+def _listen(batch: Batch, display: Display) -> int:
     """Show records as they come, and a line for each finished run; how many runs failed."""
     failed, printed = 0, set[str]()
     with closing(batches.run(batch)) as records, progress_bar(not ERRORS.is_terminal) as progress:
         bar = progress.add_task("", total=len(batch.jobs), completed=len(batch.done))
         for job, record in records:
-            _show(job, record, shown)
+            _show(job, record, display)
             progress.update(bar, description=status(job, record))
             for note in record.get("notes", ()):
                 if note not in printed:  # the same is true of other seeds and methods
@@ -191,7 +191,7 @@ def _search(search: Tuning, trials: list[Trial], json: bool) -> int:
             trials.append(one)
             progress.advance(bar)
             if json:
-                print(run_folder.line(one.told), flush=True)
+                print(run_folder.line(one.record), flush=True)
             else:
                 progress.console.print(f"{one.method}, trial {one.number}: {one.shown}, {one.said}")
     return failed
@@ -213,7 +213,7 @@ def _print_best(search: Tuning, trials: Sequence[Trial], best: Mapping[str, Tria
             print(f"{study.learner.name}: importance (fANOVA) {', '.join(shares)}")
 
 
-def _finish(batch: Batch, shown: Shown) -> None:
+def _finish(batch: Batch, display: Display) -> None:
     """Summaries or tables, and the report."""
     complete = batch.complete
     if batch.remote:
@@ -221,9 +221,9 @@ def _finish(batch: Batch, shown: Shown) -> None:
     runs = [run for folder in complete for run in run_folder.load(folder)]
     if not runs:
         return
-    if shown.json:
+    if display.json:
         for summary in summaries(runs):
-            if summary["method"] != shown.hide:
+            if summary["method"] != display.hide:
                 print(run_folder.line(summary), flush=True)
     else:
         print_tables(runs)
@@ -252,9 +252,9 @@ def progress_bar(disable: bool) -> Progress:
     return Progress(*columns, console=ERRORS, transient=True, disable=disable)
 
 
-def _show(job: Job, record: Record, shown: Shown) -> None:
+def _show(job: Job, record: Record, display: Display) -> None:
     """Print a record as a line of JSON, with the run that it belongs to."""
-    if shown.json and job.experiment.name != shown.hide:
+    if display.json and job.experiment.name != display.hide:
         who = {"method": job.experiment.name, "seed": job.experiment.seed}
         print(run_folder.line({"record": record["record"], **who, **record}), flush=True)
 
@@ -278,13 +278,13 @@ def _line(job: Job, record: Record) -> str:
     name, value = "accuracy", record["metrics"].get("accuracy")
     if "accuracy" not in record["metrics"] and record["metrics"]:  # a recipe measures its own
         name, value = next(iter(record["metrics"].items()))
-    shown = "undefined" if value is None else f"{value:.3g}"
+    text = "undefined" if value is None else f"{value:.3g}"
     if name.startswith("accuracy") and value is not None:
-        shown = f"{100 * value:.1f} %"
+        text = f"{100 * value:.1f} %"
     if "diverged" in record:
-        shown = "–"  # what it has come to is no accuracy
+        text = "–"  # what it has come to is no accuracy
     lost = f"; DIVERGED: {record['diverged']}" if "diverged" in record else ""
-    return f"{who}: {name} {shown}, {record['seconds']:.1f} s{lost}"
+    return f"{who}: {name} {text}, {record['seconds']:.1f} s{lost}"
 
 
 def print_tables(runs: Sequence[run_folder.Run]) -> None:

@@ -200,7 +200,7 @@ def recorded(
             what `run.json` says and the records.
     """
     with run_folder.locked(job.folder, run_folder.PATIENCE):
-        kept = whole(job)
+        kept = resumable(job)
         if lost := checkpoint.reached(job.folder / CHECKPOINT) - kept:
             checkpoint.drop_after(job.folder / CHECKPOINT, kept)
             yield {"record": "note", "notes": [_goes_back(job.folder, kept, lost)]}
@@ -235,7 +235,7 @@ def _sources(job: Job) -> Mapping[str, Source]:
     return job.sources
 
 
-def whole(job: Job) -> int:
+def resumable(job: Job) -> int:
     """The round that a run goes on from: of a checkpoint, and all records up to it are there."""
     if not checkpoint.reached(job.folder / CHECKPOINT):
         return 0

@@ -246,7 +246,7 @@ class _Grid:
         self.running.remove(run)
 
     def _again(self, job: Job, error: Exception) -> Record:
-        kept = scheduler.whole(job)
+        kept = scheduler.resumable(job)
         self._lost[job.folder, kept] += 1
         if self._lost[job.folder, kept] > RETRIES:
             return scheduler.failed(error, None)

@@ -73,7 +73,7 @@ class Trial:
         return ", ".join(f"{key}={value}" for key, value in short.items())
 
     @property
-    def told(self) -> Record:
+    def record(self) -> Record:
         """The trial as a record."""
         found = asdict(self) | {"value": self.value, "folder": str(self.folder)}
         return {"record": "trial", **found}

@@ -19,7 +19,7 @@ from fedkd.data.own.partition import ClientRows, Dealt, deal
 from fedkd.data.partition import Partition, partition
 from fedkd.engines import made
 from fedkd.engines.batched import batched
-from fedkd.engines.fault_tolerance import tolerant
+from fedkd.engines.fault_tolerance import fault_tolerant
 from fedkd.messages import Ledger
 from fedkd.models import build, size
 from fedkd.rounds import checkpoint
@@ -174,7 +174,7 @@ def _rounds(
         used = _used(way, federation, current, engine) if due else None
         scores = _scores(way, federation, current, used, engine) if used else {}
         record = _round(current, total, ledger, scores) | way.said(federation, current)
-        if note := nothing_learnt(current.index, current.heard, current.rejected):
+        if note := nothing_learnt(current.index, current.uploaders, current.rejected):
             record["notes"] = [note]
         yield record | {"seconds": time.perf_counter() - start}
         if kept and every and current.index % every == 0 and current.index < experiment.rounds:
@@ -257,7 +257,7 @@ def engine_of(
             engine = made(experiment.engine, experiment.chunk, resources.memory or None)
         notes: list[str] = getattr(engine, "notes", [])
         actors: list[Record] = getattr(engine, "started", [])
-        engine = tolerant(engine)
+        engine = fault_tolerant(engine)
         if experiment.corrupt is not None:
             engine = corrupt(engine, *tampering(experiment.corrupt, experiment.clients))
         yield engine, notes, actors

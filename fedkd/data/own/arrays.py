@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedkd.data.checks import check_finite, whole
+from fedkd.data.checks import check_finite, integers
 
 LABELS_SHOWN = 5
 
@@ -180,7 +180,7 @@ def _numbers(given: "np.ndarray[Any, Any]", notes: list[str]) -> Tensor:
             f"labels are real numbers (row {parts[0]}: {numbers.flat[parts[0]]:g}); expected a "
             "class for each example, numbered from 0"
         )
-    return whole(torch.from_numpy(numbers), "labels")
+    return integers(torch.from_numpy(numbers), "labels")
 
 
 def _places(rows: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":

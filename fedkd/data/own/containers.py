@@ -30,11 +30,11 @@ class Contents(NamedTuple):
     """What is in a source, not converted yet: arrays or tables.
 
     Attributes:
-        parties: training examples; where there are several, each is of one client.
+        training: training examples; where there are several, each is of one client.
         test: those of an official test set.
     """
 
-    parties: tuple[Any, ...]
+    training: tuple[Any, ...]
     test: tuple[Any, ...] = ()
 
 
@@ -106,8 +106,8 @@ def _mapping(source: Mapping[str, Any], label: str | None) -> Contents:
     train = next((name for name in TRAIN if name in keys), None)
     if train is not None:
         test = next((name for name in TEST if name in keys), None)
-        held = () if test is None else contents(source[test], label).parties
-        return Contents(contents(source[train], label).parties, held)
+        held = () if test is None else contents(source[test], label).training
+        return Contents(contents(source[train], label).training, held)
     x = next((name for name in FEATURES if name in keys), None)
     y = next((name for name in LABELS if name in keys), None)
     if x is None or y is None:
@@ -166,7 +166,7 @@ def _examples(source: Any, label: str | None) -> Contents:
 def _several(source: Any, label: str | None) -> Contents:
     """Sources of one client each."""
     found = [contents(one, label) for one in source]
-    return Contents(tuple(party for one in found for party in one.parties))
+    return Contents(tuple(piece for one in found for piece in one.training))
 
 
 def _pair(source: Any, label: str | None) -> Contents:

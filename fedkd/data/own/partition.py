@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedkd.data.checks import whole
+from fedkd.data.checks import integers
 from fedkd.data.datasets import Dataset, checked
 from fedkd.data.federated_data import FederatedData, Pools, federate
 from fedkd.data.own.arrays import as_array
@@ -185,7 +185,7 @@ def _rows(given: Any, client: int) -> Tensor:
             f"rows of client {client} are {found.dtype}; expected row numbers: of a mask take "
             "mask.nonzero()[0]"
         )
-    return whole(torch.from_numpy(found.astype(np.float64)), f"rows of client {client}")
+    return integers(torch.from_numpy(found.astype(np.float64)), f"rows of client {client}")
 
 
 def _check_tests(tests: Sequence[Tensor], private: Tensor, count: int) -> None:

@@ -58,8 +58,8 @@ def data(
         FileNotFoundError: there is no such file.
     """
     found = contents(source if y is None else (source, y), label)
-    held = found.test if test is None else contents(test, label).parties
-    pieces = [*found.parties, *held]
+    held = found.test if test is None else contents(test, label).training
+    pieces = [*found.training, *held]
     if len({isinstance(piece, Arrays) for piece in pieces}) > 1:
         raise ValueError("a table and arrays: give training and test examples in the same form")
     notes: list[str] = []
@@ -69,11 +69,11 @@ def data(
     else:
         made = _of_tables(pieces, Columns(label, features, client), classes, notes)
     sizes = [len(piece.y if isinstance(piece, Arrays) else piece) for piece in pieces]
-    official = sum(sizes[len(found.parties) :])
+    official = sum(sizes[len(found.training) :])
     domains = made.domains
-    if domains is None and len(found.parties) > 1:
-        domains = _parties(sizes, len(found.parties))
-        notes.append(f"{len(found.parties)} sources, each a client of the partition natural")
+    if domains is None and len(found.training) > 1:
+        domains = _places(sizes, len(found.training))
+        notes.append(f"{len(found.training)} sources, each a client of the partition natural")
     columns = _standardised(made, standardise)
     return checked(
         made._replace(
@@ -136,7 +136,7 @@ def _domains(values: Any, column: str, notes: list[str]) -> Tensor:
     return torch.tensor([places[text] for text in texts])
 
 
-def _parties(sizes: Sequence[int], count: int) -> Tensor:
+def _places(sizes: Sequence[int], count: int) -> Tensor:
     """The place of each row's source; test rows are of nobody's, a domain of their own."""
     places = torch.arange(len(sizes)).clamp(max=count)
     return places.repeat_interleave(torch.tensor(sizes))

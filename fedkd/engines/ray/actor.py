@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map
 
 from fedkd.core import ELSEWHERE, Client, Task
 from fedkd.engines.batched import batched
-from fedkd.engines.fault_tolerance import EngineError, tolerant
+from fedkd.engines.fault_tolerance import EngineError, fault_tolerant
 from fedkd.engines.ray.cluster import Room, node_name, ray, within
 from fedkd.engines.ray.placement import Share
 from fedkd.engines.ray.serialization import SerializedTree, array, pack, tensor, unpack
@@ -62,7 +62,7 @@ class _Worker:
             Client(number, group, self._params(source), ELSEWHERE)
             for (number, group), source in zip(people, sources, strict=True)
         ]
-        engine = tolerant(batched(len(clients)))
+        engine = fault_tolerant(batched(len(clients)))
         results = engine(function, Task(self._fetch(models[0]), 0), clients, inputs)
         crossing: list[Any] = []
         staying: list[Params] = []

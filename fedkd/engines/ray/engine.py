@@ -260,8 +260,8 @@ class RayEngine:
         finally:
             calls.remove(started.crossing)
 
-    def _at_home(self, answers: list[Any], started: _Started) -> list[Any]:
-        """The answers with parameters in the places of those that stay in the actor."""
+    def _at_home(self, results: list[Any], started: _Started) -> list[Any]:
+        """The results with parameters in the places of those that stay in the actor."""
         # This brings the copy here, where it is on another machine; it is there by now.
         ray.wait([started.staying], timeout=self._patience)
         members = _Set(started.token, started.staying)
@@ -270,7 +270,7 @@ class RayEngine:
         def found(leaf: Any) -> Any:
             return Resident(leaf.names, members, leaf.place) if isinstance(leaf, Stays) else leaf
 
-        return [tuple(map(found, a)) if type(a) is tuple else found(a) for a in answers]
+        return [tuple(map(found, a)) if type(a) is tuple else found(a) for a in results]
 
     def _tidy(self) -> None:
         """Let actors forget the parameters, and this process the tensors, that nobody holds."""

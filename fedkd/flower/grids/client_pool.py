@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from flwr.app import ConfigRecord, Context, Message
 
 from fedkd.core import Client, Engine, Failure, Task
-from fedkd.engines.fault_tolerance import tolerant
+from fedkd.engines.fault_tolerance import fault_tolerant
 from fedkd.flower.client_app import introduction, kept
 from fedkd.flower.grids.local import RAISED, failure, raised
 from fedkd.flower.handlers import KINDS, ClientRuntime, DeliveryCache, Work, present
@@ -126,7 +126,7 @@ class ClientPool:
         function, task = kind.function(runtimes[0].learner), runtimes[0].task
         clients, inputs = [p.client for p in runtimes], [work.inputs for _, work in block]
         self.calls.append(len(block))
-        results = tolerant(self._watched)(function, task, clients, inputs)
+        results = fault_tolerant(self._watched)(function, task, clients, inputs)
         for (message, work), result in zip(block, results, strict=True):
             try:
                 if isinstance(result, Failure):
@@ -144,7 +144,7 @@ class ClientPool:
         clients: Sequence[Client],
         inputs: Sequence[tuple[Any, ...]],
     ) -> list[Any]:
-        """The engine; when it raises, `tolerant` runs each client alone, and that is noted."""
+        """The engine; when it raises, `fault_tolerant` runs each client alone, which is noted."""
         try:
             return self._engine(function, task, clients, inputs)
         except Exception as reason:

@@ -127,7 +127,7 @@ def typed(content: RecordDict, name: str, kind: type[Record]) -> Record:
     return found
 
 
-def whole(record: ConfigRecord, name: str) -> int:
+def integer(record: ConfigRecord, name: str) -> int:
     """A whole number in a record. Raise TypeError for anything else under its name."""
     value = record[name]
     if not isinstance(value, int):

@@ -36,11 +36,13 @@ class Share(NamedTuple):
 
 
 def by_who(same: Iterable[Result]) -> dict[str, list[TestPredictions]]:
-    """The answers of teacher, student alone and student, in this order, each over seeds."""
+    """The predictions of teacher, student alone and student, in this order, each over seeds."""
     kept = [result.predictions for result in same if result.predictions is not None]
     found = {
         who: [
-            _answers(predictions, who) for predictions in kept if f"{who}.predicted" in predictions
+            _predictions_of(predictions, who)
+            for predictions in kept
+            if f"{who}.predicted" in predictions
         ]
         for who in WHO
     }
@@ -92,7 +94,7 @@ def calibration_error(part: TestPredictions) -> float:
     return float(np.abs(gap).sum() / len(part.right))
 
 
-def _answers(predictions: Predictions, who: str) -> TestPredictions:
+def _predictions_of(predictions: Predictions, who: str) -> TestPredictions:
     right = predictions[f"{who}.predicted"] == predictions["label"]
     return TestPredictions(
         right, predictions[f"{who}.confidence"], predictions[f"{who}.seconds"], predictions

@@ -292,7 +292,7 @@ def test_any_upload_may_be_turned_away_and_none_ends_the_round(name, channel, od
     if name == "local" or channel is not PLAIN:  # of nothing, or in half precision, some may pass
         return
     assert set(current.rejected) == culprits
-    said = nothing_learnt(1, current.heard, current.rejected)
+    said = nothing_learnt(1, current.uploaders, current.rejected)
     assert (said is None) == (len(culprits) < 3)
     if len(culprits) < 3:
         expected = without(name, culprits)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd import algorithms
-from fedkd.data.checks import whole
+from fedkd.data.checks import integers
 from fedkd.data.datasets import Dataset
 from fedkd.data.federated_data import Pools, federate, pools
 from fedkd.data.partition import PARTITIONS, partition
@@ -85,9 +85,9 @@ def test_data_that_are_none_are_refused_in_one_line(x, y, message):
 
 
 def test_whole_numbers_are_what_they_were():
-    assert whole(torch.tensor([[2.0], [0.0]]), "labels").tolist() == [2, 0]
+    assert integers(torch.tensor([[2.0], [0.0]]), "labels").tolist() == [2, 0]
     with pytest.raises(ValueError, match=r"labels hold 1e\+30"):
-        whole(torch.tensor([1e30]), "labels")
+        integers(torch.tensor([1e30]), "labels")
 
 
 def test_domains_are_checked_as_labels_are():

@@ -6,7 +6,7 @@ import torch
 from fedkd.algorithms.fedmd import FedMD
 from fedkd.engines.auto import AutoEngine
 from fedkd.engines.batched import batched
-from fedkd.engines.fault_tolerance import EngineError, tolerant
+from fedkd.engines.fault_tolerance import EngineError, fault_tolerant
 from fedkd.rounds.synchronous import simulate
 from tests.conftest import tiny_federation
 
@@ -84,5 +84,5 @@ def test_an_engine_that_cannot_go_on_is_not_tried_client_by_client():
         raise EngineError("no worker is there")
 
     with pytest.raises(EngineError, match="no worker is there"):
-        last(tolerant(lost))
+        last(fault_tolerant(lost))
     assert calls == [5]

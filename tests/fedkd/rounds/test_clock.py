@@ -77,7 +77,7 @@ def test_a_deadline_discards_who_is_late_and_it_comes_back_when_it_is_done():
     assert [current.now for current in found] == [3.0, 5.0, 8.0, 10.0]
     assert [current.cohort for current in found] == [(0, 1, 2), (0, 1), (0, 1, 2), (0, 1)]
     assert [current.late for current in found] == [(), (2,), (), (2,)]
-    assert [current.heard for current in found] == [{0, 1}] * 4
+    assert [current.uploaders for current in found] == [{0, 1}] * 4
     assert [list(current.pending) for current in found] == [[2], [], [2], []]
     assert heard(found[-1]) == {0: 4, 1: 4}
     assert [int(current.clients[2].params["count"]) for current in found] == [0, 1, 1, 2]
@@ -180,7 +180,7 @@ def test_what_is_turned_away_was_heard_and_what_cannot_be_sent_too():
     )
     assert [sorted(current.rejected) for current in (first, second)] == [[0, 1]] * 2
     assert second.late == (2,)
-    assert [current.heard for current in (first, second)] == [{0, 1}] * 2
+    assert [current.uploaders for current in (first, second)] == [{0, 1}] * 2
     assert [int(current.clients[0].params["count"]) for current in (first, second)] == [1, 2]
 
 

@@ -30,12 +30,12 @@ class TextGeneration:
     Yoon Kim, Alexander Rush. "Sequence-Level Knowledge Distillation". EMNLP 2016.
     https://arxiv.org/abs/1606.07947
 
-    The teacher has read `heard` characters of Shakespeare besides the `seen` ones that the student
-    reads too. The student's arms: at each place of its text, the teacher's distribution (`_word`);
-    text that the teacher wrote (`_sequence`); both, the distribution at each place of text that the
-    teacher wrote, so that it sees no line of Shakespeare (no suffix). Controls: its text alone, for
-    as many epochs as serve it best (`_baseline`); what the teacher wrote, in an order of characters
-    that says nothing (`_shuffled`).
+    The teacher has read `teacher_text` characters of Shakespeare besides the `student_text` ones
+    that the student reads too. The student's arms: at each place of its text, the teacher's
+    distribution (`_word`); text that the teacher wrote (`_sequence`); both, the distribution at
+    each place of text that the teacher wrote, so that it sees no line of Shakespeare (no suffix).
+    Controls: its text alone, for as many epochs as serve it best (`_baseline`); what the teacher
+    wrote, in an order of characters that says nothing (`_shuffled`).
 
     The text is cut into sequences, each of which begins with nothing; which are whose, and which
     are held out for the perplexity, is drawn.
@@ -43,10 +43,16 @@ class TextGeneration:
 
     data: ClassVar[str] = "shakespeare"
 
-    seen: Annotated[int, Setting("characters that the student reads", ge=1)] = 20_000
-    written: Annotated[int, Setting("characters that the teacher writes", ge=1)] = 200_000
+    student_text: Annotated[int, Setting("characters that the student reads", ge=1, was="seen")] = (
+        20_000
+    )
+    generated: Annotated[
+        int, Setting("characters that the teacher writes", ge=1, was="written")
+    ] = 200_000
     held_out: Annotated[int, Setting("characters of the perplexity", ge=1)] = 50_000
-    heard: Annotated[int, Setting("characters that the teacher reads besides", ge=1)] = 400_000
+    teacher_text: Annotated[
+        int, Setting("characters that the teacher reads besides", ge=1, was="heard")
+    ] = 400_000
     length: Annotated[int, Setting("characters of a sequence", ge=1)] = 128
     teacher: Annotated[int, Setting("width of its hidden layer", ge=1, le=WIDEST)] = 256
     student: Annotated[int, Setting("width of its hidden layer", ge=1, le=WIDEST)] = 128
@@ -59,7 +65,9 @@ class TextGeneration:
         alphabet = sorted(set(data))
         numbers = torch.tensor([alphabet.index(one) for one in data])
         cut = pieces(numbers, self.length)
-        sizes = [count // self.length for count in (self.held_out, self.seen, self.heard)]
+        sizes = [
+            count // self.length for count in (self.held_out, self.student_text, self.teacher_text)
+        ]
         test, few, more, _ = (cut[rows] for rows in split(len(cut), sizes, seed))
         text = torch.cat([few, more])
         start = {
@@ -68,7 +76,7 @@ class TextGeneration:
         }
         stage = Stage({"teacher": (LossTerm(read),)}, sequences(text), self.teacher_training)
         taught = run([stage], start, generator(seed, "teach"))
-        many = self.written // self.length
+        many = self.generated // self.length
         wrote = write(taught["teacher"], many, self.length, generator(seed, "write"))
         order = torch.randperm(wrote.numel(), generator=generator(seed, "shuffle"))
         shuffled = wrote.flatten()[order].reshape(wrote.shape)

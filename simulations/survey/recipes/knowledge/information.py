@@ -116,13 +116,13 @@ class Information:
         trained = run([stage], {"critic": start}, generator(seed, "judge"))["critic"]
         critic.load_state_dict(trained.params)
         with torch.no_grad():
-            batches = zip(self.whole(student[1]), self.whole(teacher[1]), strict=True)
+            batches = zip(self.full_batches(student[1]), self.full_batches(teacher[1]), strict=True)
             bounds = [
                 mutual_information.infonce_bound(critic.scores(s, t)).nats for s, t in batches
             ]
         return float(torch.stack(bounds).mean())
 
-    def whole(self, rows: Tensor) -> Iterator[Tensor]:
+    def full_batches(self, rows: Tensor) -> Iterator[Tensor]:
         """Batches of the full size; what is left over is left out."""
         count = len(rows) // self.batch * self.batch
         return iter(rows[:count].split(self.batch))
@@ -137,7 +137,7 @@ class Information:
         left = 1 - correlation**2
         s, t = draw[0], correlation * draw[0] + left**0.5 * draw[1]
         bounds = []
-        for a, b in zip(self.whole(s), self.whole(t), strict=True):
+        for a, b in zip(self.full_batches(s), self.full_batches(t), strict=True):
             scores = correlation * (a @ b.mT) - correlation**2 * b.square().sum(1) / 2
             bounds.append(mutual_information.infonce_bound(scores / left).nats)
         return float(torch.stack(bounds).mean()), -width / 2 * math.log(left)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fedkd.algorithms.fedmd import FedMD
-from fedkd.engines.fault_tolerance import tolerant
+from fedkd.engines.fault_tolerance import fault_tolerant
 from fedkd.rounds import checkpoint
 from fedkd.rounds.client_sampling import uniform
 from fedkd.rounds.evaluation import evaluate
@@ -134,7 +134,7 @@ def test_a_client_that_raises_is_named_and_the_others_go_on(cluster):
 
 
 def test_without_ray_too():
-    done = last(Odd(), tiny_federation(sizes=SIZES), engine=tolerant())
+    done = last(Odd(), tiny_federation(sizes=SIZES), engine=fault_tolerant())
     assert done.failed == {1: "ZeroDivisionError: one example is too few"}
 
 

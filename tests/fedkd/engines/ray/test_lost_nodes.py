@@ -9,7 +9,7 @@ import pytest
 
 from fedkd.algorithms.fedmd import FedMD
 from fedkd.engines.batched import batched
-from fedkd.engines.fault_tolerance import EngineError, tolerant
+from fedkd.engines.fault_tolerance import EngineError, fault_tolerant
 from fedkd.engines.ray.cluster import ray
 from fedkd.engines.ray.engine import RayEngine, Share
 from fedkd.engines.ray.engine import check as check_engine
@@ -131,7 +131,7 @@ def test_where_nobody_finds_room_the_engine_ends_in_one_line(cluster):
     join(cluster)
     holder = hold()
     with RayEngine(1, chunk=2, patience=10.0) as engine, pytest.raises(EngineError) as raised:
-        next(iter(rounds_of(tolerant(engine))))
+        next(iter(rounds_of(fault_tolerant(engine))))
     said = str(raised.value)
     assert said.startswith(
         "no worker of 1 CPU cores and 0 GPUs is there: no room for more within 10 s; "
@@ -187,7 +187,7 @@ def test_without_any_node_left_the_engine_ends_in_one_line(cluster):
     (only,) = add(cluster, 1)
     join(cluster)
     with RayEngine(1, chunk=2, patience=10.0) as engine:
-        rounds = rounds_of(tolerant(engine))
+        rounds = rounds_of(fault_tolerant(engine))
         next(rounds)
         cluster.remove_node(only, allow_graceful=False)
         with pytest.raises(EngineError, match="no worker of 1 CPU cores and 0 GPUs is there"):
