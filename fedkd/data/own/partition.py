@@ -156,8 +156,8 @@ def _are_rows(given: Any) -> bool:
 
 def _count(source: Any) -> int:
     """How many examples there are in a source."""
-    (party,) = contents(source).parties
-    return len(party.y if isinstance(party, Arrays) else party)
+    (only,) = contents(source).training
+    return len(only.y if isinstance(only, Arrays) else only)
 
 
 def _test_pool(rest: Tensor, tested: Tensor, test: int) -> Tensor:
