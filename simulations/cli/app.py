@@ -259,6 +259,9 @@ def inspect(
     round_: Annotated[int, typer.Option("--round", help="from 1")],
     client: Annotated[int, typer.Option(help="its number")],
     rows: Annotated[int, typer.Option(min=0, help="rows of predictions to show")] = 3,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="the tensors too, as safetensors")
+    ] = None,
     data_root: DataRoot = None,
     json: Json = False,
 ) -> int:
@@ -267,7 +270,7 @@ def inspect(
     from simulations.execution.console import users_input
 
     with users_input():
-        module.show(module.inspect(folder, round_, client, data_root, rows), json)
+        module.show(module.inspect(folder, round_, client, data_root, rows, save), json)
     return 0
 
 

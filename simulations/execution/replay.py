@@ -6,15 +6,17 @@ checkpoint before it, and is checked against the checksum that the round's recor
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from fedkd.communication.channel import weigh_broadcast, weigh_upload
 from fedkd.data.federated_data import FederatedData
-from fedkd.messages import Message
+from fedkd.messages import Message, Upload
 from fedkd.rounds import checkpoint
 from fedkd.rounds.round import Round
+from fedkd.storage import atomic_files
 from simulations.config import experiments, files, identity, sources
 from simulations.config.resources import Resources
 from simulations.execution import scheduler
@@ -26,8 +28,66 @@ from simulations.runners.federated_run import FederatedRun, checksum, federated_
 Record = dict[str, Any]
 
 
+class Opened(NamedTuple):
+    """A federated run, ready to be run again.
+
+    Attributes:
+        run: its folder.
+        experiment, resources: as they were.
+        federation: on the device where it computed.
+        way: its course.
+    """
+
+    run: run_folder.Run
+    experiment: experiments.FedExperiment
+    resources: Resources
+    federation: FederatedData
+    way: FederatedRun
+
+    def rounds(self, last: int, first: int = 1) -> Iterator[Round]:
+        """The rounds from the first to the last asked for, each of them as it was recorded.
+
+        Raises:
+            ValueError: a round that is not what was sent. One line that says what to do.
+        """
+        told = {r["round"]: r for r in self.run.records if r.get("record") == "round"}
+        kept, before = self.run.path / scheduler.CHECKPOINT, None
+        if 0 < checkpoint.reached(kept) < first:
+            found = federated.loaded(kept, self.federation, self.run.hash)
+            before = found[0] if found else None
+        with federated.engine_of(self.experiment, self.resources) as (engine, *_):
+            for current in self.way.rounds(self.federation, engine, before):
+                if current.index >= first:
+                    _check(told[current.index], current, self.run)
+                    yield current
+                if current.index == last:
+                    return
+
+
+def opened(folder: Path, root: Path | None = None) -> Opened:
+    """The federated run in a folder.
+
+    Raises:
+        ValueError: there is no such run, or it cannot be run again.
+        FileNotFoundError: a data file is missing.
+    """
+    run = _run_in(folder)
+    experiment = _experiment_of(run)
+    torch.set_num_threads(int(run_folder.head(run.path)["threads"]))
+    resources = _resources_of(run.path)
+    device = federated.device_for(experiment, resources)
+    federation = federated.prepare(experiment, root, resources).to(device)
+    way = federated_run(experiment, federation)
+    return Opened(run, experiment, resources, federation, way)
+
+
 def inspect(
-    folder: Path, index: int, client: int, root: Path | None = None, rows: int = 3
+    folder: Path,
+    index: int,
+    client: int,
+    root: Path | None = None,
+    rows: int = 3,
+    save: Path | None = None,
 ) -> Iterator[Record]:
     """Records of what a client was told and what it sent in a round: one of each tensor.
 
@@ -37,6 +97,8 @@ def inspect(
         client: its number.
         root: the folder of data sets.
         rows: of how many rows of predictions the largest classes are told.
+        save: a file for the tensors themselves (safetensors): `down.KEY` and `up.KEY` as they
+            crossed, `up.KEY.read` and `down.KEY.read` where reading makes something else of them.
 
     Raises:
         ValueError: no such run, round or client; the client had no part in the round; or the replay
@@ -44,62 +106,71 @@ def inspect(
         FileNotFoundError: a data file is missing.
     """
     run = _run_in(folder)
-    experiment = _experiment_of(run)
-    record = _record_of(run, experiment, index, client)
-    torch.set_num_threads(int(run_folder.head(run.path)["threads"]))
-    resources = _resources_of(run.path)
-    device = federated.device_for(experiment, resources)
-    federation = federated.prepare(experiment, root, resources).to(device)
-    way = federated_run(experiment, federation)
-    current = _replay(way, federation, resources, run, index)
-    _check(record, current, run)
+    told = _record_of(run, _experiment_of(run), index, client)
+    replay = opened(folder, root)
+    (current,) = replay.rounds(index, index)
     if client not in {**current.broadcasts, **current.uploads}:
         raise ValueError(
             f"nothing crossed between client {client} and the others in round {index}; "
             f"{_others(current)}"
         )
-    yield _said(way, current, client, "checksum" in record)
-    yield from _payloads(way, federation, current, client, rows)
+    yield _said(replay.way, current, client, "checksum" in told)
+    messages = list(_messages(replay, current, client))
+    for message in messages:
+        yield from tensors(*message[:3], replay.federation.task.num_classes, rows, message.held)
+    if save is not None:
+        found = {name: value for message in messages for name, value in message.named()}
+        atomic_files.save(save, {name: value.numpy() for name, value in found.items()})
 
 
-def _replay(
-    way: FederatedRun,
-    federation: FederatedData,
-    resources: Resources,
-    run: run_folder.Run,
-    index: int,
-) -> Round:
-    """The round, run again from the newest checkpoint before it, or from the start."""
-    kept, before = run.path / scheduler.CHECKPOINT, None
-    if 0 < checkpoint.reached(kept) < index:
-        found = federated.loaded(kept, federation, run.hash)
-        before = found[0] if found else None
-    with federated.engine_of(way.experiment, resources) as (engine, *_):
-        rounds = way.rounds(federation, engine, before)
-        return next(current for current in rounds if current.index == index)
+class Crossed(NamedTuple):
+    """A message: its direction, as it crossed, as it was read (empty where it could not be)."""
+
+    direction: str
+    sent: Message
+    read: Message
+    held: list[int] | None = None
+
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors by name, on the CPU."""
+        for key, value in self.sent.items():
+            plain = value.detach().cpu().contiguous()
+            yield f"{self.direction}.{key}", plain
+            if key in self.read and not _same(plain, self.read[key].cpu()):
+                yield f"{self.direction}.{key}.read", self.read[key].detach().cpu().contiguous()
 
 
-def _payloads(
-    way: FederatedRun, federation: FederatedData, current: Round, client: int, rows: int
-) -> Iterator[Record]:
-    """A record of each tensor, down and up."""
-    channel, classes = way.channel.with_algorithm(way.algorithm), federation.task.num_classes
-    read: Message = {}
-    if client in current.broadcasts and way.topology is None:
-        read = channel.read_down(current.broadcasts[client])
-        yield from tensors("down", current.broadcasts[client], read, classes, rows)
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+
+
+def _messages(replay: Opened, current: Round, client: int) -> Iterator[Crossed]:
+    """What crossed between a client and the others in a round."""
+    channel = replay.way.channel.with_algorithm(replay.way.algorithm)
+    if client in current.broadcasts and replay.way.topology is None:
+        sent = current.broadcasts[client]
+        yield Crossed("down", sent, channel.read_down(sent))
     if client in current.uploads:
-        upload, group = current.uploads[client], federation.clients[client].group
-        # On a clock, perhaps an earlier one.
-        answered = getattr(current, "answered", current.broadcasts)
-        reader = channel.given_broadcast(channel.read_down(answered.get(client, {})))
-        try:
-            payload_spec = way.algorithm.payload_spec(federation.task, group)
-            read = reader.read_up(upload, payload_spec).payload
-        except ValueError:
-            read = {}  # it was turned away: only what was sent can be told
+        upload = current.uploads[client]
+        read = read_upload(replay, current, client)
         held = None if upload.rows is None else upload.rows.nonzero().flatten().tolist()
-        yield from tensors("up", upload.payload, read, classes, rows, held)
+        yield Crossed("up", upload.payload, read.payload if read else {}, held)
+
+
+def read_upload(replay: Opened, current: Round, client: int) -> Upload | None:
+    """An upload as the server reads it; None where it was turned away, or there is none."""
+    if client not in current.uploads:
+        return None
+    way, group = replay.way, replay.federation.clients[client].group
+    channel = way.channel.with_algorithm(way.algorithm)
+    # On a clock, an upload answers perhaps an earlier broadcast.
+    answered = getattr(current, "answered", current.broadcasts)
+    answer = channel.given_broadcast(channel.read_down(answered.get(client, {})))
+    try:
+        spec = way.algorithm.payload_spec(replay.federation.task, group)
+        return answer.read_up(current.uploads[client], spec)
+    except ValueError:
+        return None
 
 
 def _said(way: FederatedRun, current: Round, client: int, verified: bool) -> Record:

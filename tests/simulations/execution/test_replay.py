@@ -4,8 +4,11 @@ import json
 import math
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from fedkd import algorithms
+from fedkd.communication import compression
 from fedkd.rounds.synchronous import simulate
 from simulations.config.experiments import FedExperiment
 from simulations.config.identity import folder_name
@@ -100,6 +103,26 @@ def test_only_rows_that_are_held_cross(tmp_path):
     assert list(told["largest"]) == [str(label) for label in held]
 
 
+@pytest.mark.parametrize("settings", [dict(), dict(name="fd"), dict(compression="uint8")])
+def test_payloads_are_saved_as_they_crossed_and_as_they_are_read(tmp_path, settings):
+    experiment, path = write(tmp_path, **settings)
+    list(inspect(path, 2, 2, save=tmp_path / "payload.safetensors"))
+    found = load_file(tmp_path / "payload.safetensors")
+    federation = federated.prepare(experiment)
+    parties = federation.task, federation.clients
+    channel = compression.channel(experiment.compression)
+    _, second, _ = simulate(experiment.algorithm, *parties, rounds=3, channel=channel)
+    for key, sent in second.uploads[2].payload.items():
+        assert torch.equal(found.pop(f"up.{key}"), sent)
+    for key, told in second.broadcasts[2].items():
+        assert torch.equal(found.pop(f"down.{key}"), told)
+    coded = settings.get("name") == "fd" or "compression" in settings
+    assert any(key.endswith(".read") for key in found) == coded
+    for key, value in found.items():  # the rest: distributions again, of all labels
+        assert value.dtype == torch.float32
+        assert ((value.sum(1) - 1).abs() < 0.05).logical_or(value.sum(1) == 0).all(), key
+
+
 def test_what_was_turned_away_is_shown_as_it_was_sent(tmp_path):
     _, path = write(tmp_path, corrupt="1:nan")
     head, up = inspect(path, 1, 1)
@@ -138,6 +161,8 @@ def test_the_command(kdsim, small, tmp_path):
     assert "replayed exactly, checksum" in out
     status, out, _ = kdsim(*where, "--json")
     assert [r["record"] for r in read(out)] == ["inspect", *["payload", "predictions"] * 2]
+    assert kdsim(*where, "--save", "it.safetensors")[0] == 0
+    assert set(load_file(tmp_path / "it.safetensors")) == {"up.probabilities", "down.consensus"}
     for more, message in [
         (["--round", "9"], "--round 9: .* has the rounds 1 to 2"),
         (["--round", "0"], "--round 0: "),
