@@ -39,10 +39,10 @@ class Recorded:
     """
 
     targets: tuple[Target, ...]
-    told: Sequence[Mapping[int, Message]] = ()
-    sent: Sequence[Mapping[int, Received]] = ()
+    told: Sequence[Mapping[Any, Message]] = ()
+    sent: Sequence[Mapping[Any, Received]] = ()
     public: Sequence[Public | None] = ()
-    answers: Mapping[Target, Tensor] = field(default_factory=dict)
+    answers: Mapping[Any, Tensor] = field(default_factory=dict)
 
     def uploads(self) -> list[Received]:
         """The newest upload of each target.
@@ -52,7 +52,7 @@ class Recorded:
         """
         found = []
         for target in self.targets:
-            mine = [sent[target] for sent in self.sent if target in sent]  # type: ignore[index]
+            mine = [sent[target] for sent in self.sent if target in sent]
             if not mine:
                 raise ValueError(f"client {target} has sent nothing that could be read")
             found.append(mine[-1])
@@ -131,7 +131,7 @@ class Knowledge:
         """
         if self.shadows_wanted < fewest or self.shadows_wanted % 2:
             raise ValueError(
-                f"shadows is {self.shadows_wanted}; this attack takes an even number from {fewest} "
+                f"shadows: {self.shadows_wanted}; this attack takes an even number from {fewest} "
                 "on, such as 64"
             )
 

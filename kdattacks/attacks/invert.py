@@ -36,7 +36,7 @@ def images(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator)
     """
     made = []
     for target, upload in zip(recorded.targets, recorded.uploads(), strict=True):
-        told = [told[target] for told in recorded.told if target in told]  # type: ignore[index]
+        told = [told[target] for told in recorded.told if target in told]
         public = recorded.public[-1] if recorded.public else None
         codes, pairs = _read(upload, told[-1] if told else {}, public, knowledge)
         made.append(inverse(*pairs)(codes))

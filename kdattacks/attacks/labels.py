@@ -26,7 +26,7 @@ def shares(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator)
     """
     found = []
     for target, upload in zip(recorded.targets, recorded.uploads(), strict=True):
-        told = [told[target] for told in recorded.told if target in told]  # type: ignore[index]
+        told = [told[target] for told in recorded.told if target in told]
         public = recorded.public[-1] if recorded.public else None
         message = told[-1] if told else {}
         if public is not None and {"probabilities", "logits"} & set(upload.payload):

@@ -219,7 +219,7 @@ def list_(
         str | None,
         typer.Argument(
             help="algorithms, methods, losses, models, datasets, partitions, engines, faults, "
-            "trackers, recipes, experiments"
+            "attacks, trackers, recipes, experiments"
         ),
     ] = None,
     json: Json = False,
@@ -271,6 +271,34 @@ def inspect(
 
     with users_input():
         module.show(module.inspect(folder, round_, client, data_root, rows, save), json)
+    return 0
+
+
+@app.command()
+def audit(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or one of runs")],
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="as often as wanted; `kdsim list attacks` [default: all that apply]",
+        ),
+    ] = None,
+    shadows: Annotated[int, typer.Option(min=1, help="models that the attacker trains")] = 64,
+    client: Annotated[int | None, typer.Option(help="this one alone [default: all]")] = None,
+    round_: Annotated[
+        int | None, typer.Option("--round", help="from 1 [default: the last]")
+    ] = None,
+    data_root: DataRoot = None,
+    json: Json = False,
+) -> int:
+    """Attacks on privacy: what can be learnt from what a run has exchanged, and who learns it."""
+    from simulations.audits import run as module
+    from simulations.execution.console import ERRORS, users_input
+
+    with users_input():
+        wanted = module.Wanted(tuple(attack or ()), shadows, client, round_, data_root)
+        module.show(module.audit(folder, wanted, ERRORS.print), json)
     return 0
 
 

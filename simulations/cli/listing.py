@@ -82,6 +82,13 @@ def faults() -> Iterable[Record]:
     yield from ({"name": name, **_from(REGISTRY, name)} for name in REGISTRY.names())
 
 
+def attacks() -> Iterable[Record]:
+    """Attacks on privacy, for `kdsim audit`."""
+    from kdattacks import REGISTRY
+
+    return _entries(REGISTRY)
+
+
 def trackers() -> Iterable[Record]:
     """What may be told of runs, `--track`."""
     from simulations.results.trackers import REGISTRY
@@ -115,6 +122,7 @@ KINDS: dict[str, Callable[[], Iterable[Record]]] = {
     "partitions": partitions,
     "engines": engines,
     "faults": faults,
+    "attacks": attacks,
     "trackers": trackers,
     "recipes": recipes,
     "experiments": experiments,

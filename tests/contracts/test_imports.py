@@ -59,6 +59,7 @@ FLOORS = {
     "simulations": [
         "__main__ flower_app",
         "cli",
+        "audits",
         "execution",
         "reporting runners",
         "survey",

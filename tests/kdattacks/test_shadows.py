@@ -79,7 +79,7 @@ def test_what_a_shadow_sends_is_what_a_server_reads():
 
 @pytest.mark.parametrize("wanted", [1, 2, 5])
 def test_too_few_shadows_or_an_odd_number_are_refused(wanted):
-    with pytest.raises(ValueError, match=rf"shadows is {wanted}; .* even number from 4"):
+    with pytest.raises(ValueError, match=rf"shadows: {wanted}; .* even number from 4"):
         Knowledge(CLASSES, shadows_wanted=wanted).enough(4)
 
 

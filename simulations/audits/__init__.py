@@ -1,0 +1,1 @@
+"""`kdsim audit`: attacks on privacy (`kdattacks`) against what runs have exchanged and learnt."""
