@@ -206,20 +206,29 @@ def recorded(
             yield {"record": "note", "notes": [_goes_back(job.folder, kept, lost)]}
         head, records = yield from begin(kept)
         before = run_folder.rounds(job.folder, kept) if job.track else []
-        placed = _with_places(job.folder, head, records)
-        written = run_folder.write(job.folder, head, placed, kept)
+        head = head | _noted(run_folder.rounds(job.folder, kept))
+        written = run_folder.write(job.folder, head, _in_head(job.folder, head, records), kept)
         yield from trackers.track(job.track, job.folder, head, before, written)
         metrics_table.write(job.folder)
 
 
-def _with_places(folder: Path, head: Record, records: Iterator[Record]) -> Iterator[Record]:
-    """The records; where a run's actors are, which its first one has, goes to `run.json`."""
+def _in_head(folder: Path, head: Record, records: Iterator[Record]) -> Iterator[Record]:
+    """The records; what they note, and where a run's actors are, goes to `run.json` too."""
     for record in records:
         if actors := record.pop("actors", None):
             placed = head.setdefault("placed", {})
             placed["actors"] = [*placed.get("actors", ()), *actors]
+        noted = _noted([head, record])
+        if actors or noted.get("notes") != head.get("notes"):
+            head |= noted
             run_folder.write_head(folder, head)
         yield record
+
+
+def _noted(records: Iterable[Record]) -> Record:
+    """The notes in records, each once."""
+    found = dict.fromkeys(note for record in records for note in record.get("notes", ()))
+    return {"notes": list(found)} if found else {}
 
 
 def _sources(job: Job) -> Mapping[str, Source]:

@@ -142,14 +142,30 @@ def run(
     with engine_of(experiment, resources) as (engine, notes, actors):
         every = resources.checkpoint_every
         known = identity or digest(experiment)
+        first = conversions(federation)
         for record in _rounds(experiment, federation, engine, store, every, kept, ended, known):
-            said = [*notes, *store.notes]
+            said = [*first, *notes, *store.notes]
+            first.clear()
             notes.clear()
             store.notes.clear()
             said += record.get("notes", [])
             where = {"actors": [*actors]} if actors else {}
             actors.clear()
             yield record | ({"notes": said} if said else {}) | where
+
+
+def conversions(federation: FederatedData) -> list[str]:
+    """What was done to data and models so that they can be run, in words.
+
+    That clients cannot be stacked is left to the engine to say: one that runs them in turn anyway
+    does nothing else than it was asked to.
+    """
+    said = list(federation.notes)
+    for group, model in federation.task.models.items():
+        why = getattr(model.predict, "alone", None)
+        own = [note for note in model.notes if why is None or why not in note]
+        said += [f"{group}: {note}" for note in own]
+    return said
 
 
 def _rounds(
@@ -182,8 +198,7 @@ def _rounds(
             checkpoint.save(kept, saved(current), total, identity, _constants(federation.task))
     assert current is not None
     assert used is not None
-    said = list(federation.notes)
-    said += _keep(ended, federation, used.clients) if ended else []
+    said = _keep(ended, federation, used.clients) if ended else []
     said += [_collapse(scores)] if "collapsed" in scores else []
     names = (*METRICS, VALIDATION) if len(federation.validation) else METRICS
     metrics = {name: scores[name] for name in names}
