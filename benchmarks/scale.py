@@ -1,7 +1,10 @@
 """More clients: an FD round of 100 to 10,000 of them, in time and in memory, each in a process.
 
 Every client has some examples of the size of digits and a perceptron 64-32-10. The plain loop keeps
-a module, a loader and an optimiser for each client, and is measured with the same examples.
+a module, a loader and an optimiser for each client, and is measured with the same examples. Seconds
+of the CPU say on a busy machine what those of the clock say on one that does nothing else:
+
+    python -m benchmarks.scale --counts 1000 10000 100000 --threads 1 --repeats 1 --alone
 """
 
 import argparse
@@ -10,6 +13,9 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,6 +32,20 @@ from kdcore.training.loop import Examples, TrainingConfig
 COUNTS = (100, 1_000, 10_000)
 
 
+class Cost(NamedTuple):
+    """What rounds took, medians: seconds by the clock and of the CPU; and the peak memory, in MB.
+
+    `start` is the CPU's seconds for making the clients, `engine` those of a round in the engine:
+    what is left is what the process that runs the rounds does for each client.
+    """
+
+    clock: float
+    cpu: float
+    peak: float
+    start: float
+    engine: float
+
+
 def clients(count: int, each: int) -> list[Client]:
     """So many clients of one architecture with so many examples, over one tensor of noise."""
     x = torch.rand(count * each, 1, 8, 8, generator=generator(0, "noise"))
@@ -39,14 +59,17 @@ def clients(count: int, each: int) -> list[Client]:
 
 
 def one(side: str, count: int, each: int, repeats: int, threads: int) -> None:
-    """Print the median seconds of a round, and the most memory that this process took, in MB."""
+    """Print what a round takes, see `Cost`."""
     torch.set_num_threads(threads)
+    before = time.process_time()
     members = clients(count, each)
+    start = time.process_time() - before
     gc.freeze()  # on both sides, as `kdsim` does: a quarter of our time at 10,000 clients is saved
     if side == "ours":
         task = Task({"mlp-32": build("mlp-32", (1, 8, 8), 10)}, 10)
-        rounds = simulate(FD(TrainingConfig()), task, members, rounds=repeats + 2, engine=batched())
-        times = [seconds(lambda: next(rounds)) for _ in range(repeats + 1)]
+        engine = Timed(batched())
+        rounds = simulate(FD(TrainingConfig()), task, members, rounds=repeats + 2, engine=engine)
+        times = [(*both(lambda: next(rounds)), engine.taken()) for _ in range(repeats + 1)]
     else:
         examples = [member.private for member in members]
         parts = [
@@ -54,17 +77,44 @@ def one(side: str, count: int, each: int, repeats: int, threads: int) -> None:
             for e in examples
         ]
         means = plain.fd_round(parts, 10, None)
-        times = [seconds(lambda: plain.fd_round(parts, 10, means)) for _ in range(repeats + 1)]
+        times = [(*both(lambda: plain.fd_round(parts, 10, means)), 0.0) for _ in range(repeats + 1)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(statistics.median(times[1:]), peak)
+    clock, cpu, inside = (statistics.median(column) for column in zip(*times[1:], strict=True))
+    print(clock, cpu, peak, start, inside)
 
 
-def measured(side: str, count: int, each: int, repeats: int, threads: int) -> tuple[float, float]:
+class Timed:
+    """An engine, and the CPU's seconds in it."""
+
+    def __init__(self, engine: Callable[..., list[Any]]) -> None:
+        self._engine, self._spent = engine, 0.0
+
+    def __call__(self, *given: Any) -> list[Any]:
+        """See `fedkd/engines/README.md`."""
+        before = time.process_time()
+        try:
+            return self._engine(*given)
+        finally:
+            self._spent += time.process_time() - before
+
+    def taken(self) -> float:
+        """The seconds since this was asked last."""
+        spent, self._spent = self._spent, 0.0
+        return spent
+
+
+def both(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of a call, by the clock and of the CPU."""
+    before = time.process_time()
+    clock = seconds(work)
+    return clock, time.process_time() - before
+
+
+def measured(side: str, count: int, each: int, repeats: int, threads: int) -> Cost:
     """`one` in a process of its own."""
     code = f"from benchmarks.scale import one; one({side!r}, {count}, {each}, {repeats}, {threads})"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    time, peak = done.stdout.split()
-    return float(time), float(peak)
+    return Cost(*map(float, done.stdout.split()))
 
 
 def main() -> None:
@@ -73,21 +123,27 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=20, help="examples of a client")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="of clients")
+    parser.add_argument("--alone", action="store_true", help="without the plain loop")
     options = parser.parse_args()
     print(machine())
     print(f"\nFD, MLP 64-32-10, {options.each} examples a client, a round")
     first, given = None, (options.each, options.repeats, options.threads)
-    for count in COUNTS:
-        time, peak = measured("ours", count, *given)
-        slow, much = measured("plain", count, options.each, 1, options.threads)
-        share = time / count
+    for count in options.counts:
+        ours = measured("ours", count, *given)
+        share = ours.clock / count
         first = first or share
-        print(
-            f"  {count:6d} clients  {time:7.3f} s, {1e3 * share:6.3f} ms each "
-            f"({share / first:.2f} of that at {COUNTS[0]}), {peak:5.0f} MB;  "
-            f"plain loop {slow:7.2f} s ({slow / time:.1f}x), {much:5.0f} MB",
-            flush=True,
+        said = (
+            f"  {count:6d} clients  {ours.clock:7.3f} s, {1e3 * share:6.3f} ms each "
+            f"({share / first:.2f} of that at {options.counts[0]}), {ours.cpu:7.3f} s of the CPU "
+            f"({ours.engine:.3f} s in the engine), "
+            f"{ours.peak:5.0f} MB, {ours.start:6.2f} s to make them"
         )
+        if not options.alone:
+            slow = measured("plain", count, options.each, 1, options.threads)
+            ratio = slow.clock / ours.clock
+            said += f";  plain loop {slow.clock:7.2f} s ({ratio:.1f}x), {slow.peak:5.0f} MB"
+        print(said, flush=True)
 
 
 if __name__ == "__main__":

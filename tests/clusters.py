@@ -1,5 +1,7 @@
 """A Ray cluster of several nodes on this machine's loopback, for tests."""
 
+import gc
+import warnings
 from contextlib import contextmanager
 
 STORE = 2**27  # bytes of a node's object store
@@ -19,6 +21,9 @@ def cluster():
     finally:
         ray.shutdown()
         found.shutdown()
+        with warnings.catch_warnings():  # Ray leaves files to the collector
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 def add(found, count, **resources):

@@ -273,10 +273,10 @@ def test_a_node_that_is_lost_costs_nothing_but_time(small_nodes, kdsim, tmp_path
 
     def hear(job, record):
         if record["record"] == "placed":
-            places.setdefault(job, []).append(record["node"])
+            places.setdefault(job.folder, []).append(record["node"])
         notes.extend(record.get("notes", ()))
         if record.get("round") == 20 and len(nodes) == 2:
-            (lost,) = (i for i in nodes if places[job][-1] == f"node {i[:12]}")
+            (lost,) = (i for i in nodes if places[job.folder][-1] == f"node {i[:12]}")
             small_nodes.remove_node(nodes.pop(lost), allow_graceful=False)
 
     there = api.run("long.toml", out="there", ray_address=small_nodes.address, listener=hear)
@@ -287,6 +287,47 @@ def test_a_node_that_is_lost_costs_nothing_but_time(small_nodes, kdsim, tmp_path
     assert "goes on elsewhere from the checkpoint of round " in said
     assert kdsim("run", "long.toml", "--workers", "1", "--out", "here")[0] == 0
     assert records_in(tmp_path / "there") == records_in(tmp_path / "here")
+
+
+def test_actors_that_are_lost_for_good_are_done_without(kdsim, tmp_path):
+    """The run and one actor need all of the first node, the other actor all of the second."""
+    (tmp_path / "grid.toml").write_text(ACTORS)
+    with clusters.cluster() as found:
+        add(found, 1, num_cpus=3)
+        (second,) = add(found, 1, num_cpus=2)
+        notes = []
+
+        def hear(job, record):
+            notes.extend(record.get("notes", ()))
+            if record.get("round") == 3:
+                found.remove_node(second, allow_graceful=False)
+
+        api.run("grid.toml", out="there", ray_address=found.address, listener=hear)
+    assert [note for note in notes if note.startswith("1 workers were lost, and 0 came")]
+    assert kdsim("run", "grid.toml", "--out", "here")[0] == 0
+    there, here = (
+        [{k: v for k, v in r.items() if k != "notes"} for r in records]
+        for out in ("there", "here")
+        for records in records_in(tmp_path / out).values()
+    )
+    assert there == here
+
+
+ACTORS = """
+[fed]
+algorithm = "fedmd"
+engine = "ray"
+chunk = 2
+rounds = 6
+clients = 6
+private = 120
+public = 20
+test = 40
+models = ["mlp-8"]
+[resources]
+cpus = 2
+actors = 2
+"""
 
 
 def test_ctrl_c_leaves_nothing_behind(small_nodes, kdsim, tmp_path):
