@@ -113,9 +113,9 @@ def run(
     start = time.perf_counter()
     plan, split = prepare(experiment, root, objects=objects, own=own)
     split, said = split.to(device), list(split.notes)
-    shelf = shared and partial(teacher_cache.fit, shared, fetch=fetch)
+    cached = shared and partial(teacher_cache.fit, shared, fetch=fetch)
     steps = graphkd.distill.carry_out(
-        plan, split, seed=experiment.seed, train=shelf or fit_one_teacher, own=own
+        plan, split, seed=experiment.seed, train=cached or fit_one_teacher, own=own
     )
     for step in steps:
         if isinstance(step, graphkd.Epoch):

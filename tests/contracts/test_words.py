@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("kdcore", "fedkd", "graphkd", "simulations", "kdsim", "benchmarks", "examples")
+PACKAGES = (
+    "kdcore",
+    "fedkd",
+    "graphkd",
+    "simulations",
+    "kdsim",
+    "benchmarks",
+    "examples",
+)
 
 # A word that only its inventor knows -> what the field says.
 PRIVATE = {

@@ -64,3 +64,18 @@ def test_a_page_is_short_and_has_something_that_runs(page):
     kinds = [language for language, title, _ in blocks(page) if not title]
     assert {"python", "console"} & set(kinds)
     assert page.read_text().count("```") == 2 * len(blocks(page))
+
+
+def test_a_setting_of_ones_own_says_its_help_and_its_range_as_the_page_says(
+    tmp_path, monkeypatch, capsys
+):
+    page = DOCS / "howto" / "own-algorithm.md"
+    monkeypatch.chdir(tmp_path)
+    (text,) = [text for _, title, text in blocks(page) if title == "slow.py"]
+    Path("slow.py").write_text(text)
+    (refused,) = [text for language, _, text in blocks(page) if language == "text"]
+    assert app.main(["fed", "slow.py:SlowConsensus", "--keep", "1.5"]) == 2
+    assert capsys.readouterr().err == refused
+    assert app.main(["fed", "slow.py:SlowConsensus", "--help"]) == 0
+    help_of_keep = " ".join(capsys.readouterr().out.partition("--keep")[2].split()[:14])
+    assert "share of the old consensus [>= 0 and < 1] [default: 0.5]" in help_of_keep
