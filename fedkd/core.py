@@ -147,7 +147,8 @@ class Task:
     """What a federation learns: one model per group, the target, and public examples (P, ...).
 
     `num_classes` is C: how many classes there are, or real numbers, or labels at once, as `target`
-    says; where it is a class at each place of a sequence, `places` is T, their number.
+    says; where it is a class at each place of a sequence, `places` is T, their number. Of real
+    numbers that were divided by their standard deviations `units` (C,) are these.
 
     `shape` is that of one example, for algorithms with a network of their own to build; empty where
     it is not known. `labels` (P,) are of the public examples, and `validation` are labelled
@@ -168,6 +169,7 @@ class Task:
     few: Any = None
     target: Target = CLASSES
     places: int = 0
+    units: Tensor | None = None
 
     @property
     def outputs(self) -> tuple[int, ...]:

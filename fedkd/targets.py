@@ -205,7 +205,8 @@ def _sharpened_labels(p: Tensor, temperature: float) -> Tensor:
 def _tally_labels(outputs: Tensor, y: Tensor) -> Tensor:
     said, is_so = outputs > 0, y > 0.5
     parts = [said & is_so, said & ~is_so, ~said & is_so, said == is_so]
-    return torch.cat([part.double() for part in parts], dim=1)
+    lost = 0 * outputs.double()  # NaN of a model that has diverged, which says neither
+    return torch.cat([part.double() + lost for part in parts], dim=1)
 
 
 def _metrics_labels(sums: Tensor) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from simulations.execution.console import PLAIN, terminal_table
 from simulations.reporting.markup import Markup, element, joined, table
 from simulations.results import run_results, tables
+from simulations.results.columns import PRIMARY
 from simulations.results.run_folder import Run
 
 WIDTH = 100  # characters of a printed table, whatever the terminal
@@ -51,9 +52,11 @@ def curves(runs: Sequence[Run]) -> str:
     look = common.looks(result.label for result in found)
     parts: list[Markup] = []
     for (kind, *_), group in groupby(found, key=lambda result: result.group):
-        drawn = figures.drawings(list(group), look) if kind == "fed" else {}
-        if figure := drawn.get("accuracy_per_round"):
+        own = list(group)
+        drawn = figures.drawings(own, look) if kind == "fed" else {}
+        if figure := drawn.get(figures.named("accuracy_per_round", own)):
             picture = b64encode(common.encode(figure, "svg")).decode()
             source = f"data:image/svg+xml;base64,{picture}"
-            parts.append(element("img", alt="Accuracy of each round", src=source))
+            said = PRIMARY[figures.metric_of(own)][0]
+            parts.append(element("img", alt=f"{said} of each round", src=source))
     return joined(parts)

@@ -9,6 +9,7 @@ from simulations.execution.batch import Batch
 from simulations.execution.console import progress_bar, status
 from simulations.execution.scheduler import Job
 from simulations.reporting.markup import element, joined
+from simulations.results.columns import primary, written
 
 Record = dict[str, Any]
 Listener = Callable[[Job, Record], None]
@@ -53,8 +54,9 @@ class Bars:
         """The same, after a record."""
         rounds = getattr(job.experiment, "rounds", None)
         self.said = status(job, record)
-        if record.get("accuracy") is not None:
-            self.said += f", accuracy {100 * record['accuracy']:.1f} %"
+        metric = primary(record)
+        if record.get(metric) is not None:
+            self.said += f", {metric} {written(metric, record[metric])}"
         self.share = record.get("round", 0) / rounds if rounds else 0.0  # of the run that is on
         self.done += record["record"] in LAST
         return self

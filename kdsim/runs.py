@@ -14,6 +14,7 @@ from kdsim.display import Tables, curves
 from kdsim.record import Record
 from simulations.execution.console import verdicts
 from simulations.results import run_folder
+from simulations.results.columns import PRIMARY
 from simulations.results.run_folder import Run
 from simulations.runners.objects import NONE, Objects
 
@@ -90,15 +91,17 @@ class Runs:
         """A row for each round of each run, also of those that are not complete.
 
         Columns: method, kind, data and seed; the settings in which the runs differ; round, or of
-        graphs phase and epoch, of recipes neither; accuracy, accuracy_local and all other numbers
-        of the round; the run's folder. Rounds that were not evaluated have no accuracy.
+        graphs phase and epoch, of recipes neither; accuracy, accuracy_local (of other targets rmse,
+        f1_macro or perplexity) and all other numbers of the round; the run's folder. Rounds that
+        were not evaluated have no accuracy.
         """
         import pandas as pd
 
         differ = _differing([run.experiment for run in self.runs])
         rows = [_about(run, differ) | row for run in self.runs for row in _steps(run)]
         names = dict.fromkeys(name for row in rows for name in row)
-        first = [*ABOUT, *differ, "phase", "epoch", "round", "accuracy", "accuracy_local"]
+        compared = [name for metric in PRIMARY for name in (metric, f"{metric}_local")]
+        first = [*ABOUT, *differ, "phase", "epoch", "round", *compared]
         last = [name for name in names if name not in (*first, "folder")]
         columns = [name for name in (*first, *last, "folder") if name in names]
         return pd.DataFrame(rows, columns=columns)
@@ -107,7 +110,7 @@ class Runs:
         """A row for each client in each evaluated round of the federated runs.
 
         Columns: as `frame` has them up to round; client, group (its architecture), accuracy and
-        accuracy_local.
+        accuracy_local (of other targets rmse, f1_macro or perplexity).
         """
         import pandas as pd
 

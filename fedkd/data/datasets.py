@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedkd.data.checks import check_finite, check_labels, integers
+from fedkd.data.checks import check_finite, check_targets, integers
 from fedkd.data.cifar import cifar10_jpeg
 from fedkd.data.files import idx
 from fedkd.data.files.cifar import cifar
@@ -24,6 +24,7 @@ from fedkd.data.files.sensors import har
 from fedkd.data.files.stl10 import stl10
 from fedkd.data.files.svhn import svhn
 from fedkd.data.speech import spoken_digits
+from fedkd.targets import CLASSES, Target
 from kdcore.registry import Registry, is_reference, members
 
 IDX = "put the four idx files there (as torchvision.datasets.{} stores them)"
@@ -35,7 +36,7 @@ class Dataset(NamedTuple):
     Shapes:
         x: (N, ...), of images (N, channels, height, width) float32; or a tuple of such tables, for
             networks with several inputs.
-        y: (N,) int64.
+        y: (N,) int64; of another target than one class what `fedkd.targets` says of it.
         official: how many of the last rows are the official test set; 0 where there is none.
         domains: (N,) int64, where each example is from, such as its speaker; None if not known.
         foreign: how many of the first rows are of another data set, and can be public alone.
@@ -44,6 +45,9 @@ class Dataset(NamedTuple):
         standardise: places on the second axis of x (columns, channels) that `federate` brings to
             mean 0 and standard deviation 1, once it is known which examples are trained on.
         name: what the data are called in results.
+        target: what an example is answered with (`fedkd.targets`); `num_classes` is how many
+            classes, real numbers or labels there are.
+        key: (N,) numbers by which the partition `bands` cuts the examples; None for y itself.
     """
 
     x: Any
@@ -56,11 +60,18 @@ class Dataset(NamedTuple):
     notes: tuple[str, ...] = ()
     standardise: tuple[int, ...] = ()
     name: str = ""
+    target: Target = CLASSES
+    key: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one example; empty where it is a tuple of several."""
         return () if isinstance(self.x, tuple) else tuple(self.x.shape[1:])
+
+    @property
+    def places(self) -> int:
+        """T, where there is a class at each of so many places; else 0."""
+        return self.y.shape[1] if self.target.name == "sequence" else 0
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -117,7 +128,9 @@ def of_pair(x: Any, y: Any) -> Dataset:
 
 
 def checked(data: Dataset) -> Dataset:
-    """The data set, with labels (N,) that are whole numbers from 0 to C - 1, and finite examples.
+    """The data set, with finite examples and labels that are what its target says.
+
+    Of classes these are whole numbers (N,) from 0 to C - 1.
 
     Raises:
         ValueError: it is not one; the message names the value, what was expected and the way out.
@@ -127,19 +140,32 @@ def checked(data: Dataset) -> Dataset:
         if not isinstance(x, Tensor) or not x.ndim or not len(x):
             said = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"{type(x)}"
             raise ValueError(f"a data set needs examples x, a tensor (N, ...), and has {said}")
-    y = integers(data.y, "labels")
+    y = integers(data.y, "labels") if data.target == CLASSES else _targets(data)
     domains = None if data.domains is None else integers(data.domains, "domains")
-    for name, values in (("labels", y), ("domains", domains), ("inputs", tables[-1])):
+    columns = ("labels", y), ("domains", domains), ("inputs", tables[-1]), ("key", data.key)
+    for name, values in columns:
         if values is not None and len(values) != len(tables[0]):
             raise ValueError(
                 f"{len(values)} {name} for {len(tables[0])} examples; each example needs one"
             )
-    check_labels(y, data.num_classes)
+    check_targets(y, data.target, data.num_classes, data.places)
+    if data.key is not None:
+        check_finite(data.key, "the key")
     if domains is not None and int(domains.min()) < 0:
         raise ValueError(f"domains must be >= 0, got {int(domains.min())}; renumber them from 0")
     for x in tables:
         check_finite(x)
     return data._replace(y=y, domains=domains)
+
+
+def _targets(data: Dataset) -> Tensor:
+    """Targets that are no classes, as a table: (N, D) real, (N, L) of 0 and 1, (N, T) whole."""
+    if not isinstance(data.y, Tensor):
+        raise ValueError(f"targets are of {type(data.y)}; expected a tensor (N, ...)")
+    y = data.y.unsqueeze(1) if data.y.ndim == 1 else data.y
+    if data.target.name == "sequence":
+        return y if y.is_floating_point() else y.long()
+    return y.to(torch.get_default_dtype())
 
 
 def of_labels(data: Dataset, labels: str, name: str) -> Dataset:
@@ -148,6 +174,7 @@ def of_labels(data: Dataset, labels: str, name: str) -> Dataset:
     Raises:
         ValueError: no two numbers with a minus between them, or labels that there are not.
     """
+    _only_classes(data, name)
     first, _, last = labels.partition("-")
     numbers = first.isdecimal() and last.isdecimal()
     if not numbers or not int(first) < int(last) < data.num_classes:
@@ -171,6 +198,8 @@ def beside(data: Dataset, other: Dataset, name: str) -> Dataset:
     Raises:
         ValueError: examples of different shapes.
     """
+    _only_classes(data, name)
+    _only_classes(other, name)
     if data.shape != other.shape:
         raise ValueError(
             f"{name}: examples of shape {data.shape} beside others of shape {other.shape}; "
@@ -180,6 +209,14 @@ def beside(data: Dataset, other: Dataset, name: str) -> Dataset:
     x = torch.cat([other.x[:foreign], data.x])
     y = torch.cat([other.y[:foreign] + data.num_classes, data.y])
     return Dataset(x, y, data.num_classes + other.num_classes, data.official, foreign=foreign)
+
+
+def _only_classes(data: Dataset, name: str) -> None:
+    if data.target != CLASSES:
+        raise ValueError(
+            f"{name}: some of the classes are chosen, and each example has {data.target.words}; "
+            "name one data set as it is"
+        )
 
 
 @functools.lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ from fedkd.data.datasets import Dataset, checked
 from fedkd.data.partition import Partition
 from fedkd.data.standardise import standardised
 from fedkd.models import TRIED, build, group_names
+from fedkd.targets import CLASSES, REAL
 from kdcore.rng import generator
 from kdcore.training.batches import Examples, Moved
 from kdcore.training.batches import rows as table_rows
@@ -34,9 +35,10 @@ class FederatedData(NamedTuple):
     Attributes:
         task, clients: for `simulate`.
         test, validation: labelled examples that no client trains on.
-        label_counts: (K, C), how many private examples of each label each client holds.
+        label_counts: (K, C), how many private examples of each label each client holds; of other
+            targets than one class (K, 1), how many in all.
         kinds: (N,) of each test example, by which clients' own data are told apart: its label, or
-            where examples are of several domains, domain x C + label.
+            where examples are of several domains, domain x C + label; without classes its domain.
         kind_counts: (K, kinds), how many private examples of each kind each client holds.
         notes: what was converted on the way to these examples, in words.
         tests: of each client, test examples of its own; none for a client whose own data are told
@@ -65,6 +67,7 @@ class FederatedData(NamedTuple):
             public=move(self.task.public),
             labels=move(self.task.labels),
             validation=self.task.validation and self.task.validation.to(move),
+            units=move(self.task.units),
             device=torch.device(device),
         )
         test, validation = self.test.to(move), self.validation.to(move)
@@ -121,7 +124,14 @@ def noisy(data: Dataset, rows: Tensor, share: float, generator: torch.Generator)
     """The data with wrong labels for a share of some rows, to the nearest whole number of them.
 
     Symmetric noise: any other label with the same chance.
+
+    Raises:
+        ValueError: labels are no classes.
     """
+    if data.target != CLASSES:
+        raise ValueError(
+            f"label noise is of classes, and each example has {data.target.words}; take 0"
+        )
     y = data.y.clone()
     y[rows] = flipped(y[rows], share, data.num_classes, generator)
     return data._replace(y=y)
@@ -147,6 +157,10 @@ def _foreign_public(order: Tensor, foreign: int, private: int, public: int) -> T
 
 def _held_first(data: Dataset, order: Tensor, private: int, absent: int, seed: int) -> Tensor:
     """The order with enough examples of labels that are not absent in front."""
+    if data.target != CLASSES:
+        raise ValueError(
+            f"absent classes are for classes, and each example has {data.target.words}; take 0"
+        )
     if data.foreign:
         raise ValueError(
             "absent classes are for one data set; of two, clients hold no label of the second"
@@ -203,7 +217,7 @@ def federate(
     """
     if not models:
         raise ValueError("models: name at least one architecture, such as mlp")
-    data = standardised(checked(data), chosen.private)
+    data, units = _in_units(standardised(checked(data), chosen.private), chosen.private)
     if rotations > 1:
         data = rotated(data, chosen, parts, rotations)
     few = table_rows(data.x, chosen.private[:TRIED])
@@ -212,6 +226,7 @@ def federate(
         name: made[name] if name in made else build(what, data.shape, data.num_classes, few)
         for name, what in dict(zip(names, models, strict=True)).items()
     }
+    _check_outputs(data, built, few)
     clients = []
     for number, places in enumerate(parts):
         name = names[number % len(models)]
@@ -226,11 +241,14 @@ def federate(
     selected = Examples(data.x, data.y, chosen.validation) if len(chosen.validation) else None
     dealt = sum(map(len, parts))
     task = Task(
-        built, data.num_classes, public, data.shape, labels, selected, max(dealt, 1), few=few
+        *(built, data.num_classes, public, data.shape, labels, selected, max(dealt, 1)),
+        few=few,
+        target=data.target,
+        places=data.places,
+        units=units,
     )
-    counts = torch.stack(
-        [torch.bincount(data.y[c.private.rows], minlength=data.num_classes) for c in clients]
-    )
+    label, many = (data.y, data.num_classes) if data.target == CLASSES else (_zeros(data), 1)
+    counts = torch.stack([torch.bincount(label[c.private.rows], minlength=many) for c in clients])
     test, validation = (Examples(data.x, data.y, rows) for rows in (chosen.test, chosen.validation))
     kinds, own = _kinds(data, chosen.test, clients)
     mine = tuple(Examples(data.x, data.y, rows) for rows in tests)
@@ -241,15 +259,56 @@ def _kinds(data: Dataset, test: Tensor, clients: Sequence[Client]) -> tuple[Tens
     """(N,) what tells clients' own data apart in the test pool, and (K, kinds) who holds how many.
 
     Label and domain, unless some client's domains have no test example at all; then the label.
+    Where there are no classes all examples have one label.
     """
-    kinds, count = data.y, data.num_classes
+    kinds, count = (data.y, data.num_classes) if data.target == CLASSES else (_zeros(data), 1)
     if data.domains is not None:
         tested = data.domains[test].unique()
         mine = (data.domains[c.private.rows] for c in clients)
         if all(bool(torch.isin(one, tested).any()) for one in mine):
-            kinds, count = data.domains * count + data.y, (int(data.domains.max()) + 1) * count
+            kinds, count = data.domains * count + kinds, (int(data.domains.max()) + 1) * count
     own = torch.stack([torch.bincount(kinds[c.private.rows], minlength=count) for c in clients])
     return kinds[test], own
+
+
+def _zeros(data: Dataset) -> Tensor:
+    return torch.zeros(len(data.y), dtype=torch.long)
+
+
+def _in_units(data: Dataset, rows: Tensor) -> tuple[Dataset, Tensor | None]:
+    """Real targets with mean 0 and standard deviation 1 over some rows, and these deviations.
+
+    So one learning rate is as good for prices as for shares; scores are told in the units of y.
+    """
+    if data.target != REAL:
+        return data, None
+    known = data.y[rows].double()
+    mean, spread = known.mean(dim=0), known.std(dim=0, correction=0)
+    spread = spread.where(spread > 0, 1)
+    y = ((data.y.double() - mean) / spread).to(data.y.dtype)
+    said = "; ".join(f"{m:.6g} and {s:.6g}" for m, s in zip(mean, spread, strict=True))
+    note = (
+        "targets are brought to mean 0 and standard deviation 1 over private examples, which were "
+        f"{said}; scores are in the units of the data"
+    )
+    return data._replace(y=y, notes=(*data.notes, note)), spread
+
+
+def _check_outputs(data: Dataset, models: Mapping[str, Model], few: Any) -> None:
+    """Raise ValueError for a model whose outputs are none of the target.
+
+    Networks by name give one row for an example, and need not be asked of classes.
+    """
+    expected = (data.places, data.num_classes) if data.places else (data.num_classes,)
+    for name, model in models.items():
+        if data.target == CLASSES and model.restored is None:
+            continue
+        logits = model.predict(model.init(torch.Generator().manual_seed(0)), few).logits
+        if tuple(logits.shape[1:]) != expected:
+            raise ValueError(
+                f"model {name} gives outputs of shape {tuple(logits.shape[1:])} for an example; of "
+                f"{data.target.words} expected {expected}"
+            )
 
 
 def rotated(data: Dataset, chosen: Pools, parts: Partition, rotations: int) -> Dataset:

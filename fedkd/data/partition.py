@@ -14,7 +14,9 @@ from torch import Tensor
 
 from fedkd.data.capped_dirichlet import dirichlet_balanced, dirichlet_min
 from fedkd.data.checks import enough, integers
+from fedkd.data.datasets import Dataset
 from fedkd.data.proportions import check_alpha, shares
+from fedkd.targets import CLASSES, Target
 from kdcore.registry import Registry, members
 
 Partition = list[Tensor]
@@ -200,6 +202,37 @@ def natural(domains: Tensor, clients: int, generator: torch.Generator) -> Partit
     return [torch.cat(part) for part in parts]
 
 
+def bands(key: Tensor, clients: int, generator: torch.Generator) -> Partition:
+    """By the size of a number: client 0 has the smallest, and each next one those that follow.
+
+    Quantiles: parts are of equal size (one more for the first few), which number is where the cuts
+    are. Known as label skew of a regression where the number is the target itself, and as feature
+    skew where it is another one, such as a latitude.
+
+    Args:
+        key: (N,) of each example.
+        clients: K.
+        generator: of the order within a part, and among equal numbers.
+
+    Raises:
+        ValueError: fewer examples than clients, or no clients.
+    """
+    order = iid(torch.zeros(len(key)), clients, generator)
+    shuffled = torch.cat(order)
+    ordered = shuffled[torch.argsort(key[shuffled], stable=True)]
+    parts = ordered.tensor_split(clients)
+    return [part[torch.randperm(len(part), generator=generator)] for part in parts]
+
+
+def in_bands(key: Tensor, held: Partition) -> Tensor:
+    """(N,) in whose band each number is, given the rows that each client of `bands` holds.
+
+    A number between two bands is in the upper one; below all in the first, above all in the last.
+    """
+    ends = torch.stack([key[rows].max() for rows in held[:-1]]) if held[1:] else key[:0]
+    return torch.bucketize(key, ends)
+
+
 PARTITIONS: dict[str, Callable[..., Partition]] = {
     "iid": iid,
     "dirichlet": dirichlet,
@@ -209,7 +242,10 @@ PARTITIONS: dict[str, Callable[..., Partition]] = {
     "quantity": quantity,
     "pathological": pathological,
     "natural": natural,
+    "bands": bands,
 }
+OF_ALL = ("iid", "quantity", "natural", "bands")  # that ask for no classes
+AUTO = "auto"
 
 REGISTRY: Registry[Callable[..., Any]] = Registry(
     "partition",
@@ -220,10 +256,11 @@ REGISTRY: Registry[Callable[..., Any]] = Registry(
 )
 """Functions (labels, clients, generator, ...) that give each client row numbers, in a list.
 
-labels is (N,) of the private examples, clients their number K, generator of PyTorch and the only
-source of chance. A function that names `alpha`, `shards`, `classes_per_client` or `domains` (N,)
-among its parameters is given these too. Row numbers are tensors or lists of 0 to N - 1; no row is
-dealt twice, and every client gets one at least. Rows that nobody gets are left out.
+labels is (N,) of the private examples, and of targets that are no classes (N, ...); clients their
+number K, generator of PyTorch and the only source of chance. A function that names `alpha`,
+`shards`, `classes_per_client`, `domains` (N,) or `key` (N,) among its parameters is given these
+too. Row numbers are tensors or lists of 0 to N - 1; no row is dealt twice, and every client gets
+one at least. Rows that nobody gets are left out.
 """
 
 
@@ -236,32 +273,76 @@ def partition(
     shard: int,
     classes: int = 2,
     domains: Tensor | None = None,
+    target: Target = CLASSES,
+    key: Tensor | None = None,
 ) -> Partition:
     """Deal out examples by the partition of a name, with whichever of the settings it uses.
 
     Raises:
         ValueError: there is no such partition; the message names the nearest and lists all. Or the
-            partition is natural, and domains are not known.
+            partition is natural, and domains are not known; or it deals out by class, and there are
+            none; or it is bands, and there is no number to cut by.
     """
     function = REGISTRY.get(name)
     if name not in PARTITIONS:
-        given = {"alpha": alpha, "shards": shard, "classes_per_client": classes, "domains": domains}
-        return _own(name, function, (labels, clients, generator), given)
-    if name == "iid":
-        return iid(labels, clients, generator)
-    if name == "shards":
-        return shards(labels, clients, generator, shard)
-    if name == "pathological":
-        return pathological(labels, clients, generator, classes)
+        given = {"alpha": alpha, "shards": shard, "classes_per_client": classes}
+        known = {"domains": domains, "key": key}
+        return _own(name, function, (labels, clients, generator), given | known)
+    if target != CLASSES and name not in OF_ALL:
+        raise ValueError(
+            f"partition {name} deals examples out by class, and each has {target.words}; take "
+            f"{', '.join(OF_ALL)}, or auto"
+        )
     if name == "natural":
-        if domains is None:
-            raise ValueError(
-                "partition natural: of these data it is not known where each example is from; "
-                "take fsdd, whose domains are speakers, or another partition"
-            )
-        return natural(domains, clients, generator)
-    dealt: Partition = function(labels, clients, generator, alpha)
+        return natural(_known(domains), clients, generator)
+    if name == "bands":
+        return bands(_number(labels if key is None else key), clients, generator)
+    plain = labels if target == CLASSES else torch.zeros(len(labels))
+    if name == "iid":
+        return iid(plain, clients, generator)
+    setting = {"shards": shard, "pathological": classes}.get(name, alpha)
+    dealt: Partition = function(plain, clients, generator, setting)
     return dealt
+
+
+def _known(domains: Tensor | None) -> Tensor:
+    if domains is None:
+        raise ValueError(
+            "partition natural: of these data it is not known where each example is from; "
+            "take fsdd, whose domains are speakers, or another partition"
+        )
+    return domains
+
+
+def _number(values: Tensor) -> Tensor:
+    """(N,) of a number for each example."""
+    if values.ndim > 1 and values.shape[1] > 1:
+        raise ValueError(
+            "partition bands cuts by a number of each example, and it is not said by which; name "
+            "it, such as by=..., or take iid"
+        )
+    return values.flatten()
+
+
+def chosen(name: str, data: Dataset) -> str:
+    """The partition of a name: "auto" is the one that fits the data.
+
+    Natural where it is known where examples are from; of classes dirichlet; bands where there is a
+    number to cut by (`key_of`), else iid.
+    """
+    if name != AUTO:
+        return name
+    if data.domains is not None:
+        return "natural"
+    if data.target == CLASSES:
+        return "dirichlet"
+    return "iid" if key_of(data) is None else "bands"
+
+
+def key_of(data: Dataset) -> Tensor | None:
+    """(N,) what `bands` cuts by: the data's key, or the one number that is the target; or None."""
+    several = data.y.ndim > 1 and data.y.shape[1] > 1
+    return data.key if several or data.key is not None else data.y.flatten()
 
 
 def _own(

@@ -105,14 +105,14 @@ def _tried(build: Any, local: Local, examples: Any, num_classes: int | None) -> 
 
     network, notes = network_of(parts, [parts.drawn(parts.learner, 0), init(_stream(1))], x)
     logits = network.one(parts.drawn(parts.learner, 0), x).logits
-    if logits.ndim != 2 or len(logits) != len(leading(x)):
+    if logits.ndim not in (2, 3) or len(logits) != len(leading(x)):
         raise ValueError(
             f"its logits have shape {tuple(logits.shape)} for {len(leading(x))} examples; expected "
-            f"({len(leading(x))}, {num_classes or 'C'})"
+            f"({len(leading(x))}, {num_classes or 'C'}), or of sequences (N, T, C)"
         )
-    if num_classes is not None and logits.shape[1] != num_classes:
+    if num_classes is not None and logits.shape[-1] != num_classes:
         raise ValueError(
-            f"it gives {logits.shape[1]} logits for each example, and there are {num_classes} "
+            f"it gives {logits.shape[-1]} logits for each example, and there are {num_classes} "
             "classes; build it for as many"
         )
     return Model(

@@ -1,31 +1,40 @@
 """How good the clients' models are: on the whole test set, and on what each client itself meets."""
 
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedkd.core import Client, Engine, Task
 from fedkd.engines.sequential import sequential
+from fedkd.targets import CLASSES, Target
 from kdcore.training.loop import Examples, Params, Predict, predict_logits
 
 
-class Scores(NamedTuple):
-    """What each of K clients reaches on N test examples.
+class Scores(dict[str, Tensor]):
+    """What each of K clients reaches on N test examples: `scores.accuracy`, `scores["rmse"]`.
 
-    Shapes:
-        accuracy: (K,) share of test examples that are right.
-        accuracy_local: (K,) the same on a client's own test examples; where it has none, on all,
-            labels weighted as in its own data.
-        agreement: (K,) share of examples on which it says what most clients say.
-        calibration_error: (K,) expected calibration error, 15 bins.
+    The first is what models are compared by: of classes accuracy, of real numbers rmse, of labels
+    f1_macro, of sequences perplexity; see `fedkd.targets`. All are (K,).
+
+    - `accuracy_local` (`rmse_local`, ...) is the same on a client's own test examples; where it has
+      none, on all, labels weighted as in its own data;
+    - the other metrics of the target follow;
+    - of classes `agreement`, the share of examples on which it says what most clients say, and
+      `calibration_error`, the expected calibration error in 15 bins.
     """
 
-    accuracy: Tensor
-    accuracy_local: Tensor
-    agreement: Tensor
-    calibration_error: Tensor
+    def __getattr__(self, name: str) -> Tensor:
+        if name not in self:
+            raise AttributeError(f"no score {name!r}; there are {', '.join(self)}")
+        return self[name]
+
+    @property
+    def first(self) -> str:
+        """The name of what models are compared by."""
+        return next(iter(self))
 
 
 def evaluate(
@@ -42,15 +51,18 @@ def evaluate(
     A client's accuracy on its own distribution is sum_l q_l a_l, with q_l the share of label l in
     its private examples and a_l its accuracy on the test examples of that label: no test example
     is spent on one client alone, and clients with few examples are measured as finely as others.
+    Of other targets test examples of a kind weigh as much together as the client's own of that
+    kind do, and metrics are those of the weighted examples.
 
     Args:
-        task: the models and the number of classes.
+        task: the models and the target.
         clients: whose parameters are scored.
         test: N labelled examples that nobody trained on.
         label_counts: (K, C) private examples by label; with `kinds`, by kind.
         engine: who runs the predictions.
-        kinds: (N,) what a client's own distribution is over, where that is more than the label:
-            the label and the domain (`fedkd.data.federated_data.FederatedData`).
+        kinds: (N,) what a client's own distribution is over, where that is not the label alone: the
+            label and the domain (`fedkd.data.federated_data.FederatedData`). Of targets that are no
+            classes all examples are of one kind by default.
         tests: of each client, test examples of its own, on which `accuracy_local` is measured; a
             client without any is weighted as said above, and so are all where there are none.
 
@@ -59,15 +71,22 @@ def evaluate(
     """
     if not len(test):
         raise ValueError("there are no test examples to score the clients on")
+    score = _of_classes if task.target == CLASSES else _of_tallies
+    return score(task, clients, test, label_counts, engine, kinds, tests)
+
+
+def _of_classes(
+    task: Task,
+    clients: Sequence[Client],
+    test: Examples,
+    label_counts: Tensor,
+    engine: Engine,
+    kinds: Tensor | None,
+    tests: Sequence[Examples],
+) -> Scores:
     y = test.y[test.rows]
-    models: dict[Hashable, Client] = {}  # those who share a model, as an average, are asked once
-    names = [_name(client) for client in clients]
-    for name, client in zip(names, clients, strict=True):
-        models.setdefault(name, client)
-    asked = list(models.values())
-    predictions = engine(_predictions, task, asked, [(test.x, test.rows)] * len(asked))
-    found = dict(zip(models, predictions, strict=True))
-    said, sure = map(torch.stack, zip(*(found[name] for name in names), strict=True))
+    found = _asked(_predictions, task, clients, engine, test.x, test.rows)
+    said, sure = map(torch.stack, zip(*found, strict=True))
     right = said == y  # (K, N)
     local = _own_accuracy(right, y if kinds is None else kinds, label_counts)
     return Scores(
@@ -76,6 +95,68 @@ def evaluate(
         agreement=(said == _plurality(said, task.num_classes)).double().mean(dim=1),
         calibration_error=torch.stack([_gap(s, r) for s, r in zip(sure, right, strict=True)]),
     )
+
+
+def _of_tallies(
+    task: Task,
+    clients: Sequence[Client],
+    test: Examples,
+    label_counts: Tensor,
+    engine: Engine,
+    kinds: Tensor | None,
+    tests: Sequence[Examples],
+) -> Scores:
+    """Metrics of sums over examples; see `Target.tally`."""
+    told = task.target.metrics
+    given = test.x, test.rows, test.y
+    tally = partial(_tally, task.target, task.units)
+    tallies = torch.stack(_asked(tally, task, clients, engine, *given))  # (K, N, Q)
+    everywhere = told(tallies.sum(dim=1))
+    own = everywhere if kinds is None else told(_own_sums(tallies, kinds, label_counts))
+    first = next(iter(everywhere))
+    local = own[first].clone()
+    if with_tests := [place for place, one in enumerate(tests) if len(one)]:
+        inputs = [(tests[k].x, tests[k].rows, tests[k].y) for k in with_tests]
+        found = engine(tally, task, [clients[k] for k in with_tests], inputs)
+        local[with_tests] = torch.stack([told(one.sum(dim=0))[first] for one in found])
+    return Scores({first: everywhere[first], f"{first}_local": local, **everywhere})
+
+
+def _asked(
+    function: Any, task: Task, clients: Sequence[Client], engine: Engine, *given: Any
+) -> list[Any]:
+    """What each client's model says; those who share a model, as an average, are asked once."""
+    names = [_name(client) for client in clients]
+    models: dict[Hashable, Client] = {}
+    for name, client in zip(names, clients, strict=True):
+        models.setdefault(name, client)
+    asked = list(models.values())
+    answers = engine(function, task, asked, [given] * len(asked))
+    found = dict(zip(models, answers, strict=True))
+    return [found[name] for name in names]
+
+
+def _tally(
+    target: Target,
+    units: Tensor | None,
+    predict: Predict,
+    params: Params,
+    x: Any,
+    rows: Tensor,
+    y: Tensor,
+) -> Tensor:
+    """(N, Q), of real numbers in the units of the data."""
+    outputs, true = predict_logits(predict, params, x, rows), y[rows]
+    if units is not None:
+        outputs, true = outputs * units, true * units
+    return target.tally(outputs, true)
+
+
+def _own_sums(tallies: Tensor, kinds: Tensor, counts: Tensor) -> Tensor:
+    """(K, N, Q), (N,), (K, kinds) -> (K, Q): sums that weigh kinds as in each client's own data."""
+    tested = torch.bincount(kinds, minlength=counts.shape[1]).clamp(min=1)
+    weights = (counts.double() / tested)[:, kinds]  # (K, N)
+    return (weights.unsqueeze(-1) * tallies).sum(dim=1)
 
 
 def _on_own_tests(

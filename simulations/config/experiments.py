@@ -127,7 +127,7 @@ class FedExperiment:
     def __post_init__(self) -> None:
         """Refuse what makes no run."""
         check_ranges(self)
-        if not self.partition.startswith(OBJECT):
+        if self.partition != partition.AUTO and not self.partition.startswith(OBJECT):
             partition.REGISTRY.check(self.partition)
         engines.REGISTRY.check(self.engine)
         if self.corrupt is not None:

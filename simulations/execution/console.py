@@ -276,10 +276,10 @@ def _line(job: Job, record: Record) -> str:
         said = f"{who}: FAILED, {record['error']}"
         return said + (f" (see {record['traceback']})" if record["traceback"] else "")
     name, value = "accuracy", record["metrics"].get("accuracy")
-    if "accuracy" not in record["metrics"] and record["metrics"]:  # a recipe measures its own
+    if "accuracy" not in record["metrics"] and record["metrics"]:  # of other targets, and recipes
         name, value = next(iter(record["metrics"].items()))
     text = "undefined" if value is None else f"{value:.3g}"
-    if name.startswith("accuracy") and value is not None:
+    if name.startswith(("accuracy", "f1_macro")) and value is not None:
         text = f"{100 * value:.1f} %"
     if "diverged" in record:
         text = "–"  # what it has come to is no accuracy
@@ -369,6 +369,12 @@ def _fits(column: Any) -> bool:
 COLUMNS = {
     "accuracy": "test accuracy (%)",
     "accuracy_local": "on own data (%)",
+    "rmse": "test RMSE",
+    "rmse_local": "on own data",
+    "f1_macro": "test macro-F1 (%)",
+    "f1_macro_local": "on own data (%)",
+    "perplexity": "test perplexity",
+    "perplexity_local": "on own data",
     "accuracy_baseline": "without teacher (%)",
     "accuracy_teacher": "teacher (%)",
     "r2": "test R² (%)",

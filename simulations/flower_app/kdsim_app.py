@@ -35,11 +35,7 @@ def runtime(context: Context) -> ClientRuntime:
 
     def score(client: Client) -> dict[str, float]:
         scores = evaluate(federation.task, [client], federation.test, counts)
-        return {
-            "accuracy": float(scores.accuracy),
-            "accuracy_local": float(scores.accuracy_local),
-            "calibration_error": float(scores.calibration_error),
-        }
+        return {name: float(value) for name, value in scores.items() if name != "agreement"}
 
     client = federation.clients[number]
     return ClientRuntime(algorithm(config), federation.task, client, channel(config), score)

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from simulations.results.columns import SHARES, Column
+from simulations.results.columns import PRIMARY as METRICS
+from simulations.results.columns import SHARES, Column, is_lower
 from simulations.results.run_results import Result
 from simulations.results.tables import FEW, Quantity, Table
 from simulations.survey.claims import About, BySeed, Finding, findings, verdict
@@ -12,7 +13,7 @@ SOME = 5  # seeds, from which on nothing is said of how few they are
 POINTS = "+.1f"  # how differences of shares are written, in percentage points
 NAMED = 12  # methods, at the most, that a list names
 THOSE = {"local": "local", "baseline": "the same student without a teacher"}
-PRIMARY = ("accuracy", "r2")  # what a comparison is about
+PRIMARY = (*METRICS, "r2")  # what a comparison is about
 
 
 def of_section(one: Table, results: Sequence[Result]) -> str:
@@ -53,46 +54,55 @@ def claimed(found: Finding) -> str:
     return f"{effect} {_over(mean)}{interval}{wins}; the claim ({claim.text}) {end}."
 
 
-def compared(label: str, cell: Quantity, to: str) -> str:
-    """How a method stands to another, from the differences of their seeds."""
+def compared(label: str, cell: Quantity, to: str, form: str = POINTS) -> str:
+    """How a method stands to another, from the differences of their seeds.
+
+    Differences are written in `form`: of shares in points, of others in their own units.
+    """
+    unit = " points" if form == POINTS else ""
     if not any(cell.values):
         return f"{label} equals {to} {_over(cell)}."
+    gap = _gap(cell, form)
     if cell.n == 1:
-        return f"{label} is {_points(cell)} {to} with one seed, which says nothing about chance."
+        return f"{label} is {gap} {to} with one seed, which says nothing about chance."
     if cell.n < FEW:
-        points = " and ".join(_signed(value) for value in cell.values)
-        return f"{label} against {to}: {points} points, too few seeds for an interval."
+        gaps = " and ".join(_signed(value, form) for value in cell.values)
+        return f"{label} against {to}: {gaps}{unit}, too few seeds for an interval."
     if _sign(cell):
-        return f"{label} is {_points(cell)} {to} {_over(cell)}{_interval(cell)}."
+        return f"{label} is {gap} {to} {_over(cell)}{_interval(cell, form)}."
     return (
-        f"Whether {label} differs from {to} is open: {_signed(cell.mean)} points {_over(cell)}, "
-        f"and the 95% interval, {_ends(cell)}, includes no difference."
+        f"Whether {label} differs from {to} is open: {_signed(cell.mean, form)}{unit} "
+        f"{_over(cell)}, and the 95% interval, {_ends(cell, form)}, includes no difference."
     )
 
 
 def _against(found: Mapping[str, Quantity], column: Column) -> Iterable[str]:
     """Sentences, or lists where those would be many."""
-    to = THOSE[column.minus]
-    found = dict(sorted(found.items(), key=lambda item: -item[1].mean))
+    to, form = THOSE[column.minus], POINTS if column.unit == "share" else "+.3g"
+    lower = is_lower(column.metric)
+    if form != POINTS:
+        yield f"Differences are in {column.metric}{', of which less is better' * lower}."
+    found = dict(sorted(found.items(), key=lambda item: item[1].mean if lower else -item[1].mean))
     if len(found) <= LONG:
-        yield from (compared(label, cell, to) for label, cell in found.items())
+        yield from (compared(label, cell, to, form) for label, cell in found.items())
     else:
-        yield from _lists(found, to)
+        yield from _lists(found, to, form)
     if any(FEW <= cell.n < SOME for cell in found.values()):
         yield "With so few seeds, an interval leans on differences being normally distributed."
 
 
-def _lists(found: Mapping[str, Quantity], to: str) -> Iterable[str]:
+def _lists(found: Mapping[str, Quantity], to: str, form: str) -> Iterable[str]:
     groups: dict[str, dict[str, Quantity]] = {}
     for label, cell in found.items():
         groups.setdefault(_place(cell), {})[label] = cell
     counts = sorted({cell.n for cell in found.values()})
     many = f"{counts[-1]} seed{'s' * (counts[-1] > 1)}"
     each = f"{many} each" if len(counts) == 1 else f"{counts[0]} to {many} each"
-    yield f"Against {to}: {len(found)} comparisons in points, paired by seed, {each}."
+    points = " in points" if form == POINTS else ""
+    yield f"Against {to}: {len(found)} comparisons{points}, paired by seed, {each}."
     for place, start in PLACES.items():
         if own := groups.get(place):
-            yield f"{start} ({len(own)}): {_listed(own)}."
+            yield f"{start} ({len(own)}): {_listed(own, form)}."
     if any(cell.n >= FEW for cell in found.values()):
         yield "Even where nothing differs, about one interval in twenty excludes it by chance."
 
@@ -111,30 +121,32 @@ def _place(cell: Quantity) -> str:
     return {1: "above", 0: "open", -1: "below"}[_sign(cell)]
 
 
-def _listed(own: Mapping[str, Quantity]) -> str:
-    found = [f"{label} {_shown(cell)}" for label, cell in own.items()]
+def _listed(own: Mapping[str, Quantity], form: str) -> str:
+    found = [f"{label} {_shown(cell, form)}" for label, cell in own.items()]
     more = [f"and {len(found) - NAMED} more, in the table"] if found[NAMED:] else []
     return "; ".join([*found[:NAMED], *more])
 
 
-def _shown(cell: Quantity) -> str:
+def _shown(cell: Quantity, form: str) -> str:
     if cell.n < FEW:
-        return " and ".join(_signed(value) for value in cell.values)
-    return f"{_signed(cell.mean)} ({_ends(cell)})"
+        return " and ".join(_signed(value, form) for value in cell.values)
+    return f"{_signed(cell.mean, form)} ({_ends(cell, form)})"
 
 
 def _best(one: Table) -> Iterable[str]:
-    """The highest mean, where there is nothing to compare with."""
+    """The best mean, where there is nothing to compare with."""
     column = next((c for c in one.columns if c.metric in PRIMARY and not c.minus), None)
     found = _cells(one, column) if column else {}
-    ordered = sorted(found.items(), key=lambda item: -item[1].mean)
+    lower = column is not None and is_lower(column.metric)
+    ordered = sorted(found.items(), key=lambda item: item[1].mean if lower else -item[1].mean)
     if column is None or not ordered:
         return
     (label, best), *rest = ordered
-    what = column.title.removesuffix(" (%)")
-    yield f"{what}: {label} has {_percent(best)}{', the highest mean' if rest else ''}."
+    what, share = column.title.removesuffix(" (%)"), column.unit == "share"
+    end = f", the {'lowest' if lower else 'highest'} mean" if rest else ""
+    yield f"{what}: {label} has {_value(best, share)}{end}."
     if rest:
-        yield f"Next is {rest[0][0]} with {_percent(rest[0][1])}."
+        yield f"Next is {rest[0][0]} with {_value(rest[0][1], share)}."
     if one.kind == "fed":
         yield "No run trains alone in the same federation, so there is no gain to state."
 
@@ -179,8 +191,14 @@ def _points(cell: Quantity) -> str:
     return f"{size} point{'' if size == '1.0' else 's'} {'above' if cell.mean > 0 else 'below'}"
 
 
-def _percent(cell: Quantity) -> str:
-    return f"{100 * cell.mean:.1f} % {_over(cell)}"
+def _gap(cell: Quantity, form: str) -> str:
+    if form == POINTS:
+        return _points(cell)
+    return f"{abs(cell.mean):.3g} {'above' if cell.mean > 0 else 'below'}"
+
+
+def _value(cell: Quantity, share: bool) -> str:
+    return f"{f'{100 * cell.mean:.1f} %' if share else f'{cell.mean:.4g}'} {_over(cell)}"
 
 
 def _over(cell: Quantity) -> str:

@@ -8,6 +8,7 @@ from simulations.reporting.figures import common
 from simulations.reporting.markup import Markup, element, joined, table
 from simulations.reporting.parts import Drawn, Recipe, Report, Section
 from simulations.reporting.resolved_settings import Setting, compared
+from simulations.results.columns import PRIMARY, primary
 from simulations.results.model_selection import Choice
 from simulations.results.tables import Table
 from simulations.survey.claims import findings, verdict
@@ -97,6 +98,17 @@ WARNINGS = ("Diverged:", "Note:", "Rejected:")
 LISTED = 6  # methods, at the most, that a line of the settings names
 
 
+def _caption(name: str, metric: str) -> str:
+    """What a figure shows: of another metric what it is of accuracy, with that in its place."""
+    said = CAPTIONS[name.replace(metric, "accuracy")]
+    if metric == "accuracy":
+        return said
+    title = PRIMARY[metric][0]
+    inside = title if title.isupper() else title.lower()
+    said = said.replace(", in per cent", "") if not PRIMARY[metric][1] else said
+    return said.replace("Accuracy", title).replace("accuracy", inside)
+
+
 def html(found: Report) -> str:
     """The page."""
     head = element(
@@ -167,7 +179,7 @@ def _recipe(one: Recipe) -> Iterable[Markup]:
     if said.why:
         yield element("p", f"The recipe's own note, on the runs of docs/survey.md: {said.why}")
     n = len(one.by_seed)
-    yield from _figures(one.figures, "One seed." if n == 1 else f"{n} seeds.")
+    yield from _figures(one.figures, "One seed." if n == 1 else f"{n} seeds.", "accuracy")
 
 
 def _section(number: int, part: Section) -> Iterable[Markup]:
@@ -178,7 +190,8 @@ def _section(number: int, part: Section) -> Iterable[Markup]:
         yield element("p", note, class_=kind)
     if len(part.table.rows) > common.APART:
         yield element("p", MANY.format(len(part.table.rows)), class_="note")
-    yield from _figures(part.figures, _seeds(part.table))
+    metric = primary(part.results[0].metrics) if part.table.kind == "fed" else "accuracy"
+    yield from _figures(part.figures, _seeds(part.table), metric)
 
 
 MANY = (
@@ -187,9 +200,9 @@ MANY = (
 )
 
 
-def _figures(figures: Mapping[str, Drawn], seeds: str) -> Iterable[Markup]:
+def _figures(figures: Mapping[str, Drawn], seeds: str, metric: str) -> Iterable[Markup]:
     for name, figure in figures.items():
-        caption = f"{CAPTIONS[name]} {seeds}"
+        caption = f"{_caption(name, metric)} {seeds}"
         picture = element(
             "picture",
             element("source", media=NARROW, srcset=_data(figure.narrow)),

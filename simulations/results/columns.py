@@ -1,6 +1,7 @@
 """What a table has columns and notes for: the metrics, by kind of experiment."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from fedkd.targets import TARGETS
 
@@ -21,14 +22,55 @@ _SHARED = (
     Column("agreement", "Agreement (%)", "share"),
     Column("calibration_error", "Calibration error (%)", "share"),
 )
+PRIMARY = {  # what models are compared by, of each target: in a title, and its unit
+    "accuracy": ("Accuracy", "share"),
+    "rmse": ("RMSE", ""),
+    "f1_macro": ("Macro-F1", "share"),
+    "perplexity": ("Perplexity", ""),
+}
+LOWER = ("rmse", "mae", "perplexity", "calibration_error")  # metrics of which less is better
+
+
+def primary(record: Mapping[str, Any]) -> str:
+    """The metric that a record compares models by; accuracy where it has none."""
+    return next((name for name in PRIMARY if name in record), "accuracy")
+
+
+def is_lower(metric: str) -> bool:
+    """Whether less is better of a metric, such as rmse or rmse_validation."""
+    return metric.startswith(LOWER)
+
+
+def scale(metric: str) -> float:
+    """By what a metric is multiplied to be shown: shares in per cent, others as they are."""
+    return 100.0 if titled(metric)[1] == "share" else 1.0
+
+
+def written(metric: str, value: float) -> str:
+    """A value as a line of text has it: shares in per cent."""
+    return f"{100 * value:.1f} %" if scale(metric) != 1 else f"{value:.4g}"
+
+
+def _compared(metric: str, title: str, unit: str) -> tuple[Column, ...]:
+    """The columns of what models are compared by."""
+    per_cent, points = (" (%)", " (points)") if unit else ("", "")
+    worst, called = ("most", "worst") if is_lower(metric) else ("least", "least")
+    return (
+        Column(metric, f"{title}, global test set{per_cent}", unit),
+        Column(metric, f"the same, minus local{points}", unit, minus="local"),
+        Column(f"{metric}_median", f"{title}, median client{per_cent}", unit),
+        Column(f"{metric}_{worst}", f"{title}, {called} client{per_cent}", unit),
+        Column(f"{metric}_local", f"{title}, own distribution{per_cent}", unit),
+        Column(f"{metric}_local", f"the same, minus local{points}", unit, minus="local"),
+        Column(f"{metric}_validation", f"{title}, validation{per_cent}", unit),
+    )
+
+
 FED = (
-    Column("accuracy", "Accuracy, global test set (%)", "share"),
-    Column("accuracy", "the same, minus local (points)", "share", minus="local"),
-    Column("accuracy_median", "Accuracy, median client (%)", "share"),
-    Column("accuracy_least", "Accuracy, least client (%)", "share"),
-    Column("accuracy_local", "Accuracy, own distribution (%)", "share"),
-    Column("accuracy_local", "the same, minus local (points)", "share", minus="local"),
-    Column("accuracy_validation", "Accuracy, validation (%)", "share"),
+    *(column for name, about in PRIMARY.items() for column in _compared(name, *about)),
+    Column("mae", "Mean absolute error"),
+    Column("label_accuracy", "Accuracy of a label (%)", "share"),
+    Column("token_accuracy", "Accuracy of a token (%)", "share"),
     *_SHARED,
     Column("rounds_to_90", "Rounds to 90% of the best", "rounds"),
     Column("bytes_up", "Sent up", "bytes"),
@@ -65,12 +107,21 @@ NOTES = {
     "graph": "Test numbers are those of the epoch chosen on validation nodes; of nodes unseen in "
     "training where the protocol is inductive. Agreement: with the teacher.",
 }
-SHARES = ("accuracy", "agreement", "fidelity", "recall", "r2")  # metrics that are shares
+# Metrics that are shares.
+SHARES = (
+    *("accuracy", "agreement", "fidelity", "recall", "r2"),
+    *("f1_macro", "label_accuracy", "token_accuracy"),
+)
 MORE_NOTES = {
     "rounds_to_90": "Rounds to 90% of the best: the first evaluated round with nine tenths of the "
     "run's own best accuracy on the global test set; how fast, not how well.",
     "accuracy_least": "Median and least client: of the clients' accuracies on the global test set "
     "in the last round, of each run; means over seeds.",
+    "rmse": "RMSE and mean absolute error are in the units of the target, and less is better; "
+    "averages over clients.",
+    "f1_macro": "Macro-F1: the mean over labels of 2 TP / (2 TP + FP + FN), average over clients.",
+    "perplexity": "Perplexity: exp of the mean negative log-likelihood of a token, average over "
+    "clients; less is better.",
     "virtual_seconds": "Virtual time: on a clock that counts steps and bytes, when the last round "
     "ended; no time of the machine is in it.",
     "consensus_distance": "Peers have no server: what is sent crosses every link once, and is told "

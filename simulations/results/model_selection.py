@@ -1,10 +1,12 @@
 """Which setting of a method to report: the one that did best on data that no figure is from."""
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from statistics import fmean
 from typing import NamedTuple
 
+from simulations.results.columns import is_lower
 from simulations.results.run_results import Result
 from simulations.results.tables import TASK
 
@@ -28,7 +30,8 @@ def choices(found: Sequence[Result], metric: str) -> list[Choice]:
 
     Settings of a method are compared where all else of the experiment is the same: what is dealt
     out to whom, for how many rounds. A seed without the metric, as that of a model which has
-    diverged, counts as -1, which is below any share of right answers.
+    diverged, counts as -1, which is below any share of right answers; where less is better, as
+    infinite.
 
     Raises:
         ValueError: no run has the metric, or settings of a method have no seed in common.
@@ -59,9 +62,11 @@ def _choice(same: Sequence[Result], metric: str) -> Choice:
             f"{same[0].method}: its {len(arms)} settings have no seed in common to be compared on; "
             "let the grid end, with the same seeds for all"
         )
+    lower = is_lower(metric)
+    lost = math.inf if lower else -1.0
     scores = {
-        label: fmean(arm[seed].metrics.get(metric, -1.0) for seed in common)
+        label: fmean(arm[seed].metrics.get(metric, lost) for seed in common)
         for label, arm in arms.items()
     }
-    best = max(scores, key=lambda label: scores[label])
+    best = (min if lower else max)(scores, key=lambda label: scores[label])
     return Choice(best, scores, list(arms[best].values()))

@@ -23,6 +23,7 @@ import numpy as np
 
 from fedkd.storage import atomic_files
 from kdcore.references import Source
+from simulations.results.columns import PRIMARY
 from simulations.results.locks import held
 
 Record = dict[str, Any]
@@ -306,10 +307,10 @@ def _records(folder: Path) -> list[Record]:
 
 
 def _scores(record: Record) -> Record:
-    """What was measured, and is reckoned with: all metrics of a run, and accuracies of a round."""
+    """What was measured, and is reckoned with: all metrics of a run, of a round what it scores."""
     if record["record"] == "run":
         return dict(record["metrics"])
-    return {key: value for key, value in record.items() if key.startswith("accuracy")}
+    return {key: value for key, value in record.items() if key.startswith(tuple(PRIMARY))}
 
 
 def _parsed(path: Path, text: bytes, where: str = "") -> Record:

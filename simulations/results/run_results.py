@@ -10,7 +10,7 @@ import numpy as np
 
 from simulations.config.schema import flatten
 from simulations.results import run_folder
-from simulations.results.columns import DIVERGED
+from simulations.results.columns import DIVERGED, is_lower, primary
 
 # What may differ between two runs of one setting: the seed, who computed it, and where.
 INCIDENTAL = {"seed", "engine", "chunk", "eval_every", "gpus_per_actor", "device", "threads"}
@@ -72,10 +72,17 @@ def labelled(found: Iterable[Result]) -> list[Result]:
 
 
 def rounds_to(share: float, curve: Iterable[Mapping[str, Any]]) -> int | None:
-    """The first evaluated round with that share of the best accuracy; None where there is none."""
-    scored = [r for r in curve if r.get("record") == "round" and r.get("accuracy") is not None]
-    best: float = max((record["accuracy"] for record in scored), default=0.0)
-    return next((r["round"] for r in scored if r["accuracy"] >= share * best), None)
+    """The first evaluated round with that share of the best accuracy; None where there is none.
+
+    Of a metric of which less is better: the first with no more than the best over that share.
+    """
+    rounds = [r for r in curve if r.get("record") == "round"]
+    scored = [(r["round"], r[name]) for r in rounds if r.get(name := primary(r)) is not None]
+    if any(is_lower(primary(r)) for r in rounds):
+        least: float = min((value for _, value in scored), default=0.0)
+        return next((index for index, value in scored if value <= least / share), None)
+    best: float = max((value for _, value in scored), default=0.0)
+    return next((index for index, value in scored if value >= share * best), None)
 
 
 def _finished(run: Any) -> Iterable[Result]:
@@ -108,15 +115,17 @@ def _finished(run: Any) -> Iterable[Result]:
 
 
 def _of_clients(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The accuracy of the median and of the least client at the end, where each has a number."""
-    found = next((r["clients"]["accuracy"] for r in reversed(rounds) if r.get("clients")), None)
-    accuracies: list[float] = found or []
-    if len(accuracies) < 2 or None in accuracies:
+    """The accuracy of the median and of the least client at the end, where each has a number.
+
+    Of a metric of which less is better, that of the client with the most.
+    """
+    last: Mapping[str, Any] = next((r["clients"] for r in reversed(rounds) if r.get("clients")), {})
+    metric = primary(last)
+    found: list[float] = last.get(metric) or []
+    if len(found) < 2 or None in found:
         return {}
-    return {
-        "accuracy_median": statistics.median(accuracies),
-        "accuracy_least": float(min(accuracies)),
-    }
+    name, worst = ("most", max) if is_lower(metric) else ("least", min)
+    return {f"{metric}_median": statistics.median(found), f"{metric}_{name}": float(worst(found))}
 
 
 def _diverged(records: Iterable[Mapping[str, Any]]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from simulations.config.experiments import FedExperiment
 from simulations.config.schema import leaves
+from simulations.results.columns import primary
 from simulations.results.run_folder import Record, Run, line
 
 TRAINING = "local."  # the settings of an algorithm that the baseline shares
@@ -15,8 +16,8 @@ def summaries(runs: Sequence[Run]) -> list[Record]:
     """A record "summary" for each setting of the complete runs, over its seeds.
 
     Seeds whose training diverged are counted like the others, and named under "diverged".
-    Federated ones have an `accuracy_baseline`, if local training with the same setting was run
-    too: the same students without a federation, over the seeds that both have.
+    Federated ones have an `accuracy_baseline` (`rmse_baseline`, ...), if local training with the
+    same setting was run too: the same students without a federation, over the seeds that both have.
     """
     groups: dict[str, dict[int, Run]] = {}
     for run in runs:
@@ -33,7 +34,8 @@ def _summary(group: Mapping[int, Run], groups: Sequence[Mapping[int, Run]]) -> R
     metrics = {seed: dict(end["metrics"]) for seed, end in ends.items()}
     for seed, run in _baseline(group, groups).items():
         if seed in metrics:
-            metrics[seed]["accuracy_baseline"] = _end(run)["metrics"]["accuracy"]
+            alone = _end(run)["metrics"]
+            metrics[seed][f"{primary(alone)}_baseline"] = alone.get(primary(alone))
     names = dict.fromkeys(name for values in metrics.values() for name in values)
     lost = [seed for seed, end in ends.items() if "diverged" in end]
     return {

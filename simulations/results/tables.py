@@ -19,6 +19,8 @@ from simulations.results.columns import (
     NOTES,
     SPREAD,
     Column,
+    primary,
+    scale,
     titled,
 )
 from simulations.results.run_results import INCIDENTAL, Result, results
@@ -110,10 +112,12 @@ def table(group: Sequence[Result]) -> Table:
     shown = {c: cells for c, cells in columns.items() if any(cells) and c.metric not in idle}
     rows = {label: tuple(cells[i] for cells in shown.values()) for i, label in enumerate(labels)}
     seeds = {label: len({r.seed for r in group if r.label == label}) for label in labels}
-    notes = [SPREAD, NOTES[kind]] if kind in NOTES else [SPREAD]
+    points = scale(primary(names)) != 1
+    spread = SPREAD if points or kind != "fed" else SPREAD.replace(", in percentage points,", "")
+    notes = [spread, NOTES[kind]] if kind in NOTES else [spread]
     if unlike := _differences(group):
         notes.append(f"Compare with care: these runs differ in {', '.join(unlike)}; see Settings.")
-    notes += [text for metric, text in MORE_NOTES.items() if metric in names]
+    notes += [text for metric, text in MORE_NOTES.items() if metric in names and kind == "fed"]
     notes += [*_divergences(group), *_noted(group), *_rejections(group)]
     return Table(kind, data, protocol, tuple(shown), rows, seeds, tuple(notes))
 
@@ -204,9 +208,11 @@ def _text(cell: Quantity | None, column: Column, seeds: int) -> str:
     if cell is None:
         return "–"
     if column.minus:
-        text = " and ".join(f"{100 * value:+.1f}" for value in cell.values)
+        times, form = (100, "+.1f") if column.unit == "share" else (1, "+.3g")
+        text = " and ".join(f"{times * value:{form}}" for value in cell.values)
         if cell.low is not None and cell.high is not None:
-            text = f"{100 * cell.mean:+.1f} ({100 * cell.low:+.1f} to {100 * cell.high:+.1f})"
+            mean, low, high = (f"{times * v:{form}}" for v in (cell.mean, cell.low, cell.high))
+            text = f"{mean} ({low} to {high})"
     else:
         size, form, unit = _scale(cell.mean, column.unit)
         text = format(cell.mean / size, form)

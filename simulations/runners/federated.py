@@ -14,9 +14,10 @@ from torch import Tensor
 from fedkd.attacks.byzantine import corrupt
 from fedkd.core import Algorithm, Client, Engine, Model, Task
 from fedkd.data import datasets
+from fedkd.data import partition as partitions
 from fedkd.data.federated_data import FederatedData, Pools, federate, noisy, pools
 from fedkd.data.own.partition import ClientRows, Dealt, deal
-from fedkd.data.partition import Partition, partition
+from fedkd.data.partition import Partition
 from fedkd.engines import made
 from fedkd.engines.batched import batched
 from fedkd.engines.fault_tolerance import fault_tolerant
@@ -27,6 +28,7 @@ from fedkd.rounds.evaluation import collapsed, diverged, evaluate
 from fedkd.rounds.round import Deployment, Round, check_federation, deploy_all, nothing_learnt
 from fedkd.storage import weights
 from fedkd.storage.client_store import ClientStore
+from fedkd.targets import CLASSES
 from kdcore.devices import device_of
 from kdcore.rng import generator
 from kdcore.training.loop import TrainingConfig
@@ -39,15 +41,6 @@ from simulations.runners.federated_run import FederatedRun, federated_run, saved
 from simulations.runners.objects import NONE, Objects, examples
 
 Record = dict[str, Any]
-METRICS = (
-    "accuracy",
-    "accuracy_median",
-    "accuracy_min",
-    "accuracy_local",
-    "agreement",
-    "calibration_error",
-)
-VALIDATION = "accuracy_validation"  # where there are such examples
 
 
 def prepare(
@@ -92,6 +85,7 @@ def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> 
     _check_room(e, models, len(chosen.private))
     parts = _parts(e, data, chosen) if by_hand is None else by_hand.parts
     tests = () if by_hand is None else by_hand.tests
+    data = _in_bands(e, data, chosen, parts)
     if e.label_noise:
         data = noisy(data, chosen.private, e.label_noise, generator(e.seed, "label noise"))
     more = e.rotations, tests, e.same_start
@@ -200,8 +194,7 @@ def _rounds(
     assert used is not None
     said = _keep(ended, federation, used.clients) if ended else []
     said += [_collapse(scores)] if "collapsed" in scores else []
-    names = (*METRICS, VALIDATION) if len(federation.validation) else METRICS
-    metrics = {name: scores[name] for name in names}
+    metrics = {name: scores[name] for name in _of_run(federation, scores)}
     down = total.bytes_down + scores["bytes_deployed"]
     metrics |= {"bytes_up": total.bytes_up, "bytes_down": down} | way.metrics(record)
     yield {
@@ -285,10 +278,22 @@ def _pools(e: FedExperiment, data: datasets.Dataset) -> Pools:
 
 def _parts(e: FedExperiment, data: datasets.Dataset, chosen: Pools) -> Partition:
     """For each client, places in the private pool."""
-    stream = generator(e.seed, "partition")
-    domains = None if data.domains is None else data.domains[chosen.private]
-    more = e.alpha, e.shards, e.classes_per_client, domains
-    return partition(e.partition, data.y[chosen.private], e.clients, stream, *more)
+    stream, key = generator(e.seed, "partition"), partitions.key_of(data)
+    domains, cut = (None if v is None else v[chosen.private] for v in (data.domains, key))
+    more = e.alpha, e.shards, e.classes_per_client, domains, data.target, cut
+    how = partitions.chosen(e.partition, data)
+    return partitions.partition(how, data.y[chosen.private], e.clients, stream, *more)
+
+
+def _in_bands(
+    e: FedExperiment, data: datasets.Dataset, chosen: Pools, parts: Partition
+) -> datasets.Dataset:
+    """The data, whose domains are the clients' bands where they were dealt out by these."""
+    key = partitions.key_of(data)
+    if partitions.chosen(e.partition, data) != "bands" or key is None:
+        return data
+    held = [chosen.private[places] for places in parts]
+    return data._replace(domains=partitions.in_bands(key, held))
 
 
 def _dealt_by_hand(e: FedExperiment, data: datasets.Dataset, rows: Sequence[ClientRows]) -> Dealt:
@@ -452,35 +457,46 @@ def _scores(
     clients, brought = used
     own = federation.kind_counts, engine, federation.kinds, federation.tests
     scores = evaluate(federation.task, clients, federation.test, *own)
-    spread = scores.accuracy
+    first = scores.first
+    spread = scores[first]
     forgot = {}
-    if _digests(way.algorithm):
+    if _digests(way.algorithm) and federation.task.target == CLASSES:
         forgot = collapsed(federation.task, current.clients, clients, engine)
     chosen_on = {}
     if len(federation.validation):  # what settings may be chosen on, test examples being spared
         held_out = evaluate(
             federation.task, clients, federation.validation, federation.label_counts, engine
         )
-        chosen_on = {VALIDATION: _number(held_out.accuracy.mean())}
+        chosen_on = {f"{first}_validation": _number(held_out[first].mean())}
+    local = f"{first}_local"
+    others = {n: _number(v.mean()) for n, v in scores.items() if n not in (first, local)}
     return {
-        "accuracy": _number(spread.mean()),
-        "accuracy_median": _number(spread.quantile(0.5)),
-        "accuracy_std": _number(spread.std()) if len(spread) > 1 else None,
-        "accuracy_min": _number(spread.min()),
-        "accuracy_max": _number(spread.max()),
-        "accuracy_local": _number(scores.accuracy_local.mean()),
-        "agreement": _number(scores.agreement.mean()),
-        "calibration_error": _number(scores.calibration_error.mean()),
+        first: _number(spread.mean()),
+        f"{first}_median": _number(spread.quantile(0.5)),
+        f"{first}_std": _number(spread.std()) if len(spread) > 1 else None,
+        f"{first}_min": _number(spread.min()),
+        f"{first}_max": _number(spread.max()),
+        local: _number(scores[local].mean()),
+        **others,
         "bytes_deployed": brought.bytes_down,
         **chosen_on,
         "clients": {
-            "accuracy": _list(scores.accuracy),
-            "accuracy_local": _list(scores.accuracy_local),
+            first: _list(spread),
+            local: _list(scores[local]),
             "group": [client.group for client in clients],
         },
-        **_divergence(federation, current, scores.calibration_error, engine),
+        **_divergence(federation, current, scores.get("calibration_error", spread), engine),
         **({"collapsed": {str(client): left for client, left in forgot.items()}} if forgot else {}),
     }
+
+
+def _of_run(federation: FederatedData, scores: Record) -> list[str]:
+    """The scores of the last round that are metrics of the run; of clients, the worst one's."""
+    first = next(iter(scores))
+    best = "min" if first in federation.task.target.lower else "max"
+    left_out = {f"{first}_{part}" for part in ("std", best, "validation")}
+    kept = [k for k, v in scores.items() if k not in left_out and isinstance(v, float | None)]
+    return kept + ([f"{first}_validation"] if len(federation.validation) else [])
 
 
 def _divergence(
@@ -488,8 +504,8 @@ def _divergence(
 ) -> dict[str, str]:
     """Which clients train, or are measured, on what is no number any more; nothing if none do.
 
-    A certainty is NaN where a prediction is: a model that has diverged may be one of averages, or
-    have parameters that are finite and too large.
+    A certainty, or a score, is NaN where a prediction is: a model that has diverged may be one of
+    averages, or have parameters that are finite and too large.
     """
     lost = {*diverged(federation.task, current.clients, engine)}
     lost |= set(certainty.isnan().nonzero().flatten().tolist())

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 
 from fedkd.core import Model
 from fedkd.models import TRIED, build
+from fedkd.targets import CLASSES, Target
 from kdcore.references import text_of
 from simulations.config.experiments import OBJECT
 
@@ -90,7 +91,7 @@ def name_of_data(data: Any) -> str:
     found = hashlib.sha256()
     for name, value in _parts(data):
         if name not in UNSAID:
-            _add(found, name, value)
+            _add(found, name, _target_name(value) if isinstance(value, Target) else value)
     called = getattr(data, "name", "")
     said = "data" if called in ("", "own") else re.sub(r"[^\w.]", "_", called)
     return f"{PREFIX}{said}-{found.hexdigest()[:SHOWN]}"
@@ -182,6 +183,11 @@ def _add(found: Any, name: str, value: Any) -> None:
         _add_tensor(found, name, value)
     elif value:
         found.update(f"{name} {value!r}".encode())
+
+
+def _target_name(target: Target) -> str:
+    """Nothing for one class, so that data without other targets keep their names."""
+    return "" if target == CLASSES else target.name
 
 
 def _add_tensor(found: Any, name: str, value: Tensor) -> None:

@@ -178,7 +178,7 @@ def _numbers(given: "np.ndarray[Any, Any]", notes: list[str]) -> Tensor:
     if len(parts):
         raise ValueError(
             f"labels are real numbers (row {parts[0]}: {numbers.flat[parts[0]]:g}); expected a "
-            "class for each example, numbered from 0"
+            'class for each example, numbered from 0, or say target="real"'
         )
     return integers(torch.from_numpy(numbers), "labels")
 
@@ -204,6 +204,7 @@ def _class_count(numbers: Tensor, classes: int | None) -> int:
         shown = ", ".join(map(str, found[:LABELS_SHOWN])) + ", ..." * (len(found) > LABELS_SHOWN)
         row = int((numbers == (first if first < 0 else last)).nonzero()[0])
         way = f", or say classes={last + 1}" if first >= 0 else ": drop rows without a label"
+        way += ', or say target="real" of real numbers'
         raise ValueError(
             f"labels are {shown} (row {row}: {int(numbers[row])}), which are not 0 to {count - 1}; "
             f"renumber them{way}"

@@ -4,22 +4,26 @@ No library is imported to recognise its objects: a Hugging Face split has `colum
 DataFrame `dtypes`, a partitioner of Flower `load_partition`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedkd.data.own import items, tables
+from fedkd.data.own import items, tables, texts
 from kdcore.training.batches import Examples, rows
 
+Label = str | Sequence[str] | None
 TRAIN, TEST = ("train", "training"), ("test", "testing")
 FEATURES = "x", "X", "data", "features", "images", "image"
 LABELS = "y", "Y", "target", "labels", "label", "targets"
 
 
 class Arrays(NamedTuple):
-    """Features (N, ...) and labels (N,), of any library, and what the labels are called."""
+    """Features (N, ...) and labels (N, ...), of any library, and what the labels are called.
+
+    Tokens (N, T + 1) that are to be foretold have no labels beside them: y is None.
+    """
 
     x: Any
     y: Any
@@ -27,7 +31,7 @@ class Arrays(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What is in a source, not converted yet: arrays or tables.
+    """What is in a source, not converted yet: arrays, tables or texts.
 
     Attributes:
         training: training examples; where there are several, each is of one client.
@@ -38,7 +42,7 @@ class Contents(NamedTuple):
     test: tuple[Any, ...] = ()
 
 
-def contents(source: Any, label: str | None = None) -> Contents:
+def contents(source: Any, label: Label = None) -> Contents:
     """What is in a source.
 
     Args:
@@ -58,7 +62,7 @@ def contents(source: Any, label: str | None = None) -> Contents:
     )
 
 
-def _path(source: str | Path, label: str | None) -> Contents:
+def _path(source: str | Path, label: Label) -> Contents:
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder(path)
@@ -66,10 +70,13 @@ def _path(source: str | Path, label: str | None) -> Contents:
         raise FileNotFoundError(f"{source}: there is no such file or folder")
     if path.suffix == ".npz":
         return _packed(path)
+    if path.suffix == ".txt":
+        return Contents((texts.read(path),))
     if {".csv", ".tsv", ".parquet"} & set(path.suffixes):
         return Contents((tables.read(path),))
     raise ValueError(
-        f"{source}: expected a .csv, .tsv, .parquet or .npz file, or a folder of pictures by class"
+        f"{source}: expected a .csv, .tsv, .parquet, .npz or .txt file, or a folder of pictures by "
+        "class"
     )
 
 
@@ -100,7 +107,7 @@ def _packed(path: Path) -> Contents:
     return _mapping(found, None)
 
 
-def _mapping(source: Mapping[str, Any], label: str | None) -> Contents:
+def _mapping(source: Mapping[str, Any], label: Label) -> Contents:
     """A dictionary of splits, or of features and labels (as scikit-learn's data sets are)."""
     keys = [str(key) for key in source]
     train = next((name for name in TRAIN if name in keys), None)
@@ -118,9 +125,11 @@ def _mapping(source: Mapping[str, Any], label: str | None) -> Contents:
     return Contents((Arrays(source[x], source[y], tuple(map(str, names))),))
 
 
-def _split(source: Any, label: str | None) -> Contents:
+def _split(source: Any, label: Label) -> Contents:
     """A split of Hugging Face: arrays where a column holds pictures or rows of numbers."""
     names = list(source.column_names)
+    if label is not None and not isinstance(label, str):  # several columns
+        return Contents((_with_texts(source, source.to_pandas()),))
     chosen = label or next((n for n in (*tables.LABEL, "fine_label") if n in names), None)
     first = source[0] if len(source) else {}
     wide = [n for n in names if n != chosen and _is_wide(first.get(n))]
@@ -145,7 +154,7 @@ def _with_texts(source: Any, table: Any) -> Any:
     return table
 
 
-def _partitions(source: Any, label: str | None) -> Contents:
+def _partitions(source: Any, label: Label) -> Contents:
     """Flower's partitioner, or its data set with one: a client for each partition."""
     dealt = getattr(source, "partitioners", None)
     if dealt is None:
@@ -158,18 +167,18 @@ def _partitions(source: Any, label: str | None) -> Contents:
     return _several([load(number) for number in range(count)], label)
 
 
-def _examples(source: Any, label: str | None) -> Contents:
+def _examples(source: Any, label: Label) -> Contents:
     _no_columns(source, label)
     return Contents((Arrays(rows(source.x, source.rows), source.y[source.rows]),))
 
 
-def _several(source: Any, label: str | None) -> Contents:
+def _several(source: Any, label: Label) -> Contents:
     """Sources of one client each."""
     found = [contents(one, label) for one in source]
     return Contents(tuple(piece for one in found for piece in one.training))
 
 
-def _pair(source: Any, label: str | None) -> Contents:
+def _pair(source: Any, label: Label) -> Contents:
     _no_columns(source, label)
     x, y = source
     if not _is_table(x):
@@ -179,26 +188,34 @@ def _pair(source: Any, label: str | None) -> Contents:
     return Contents((x.assign(label=np.asarray(y)),))
 
 
-def _alone(source: Any, label: str | None) -> Contents:
+def _alone(source: Any, label: Label) -> Contents:
+    if getattr(source, "ndim", 0) == 2 and _holds_whole(source):
+        return Contents((Arrays(source, None),))
     raise ValueError(f"an array of shape {tuple(source.shape)} without labels; give data(x, y)")
 
 
-def _no_columns(source: Any, label: str | None) -> None:
+def _no_columns(source: Any, label: Label) -> None:
     if label is not None:
         raise ValueError(
             f"label={label!r} is a column of a table, and a {type(source).__name__} has none"
         )
 
 
-def _items(source: Any, label: str | None) -> Contents:
+def _items(source: Any, label: Label) -> Contents:
     _no_columns(source, label)
     names = getattr(source, "classes", None)
     said = tuple(names) if isinstance(names, list | tuple) else ()
     return Contents((Arrays(*items.stacked(source), tuple(map(str, said))),))
 
 
-def _table(source: Any, label: str | None) -> Contents:
+def _table(source: Any, label: Label) -> Contents:
     return Contents((source,))
+
+
+def _holds_whole(source: Any) -> bool:
+    """Whether an array or a tensor is of whole numbers, as tokens are."""
+    plain = not getattr(source, "is_floating_point", bool)() and str(source.dtype) != "torch.bool"
+    return plain and getattr(source.dtype, "kind", "i") in "iu"
 
 
 def _is_wide(value: Any) -> bool:
@@ -219,6 +236,8 @@ def _are_several(source: Any) -> bool:
     if not isinstance(source, list) or not source:
         return False
     first = source[0]
+    if isinstance(first, str | Path):
+        return all(isinstance(one, str | Path) for one in source)
     pair = isinstance(first, tuple) and len(first) == 2 and np.ndim(first[1]) > 0
     known = _is_table(first) or _is_split(first) or isinstance(first, Examples)
     return known or (pair and len(first[0]) == len(first[1]))
@@ -229,7 +248,7 @@ def _can_be_read(source: Any) -> bool:
 
 
 # What a source does -> how it is read; the first that fits.
-_KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any, str | None], Contents]], ...] = (
+_KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any, Label], Contents]], ...] = (
     (lambda source: isinstance(source, str | Path), _path),
     (lambda source: isinstance(source, Examples), _examples),
     (_is_table, _table),

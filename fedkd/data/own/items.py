@@ -32,14 +32,17 @@ def stacked(items: Any) -> tuple[Any, list[Any]]:
                 f"item {place} of {named} is a {type(pair).__name__}; expected (features, label)"
             )
     first = pairs[0][0]
-    labels = [
-        pair[1].item() if isinstance(pair[1], Tensor) and pair[1].ndim == 0 else pair[1]
-        for pair in pairs
-    ]
+    labels = [_plain(pair[1]) for pair in pairs]
     if isinstance(first, tuple | list) and first and isinstance(first[0], Tensor):
         inputs = zip(*(pair[0] for pair in pairs), strict=True)
         return tuple(together(one) for one in inputs), labels
     return together([pair[0] for pair in pairs]), labels
+
+
+def _plain(label: Any) -> Any:
+    if not isinstance(label, Tensor):
+        return label
+    return label.numpy(force=True) if label.ndim else label.item()
 
 
 def together(values: Sequence[Any]) -> Tensor:

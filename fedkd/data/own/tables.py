@@ -22,14 +22,21 @@ class Columns(NamedTuple):
     """What the columns of a table are for.
 
     Attributes:
-        label: which one is predicted; None for the first of `LABEL` that there is.
+        label: which one is predicted, or which ones; None for the first of `LABEL` that there is.
         features: which are looked at; None for all that are left.
         client: which one says whose row it is; None for none.
+        by: which one has the number by which rows are dealt out; None for none. It is a feature.
     """
 
-    label: str | None = None
+    label: str | Sequence[str] | None = None
     features: Sequence[str] | None = None
     client: str | None = None
+    by: str | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """The columns that are predicted, where they are named."""
+        return [self.label] if isinstance(self.label, str) else list(self.label or ())
 
 
 class Numbers(NamedTuple):
@@ -37,15 +44,19 @@ class Numbers(NamedTuple):
 
     Attributes:
         x: (N, F) features, float.
-        y: (N,) labels, as they are in the table.
+        y: (N,) labels, as they are in the table; (N, L) where several columns are predicted.
         clients: (N,) whose each row is, as in the table; None where that is not said.
         measured: which features are measurements, and not the coding of a text.
+        labels: the names of the columns in y.
+        key: (N,) what rows are dealt out by, as in the table; None where that is not said.
     """
 
     x: Tensor
     y: Any
     clients: Any
     measured: tuple[int, ...]
+    labels: tuple[str, ...]
+    key: Any = None
 
 
 def read(path: Path) -> "pd.DataFrame":
@@ -85,7 +96,7 @@ def numbers(table: "pd.DataFrame", columns: Columns, notes: list[str]) -> Number
         ValueError: no such column, or one that cannot be a feature; the message names it.
     """
     table = table.rename(columns=str)
-    label, features = _named(table, columns)
+    labels, features = _named(table, columns)
     blocks: list[Tensor] = []
     measured: list[int] = []
     for name in features:
@@ -95,33 +106,35 @@ def numbers(table: "pd.DataFrame", columns: Columns, notes: list[str]) -> Number
             block = block.unsqueeze(1)
         blocks.append(block)
     if not blocks:
-        raise ValueError(f"the table has no column beside {label!r} to predict it from")
+        raise ValueError(f"the table has no column beside {labels[0]!r} to predict it from")
     whose = None if columns.client is None else table[columns.client].to_numpy()
     x = torch.cat(blocks, dim=1).to(torch.get_default_dtype())
-    return Numbers(x, table[label].to_numpy(), whose, tuple(measured))
+    key = None if columns.by is None else table[columns.by].to_numpy()
+    y = table[labels].to_numpy() if len(labels) > 1 else table[labels[0]].to_numpy()
+    return Numbers(x, y, whose, tuple(measured), tuple(labels), key)
 
 
-def _named(table: "pd.DataFrame", columns: Columns) -> tuple[str, list[str]]:
+def _named(table: "pd.DataFrame", columns: Columns) -> tuple[list[str], list[str]]:
     """The column of labels, and those of features."""
     there = list(table.columns)
     if len(set(there)) < len(there):
         twice = next(name for name in there if there.count(name) > 1)
         raise ValueError(f"the table has two columns {twice!r}; rename one")
-    label = columns.label or next((name for name in LABEL if name in there), None)
-    if label is None:
+    labels = columns.labels or [name for name in LABEL if name in there][:1]
+    if not labels:
         raise ValueError(f"which column is the label? Say label=...; there are {', '.join(there)}")
-    used = [label] if columns.client is None else [label, columns.client]
+    used = labels if columns.client is None else [*labels, columns.client]
     features = [name for name in there if name not in used]
     if columns.features is not None:
         features = [str(name) for name in columns.features]
-    for name in [*used, *features]:
+    for name in [*used, *features, *([columns.by] if columns.by else [])]:
         if name not in there:
             raise ValueError(
                 f"no column {name!r}; {nearest(name, there)}there are {', '.join(there)}"
             )
         if name in used and name in features:
             raise ValueError(f"column {name!r} is no feature: it is the label, or whose a row is")
-    return label, features
+    return labels, features
 
 
 def _column(values: "pd.Series[Any]", name: str, notes: list[str]) -> Tensor:

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Figure  # pages, which only pass them on, name it from here
 from matplotlib.lines import Line2D
 
+from simulations.results.columns import PRIMARY, primary, scale
 from simulations.results.run_results import Result
 from simulations.results.tables import summary
 
@@ -48,7 +49,12 @@ STYLE: "dict[RcKeyType, Any]" = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
-ACCURACY = "accuracy, global test set (%)"
+# What models are compared by, on an axis: on all test examples, and on a client's own.
+ON_TEST = {
+    metric: f"{title if metric == 'rmse' else title.lower()}, global test set{' (%)' * bool(unit)}"
+    for metric, (title, unit) in PRIMARY.items()
+}
+OWN = {m: text.replace("global test set", "own distribution") for m, text in ON_TEST.items()}
 APART = 24  # settings, at the most, that have a panel or a row each
 
 
@@ -129,7 +135,8 @@ def client_spread(group: Sequence[Result], look: Mapping[str, Look], sheet: Shee
     if not runs:
         return None
     found = [c for seeds in runs.values() for c in seeds]
-    panels = {"accuracy": ACCURACY, "accuracy_local": "accuracy, own distribution (%)"}
+    metric = primary(found[0])
+    panels = {metric: ON_TEST[metric], f"{metric}_local": OWN[metric]}
     panels = {key: text for key, text in panels.items() if all(key in c for c in found)}
     names = sorted({name for c in found for name in c.get("group", ["model"])})
     markers = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
@@ -209,7 +216,8 @@ def _strip(
     markers: Mapping[str, str],
 ) -> None:
     """One row of marks; a client has the same height in each row."""
-    pooled = np.concatenate([np.asarray(c[key], dtype=float) for c in seeds]) * 100
+    times = scale(key)
+    pooled = np.concatenate([np.asarray(c[key], dtype=float) for c in seeds]) * times
     low, middle, high = np.nanpercentile(pooled, (25, 50, 75))
     axes.barh(place, high - low, 0.7, left=low, color=colour, alpha=0.18)
     axes.vlines(middle, place - 0.35, place + 0.35, color=INK, lw=1.4)
@@ -220,7 +228,7 @@ def _strip(
         "lw": 0,
     }
     for clients in seeds:
-        x = 100 * np.asarray(clients[key], dtype=float)
+        x = times * np.asarray(clients[key], dtype=float)
         y = place + np.linspace(-0.28, 0.28, len(x)) * (len(x) > 1)
         groups = np.array(clients.get("group", ["model"] * len(x)))
         for name in np.unique(groups):

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from simulations.reporting.figures.common import (
-    ACCURACY,
     APART,
     FAINT,
+    ON_TEST,
     PAPER,
     STYLE,
     WIDE,
@@ -24,6 +24,7 @@ from simulations.reporting.figures.common import (
     with_legend,
     wrapped,
 )
+from simulations.results.columns import is_lower, primary, scale
 from simulations.results.run_results import Result
 
 TOGETHER = 6  # curves, at the most, that share one panel
@@ -47,27 +48,32 @@ def drawings(
     """The figures of results on the same data and protocol, as far as they hold what is drawn."""
     with matplotlib.rc_context(STYLE):
         makers = (accuracy_per_round, accuracy_per_megabyte)
-        found = {make.__name__: make(group, look, sheet) for make in makers}
+        found = {named(make.__name__, group): make(group, look, sheet) for make in makers}
     return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def named(name: str, group: Sequence[Result]) -> str:
+    """The name of a figure of accuracies; of another metric, with that in its place."""
+    return name.replace("accuracy", metric_of(group))
 
 
 def accuracy_per_round(
     group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet
 ) -> Figure | None:
     """Mean line, and smallest-to-largest band over seeds, for each method."""
-    found = curves(group, number, accuracy)
-    return trends(group, found, look, sheet, "round", ACCURACY) if found else None
+    found = scores(group, number)
+    return trends(group, found, look, sheet, "round", axis(group)) if found else None
 
 
 def accuracy_per_megabyte(
     group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet
 ) -> Figure | None:
     """Accuracy over traffic so far; methods that send nothing are horizontal lines."""
-    found = curves(group, _megabytes, accuracy)
+    found = scores(group, _megabytes)
     if not any(curve.x[-1] > 0 for curve in found.values()):
         return None
     where = "MB up and down, all clients (log scale)"
-    return trends(group, found, look, sheet, where, ACCURACY, logarithmic=True)
+    return trends(group, found, look, sheet, where, axis(group), logarithmic=True)
 
 
 def number(record: Mapping[str, Any]) -> float:
@@ -75,9 +81,24 @@ def number(record: Mapping[str, Any]) -> float:
     return float(record["round"])
 
 
-def accuracy(record: Mapping[str, Any]) -> float | None:
-    """That of a round in per cent, where it was evaluated."""
-    return None if record.get("accuracy") is None else 100 * float(record["accuracy"])
+def metric_of(group: Sequence[Result]) -> str:
+    """The metric that the runs are compared by."""
+    return primary({name: value for result in group for name, value in result.metrics.items()})
+
+
+def axis(group: Sequence[Result]) -> str:
+    """What an axis of that metric is called."""
+    return ON_TEST[metric_of(group)]
+
+
+def scores(group: Sequence[Result], x: Number) -> dict[str, Curve]:
+    """Each method's curve of that metric where a round was evaluated; shares are in per cent."""
+    metric = metric_of(group)
+
+    def score(record: Mapping[str, Any]) -> float | None:
+        return None if record.get(metric) is None else scale(metric) * float(record[metric])
+
+    return curves(group, x, score, is_lower(metric))
 
 
 def _megabytes(record: Mapping[str, Any]) -> float:
@@ -85,11 +106,14 @@ def _megabytes(record: Mapping[str, Any]) -> float:
     return float(sum(record.get(key, 0) for key in keys)) / 1e6
 
 
-def curves(group: Sequence[Result], x: Number, y: Number) -> dict[str, Curve]:
-    """Each method's curve, the best at the end first, so that the legend reads as the lines end."""
+def curves(group: Sequence[Result], x: Number, y: Number, lower: bool = False) -> dict[str, Curve]:
+    """Each method's curve, the best at the end first, so that the legend reads as the lines end.
+
+    The best is the highest one, or with `lower` the lowest.
+    """
     found = {label: _curve(same, x, y) for label, same in by_label(group)}
     kept = [(label, curve) for label, curve in found.items() if len(curve.x)]
-    return dict(sorted(kept, key=lambda item: -item[1].mean[-1]))
+    return dict(sorted(kept, key=lambda item: item[1].mean[-1] if lower else -item[1].mean[-1]))
 
 
 def _curve(same: Sequence[Result], x: Number, y: Number) -> Curve:

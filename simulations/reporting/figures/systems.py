@@ -11,7 +11,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from simulations.reporting.figures.common import (
-    ACCURACY,
     APART,
     FAINT,
     SOFT,
@@ -23,7 +22,8 @@ from simulations.reporting.figures.common import (
     paper,
     wrapped,
 )
-from simulations.reporting.figures.curves import accuracy, curves, number, trends
+from simulations.reporting.figures.curves import axis, curves, named, number, scores, trends
+from simulations.results.columns import primary, scale
 from simulations.results.run_results import Result
 
 SHADES = "cividis"  # reads the same with any colour vision, and in grey
@@ -40,7 +40,7 @@ def drawings(
     if len({result.label for result in group}) <= APART:  # a panel for each
         makers.append(topologies)
     with matplotlib.rc_context(STYLE):
-        found = {make.__name__: make(group, look, sheet) for make in makers}
+        found = {named(make.__name__, group): make(group, look, sheet) for make in makers}
     return {name: figure for name, figure in found.items() if figure is not None}
 
 
@@ -48,10 +48,10 @@ def accuracy_per_virtual_second(
     group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet
 ) -> Figure | None:
     """Accuracy over virtual time; a method that ends early has used less of it."""
-    found = curves(group, lambda record: record.get("virtual_seconds"), accuracy)
+    found = scores(group, lambda record: record.get("virtual_seconds"))
     if not found:
         return None
-    return trends(group, found, look, sheet, "virtual seconds (steps and bytes)", ACCURACY)
+    return trends(group, found, look, sheet, "virtual seconds (steps and bytes)", axis(group))
 
 
 def disagreement_per_round(
@@ -95,7 +95,7 @@ def topologies(group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet) 
         panel.set_title(wrapped(label, 24), fontsize=9)
         _draw(panel, result.topology, each, shades)
     beside = "bottom" if sheet.narrow else "right"
-    figure.colorbar(shades, ax=panels, label=ACCURACY, shrink=0.8, location=beside)
+    figure.colorbar(shades, ax=panels, label=axis(group), shrink=0.8, location=beside)
     return figure
 
 
@@ -128,6 +128,9 @@ def _draw(
 
 
 def _accuracies(result: Result) -> np.ndarray | None:
-    """Those of all peers in the last round that says so, in per cent."""
-    accuracies = [r["clients"]["accuracy"] for r in result.curve if r.get("clients")]
-    return 100 * np.asarray(accuracies[-1], dtype=float) if accuracies else None
+    """Those of all peers in the last round that says so, in per cent; or another metric's."""
+    scored = [r["clients"] for r in result.curve if r.get("clients")]
+    if not scored:
+        return None
+    metric = primary(scored[-1])
+    return scale(metric) * np.asarray(scored[-1][metric], dtype=float)

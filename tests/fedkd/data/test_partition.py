@@ -1,21 +1,28 @@
 """Every row exactly once, whatever the partition; and what each partition is for."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fedkd.data import partition as module
+from fedkd.data.datasets import Dataset
 from fedkd.data.partition import (
     PARTITIONS,
+    bands,
+    chosen,
     dirichlet,
     iid,
+    in_bands,
     natural,
     partition,
     pathological,
     quantity,
     shards,
 )
+from fedkd.targets import REAL, SEQUENCE
 
 
 def stream(seed=0):
@@ -320,3 +327,50 @@ def test_an_unknown_partition_is_an_error_that_names_the_nearest():
         partition("dirichelt", balanced(10), 2, stream(), 0.5, 2)
     with pytest.raises(ValueError, match="unknown partition 'zzz'; choose one of dirichlet"):
         partition("zzz", balanced(10), 2, stream(), 0.5, 2)
+
+
+# Bands
+
+
+@given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 9))
+def test_bands_follow_each_other(count, clients, seed):
+    assume(count >= clients)
+    key = torch.randint(20, (count,), generator=stream(seed)).double()
+    parts = bands(key, clients, stream(seed))
+    assert_each_once(parts, count)
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+    for lower, upper in itertools.pairwise(parts):
+        assert key[lower].max() <= key[upper].min()
+
+
+def test_in_whose_band_a_number_is():
+    # Two clients hold 1, 2 and 5, 6: up to 2 is the first's, above the second's.
+    key = torch.tensor([1.0, 6, 2, 5, 0, 2.5, 9])
+    parts = bands(key[:4], 2, stream())
+    assert [sorted(part.tolist()) for part in parts] == [[0, 2], [1, 3]]
+    assert in_bands(key, parts).tolist() == [0, 1, 0, 1, 0, 1, 1]
+    assert in_bands(key, [torch.arange(4)]).tolist() == [0] * 7
+
+
+def test_of_two_numbers_it_has_to_be_said_which():
+    with pytest.raises(ValueError, match="not said by which"):
+        partition("bands", torch.zeros(9, 2), 3, stream(), 1.0, 2, target=REAL)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "dirichlet"),
+        ({"domains": torch.zeros(9, dtype=torch.long)}, "natural"),
+        ({"y": torch.zeros(9, 1), "target": REAL}, "bands"),
+        ({"y": torch.zeros(9, 2), "target": REAL}, "iid"),
+        ({"y": torch.zeros(9, 2), "target": REAL, "key": torch.zeros(9)}, "bands"),
+        ({"y": torch.zeros(9, 2, dtype=torch.long), "target": SEQUENCE}, "iid"),
+    ],
+    ids=str,
+)
+def test_what_fits_data_is_chosen(given, expected):
+    plain = Dataset(torch.zeros(9, 3), torch.arange(9) % 3, 3)
+    assert chosen("auto", plain._replace(**given)) == expected
+    assert chosen("quantity", plain._replace(**given)) == "quantity"

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedkd import targets
 from fedkd.core import Client, Model, Task
 from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
 from fedkd.rounds.evaluation import collapsed, diverged, evaluate, training_accuracy
+from fedkd.targets import REAL, SEQUENCE
 from kdcore import metrics
 from kdcore.outputs import Outputs
 from kdcore.training.loop import Examples
@@ -183,3 +185,82 @@ def test_who_has_a_parameter_that_is_no_number_has_diverged(tiny, engine):
         clients[place] = replace(clients[place], params=params)
     assert diverged(federation.task, federation.clients, engine) == []
     assert diverged(federation.task, clients, engine) == [1, 3]
+
+
+# Other targets
+
+
+def other(tables, y, target, counts, kinds=None, tests=(), units=None, engine=sequential):
+    """Scores of clients whose outputs are tables, of a target that is no class."""
+    model, width = Model(lambda generator: {}, look_up), tables[0].shape[-1]
+    rows = torch.arange(len(y))
+    test = Examples(rows.float().unsqueeze(1), y, rows)
+    clients = [Client(i, "g", {"table": table}, test) for i, table in enumerate(tables)]
+    places = y.shape[1] if target is SEQUENCE else 0
+    task = Task({"g": model}, width, target=target, places=places, units=units)
+    own = [replace(test, rows=torch.tensor(rows)) for rows in tests]
+    return evaluate(task, clients, test, torch.tensor(counts), engine, kinds, own)
+
+
+@pytest.mark.parametrize("engine", [sequential, batched()])
+def test_rmse_by_hand(engine):
+    # Errors 3, 1, 1, 1 of one client, 2 everywhere of the other; kinds are halves, and the first
+    # client's own examples are of the second kind, the other's of both as 3 to 1.
+    y = torch.zeros(4, 1)
+    tables = [torch.tensor([[3.0], [1], [1], [1]]), torch.full((4, 1), 2.0)]
+    kinds = torch.tensor([0, 0, 1, 1])
+    found = other(tables, y, REAL, [[0, 5], [3, 1]], kinds, engine=engine)
+    assert list(found) == ["rmse", "rmse_local", "mae"]
+    assert found.rmse.tolist() == pytest.approx([3**0.5, 2])
+    assert found.rmse_local.tolist() == pytest.approx([1, 2])
+    assert found.mae.tolist() == pytest.approx([1.5, 2])
+    assert found.first == "rmse"
+    # 3 to 1: the first client would be at the root of 3/4 (9 + 1)/2 + 1/4.
+    again = other(tables, y, REAL, [[3, 1], [3, 1]], kinds, engine=engine)
+    assert again.rmse_local[0] == pytest.approx((3 / 4 * 5 + 1 / 4) ** 0.5)
+    # In the units of the data, all is as many times as large.
+    in_units = other(tables, y, REAL, [[4], [4]], units=torch.tensor([10.0]), engine=engine)
+    assert in_units.rmse.tolist() == pytest.approx([10 * 3**0.5, 20])
+    assert in_units.rmse_local.tolist() == in_units.rmse.tolist()  # all of one kind
+
+
+def test_scores_on_test_examples_of_ones_own():
+    y = torch.zeros(4, 1)
+    tables = [torch.tensor([[3.0], [1], [1], [1]]), torch.full((4, 1), 2.0)]
+    found = other(tables, y, REAL, [[4], [4]], tests=[[0], []])
+    assert found.rmse_local.tolist() == pytest.approx([3, 2])
+
+
+def test_f1_and_perplexity_by_hand():
+    y = torch.tensor([[1.0, 0], [1, 1], [0, 1]])
+    said = torch.tensor([[1.0, -1], [-1, 1], [-1, 1]])  # label 0: one hit, one missed; 1: right
+    found = other([said], y, targets.LABELS, [[3]])
+    assert list(found) == ["f1_macro", "f1_macro_local", "label_accuracy"]
+    assert found.f1_macro.item() == pytest.approx((2 / 3 + 1) / 2)
+    even = torch.zeros(2, 3, 4)  # of four tokens, any
+    y = torch.tensor([[0, 1, 2], [3, -100, -100]])
+    found = other([even], y, SEQUENCE, [[2]])
+    assert list(found) == ["perplexity", "perplexity_local", "token_accuracy"]
+    assert found.perplexity.item() == pytest.approx(4)
+    assert found.token_accuracy.item() == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize(
+    ("target", "y"),
+    [
+        (REAL, torch.zeros(2, 3)),
+        (targets.LABELS, torch.ones(2, 3)),
+        (SEQUENCE, torch.zeros(2, 1, dtype=torch.long)),
+    ],
+    ids=["real", "labels", "sequence"],
+)
+def test_who_has_diverged_has_no_score(target, y):
+    lost = torch.full((2, 1, 3) if target is SEQUENCE else (2, 3), torch.nan)
+    found = other([lost], y, target, [[2]])
+    assert found[found.first].isnan().all()
+
+
+def test_a_score_that_is_not_there_is_named():
+    found = score([saying(0, 0, 0, 1)], [0, 0, 1, 1], [[1, 3, 0]])
+    with pytest.raises(AttributeError, match="no score 'rmse'; there are accuracy"):
+        found.rmse  # noqa: B018
