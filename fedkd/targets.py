@@ -74,6 +74,9 @@ class Target:
     sharpened: Callable[[Tensor, float], Tensor] | None = None
     lower: frozenset[str] = frozenset()
 
+    def __repr__(self) -> str:
+        return f"Target({self.name!r})"
+
     def score(self, outputs: Tensor, y: Tensor) -> float:
         """By how much outputs are right: the first metric, turned so that more is better."""
         found = self.metrics(self.tally(outputs, y).sum(dim=0))

@@ -25,7 +25,11 @@ OTHERS = [target for target in TARGETS.values() if target != CLASSES]
 PAIRS = [(name, target) for name in algorithms.names() for target in OTHERS]
 ABLE = [(n, t) for n, t in PAIRS if t.name in algorithms.get(n).properties.targets]
 UNABLE = [pair for pair in PAIRS if pair not in ABLE]
-name_of = lambda value: value if isinstance(value, str) else value.name  # noqa: E731
+
+
+def name_of(value):
+    """What a test calls a target or an algorithm; None for a function, which pytest numbers."""
+    return value if isinstance(value, str) else getattr(value, "name", None)
 
 
 def table_of_pairs():
@@ -200,7 +204,7 @@ def test_messages_have_the_shape_of_predictions():
         (LABELS, lambda v: v - 1, "below 0"),
         (SEQUENCE, lambda v: v + 1, "no distribution"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_what_is_no_prediction_is_turned_away(target, change, reason):
     def liar(function, task, clients, inputs):
@@ -222,7 +226,7 @@ def test_what_is_no_prediction_is_turned_away(target, change, reason):
         (SEQUENCE, lambda y: y.float(), "expected whole numbers (N, 6)"),
         (SEQUENCE, lambda y: y + 9, "labels are"),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_targets_that_are_none_are_refused(target, wrong, reason):
     task, clients, test = federation(target)
