@@ -18,6 +18,7 @@ from fedkd.rounds.clock import Clock
 from kdcore import references
 from kdcore.registry import Registry
 from kdcore.settings import Setting, check_ranges
+from kdcore.training.mixed_precision import Precision
 from simulations.config.schema import ADDED, Form, Leaf, leaves, replaced
 
 Compression = Literal[
@@ -120,6 +121,10 @@ class FedExperiment:
         bool,
         Setting("clients of one architecture begin with the same weights, else each draws its own"),
     ] = field(default=False, metadata=ADDED)
+    precision: Annotated[
+        Precision,
+        Setting("of convolutions and products; weights and messages are float32 in any case"),
+    ] = field(default="float32", metadata=ADDED)
     label_noise: Annotated[
         float, Setting("share of private examples with a wrong label", ge=0, le=1)
     ] = field(default=0.0, metadata=ADDED)

@@ -32,6 +32,7 @@ from fedkd.targets import CLASSES
 from kdcore.devices import device_of
 from kdcore.rng import generator
 from kdcore.training.loop import TrainingConfig
+from kdcore.training.mixed_precision import in_precision
 from simulations import machine, process
 from simulations.config.experiments import FedExperiment, tampering
 from simulations.config.identity import digest
@@ -82,6 +83,10 @@ def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> 
     about = data.shape, data.num_classes, examples(data.x)
     built = objects.built(e.models, *about)
     models = built | {name: build(name, *about) for name in e.models if name not in built}
+    models = {
+        name: model._replace(predict=in_precision(model.predict, e.precision))
+        for name, model in models.items()
+    }
     _check_room(e, models, len(chosen.private))
     parts = _parts(e, data, chosen) if by_hand is None else by_hand.parts
     tests = () if by_hand is None else by_hand.tests
