@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from fedkd.models import TRIED, build
 from fedkd.storage import weights
@@ -13,7 +14,7 @@ from kdcore.rng import generator
 from simulations.config import experiments, identity
 from simulations.results import run_folder
 from simulations.results.run_folder import Run
-from simulations.runners.objects import Objects, examples
+from simulations.runners.objects import Objects
 
 LEARNERS = ("algorithm", "method", "recipe")  # what says in a run who has learnt
 
@@ -112,10 +113,10 @@ def _rows(run: Run, about: Mapping[str, Any], given: Objects) -> Any:
     """Some examples of the kind that the clients had: a module may have to see some to be made."""
     data = given.data.get(run.experiment["data"])
     if data is not None:
-        return examples(data.x)
+        return tree_map(lambda one: one[:TRIED], data.x)
     stream = generator(0, "examples")
     made = tuple(
-        torch.randn(TRIED, *shape, generator=stream).to(getattr(torch, dtype))
+        torch.rand(TRIED, *shape, generator=stream).to(getattr(torch, dtype))  # ids: of kind 0
         for shape, dtype in about["inputs"]
     )
     return made if about["several"] else made[0]

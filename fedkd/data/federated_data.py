@@ -209,7 +209,7 @@ def federate(
         same_start: whether clients of one architecture begin with the same weights. By default each
             draws its own, which costs methods that compare features: FedProto by the nearest
             prototype loses 5 to 6 points on Fashion-MNIST by it.
-        built: models that are made already, by name.
+        built: models that are made already, by name (of inputs that were `tried`).
 
     Raises:
         ValueError: no models, or a name that is none; examples that cannot be turned; or data that
@@ -217,10 +217,10 @@ def federate(
     """
     if not models:
         raise ValueError("models: name at least one architecture, such as mlp")
-    data, units = _in_units(standardised(checked(data), chosen.private), chosen.private)
+    data, units = _in_units(ready(data, chosen), chosen.private)
     if rotations > 1:
         data = rotated(data, chosen, parts, rotations)
-    few = table_rows(data.x, chosen.private[:TRIED])
+    few = tried(data, chosen)
     names, made = group_names(models), dict(built or {})
     built = {
         name: made[name] if name in made else build(what, data.shape, data.num_classes, few)
@@ -253,6 +253,19 @@ def federate(
     kinds, own = _kinds(data, chosen.test, clients)
     mine = tuple(Examples(data.x, data.y, rows) for rows in tests)
     return FederatedData(task, clients, test, validation, counts, kinds, own, data.notes, mine)
+
+
+def ready(data: Dataset, chosen: Pools) -> Dataset:
+    """The data as clients get them: checked, and standardised over what clients train on.
+
+    What is ready stays as it is.
+    """
+    return standardised(checked(data), chosen.private)
+
+
+def tried(data: Dataset, chosen: Pools) -> Any:
+    """The inputs that models are tried with: the first private ones, of data that are ready."""
+    return table_rows(data.x, chosen.private[:TRIED])
 
 
 def _kinds(data: Dataset, test: Tensor, clients: Sequence[Client]) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,8 @@ from fedkd.rounds.client_sampling import Sample
 from fedkd.targets import TARGETS
 from kdcore.rng import generator
 from kdcore.training.batches import draw_all, leading
-from kdcore.training.loop import Batches, Examples, Params, draw
+from kdcore.training.loop import Batches, Examples, Params, TrainingConfig, draw
+from kdcore.training.stacked import least_batch
 
 INSTEAD = "fedmd, feddf or fedavg"  # algorithms that learn any target
 WAVE = 1000  # clients whose uploads are in memory at once, where the server needs only a sum
@@ -323,6 +324,39 @@ def public_of(algorithm: Algorithm, task: Task, seed: int, index: int) -> Public
     return Public(task.public, rows, batches.order, batches.mask, task.labels)
 
 
+def left_out(algorithm: Algorithm, task: Task, clients: Sequence[Client]) -> tuple[str, ...]:
+    """Whose last mini-batch is too small for a network to learn from, and is left out: in words.
+
+    A network that normalises over a mini-batch cannot learn from one example.
+    """
+    said = []
+    for group, model in task.models.items():
+        least = least_batch(model.predict)
+        small = [
+            f"client {client.id}"
+            for client in clients
+            if client.group == group and _last(len(client.private), algorithm.local) < least
+        ]
+        if algorithm.public_training is not None and task.public is not None:
+            total = len(leading(task.public))
+            asked = min(algorithm.asks or total, total)
+            small += ["the public examples"] * (_last(asked, algorithm.public_training) < least)
+        if small:
+            more = f" and {len(small) - 5} more" if len(small) > 5 else ""
+            said.append(
+                f"{group} normalises over its mini-batches and cannot learn from a single example: "
+                f"the last mini-batch of {', '.join(small[:5])}{more} has one, and is left out"
+            )
+    return tuple(said)
+
+
+def _last(count: int, training: TrainingConfig) -> int:
+    """How many examples the last mini-batch of a pass has, if training comes to it."""
+    once = -(-count // training.batch_size)
+    reached = training.epochs > 0 if training.steps is None else training.steps >= once
+    return count - (once - 1) * training.batch_size if count and reached else training.batch_size
+
+
 def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]) -> None:
     """Raise ValueError, in one line, for a federation that cannot run."""
     if not clients:
@@ -357,6 +391,7 @@ def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]
                 f"{type(algorithm).__name__} with these settings needs {what} at the server, and "
                 "the task has none; set aside some, or change the settings"
             )
+    _check_batches(algorithm, task)
     algorithm.check(task)
 
 
@@ -369,3 +404,15 @@ def _check_target(algorithm: Algorithm, task: Task) -> None:
             f"{type(algorithm).__name__} needs {wanted} for each example, and each has "
             f"{task.target.words}; take an algorithm that learns these, such as {INSTEAD}"
         )
+
+
+def _check_batches(algorithm: Algorithm, task: Task) -> None:
+    """Raise ValueError for mini-batches that are all too small for a network to learn from."""
+    used = [algorithm.local, algorithm.public_training]
+    for name, training in vars(algorithm).items():
+        for group, model in task.models.items():
+            if training in used and training.batch_size < least_batch(model.predict):
+                raise ValueError(
+                    f"{name}.batch_size {training.batch_size}: {group} normalises over its "
+                    f"mini-batches and cannot learn from a single example; take 2 or more"
+                )

@@ -15,7 +15,7 @@ from fedkd.attacks.byzantine import corrupt
 from fedkd.core import Algorithm, Client, Engine, Model, Task
 from fedkd.data import datasets
 from fedkd.data import partition as partitions
-from fedkd.data.federated_data import FederatedData, Pools, federate, noisy, pools
+from fedkd.data.federated_data import FederatedData, Pools, federate, noisy, pools, ready, tried
 from fedkd.data.own.partition import ClientRows, Dealt, deal
 from fedkd.data.partition import Partition
 from fedkd.engines import made
@@ -25,7 +25,14 @@ from fedkd.messages import Ledger
 from fedkd.models import build, size
 from fedkd.rounds import checkpoint
 from fedkd.rounds.evaluation import collapsed, diverged, evaluate
-from fedkd.rounds.round import Deployment, Round, check_federation, deploy_all, nothing_learnt
+from fedkd.rounds.round import (
+    Deployment,
+    Round,
+    check_federation,
+    deploy_all,
+    left_out,
+    nothing_learnt,
+)
 from fedkd.storage import weights
 from fedkd.storage.client_store import ClientStore
 from fedkd.targets import CLASSES
@@ -39,7 +46,7 @@ from simulations.config.identity import digest
 from simulations.config.resources import Resources
 from simulations.results import run_folder
 from simulations.runners.federated_run import FederatedRun, federated_run, saved
-from simulations.runners.objects import NONE, Objects, examples
+from simulations.runners.objects import NONE, Objects
 
 Record = dict[str, Any]
 
@@ -66,7 +73,8 @@ def prepare(
     data = datasets.load(experiment.data, root) if given is None else given
     federation = dealt(experiment, data, objects)
     check(experiment, federation, resources)
-    return federation
+    said = left_out(experiment.algorithm, federation.task, federation.clients)
+    return federation._replace(notes=(*federation.notes, *said))
 
 
 def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> FederatedData:
@@ -80,7 +88,7 @@ def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> 
     rows = objects.rows(e.partition)
     by_hand = None if rows is None else _dealt_by_hand(e, data, rows)
     chosen = _pools(e, data) if by_hand is None else by_hand.pools
-    about = data.shape, data.num_classes, examples(data.x)
+    about = data.shape, data.num_classes, tried(ready(data, chosen), chosen)
     built = objects.built(e.models, *about)
     models = built | {name: build(name, *about) for name in e.models if name not in built}
     models = {

@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from fedkd.core import Model
-from fedkd.models import TRIED, build
+from fedkd.models import build
 from fedkd.targets import CLASSES, Target
 from kdcore.references import text_of
 from simulations.config.experiments import OBJECT
@@ -62,7 +61,7 @@ class Objects:
     def built(
         self, names: Iterable[str], shape: Sequence[Any], classes: int, rows: Any
     ) -> dict[str, Model]:
-        """The models that were given as objects, by name, tried with some `examples`.
+        """The models that were given as objects, by name, tried with some `rows`.
 
         Raises:
             ValueError: one was, and is not here; or cannot be a client's model.
@@ -144,11 +143,6 @@ def name_of_rows(parts: Sequence[Any]) -> str:
     for client, one in enumerate(parts):
         _add(found, str(client), tuple(one))
     return f"{PREFIX}parts-{found.hexdigest()[:SHOWN]}"
-
-
-def examples(x: Any) -> Any:
-    """The first few rows of a table of examples, or of each where there are several inputs."""
-    return tree_map(lambda one: one[:TRIED], x)
 
 
 def _given(there: Mapping[str, Any], name: str, what: str) -> Any:

@@ -21,7 +21,7 @@ from fedkd.engines.sequential import sequential
 from fedkd.messages import Ledger
 from fedkd.models import from_module
 from fedkd.rounds import checkpoint
-from fedkd.rounds.round import check_federation, deployed
+from fedkd.rounds.round import check_federation, deployed, left_out
 from fedkd.rounds.synchronous import simulate
 from kdcore.training.loop import TrainingConfig
 from tests import modules
@@ -205,6 +205,23 @@ def ray_engine():
 def test_actors_of_ray_are_sequential_bit_for_bit(name, tiny, ray_engine):
     federation, (*two, _), in_use = expected(name, tiny)
     assert bits(*run(name, federation, ray_engine)) == bits(two, in_use)
+
+
+def test_mini_batches_of_one_example_are_said_to_be_left_out(tiny):
+    """Of 7, 1, 12, 3 and 5 examples by fours the last mini-batch has 3, 1, 4, 3 and 1."""
+    federation = tiny([modules.Net], SIZES)
+    said = left_out(short("fedavg"), federation.task, federation.clients)
+    assert said == (
+        "Net normalises over its mini-batches and cannot learn from a single example: the last "
+        "mini-batch of client 1, client 4 has one, and is left out",
+    )
+    (also,) = left_out(short("fedmd", public_size=9), federation.task, federation.clients)
+    assert "of client 1, client 4, the public examples has one" in also
+    for other in (tiny([modules.Dropped], SIZES), tiny(["mlp-8"], SIZES)):
+        assert left_out(short("fedmd"), other.task, other.clients) == ()
+    alone = short("fedavg", local=TrainingConfig(batch_size=1))
+    with pytest.raises(ValueError, match=r"^local.batch_size 1: Net normalises .* take 2 or more$"):
+        check_federation(alone, federation.task, federation.clients)
 
 
 @all_but_some_slow("fedavg")

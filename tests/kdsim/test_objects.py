@@ -213,6 +213,31 @@ def test_a_graph_of_ones_own_is_distilled_and_its_student_found_again():
     assert timeless([end])[0]["metrics"] == named.records[-1]["metrics"]
 
 
+class Normed(nn.Module):
+    """Takes columns near zero alone, and normalises over its mini-batches."""
+
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.layers = nn.Sequential(nn.LazyBatchNorm1d(), nn.Linear(shape[0], classes))
+
+    def forward(self, x):
+        if float(x.abs().max()) > 50:
+            raise ValueError("columns that are not standardised")
+        return self.layers(x)
+
+
+def test_models_are_tried_with_what_clients_get_and_what_is_left_out_is_said():
+    """Of 90 private rows each client has 30: the last mini-batch has two of four, or one of 29."""
+    data = table(shift=1000.0)._replace(standardise=(0, 1, 2, 3, 4))
+    more = {"data": data, "models": [Normed], "rounds": 1}
+    *_, last = kdsim.simulate("fedavg", **sized(**more), local={"batch_size": 4})
+    notes = ["5 columns have mean 0 and standard deviation 1 over the 90 private examples"]
+    assert last["notes"] == notes
+    *_, last = kdsim.simulate("fedavg", **sized(**more), local={"batch_size": 29})
+    assert last["notes"][1].startswith("own:Normed-")
+    assert "the last mini-batch of client 0, client 1, client 2 has one" in last["notes"][1]
+
+
 WRONG = {
     "data": (lambda: kdsim.run("local", 7), "data must be a name, what kdsim.data gives, or"),
     "model": (lambda: kdsim.run("local", table(), models=[7]), "a model is a name, a class or"),
