@@ -161,7 +161,7 @@ class Task:
     models: Mapping[str, Model]
     num_classes: int
     public: Tensor | None = None
-    shape: tuple[int, ...] = ()
+    shape: tuple[Any, ...] = ()
     labels: Tensor | None = None
     validation: Examples | None = None
     private: int = 10_000_000

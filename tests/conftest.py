@@ -108,17 +108,21 @@ def tiny_federation(
     shape=(1, 6, 6),
     seed=0,
     same_start=False,
+    tokens=False,
 ) -> FederatedData:
     """Clients of very different sizes on noisy patterns, in the default type of torch.
 
     Labels run over the first `held` of the classes. No model has a parameter of the shape of a
-    payload of predictions, (classes, classes) or (public, classes).
+    payload of predictions, (classes, classes) or (public, classes). With `tokens` there are two
+    inputs, four numbers from 0 to 6 beside the pattern.
     """
     total = sum(sizes) + public + test
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(total) % held
     patterns = torch.rand(classes, *shape, generator=generator)
     x = 0.7 * patterns[y] + 0.3 * torch.rand(total, *shape, generator=generator)
+    if tokens:
+        x = x, torch.randint(7, (total, 4), generator=generator)
     rows = torch.arange(total).split([sum(sizes), public, 0, test])
     parts = torch.arange(sum(sizes)).split(list(sizes))
     data, pools = Dataset(x, y, classes), Pools(*rows)

@@ -1,5 +1,7 @@
 """Torch modules as users bring them, for images (N, 1, 6, 6), tokens (N, 9) or several inputs."""
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -126,6 +128,21 @@ class Tokens(nn.Module):
     def forward(self, x):
         value = self.encoder(self.embedding(x) + self.position[self.places])
         return {"logits": self.head(self.norm(value.flatten(1)))}
+
+
+class Words(nn.Module):
+    """Two inputs, pixels and token ids, with dropout; it shows the features of its head."""
+
+    def __init__(self, shape, classes):
+        super().__init__()
+        pixels, (length,) = shape
+        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(pixels), 8), nn.Tanh())
+        self.words, self.drop = nn.Embedding(7, 4), nn.Dropout(0.2)
+        self.head = nn.Linear(8 + 4 * length, classes)
+
+    def forward(self, x, tokens):
+        features = torch.cat([self.inner(x), self.drop(self.words(tokens)).flatten(1)], dim=1)
+        return self.head(features), features
 
 
 class Said:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from fedkd.algorithms.fedavg import average_by_group, of_group
 from fedkd.communication.compression.low_rank import by_broadcast
@@ -102,7 +103,7 @@ class FedKD(Algorithm):
         mentee = {key: value for key, value in received.items() if key != "energy"}
         both = pair(predict, shared_predict(self.mentee, private.x))
         start = joined(params, mentee)
-        shown = both(start, private.x[:1]).hidden
+        shown = both(start, tree_map(lambda one: one[:1], private.x)).hidden
         start["map"] = torch.eye(
             shown[1].shape[-1], shown[2].shape[-1], dtype=shown[1].dtype, device=shown[1].device
         )

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from fedkd.algorithms.fedavg import FedAvg, apart, full_params, initial, of_group
 from fedkd.core import Properties, Public, Server, Task, as_sent
 from fedkd.messages import ANY, Message, PayloadSpec, Received, Upload
 from fedkd.targets import ALL, CLASSES, NO_LABEL
 from kdcore.rng import generator as stream
+from kdcore.training.batches import side_by_side, widths
 from kdcore.training.loop import Batches, Examples, Params, Predict, draw, fit
 
 
@@ -62,7 +65,9 @@ class Pooled(FedAvg):
     ) -> tuple[Params, Upload]:
         """Send the examples, each once."""
         index = private.order.flatten()
-        examples = {"x": as_sent(private.x[index]), "y": as_sent(private.y[index])}
+        x = tree_map(lambda one: as_sent(one[index]), private.x)
+        x = side_by_side(x, torch.get_default_dtype()) if isinstance(x, tuple) else x
+        examples = {"x": x, "y": as_sent(private.y[index])}
         return params | received, Upload(examples, rows=as_sent(private.first))
 
     def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
@@ -72,7 +77,7 @@ class Pooled(FedAvg):
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """As many examples as there are."""
         return {
-            "x": PayloadSpec((ANY, *task.shape), rows=True),
+            "x": PayloadSpec((ANY, *_shape(task)), rows=True),
             "y": PayloadSpec((ANY, *_label_shape(task)), rows=True),
         }
 
@@ -86,7 +91,7 @@ class Pooled(FedAvg):
     ) -> Server:
         """Train each architecture on the examples of all."""
         parts = [_examples(upload, task) for upload in uploads]
-        x, y = map(torch.cat, zip(*parts, strict=True))
+        x, y = tree_map(lambda *some: torch.cat(some), *parts)
         number = server["round"] + 1
         purpose = int(server["seed"]), "pooled", int(number)
         batches = draw(Examples(x, y, torch.arange(len(y))), self.local, stream(*purpose))
@@ -99,17 +104,30 @@ class Pooled(FedAvg):
         return server | trained | {"round": number}
 
 
-def _examples(upload: Received, task: Task) -> tuple[Tensor, Tensor]:
-    """The examples of an upload, in the type that models read; not those whose label is none."""
+def _examples(upload: Received, task: Task) -> tuple[Any, Tensor]:
+    """The examples of an upload, as models read them; not those whose label is none."""
     assert upload.rows is not None
     x, y = upload.payload["x"], upload.payload["y"]
-    kind = x.dtype if task.few is None else task.few.dtype
     if task.target.name in ("real", "labels"):
         held = upload.rows.bool()
-        return x[held].to(kind), y[held]
+        return _read(x[held], task), y[held]
     fits = (y >= 0) & (y < task.num_classes) | (y == NO_LABEL) * (task.places > 0)
     fine = upload.rows.bool() & (fits if y.ndim == 1 else fits.all(dim=1))
-    return x[fine].to(kind), y[fine].long()
+    return _read(x[fine], task), y[fine].long()
+
+
+def _shape(task: Task) -> tuple[int, ...]:
+    """Of one example as it is sent: several inputs go side by side."""
+    return (sum(widths(task.shape)),) if widths(task.shape) else task.shape
+
+
+def _read(x: Tensor, task: Task) -> Any:
+    """Examples in the shape and the type in which models read them."""
+    if not widths(task.shape):
+        return x if task.few is None else x.to(task.few.dtype)
+    parts = zip(x.split(widths(task.shape), dim=1), task.shape, strict=True)
+    found = tuple(part.reshape(-1, *shape) for part, shape in parts)
+    return tree_map(lambda one, few: one.to(few.dtype), found, task.few or found)
 
 
 def _label_shape(task: Task) -> tuple[int, ...]:

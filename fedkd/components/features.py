@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedkd.core import Task, as_sent
+from fedkd.models import made_up
 from kdcore.outputs import Outputs
 from kdcore.training.loop import Batches, Network, Params, Predict
 from kdcore.training.stacked import stack_of
@@ -92,7 +93,7 @@ def _width(task: Task, group: str) -> int:
     weight, bias = (params[name] for name in head_names(params))
     fits = weight.dim() == 2 and bias.shape == weight.shape[:1] == (task.num_classes,)
     if fits and task.shape:
-        few = torch.ones(2, *task.shape) if task.few is None else task.few
+        few = made_up(task.shape) if task.few is None else task.few
         outputs = model.predict(params, few)
         hidden = outputs.hidden[-1] if outputs.hidden else outputs.logits
         fits = hidden.shape[1:] == weight.shape[1:] and torch.allclose(

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fedkd.core import Model, Task
 from fedkd.messages import PayloadSpec
-from fedkd.models import build
+from fedkd.models import FAMILIES, build
 from kdcore.outputs import Outputs
+from kdcore.training.batches import shape_of
 from kdcore.training.loop import Network, Params, Predict
 from kdcore.training.stacked import stack_of
 
@@ -67,18 +68,18 @@ def shared_model(task: Task, name: str) -> Model:
             f"the shared model {name} cannot be built without the shape of an example; "
             "give Task(..., shape=...)"
         )
-    model = build(name, task.shape, task.num_classes)
-    if isinstance(model.predict, Network) and model.predict.learn is not None:
+    model = build(name, task.shape, task.num_classes, task.few)
+    if model.restored is not None:
         raise ValueError(
-            f"the shared model {name} drops out at random or keeps statistics, which only a "
-            "client's own model can; name one that does not, such as mlp"
+            f"the shared model {name} is a torch module, which only a client's own model can be; "
+            f"name one of the networks {', '.join(FAMILIES)}"
         )
     return model
 
 
-def shared_predict(name: str, x: Tensor) -> Predict:
+def shared_predict(name: str, x: Any) -> Predict:
     """How the shared network predicts, on the client's side; its parameters know the classes."""
-    return build(name, x.shape[1:], 1).predict
+    return build(name, shape_of(x), 1).predict
 
 
 def shared_claims(

@@ -26,6 +26,7 @@ from fedkd.data.files.svhn import svhn
 from fedkd.data.speech import spoken_digits
 from fedkd.targets import CLASSES, Target
 from kdcore.registry import Registry, is_reference, members
+from kdcore.training.batches import shape_of
 
 IDX = "put the four idx files there (as torchvision.datasets.{} stores them)"
 
@@ -64,9 +65,9 @@ class Dataset(NamedTuple):
     key: Tensor | None = None
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one example; empty where it is a tuple of several."""
-        return () if isinstance(self.x, tuple) else tuple(self.x.shape[1:])
+    def shape(self) -> tuple[Any, ...]:
+        """The shape of one example; where there are several inputs, a tuple of shapes."""
+        return shape_of(self.x)
 
     @property
     def places(self) -> int:

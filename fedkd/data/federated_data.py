@@ -337,7 +337,7 @@ def rotated(data: Dataset, chosen: Pools, parts: Partition, rotations: int) -> D
     """
     if rotations not in (1, 2, 4):
         raise ValueError(f"rotations must be 1, 2 or 4 (exact turns), got {rotations}")
-    if len(data.shape) != 3 or data.shape[1] != data.shape[2]:
+    if isinstance(data.x, tuple) or len(data.shape) != 3 or data.shape[1] != data.shape[2]:
         raise ValueError(f"rotations {rotations}: examples of shape {data.shape} are no squares")
     turn = torch.zeros(len(data.x), dtype=torch.long)
     for client, places in enumerate(parts):

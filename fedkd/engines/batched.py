@@ -82,9 +82,9 @@ class BatchedEngine:
             self._said.add(said)
             self.notes.append(said)
 
-    def check(self, client: Client, example: Tensor) -> None:
-        """Raise ValueError if the budget has no room for one client and its examples."""
-        self._room(client, example[:1].nbytes)
+    def check(self, client: Client, x: Any) -> None:
+        """Raise ValueError if the budget has no room for one client and its examples x."""
+        self._room(client, sum(table[:1].nbytes for table in tree_leaves(x)))
 
     def _run(self, function: Callable[..., Any], predict: Predict, calls: list[Call]) -> list[Any]:
         try:

@@ -16,12 +16,13 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedkd.core import Model
 from fedkd.models.architectures import cnn, lenet, mlp, mobile, resnet8, with_features
-from fedkd.models.modules import TRIED, from_module, name_of
+from fedkd.models.modules import TRIED, asked, from_module, name_of
 from kdcore.registry import Registry, members, nearest
+from kdcore.training.batches import side_by_side, widths
 from kdcore.training.loop import Network, Params
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "from_module",
     "group_names",
     "lenet",
+    "made_up",
     "mlp",
     "mobile",
 ]
@@ -73,7 +75,8 @@ def build(what: Any, shape: Sequence[Any], num_classes: int, examples: Any = Non
         num_classes: how many logits it gives.
         examples: a few inputs to try a module with, real ones; by default numbers in [0, 1).
 
-    Inputs of a network by name may be of any type; they are read in that of the parameters.
+    Inputs of a network by name may be of any type; they are read in that of the parameters. An mlp
+    takes several, one beside the other.
 
     Raises:
         ValueError: the name is none of a model (the message lists them), or the module cannot be
@@ -82,7 +85,7 @@ def build(what: Any, shape: Sequence[Any], num_classes: int, examples: Any = Non
     if isinstance(what, str):
         return _by_name(what, shape, num_classes, examples)
     if examples is None:
-        examples = _made_up(shape)
+        examples = made_up(shape)
     if isinstance(what, Model):
         return what if what.tried is None else what.tried(examples, num_classes)
     if isinstance(what, nn.Module) or callable(what):
@@ -117,10 +120,10 @@ def _another(name: str, taken: Collection[str]) -> str:
     return next(one for one in itertools.chain([name], numbered) if one not in taken)
 
 
-def _made_up(shape: Sequence[Any]) -> Any:
+def made_up(shape: Sequence[Any]) -> Any:
     """A few examples of a shape, or of several."""
     dice = torch.Generator().manual_seed(0)
-    if any(isinstance(size, tuple | list) for size in shape):
+    if widths(shape):
         return tuple(torch.rand(TRIED, *one, generator=dice) for one in shape)
     return torch.rand(TRIED, *shape, generator=dice)
 
@@ -143,6 +146,8 @@ def _by_name(name: str, shape: Sequence[Any], num_classes: int, examples: Any = 
     few: dict[str, Callable[..., Model]] = {"lenet": lenet, "resnet8": resnet8}
     if family in few:
         return _of_any_inputs(few[family](shape, num_classes, *sizes))
+    if widths(shape) and family == "mlp":
+        shape = (sum(widths(shape)),)
     make = {"mlp": mlp, "cnn": cnn, "mobile": mobile}[family]
     return _of_any_inputs(make(shape, num_classes, sizes) if sizes else make(shape, num_classes))
 
@@ -168,7 +173,8 @@ def _own(name: str, shape: tuple[Any, ...], num_classes: int, examples: Any) -> 
     """The model that a class or function of the user's makes."""
     make = REGISTRY.get(name)
     try:
-        made = make if inspect.isclass(make) else make(shape, num_classes)
+        module = inspect.isclass(make) or isinstance(make, nn.Module)
+        made = make if module else asked(make, shape, num_classes)()
         return build(made if isinstance(made, Model) else make, shape, num_classes, examples)
     except Exception as error:
         said = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -179,18 +185,20 @@ def _own(name: str, shape: tuple[Any, ...], num_classes: int, examples: Any) -> 
 
 
 def _of_any_inputs(model: Model) -> Model:
-    """The model, which reads its inputs in the type of its parameters."""
+    """The model, which reads its inputs in the type of its parameters; several side by side."""
     network = model.predict
     assert isinstance(network, Network)
 
-    def reading(form: Callable[..., Any]) -> Callable[..., Any]:
-        def read(params: Params, x: Tensor, *more: Any) -> Any:
-            return form(params, x.to(next(iter(params.values())).dtype), *more)
+    def reading(form: Callable[..., Any], axes: int) -> Callable[..., Any]:
+        def read(params: Params, x: Any, *more: Any) -> Any:
+            kind = next(iter(params.values())).dtype
+            whole = side_by_side(x, kind, axes) if isinstance(x, tuple) else x.to(kind)
+            return form(params, whole, *more)
 
         return read
 
-    backward = network.backward and reading(network.backward)
-    return Model(model.init, Network(reading(network.one), reading(network.stack), backward))
+    backward = network.backward and reading(network.backward, 2)
+    return Model(model.init, Network(reading(network.one, 1), reading(network.stack, 2), backward))
 
 
 def _is_size(number: str) -> bool:

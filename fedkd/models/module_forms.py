@@ -1,14 +1,17 @@
 """A torch module in the two forms of a network: as it predicts, and as it learns."""
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
 
 from fedkd.core import STREAM
 from fedkd.models.dropout import counted
@@ -30,6 +33,10 @@ class Parts:
         trained: names of weights that training moves; `moving`, of buffers that it does.
         random: whether it draws as it learns; `counts`, whether all of that is dropout.
         reals: whether whole numbers are to be read as real ones.
+        writes: whether it writes into its inputs, which are others' too.
+        kinds: the types of what is not of torch's default one: clients hold it in that, and it is
+            read in its own.
+        untouched: the module as it was made, before it was run.
     """
 
     learner: nn.Module
@@ -39,6 +46,9 @@ class Parts:
     random: bool = False
     counts: bool = False
     reals: bool = False
+    writes: bool = False
+    kinds: Mapping[str, torch.dtype] = field(default_factory=dict)
+    untouched: nn.Module | None = None
 
     @cached_property
     def attends(self) -> bool:
@@ -55,21 +65,22 @@ class Parts:
         """The inputs of forward, as it reads them."""
 
         def read(table: Tensor) -> Tensor:
-            return table.to(self.dtype) if self.reals or table.is_floating_point() else table
+            given = table.clone() if self.writes else table
+            return given.to(self.dtype) if self.reals or table.is_floating_point() else given
 
         return tuple(map(read, x)) if isinstance(x, tuple) else (read(x),)
 
     def one(self, params: Params, x: Any) -> Outputs:
         """As it predicts."""
-        return self._called(self.judge, plain(params), x)
+        return self._called(self.judge, self._own(params), x)
 
     def learn(self, params: Params, x: Any) -> tuple[Outputs, Params]:
         """As it learns, and what becomes of its state."""
-        values = plain(params)
+        values = self._own(params)
         values |= {name: values[name].clone() for name in self.moving}
         with self._chance(params):
             outputs = self._called(self.learner, values, x)
-        fresh = {f"{STATE}{name}": values[name].detach() for name in self.moving}
+        fresh = {f"{STATE}{name}": _held(values[name].detach()) for name in self.moving}
         if self.random:
             fresh[STREAM] = params[STREAM] + 1
         return outputs, fresh
@@ -79,7 +90,13 @@ class Parts:
         if next(module.parameters()).device != device:
             module.to(device)
         with _attending_plainly() if self.attends else nullcontext():
-            return outputs_of(torch.func.functional_call(module, values, self.args(x)))
+            found = outputs_of(torch.func.functional_call(module, values, self.args(x)))
+        return tree_map(_held, found) if self.kinds else found
+
+    def _own(self, params: Params) -> Params:
+        """What the module is called with, by its own names and in its own types."""
+        values = plain(params)
+        return values | {n: values[n].to(kind) for n, kind in self.kinds.items() if n in values}
 
     @contextmanager
     def _chance(self, params: Params) -> Iterator[None]:
@@ -97,8 +114,13 @@ class Parts:
         """The parameters of a client that begins with the module's values."""
         buffers, values = dict(module.named_buffers()), dict(module.named_parameters())
         own: Params = {STREAM: torch.tensor(seed)} if self.random else {}
-        own |= {f"{STATE}{name}": buffers[name].detach().clone() for name in self.moving}
-        return own | {name: values[name].detach().clone() for name in self.trained}
+        own |= {f"{STATE}{name}": _held(buffers[name].detach()).clone() for name in self.moving}
+        return own | {name: _held(values[name].detach()).clone() for name in self.trained}
+
+
+def _held(value: Tensor) -> Tensor:
+    """A value as clients hold it: real numbers in torch's default type."""
+    return value.to(torch.get_default_dtype()) if value.is_floating_point() else value
 
 
 def plain(params: Params) -> Params:
@@ -120,13 +142,26 @@ def _attending_plainly() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's own stream, put to a seed inside and as it was behind."""
+    """The streams of torch, Python and NumPy, put to a seed inside and as they were behind."""
     cuda = [device] if device.type == "cuda" else []
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002  (what modules draw from)
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)
         if cuda:
             torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-        yield
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
+
+
+def streams() -> tuple[Any, ...]:
+    """Where the streams of torch, Python and NumPy are."""
+    numpys = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
+    return torch.get_rng_state().tolist(), random.getstate(), numpys["pos"], numpys["key"].tolist()
 
 
 def outputs_of(result: Any) -> Outputs:

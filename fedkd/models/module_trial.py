@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fedkd.models.dropout import counted
-from fedkd.models.module_forms import Parts, RefusedError, outputs_of, seeded
+from fedkd.models.module_forms import Parts, RefusedError, outputs_of, seeded, streams
 from kdcore.outputs import Outputs
 from kdcore.training.batches import leading
 from kdcore.training.loop import STATE, Network, Params
@@ -33,20 +33,26 @@ def answering(what: str, x: Any) -> Iterator[None]:
         yield
     except RefusedError:
         raise
-    except Exception as reason:
+    except (Exception, SystemExit) as reason:
         tables = x if isinstance(x, tuple) else (x,)
         shown = " and ".join(f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in tables)
         raise RefusedError(f"it cannot {what} with examples {shown}: {_line(reason)}") from reason
 
 
-def _line(reason: Exception) -> str:
+def _line(reason: BaseException) -> str:
     """What was raised, in a line."""
     lines = str(reason).strip().splitlines() or [""]
     return f"{type(reason).__name__}: {lines[0][:200]}"
 
 
 def materialised(module: Any, x: Any) -> nn.Module:
-    """The module, with lazy parts in the shapes that the examples give them."""
+    """The module, with lazy parts in the shapes that the examples give them.
+
+    Without what torch.compile or DataParallel put around it, and with dense gradients: a client's
+    step is compiled and laid out as the engine does it.
+    """
+    while isinstance(module, nn.DataParallel) or hasattr(module, "_orig_mod"):
+        module = module.module if isinstance(module, nn.DataParallel) else module._orig_mod
     if not isinstance(module, nn.Module):
         raise RefusedError(
             f"a torch.nn.Module was expected, and this made a {type(module).__name__}"
@@ -58,27 +64,83 @@ def materialised(module: Any, x: Any) -> nn.Module:
             module(*(x if isinstance(x, tuple) else (x,)))
         for part, mode in modes.items():
             part.training = mode
+    for part in module.modules():
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag):
+            part.sparse = False
     return module
 
 
 def looked_at(module: nn.Module, x: Any) -> Parts:
     """What of the module is whose, found out by running it."""
-    odd = [n for n, _ in [*module.named_parameters(), *module.named_buffers()] if STATE in n]
+    named = [*module.named_parameters(), *module.named_buffers()]
+    odd = [n for n, _ in named if STATE in n]
     if odd:
-        raise ValueError(f"the name {odd[0]!r} has a {STATE} in it, which marks state; rename it")
-    trained = tuple(n for n, p in module.named_parameters() if p.requires_grad)
-    if not trained:
-        raise ValueError(
+        raise RefusedError(f"the name {odd[0]!r} has a {STATE} in it, which marks state; rename it")
+    trained = _trained(module)
+    kinds = {n: v.dtype for n, v in named if v.is_floating_point()}
+    kinds = {n: kind for n, kind in kinds.items() if kind != torch.get_default_dtype()}
+    with answering("be copied", x):
+        judge, untouched = _twin(module).eval(), _twin(module)
+    parts = Parts(module, judge, trained, kinds=kinds, untouched=untouched)
+    if not any(t.is_floating_point() for t in (x if isinstance(x, tuple) else (x,))):
+        parts = _reading(parts, x)
+    parts = replace(parts, writes=_writes(parts, x))
+    moving, random, counts = _chances(parts, x)
+    return replace(parts, moving=moving, random=random, counts=counts)
+
+
+def _trained(module: nn.Module) -> tuple[str, ...]:
+    """The names of what training moves."""
+    found = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    if not found:
+        raise RefusedError(
             "none of its parameters has requires_grad, so there is nothing to train; leave at "
             "least a head to train"
         )
+    odd = [f"{name} is {_kind(p)}" for name, p in found.items() if not p.is_floating_point()]
+    if odd:
+        raise RefusedError(f"{odd[0]}, and what is trained and averaged are real numbers")
+    return tuple(found)
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """Another module with the very same tensors."""
     shared = [*module.parameters(), *module.buffers()]
-    judge = copy.deepcopy(module, {id(t): t for t in shared}).eval()
-    parts = Parts(module, judge, trained)
-    if not any(t.is_floating_point() for t in (x if isinstance(x, tuple) else (x,))):
-        parts = _reading(parts, x)
-    moving, random, counts = _chances(parts, x)
-    return replace(parts, moving=moving, random=random, counts=counts)
+    return copy.deepcopy(module, {id(t): t for t in shared})
+
+
+def _writes(parts: Parts, x: Any) -> bool:
+    """Whether it writes into its inputs. What it makes of its own weights is looked at, too."""
+    module, given = parts.learner, tree_map(torch.clone, x)
+    before = {name: value.detach().clone() for name, value in module.named_parameters()}
+    buffers = {name: value.clone() for name, value in module.named_buffers()}
+    with torch.no_grad(), seeded(1, torch.device("cpu")), answering("be trained", x):
+        outputs_of(module(*parts.args(given)))
+    after = dict(module.named_parameters())
+    if new := [name for name in after if name not in before]:
+        raise RefusedError(
+            f"its forward makes {new[0]} when it first runs, which nobody would train; make it in "
+            "__init__, or take a lazy layer, such as nn.LazyLinear"
+        )
+    if moved := [name for name, value in before.items() if not _same(value, after[name])]:
+        raise RefusedError(
+            f"its forward changes its own weights ({moved[0]}); change what it computes with them, "
+            "as torch.nn.utils.parametrize does"
+        )
+    for name, value in module.named_buffers():
+        if name in buffers:
+            value.copy_(buffers[name])
+    pairs = zip(tree_leaves(given), tree_leaves(x), strict=True)
+    return not all(_same(one, other) for one, other in pairs)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether all numbers are the same; what is no number is the same as itself."""
+    return torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def _kind(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _reading(parts: Parts, x: Any) -> Parts:
@@ -102,13 +164,13 @@ def _chances(parts: Parts, x: Any) -> tuple[tuple[str, ...], bool, bool]:
 
     def run(key: Tensor | None) -> tuple[Tensor, dict[str, Tensor], bool]:
         with torch.no_grad(), seeded(1, torch.device("cpu")), answering("be trained", x):
-            start = torch.get_rng_state()
+            start = streams()
             if key is None:
                 said = outputs_of(module(*parts.args(x))).logits
             else:
                 with counted(key):
                     said = outputs_of(module(*parts.args(x))).logits
-            drew = not torch.equal(start, torch.get_rng_state())
+            drew = start != streams()
         after = {name: value.clone() for name, value in module.named_buffers()}
         for name, value in module.named_buffers():
             value.copy_(before[name])
@@ -116,8 +178,8 @@ def _chances(parts: Parts, x: Any) -> tuple[tuple[str, ...], bool, bool]:
 
     said, after, random = run(None)
     again, *_ = run(None)
-    if not torch.equal(said.nan_to_num(), again.nan_to_num()):
-        raise ValueError(
+    if said.shape != again.shape or not _same(said, again):
+        raise RefusedError(
             "the same examples and the same seed give it other logits the second time; keep what "
             "it remembers in buffers, and draw from torch's own stream"
         )
@@ -134,7 +196,7 @@ def network_of(parts: Parts, two: list[Params], x: Any) -> tuple[Network, tuple[
     with answering("predict one example", x):
         alone = parts.one(two[0], _first(x, 1))
     with answering("be trained", x):
-        parts.learn(two[0], x)
+        _passes(parts.learn, parts.trained, two[0], x)
     least = _least(parts, two[0], x)
     why = _in_turn(parts, least) or _neighbours(parts, two[0], x, whole, alone)
     why = why or _not_stacked(parts, two, x)
@@ -226,6 +288,11 @@ def _passes(
     leaves = {name: params[name].detach().clone().requires_grad_() for name in names}
     with torch.enable_grad():
         outputs, fresh = learn(params | leaves, x)
+        if not outputs.logits.requires_grad:
+            raise RefusedError(
+                "its logits have no gradient: something is detached, rounded or under no_grad on "
+                "their way from the weights"
+            )
         total = outputs.logits.square().sum()
     slopes = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
     return [outputs.logits.detach(), *slopes, *fresh.values()]
@@ -236,5 +303,6 @@ def _close(found: Tensor, expected: Tensor) -> bool:
         return False
     if not expected.is_floating_point():
         return torch.equal(found, expected)
-    size = float(expected.abs().max()) if expected.numel() else 0.0
+    finite = expected[expected.isfinite()]
+    size = float(finite.abs().max()) if finite.numel() else 0.0
     return bool(torch.allclose(found, expected, rtol=CLOSE, atol=CLOSE * size, equal_nan=True))

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.core import Model
-from fedkd.models.module_forms import Parts, plain, seeded
+from fedkd.models.module_forms import Parts, RefusedError, plain, seeded
 from fedkd.models.module_trial import answering, looked_at, materialised, network_of
-from kdcore.training.batches import leading, rows
+from kdcore.training.batches import leading, rows, shape_of
 from kdcore.training.loop import STATE, Params
 
 Local = str | type[nn.Module] | Iterable[str | type[nn.Module]] | Callable[[str], bool]
@@ -91,51 +91,77 @@ def _tried(build: Any, local: Local, examples: Any, num_classes: int | None) -> 
         raise ValueError("there are no examples to try it with")
     x = rows(examples, torch.arange(max(2, min(count, TRIED))) % count)
     given = isinstance(build, nn.Module)
-    make = (lambda: copy.deepcopy(build)) if given else _given(build, x, num_classes)
+    make = partial(copy.deepcopy, build) if given else asked(build, shape_of(x), num_classes)
 
     def made(seed: int) -> nn.Module:
         with seeded(seed, torch.device("cpu")), answering("be made", x):
             return materialised(make(), x)
 
     parts = looked_at(made(0), x)
+    if not given:
+        _check_again(parts, made(0))
 
     def init(generator: torch.Generator) -> Params:
         seed = int(torch.randint(2**62, (), generator=generator))
         return parts.drawn(parts.learner if given else made(seed), seed)
 
-    network, notes = network_of(parts, [parts.drawn(parts.learner, 0), init(_stream(1))], x)
-    logits = network.one(parts.drawn(parts.learner, 0), x).logits
-    if logits.ndim not in (2, 3) or len(logits) != len(leading(x)):
-        raise ValueError(
-            f"its logits have shape {tuple(logits.shape)} for {len(leading(x))} examples; expected "
-            f"({len(leading(x))}, {num_classes or 'C'}), or of sequences (N, T, C)"
-        )
-    if num_classes is not None and logits.shape[-1] != num_classes:
-        raise ValueError(
-            f"it gives {logits.shape[-1]} logits for each example, and there are {num_classes} "
-            "classes; build it for as many"
-        )
+    first = parts.drawn(parts.learner, 0)
+    with answering("predict", x):
+        _check_logits(parts.one(first, x).logits, num_classes, x)
+    with answering("be a client's model", x):
+        network, notes = network_of(parts, [first, init(_stream(1))], x)
+        constants = _hash(parts)
     return Model(
         init,
         network,
         local=_local(local, parts),
         restored=lambda params: _restored(parts, params),
-        constants=_hash(parts),
+        constants=constants,
         notes=notes,
         name=name_of(build),
     )
 
 
-def _given(
-    make: Callable[..., nn.Module], x: Any, num_classes: int | None
-) -> Callable[[], nn.Module]:
+def _check_again(parts: Parts, again: nn.Module) -> None:
+    """Raise ValueError for a module that is made otherwise with the same seed."""
+    one, other = parts.drawn(parts.untouched or parts.learner, 0), parts.drawn(again, 0)
+    if odd := [n for n in one if not torch.equal(one[n].nan_to_num(), other[n].nan_to_num())]:
+        raise RefusedError(
+            f"with the same seed {odd[0].removeprefix(STATE)} begins with other values the second "
+            "time; draw them from torch's own stream"
+        )
+
+
+def _check_logits(logits: Tensor, num_classes: int | None, x: Any) -> None:
+    """Raise ValueError for what are no logits of examples."""
+    count = len(leading(x))
+    if logits.ndim not in (2, 3) or len(logits) != count:
+        raise RefusedError(
+            f"its logits have shape {tuple(logits.shape)} for {count} examples; expected "
+            f"({count}, {num_classes or 'C'}), or of sequences (N, T, C)"
+        )
+    if num_classes is not None and logits.shape[-1] != num_classes:
+        raise RefusedError(
+            f"it gives {logits.shape[-1]} logits for each example, and there are {num_classes} "
+            "classes; build it for as many"
+        )
+    if not logits.is_floating_point():
+        raise RefusedError(f"its logits are {str(logits.dtype)[6:]}; expected real numbers")
+    if logits.isnan().any():
+        raise RefusedError(
+            "its logits are no numbers (NaN) before anything is trained, for the first examples"
+        )
+
+
+def asked(
+    make: Callable[..., Any], shape: tuple[Any, ...], num_classes: int | None
+) -> Callable[[], Any]:
     """What makes the module, given what it asks for: the shape of an example, how many classes."""
-    shape = tuple(tuple(t.shape[1:]) for t in x) if isinstance(x, tuple) else tuple(x.shape[1:])
     known: dict[str, Any] = {"shape": shape, "num_classes": num_classes, "classes": num_classes}
     wanted = list(inspect.signature(make).parameters.values())
-    asked = {one.name: known[one.name] for one in wanted if one.name in known}
-    if asked:
-        return partial(make, **asked)
+    found = {one.name: known[one.name] for one in wanted if one.name in known}
+    if found:
+        return partial(make, **found)
     several = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
     needed = [o for o in wanted if o.default is inspect.Parameter.empty and o.kind not in several]
     if not needed:
@@ -183,7 +209,7 @@ def _means(what: str | type[nn.Module], name: str, module: nn.Module) -> bool:
 
 def _restored(parts: Parts, params: Mapping[str, Tensor]) -> nn.Module:
     """A module of its own with a client's values, in eval mode."""
-    module = copy.deepcopy(parts.learner)
+    module = copy.deepcopy(parts.untouched or parts.learner)
     values = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     with torch.no_grad():
         for name, value in plain(dict(params)).items():

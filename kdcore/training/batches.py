@@ -1,5 +1,6 @@
 """Which examples a training sees, in which order: drawn beforehand, so that training is pure."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -153,6 +154,34 @@ def leading(x: Any) -> Tensor:
     """A table of inputs; of several, the first: all have as many rows, and lie in one place."""
     found: Tensor = tree_leaves(x)[0]
     return found
+
+
+def shape_of(x: Any) -> tuple[Any, ...]:
+    """The shape of one example of (N, ...); of a tuple of such tables, a tuple of shapes."""
+    if isinstance(x, tuple):
+        return tuple(shape_of(one) for one in x)
+    return tuple(x.shape[1:])
+
+
+def widths(shape: Sequence[Any]) -> list[int]:
+    """How many numbers an example has in each of several inputs; empty where there is but one."""
+    return [math.prod(one) for one in shape if isinstance(one, tuple | list)]
+
+
+def side_by_side(x: tuple[Tensor, ...], kind: torch.dtype, axes: int = 1) -> Tensor:
+    """Several inputs as one table of numbers, (N, D): each flattened, one beside the other.
+
+    Args:
+        x: the inputs, (N, ...) each.
+        kind: the type of the numbers.
+        axes: how many stand before those of an example: 1, or 2 for (K, N, ...), where one that
+            all K models share is (1, N, ...).
+    """
+    count = max(len(one) for one in x)
+    flat = [one.to(kind).flatten(axes) for one in x]
+    if axes > 1:
+        flat = [one.expand(count, *one.shape[1:]) for one in flat]
+    return torch.cat(flat, dim=-1)
 
 
 def rows(table: Any, index: Tensor) -> Any:

@@ -428,9 +428,13 @@ def test_nothing_is_pickled(path):
     assert bool(unpickling(parse(path))) == (path in RESTRICTED)
 
 
+# A user's module may draw from them: they are put to a seed around it, and back as they were.
+PUT_BACK = {"fedkd/models/module_forms.py"}
+
+
 @pytest.mark.parametrize("path", sources("kdcore", "fedkd"))
 def test_no_generator_is_shared(path):
-    assert seeding(parse(path)) == []
+    assert bool(seeding(parse(path))) == (path in PUT_BACK)
 
 
 HEAVY = {"flwr", "ray", "torch_geometric", "networkx", "matplotlib", "sklearn"}

@@ -224,25 +224,82 @@ def test_mini_batches_of_one_example_are_said_to_be_left_out(tiny):
         check_federation(alone, federation.task, federation.clients)
 
 
-@all_but_some_slow("fedavg")
-def test_nodes_of_flower_do_the_same(name, tiny, double):
-    """Each by itself, with what it keeps in its own context between rounds."""
+def of_flower(name, federation):
+    """The server, and what each node keeps, after two rounds."""
     from fedkd.flower import ClientRuntime, DistillationStrategy, LocalGrid, client_app, unpack
 
-    federation, algorithm = tiny([modules.Net], SIZES), short(name)
-    done = list(simulate(algorithm, federation.task, federation.clients, rounds=2))
+    algorithm, count = short(name), len(federation.clients)
 
     def party(context):
         client = federation.clients[context.node_config["partition-id"]]
         return ClientRuntime(algorithm, federation.task, client)
 
-    grid = LocalGrid(client_app(party), len(SIZES))
-    strategy = DistillationStrategy(algorithm, federation.task, len(SIZES))
+    grid = LocalGrid(client_app(party), count)
+    strategy = DistillationStrategy(algorithm, federation.task, count)
     server = unpack(strategy.start(grid, ArrayRecord(), 2).arrays)
     kept = {
-        context.node_config["partition-id"]: unpack(context.state["params"])
-        for context in grid.contexts.values()
+        c.node_config["partition-id"]: unpack(c.state["params"]) for c in grid.contexts.values()
     }
-    clients = {client.id: client.params for client in done[-1].clients}
-    torch.testing.assert_close(server, done[-1].server, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(kept, clients, rtol=1e-9, atol=1e-9)
+    return server, kept
+
+
+def assert_close(found, done):
+    server, clients = found
+    expected = {client.id: dict(client.params) for client in done.clients}
+    torch.testing.assert_close(server, done.server, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(clients, expected, rtol=1e-9, atol=1e-9)
+
+
+def state(done):
+    return done.server, {client.id: dict(client.params) for client in done.clients}
+
+
+@all_but_some_slow("fedavg")
+def test_nodes_of_flower_do_the_same(name, tiny, double):
+    """Each by itself, with what it keeps in its own context between rounds."""
+    federation = tiny([modules.Net], SIZES)
+    done, _ = run(name, federation, sequential)
+    assert_close(of_flower(name, federation), done[-1])
+
+
+@functools.cache
+def several(name, tiny):
+    """Clients whose examples are pixels and token ids, of a module or a perceptron, in turn."""
+    federation = tiny([modules.Words, "mlp-24"], SIZES, tokens=True)
+    return federation, run(name, federation, sequential)
+
+
+@all_but_some_slow("fedkd", "pooled")
+def test_several_inputs_are_those_of_one_everywhere(name, tiny, double, tmp_path):
+    """Stacked, from a checkpoint, and in nodes of Flower."""
+    federation, ((first, last), in_use) = several(name, tiny)
+    task, clients = federation.task, federation.clients
+    assert not last.rejected
+    others, also = run(name, federation, batched())
+    assert_close(state(others[-1]), last)
+    assert_close((others[-1].server, {c.id: c.params for c in also}), replace(last, clients=in_use))
+    checkpoint.save(tmp_path, first, Ledger(), "same")
+    found, _ = checkpoint.load(tmp_path, clients, "same")
+    (again,) = simulate(short(name), task, clients, rounds=2, after=found)
+    assert checkpoint.digest(again) == checkpoint.digest(last)
+    assert_close(of_flower(name, federation), last)
+
+
+@pytest.mark.ray
+@all_but_some_slow()
+def test_several_inputs_in_actors_of_ray(name, tiny, double, ray_engine):
+    federation, ((*_, last), _) = several(name, tiny)
+    done, _ = run(name, federation, ray_engine)
+    assert_close(state(done[-1]), last)
+
+
+def test_pooled_sends_several_inputs_side_by_side(tiny):
+    """36 pixels and four token ids: 40 numbers, a label and whether it is there."""
+    federation = tiny([modules.Words], SIZES, tokens=True)
+    done, _ = run("pooled", federation, sequential, rounds=1)
+    upload = done[0].uploads[3]
+    x, tokens = federation.clients[3].private.x
+    order = upload.payload["x"][:, :36].reshape(-1, 1, 6, 6)
+    places = [int((x == one).flatten(1).all(1).nonzero()) for one in order]
+    assert sorted(places) == sorted(federation.clients[3].private.rows.tolist())
+    assert torch.equal(upload.payload["x"][:, 36:], tokens[places].float())

@@ -16,6 +16,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.app import Message as FlowerMessage
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from fedkd.communication.channel import Channel
 from fedkd.core import Algorithm, Task
@@ -53,7 +54,7 @@ def terms(algorithm: Algorithm, task: Task, channel: Channel) -> dict[str, str]:
 
     A privacy mechanism that one side forgot, or runs with another strength, is a difference here.
     """
-    public = None if task.public is None else (tuple(task.public.shape), str(task.public.dtype))
+    public = tree_map(lambda one: (tuple(one.shape), str(one.dtype)), task.public)
     return {
         "algorithm": repr(algorithm) + _asked(task),
         "public": repr(public),

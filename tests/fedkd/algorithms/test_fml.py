@@ -1,5 +1,7 @@
 """FML: a step worked by hand, and what crosses the network."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -14,6 +16,7 @@ from fedkd.rounds.round import deployed, private_of
 from fedkd.rounds.synchronous import simulate
 from kdcore.outputs import Outputs
 from kdcore.training.loop import Examples, TrainingConfig
+from tests import modules
 
 ONE_STEP = TrainingConfig(learning_rate=1.0, batch_size=8)
 
@@ -115,10 +118,15 @@ def test_the_meme_may_be_of_any_architecture_and_learns(meme, tiny):
     assert loss(rounds[-1].server) < loss(algorithm.init(federation.task, stream())) - 0.02
 
 
+OWN = str(Path(modules.__file__)) + ":Scaled"
+
+
 def test_a_meme_that_cannot_be_built_is_an_error_before_anything_runs(tiny):
     federation = tiny()
     with pytest.raises(ValueError, match="did you mean 'mlp'"):
         next(simulate(FML(meme="mpl"), federation.task, federation.clients, rounds=1))
+    with pytest.raises(ValueError, match="is a torch module, which only .* networks mlp, cnn"):
+        next(simulate(FML(meme=OWN), federation.task, federation.clients, rounds=1))
     task, client = one_example()
     with pytest.raises(ValueError, match=r"give Task\(..., shape=...\)"):
         next(simulate(FML(), task.__class__(task.models, 2), [client], rounds=1))
