@@ -149,19 +149,37 @@ def test_statistics_are_averaged_with_the_weights(tiny):
         torch.testing.assert_close(client.params[mean], average)
 
 
-@pytest.mark.parametrize("name", ["fedavg", "fedprox"])
-def test_what_is_local_stays(name, tiny):
-    """FedBN: norms differ between clients, the rest is the average."""
-    federation = tiny([from_module(modules.Net, local=[nn.BatchNorm1d])], SIZES)
+NORM = {"body.2.weight", "body.2.bias", "~body.2.running_mean", "~body.2.running_var"}
+HEAD = {"head.weight", "head.bias"}
+NUMBERS = {"body.1.weight": 8 * 36, "body.1.bias": 8, "head.weight": 5 * 8, "head.bias": 5}
+NUMBERS |= dict.fromkeys(NORM, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "local", "kept"),
+    [
+        pytest.param("fedavg", [nn.BatchNorm1d], NORM, id="FedBN"),
+        pytest.param("fedprox", [nn.BatchNorm1d], NORM, id="FedBN-fedprox"),
+        pytest.param("fedavg", "head", HEAD, id="FedPer"),
+    ],
+)
+def test_what_is_local_stays_and_the_rest_is_averaged(name, local, kept, tiny):
+    """Norms (FedBN) or heads (FedPer) stay; streams and counts never leave, whatever is asked."""
+    federation = tiny([from_module(modules.Net, local=local)], SIZES)
     done, in_use = run(name, federation, sequential)
-    local = federation.task.models["Net"].local
-    assert len(local) == 5
-    for upload in done[-1].uploads.values():
-        assert not local & set(upload.payload)
-    norms = [client.params["body.2.weight"] for client in in_use]
-    heads = [client.params["head.weight"] for client in in_use]
-    assert not torch.equal(norms[0], norms[2])
-    assert torch.equal(heads[0], heads[2])
+    last, sent = done[-1], set(NUMBERS) - kept
+    for client, upload in last.uploads.items():
+        assert set(upload.payload) == set(last.broadcasts[client]) == sent
+    assert last.ledger.up == {n: len(SIZES) * 4 * NUMBERS[n] for n in sent} | {"weight": 5 * 8}
+    assert last.ledger.down == {n: len(SIZES) * 4 * NUMBERS[n] for n in sent}
+    assert set(last.server) == {f"Net/{n}" for n in sent}
+    for client, used in zip(last.clients, in_use, strict=True):
+        for key in sent:
+            torch.testing.assert_close(used.params[key], last.server[f"Net/{key}"])
+        for key in set(used.params) - sent:
+            assert torch.equal(used.params[key], client.params[key])
+    for key in kept:
+        assert not torch.equal(in_use[0].params[key], in_use[2].params[key])
     assert bits(*run(name, federation, batched())) == bits(done, in_use)
 
 
