@@ -200,9 +200,7 @@ def network_of(parts: Parts, two: list[Params], x: Any) -> tuple[Network, tuple[
     least = _least(parts, two[0], x)
     why = _in_turn(parts, least) or _neighbours(parts, two[0], x, whole, alone)
     why = why or _not_stacked(parts, two, x)
-    notes = [f"clients run in turn: {why}"] if why else []
-    if least > 1:
-        notes.append("a mini-batch of one example is left out: the module normalises over a batch")
+    notes = (f"clients run in turn: {why}",) if why else ()
 
     def one(params: Params, given: Any) -> Outputs:
         if len(leading(given)):
@@ -220,7 +218,7 @@ def network_of(parts: Parts, two: list[Params], x: Any) -> tuple[Network, tuple[
         return found
 
     learn = parts.learn if parts.moving or parts.random or _differs(parts) else None
-    return Network(one, stacked, learn=learn, alone=why, least=least), tuple(notes)
+    return Network(one, stacked, learn=learn, alone=why, least=least), notes
 
 
 def _differs(parts: Parts) -> bool:

@@ -47,16 +47,16 @@ def test_of_a_table_and_a_module_all_is_noted():
     kind = draw.choice(["a", "b", None], 80)
     table = pd.DataFrame({"size": draw.random(80), "kind": kind, "risk": draw.random(80) > 0.5})
     mine = kdsim.data(table.assign(risk=table.risk.map({True: "high", False: "low"})), label="risk")
-    run, noted, said = of(
-        kdsim.run("fedavg", mine, models=[Norm], rounds=2, engine="batched", **HOW)
-    )
+    more = {"engine": "batched", "partition": "iid", "local": {"batch_size": 29}}  # of 30 each
+    run, noted, said = of(kdsim.run("fedavg", mine, models=[Norm], rounds=2, **more, **HOW))
     missing = sum(one is None for one in kind)
     name = run.experiment["models"][0]
     assert noted == [
         f"column kind is text: one-hot, 3 kinds, {missing} missing, which are a kind of their own",
         "labels high, low are numbered 0 to 1",
         "1 column has mean 0 and standard deviation 1 over the 60 private examples",
-        f"{name}: a mini-batch of one example is left out: the module normalises over a batch",
+        f"{name} normalises over its mini-batches and cannot learn from a single example: the last "
+        "mini-batch of client 0, client 1 has one, and is left out",
         f"{name}: clients run in turn: the module keeps statistics of its mini-batches "
         "(layers.0.running_mean)",
     ]
