@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import kdsim
 from fedkd import algorithms
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -205,3 +206,11 @@ def test_pages_name_files_and_modules_that_are_there(path):
 @pytest.mark.parametrize("term", TERMS)
 def test_a_file_is_found_by_the_term_for_it(term):
     assert TERMS[term] in [path for path in sources() if term in Path(path).stem]
+
+
+def test_what_is_stable_is_what_kdsim_gives():
+    """The first part of the page names all of `kdsim.__all__`, and nothing that is not there."""
+    text = (REPOSITORY / "docs" / "stable.md").read_text().partition("- **`import kdsim`**")[2]
+    named = set(re.findall(r"`(\w+)`", text.partition("- **The `kdsim` command**")[0]))
+    assert set(kdsim.__all__) <= named
+    assert named <= {*kdsim.__all__, *dir(kdsim.Runs), *kdsim.Runs.__annotations__}
