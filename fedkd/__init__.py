@@ -19,4 +19,5 @@ __all__ = [
     "models",
     "rounds",
     "storage",
+    "targets",
 ]

@@ -3,6 +3,8 @@
 from fedkd.core import Algorithm
 from kdcore.registry import Registry, files_of, subclass_of
 
+__all__ = ["REGISTRY", "get", "names", "table"]
+
 _derived = subclass_of(Algorithm)
 REGISTRY: Registry[type[Algorithm]] = Registry(
     "algorithm", files_of(__name__, _derived), "kdsim.algorithms", _derived

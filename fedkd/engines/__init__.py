@@ -10,6 +10,8 @@ from typing import Any
 from fedkd.core import Engine
 from kdcore.registry import Registry, places
 
+__all__ = ["CALL", "REGISTRY", "made", "names"]
+
 REGISTRY: Registry[Callable[..., Any]] = Registry(
     "engine",
     places(

@@ -7,6 +7,8 @@ settings: `dataclasses.fields(methods.get("glnn"))`.
 from graphkd.method import Method
 from kdcore.registry import Registry, files_of, subclass_of
 
+__all__ = ["REGISTRY", "get", "names"]
+
 _derived = subclass_of(Method)
 REGISTRY: Registry[type[Method]] = Registry(
     "method", files_of(__name__, _derived), "kdsim.methods", _derived

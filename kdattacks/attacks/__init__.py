@@ -5,6 +5,8 @@ from typing import Any
 from kdattacks.core import Attack
 from kdcore.registry import Registry, places
 
+__all__ = ["PLACES", "REGISTRY", "get", "names"]
+
 PLACES = {
     "yeom": "kdattacks.attacks.yeom:threshold",
     "lira": "kdattacks.attacks.lira:online",

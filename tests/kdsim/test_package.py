@@ -1,5 +1,7 @@
 """The one name that users import: what it has, what it costs, and what may hide it."""
 
+import ast
+import importlib
 import importlib.metadata
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from fedkd import algorithms
 from graphkd import methods
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = ["kdcore", "fedkd", "graphkd", "kdattacks", "simulations"]
 
 
 @pytest.mark.parametrize("name", [name for name in kdsim.__all__ if name != "__version__"])
@@ -61,7 +64,7 @@ def test_the_version_is_that_of_the_distribution():
     assert kdsim.__version__ == importlib.metadata.version("kdsim")
 
 
-@pytest.mark.parametrize("package", ["kdcore", "fedkd", "graphkd", "kdattacks", "simulations"])
+@pytest.mark.parametrize("package", PACKAGES)
 def test_every_package_says_what_is_public_and_has_it(package):
     code = f"from {package} import *; import {package}; print(*{package}.__all__)"
     done = subprocess.run(
@@ -72,6 +75,25 @@ def test_every_package_says_what_is_public_and_has_it(package):
         check=True,
     )
     assert bool(done.stdout.split()) == (package != "simulations")
+
+
+def test_what_gives_names_says_which():
+    """A package whose `__init__` has code in it; the others are folders, and say what is there."""
+    for path in sorted(REPOSITORY.glob("*/**/__init__.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if path.relative_to(REPOSITORY).parts[0] in PACKAGES and len(tree.body) > 1:
+            assigned = [n for n in tree.body if isinstance(n, ast.Assign | ast.AnnAssign)]
+            written = [ast.unparse(n).partition(":")[0].partition(" =")[0] for n in assigned]
+            assert "__all__" in written, path
+
+
+@pytest.mark.parametrize("package", ["kdcore", "fedkd"])
+def test_a_package_of_modules_names_all_of_them(package):
+    folder = REPOSITORY / package
+    there = [path.stem for path in folder.glob("*.py")]
+    there += [path.parent.name for path in folder.glob("*/__init__.py")]
+    named = importlib.import_module(package).__all__
+    assert sorted(named) == sorted(name for name in there if not name.startswith("_"))
 
 
 @pytest.mark.parametrize("package", ["kdcore", "fedkd", "simulations"])

@@ -14,6 +14,17 @@ from kdcore.registry import Registry, files_of
 from kdcore.settings import Setting
 from kdcore.training.optimizers import TrainingConfig
 
+__all__ = [
+    "Metrics",
+    "Network",
+    "REGISTRY",
+    "Recipe",
+    "StudentTraining",
+    "TeacherTraining",
+    "get",
+    "names",
+]
+
 Metrics = Mapping[str, float]
 
 # Settings that many recipes have: a network for one learner, and how learners are trained.
