@@ -12,21 +12,21 @@ def each(function: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:
     """
     found: list[Any] = []
     for row in zip(*columns, strict=True):
-        answer = next((value for value in row if isinstance(value, ValueError)), None)
-        if answer is None:
+        result = next((value for value in row if isinstance(value, ValueError)), None)
+        if result is None:
             try:
-                answer = function(*row)
+                result = function(*row)
             except ValueError as reason:
-                answer = reason
-        found.append(answer)
+                result = reason
+        found.append(result)
     return found
 
 
 def among(function: Callable[..., Sequence[Any]], found: Sequence[Any]) -> list[Any]:
-    """A function of all answers at once, of which each is in its place again; errors stay."""
-    places = [place for place, answer in enumerate(found) if not isinstance(answer, ValueError)]
-    answers = dict(zip(places, function([found[place] for place in places]), strict=True))
-    return [answers.get(place, answer) for place, answer in enumerate(found)]
+    """A function of all results at once, of which each is in its place again; errors stay."""
+    places = [place for place, result in enumerate(found) if not isinstance(result, ValueError)]
+    results = dict(zip(places, function([found[place] for place in places]), strict=True))
+    return [results.get(place, result) for place, result in enumerate(found)]
 
 
 def answer_of(found: Any) -> Any:

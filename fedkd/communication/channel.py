@@ -103,8 +103,8 @@ class Channel:
         if all(isinstance(stage, Transform) for stage in self.uplink):
             return [self] * len(broadcasts)
         messages = list({id(message): message for message in broadcasts}.values())
-        answers = each(self.given_broadcast, all_on(messages, CPU))
-        known = dict(zip(map(id, messages), answers, strict=True))
+        channels = each(self.given_broadcast, all_on(messages, CPU))
+        known = dict(zip(map(id, messages), channels, strict=True))
         return [known[id(message)] for message in broadcasts]
 
     def send_up(self, upload: Upload, generator: torch.Generator) -> Upload:
@@ -130,12 +130,12 @@ class Channel:
             broadcasts: what each answers, as it was read.
             stream: place in the cohort -> the generator of what is drawn on sending.
         """
-        answers = self.answering(broadcasts)
-        due = among(only_held, each(Channel._formed, answers, uploads))
+        channels = self.answering(broadcasts)
+        due = among(only_held, each(Channel._formed, channels, uploads))
         if not self.uplink:
             return due
         streams = [stream(place) for place in range(len(due))]
-        return each(Channel._coded, answers, among(_on_cpu, due), streams)
+        return each(Channel._coded, channels, among(_on_cpu, due), streams)
 
     def read_up(self, sent: Upload, payload_spec: Mapping[str, PayloadSpec]) -> Upload:
         """An upload as the server reads it.
@@ -163,11 +163,11 @@ class Channel:
             payload_specs: what each must look like.
             broadcasts: what each answers, as it was read.
         """
-        answers = self.answering(broadcasts)
-        formed = among(_at_hand, each(Channel._formed, answers, sent))
-        opened = each(Channel._decoded, answers, formed)
+        channels = self.answering(broadcasts)
+        formed = among(_at_hand, each(Channel._formed, channels, sent))
+        opened = each(Channel._decoded, channels, formed)
         fields = each(lambda one, spec: shaped(one.payload, one.rows, spec), opened, payload_specs)
-        read = each(Channel._checked, answers, opened, fields, among(_measured, fields))
+        read = each(Channel._checked, channels, opened, fields, among(_measured, fields))
         return among(_with_zeros, read)
 
     def _formed(self, upload: Upload) -> Upload:
