@@ -30,19 +30,19 @@ class Recorded:
 
     Attributes:
         targets: T of them: numbers of clients; or "teacher", "student", ... of a graph run.
-        told: of each round, client number -> the message down to it, as it is read.
+        received: of each round, client number -> the message down to it, as it is read.
         sent: of each round, client number -> its upload, as the server reads it.
         public: of each round, the public examples that it was about, which are common knowledge.
-        answers: target -> the logits that it answers with where the attacker may ask it: (N + Z, C)
-            for the N candidates and then the population of Z; of graphs (N, C) for what is asked
-            about. Empty where nobody may ask.
+        predictions: target -> the logits that it answers with where the attacker may ask it:
+            (N + Z, C) for the N candidates and then the population of Z; of graphs (N, C) for what
+            is asked about. Empty where nobody may ask.
     """
 
     targets: tuple[Target, ...]
-    told: Sequence[Mapping[Any, Message]] = ()
+    received: Sequence[Mapping[Any, Message]] = ()
     sent: Sequence[Mapping[Any, Received]] = ()
     public: Sequence[Public | None] = ()
-    answers: Mapping[Any, Tensor] = field(default_factory=dict)
+    predictions: Mapping[Any, Tensor] = field(default_factory=dict)
 
     def uploads(self) -> list[Received]:
         """The newest upload of each target.
@@ -64,9 +64,9 @@ class Recorded:
         Raises:
             ValueError: the attacker may not ask them.
         """
-        if missing := [target for target in self.targets if target not in self.answers]:
+        if missing := [target for target in self.targets if target not in self.predictions]:
             raise ValueError(f"{missing[0]} answers no questions; take an attack on what crossed")
-        return torch.stack([self.answers[target] for target in self.targets])
+        return torch.stack([self.predictions[target] for target in self.targets])
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,13 @@ class Shadows(NamedTuple):
 
     Shapes:
         member: (S, N) bool, which of the candidates each has learnt from.
-        answers: (S, N + Z, C) logits, about candidates and population.
+        predictions: (S, N + Z, C) logits, about candidates and population.
         sent: the newest upload of each, as a server reads it.
         params: of each, after the last round.
     """
 
     member: Tensor
-    answers: Tensor
+    predictions: Tensor
     sent: tuple[Received, ...]
     params: tuple[Params, ...]
 
@@ -48,7 +48,7 @@ class ShadowConfig:
         algorithm: of the federation.
         task: of the federation; its models are architectures, without parameters.
         group: the targets' architecture.
-        told: of each round in which they took part, the message down, as it is read.
+        received: of each round in which they took part, the message down, as it is read.
         public: of each of these rounds, the public examples.
         channel: of messages up, so that a shadow's upload is coded as a target's is.
         engine: who trains them.
@@ -57,7 +57,7 @@ class ShadowConfig:
     algorithm: Algorithm
     task: Task
     group: str
-    told: tuple[Message, ...] = ({},)
+    received: tuple[Message, ...] = ({},)
     public: tuple[Public | None, ...] = (None,)
     channel: Channel = Channel()
     engine: Engine = batched()  # noqa: RUF009  (it keeps nothing but notes)
@@ -84,31 +84,31 @@ class ShadowConfig:
             for number, part in enumerate(parts)
         ]
         sent: list[Received] = []
-        for index, (told, public) in enumerate(zip(self.told, self.public, strict=True)):
-            clients, sent = self._round(clients, told, public, seed, index)
-        answers = self.ask([client.params for client in clients], asked)
+        for index, (received, public) in enumerate(zip(self.received, self.public, strict=True)):
+            clients, sent = self._round(clients, received, public, seed, index)
+        predictions = self.ask([client.params for client in clients], asked)
         member = torch.zeros(len(parts), len(examples), dtype=torch.bool)
         for row, part in zip(member, parts, strict=True):
             row[part] = True
-        return Shadows(member, answers, tuple(sent), tuple(client.params for client in clients))
+        return Shadows(member, predictions, tuple(sent), tuple(client.params for client in clients))
 
     def ask(self, params: Sequence[Params], asked: Examples) -> Tensor:
         """(S, A, C), the logits of models of this architecture about A examples."""
         clients = [Client(i, self.group, one, asked) for i, one in enumerate(params)]
         given = (asked.x, asked.rows)
-        return torch.stack(self.engine(_answers, self.task, clients, [given] * len(clients)))
+        return torch.stack(self.engine(_predicted, self.task, clients, [given] * len(clients)))
 
     def _round(
-        self, clients: list[Client], told: Message, public: Public | None, seed: int, index: int
+        self, clients: list[Client], received: Message, public: Public | None, seed: int, index: int
     ) -> tuple[list[Client], list[Received]]:
         """A round of all shadows."""
         local = self.algorithm.local
         inputs = [
-            (told, draw(c.private, local, generator(seed, "shadow", index, c.id)), public)
+            (received, draw(c.private, local, generator(seed, "shadow", index, c.id)), public)
             for c in clients
         ]
         results = self.engine(self.algorithm.client_update, self.task, clients, inputs)
-        channel = self.channel.with_algorithm(self.algorithm).given_broadcast(told)
+        channel = self.channel.with_algorithm(self.algorithm).given_broadcast(received)
         spec = self.algorithm.payload_spec(self.task, self.group)
         after, sent = [], []
         for client, (params, upload) in zip(clients, results, strict=True):
@@ -133,5 +133,5 @@ def halves(count: int, wanted: int, stream: torch.Generator) -> list[Tensor]:
     return found
 
 
-def _answers(predict: Predict, params: Params, x: Any, wanted: Tensor) -> Tensor:
+def _predicted(predict: Predict, params: Params, x: Any, wanted: Tensor) -> Tensor:
     return predict_logits(predict, params, x, wanted)

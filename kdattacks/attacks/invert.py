@@ -36,9 +36,9 @@ def images(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator)
     """
     made = []
     for target, upload in zip(recorded.targets, recorded.uploads(), strict=True):
-        told = [told[target] for told in recorded.told if target in told]
+        received = [one[target] for one in recorded.received if target in one]
         public = recorded.public[-1] if recorded.public else None
-        codes, pairs = _read(upload, told[-1] if told else {}, public, knowledge)
+        codes, pairs = _read(upload, received[-1] if received else {}, public, knowledge)
         made.append(inverse(*pairs)(codes))
     return Scores(torch.stack(made), "images")
 
@@ -55,7 +55,7 @@ def inverse(said: Tensor, inputs: Tensor, ridge: float = RIDGE) -> Callable[[Ten
 
 
 def _read(
-    upload: Received, told: Message, public: Public | None, knowledge: Knowledge
+    upload: Received, received: Message, public: Public | None, knowledge: Knowledge
 ) -> tuple[Tensor, Pairs]:
     """A row for each label (C, H), and pairs to learn from."""
     payload, classes = upload.payload, knowledge.num_classes
@@ -63,8 +63,8 @@ def _read(
         return payload["prototypes"].double(), _own(knowledge, hidden=True)
     if "means" in payload:
         return _levels(payload["means"]), _own(knowledge, hidden=False)
-    if "features" in told and told["features"].ndim == 3:
-        return told["features"].double().mean(1), _own(knowledge, hidden=True)
+    if "features" in received and received["features"].ndim == 3:
+        return received["features"].double().mean(1), _own(knowledge, hidden=True)
     said = predictions(upload, public)
     assert public is not None
     sure = torch.full((classes, classes), (1 - SURE) / max(classes - 1, 1))

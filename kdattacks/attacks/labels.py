@@ -26,9 +26,9 @@ def shares(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator)
     """
     found = []
     for target, upload in zip(recorded.targets, recorded.uploads(), strict=True):
-        told = [told[target] for told in recorded.told if target in told]
+        received = [one[target] for one in recorded.received if target in one]
         public = recorded.public[-1] if recorded.public else None
-        message = told[-1] if told else {}
+        message = received[-1] if received else {}
         if public is not None and {"probabilities", "logits"} & set(upload.payload):
             share = predictions(upload, public).double().mean(0)
         else:
@@ -37,7 +37,7 @@ def shares(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator)
     return Scores(torch.stack(found), "labels")
 
 
-def _estimate(upload: Received, told: Message, classes: int) -> Tensor:
+def _estimate(upload: Received, received: Message, classes: int) -> Tensor:
     """Shares, not yet adding up to one, of what is no prediction of public examples."""
     payload, rows = upload.payload, upload.rows
     if "label_counts" in payload:
@@ -50,6 +50,6 @@ def _estimate(upload: Received, told: Message, classes: int) -> Tensor:
         return rows.double()
     biases = [k for k, v in payload.items() if k.endswith("bias") and v.shape == (classes,)]
     if biases:
-        moved = payload[biases[-1]] - told.get(biases[-1], torch.zeros(()))
+        moved = payload[biases[-1]] - received.get(biases[-1], torch.zeros(()))
         return (SHARPNESS * moved.double()).softmax(0)
     return torch.full((classes,), 1 / classes, dtype=torch.float64)

@@ -21,7 +21,7 @@ def correlation(recorded: Recorded, knowledge: Knowledge, generator: torch.Gener
     first, second = knowledge.known("pairs")
     found = []
     for target in recorded.targets:
-        posterior = recorded.answers[target].double()
+        posterior = recorded.predictions[target].double()
         if target != FEATURES:
             posterior = posterior.softmax(-1)
         found.append(scoring.correlation(posterior[first], posterior[second]))

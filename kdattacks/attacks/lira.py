@@ -82,4 +82,4 @@ def _confidences(recorded: Recorded, knowledge: Knowledge) -> tuple[Tensor, Tens
     candidates: Examples = knowledge.known("candidates")
     y, count = candidates.y[candidates.rows], len(candidates)
     target = confidence(recorded.asked()[:, :count], y)
-    return target, confidence(knowledge.shadows.answers[:, :count], y)
+    return target, confidence(knowledge.shadows.predictions[:, :count], y)

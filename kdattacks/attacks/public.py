@@ -18,7 +18,7 @@ from kdcore.rng import generator as stream
 from kdcore.training.batches import Batches, Examples, leading, rows
 from kdcore.training.loop import Params, Predict, TrainingConfig, draw, fit
 
-LESSON = TrainingConfig("adam", learning_rate=3e-3, epochs=40, batch_size=64)
+DISTILLATION = TrainingConfig("adam", learning_rate=3e-3, epochs=40, batch_size=64)
 NEIGHBOURS = 3
 SMALLEST = 1e-12  # a probability, whose logarithm is taken
 
@@ -35,14 +35,14 @@ def proxies(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator
     public, targets, shadows = _said(recorded, knowledge)
     said = torch.cat([targets, shadows])
     known = Examples(public.x, public.rows, torch.arange(len(public.rows)))
-    lesson = draw(known, LESSON, stream(knowledge.seed, "lesson"))
+    batches = draw(known, DISTILLATION, stream(knowledge.seed, "lesson"))
     start = config.task.models[config.group].init(stream(knowledge.seed, "proxy"))
     clients = [Client(i, config.group, dict(start), candidates) for i in range(len(said))]
     asked = rows(public.x, public.rows)
-    inputs = [(lesson._replace(x=asked, y=table),) for table in said]
+    inputs = [(batches._replace(x=asked, y=table),) for table in said]
     trained = config.engine(_distilled, config.task, clients, inputs)
-    answers = config.ask(trained, candidates)
-    phi = confidence(answers, candidates.y[candidates.rows])
+    logits = config.ask(trained, candidates)
+    phi = confidence(logits, candidates.y[candidates.rows])
     first = len(targets)
     return Scores(likelihood_ratio(phi[:first], phi[first:], knowledge.shadows.member))
 
@@ -100,8 +100,8 @@ def _said(recorded: Recorded, knowledge: Knowledge) -> tuple[Public, Tensor, Ten
     return public, targets, shadows
 
 
-def _distilled(predict: Predict, params: Params, lesson: Batches) -> Params:
-    return fit(predict, params, lesson, LESSON, _soft)
+def _distilled(predict: Predict, params: Params, batches: Batches) -> Params:
+    return fit(predict, params, batches, DISTILLATION, _soft)
 
 
 def _soft(outputs: Outputs, y: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def relative(recorded: Recorded, knowledge: Knowledge, generator: torch.Generato
     asked, population = knowledge.asked, knowledge.known("population")
     count = len(asked) - len(population)
     y = asked.y[asked.rows]
-    own, shadows = right(recorded.asked(), y), right(knowledge.shadows.answers, y).mean(0)
+    own, shadows = right(recorded.asked(), y), right(knowledge.shadows.predictions, y).mean(0)
     unseen = ((1 + OFFSET) * shadows[count:] + 1 - OFFSET) / 2
     ratios = own / torch.cat([shadows[:count], unseen]).clamp(min=1e-12)
     return Scores(torch.stack([beaten(one[:count], one[count:]) for one in ratios]))

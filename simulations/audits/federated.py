@@ -44,7 +44,7 @@ class Audit:
         federation: on the CPU.
         last: the round.
         targets: the clients that are attacked.
-        told, sent, public: of each round, see `kdattacks.Recorded`.
+        received, sent, public: of each round, see `kdattacks.Recorded`.
         shadows: how many shadow models are trained for each client.
     """
 
@@ -52,7 +52,7 @@ class Audit:
     federation: FederatedData
     last: Round
     targets: tuple[int, ...]
-    told: tuple[Mapping[int, Message], ...]
+    received: tuple[Mapping[int, Message], ...]
     sent: tuple[Mapping[int, Received], ...]
     public: tuple[Public | None, ...]
     shadows: int
@@ -155,7 +155,7 @@ class Audit:
     @property
     def recorded(self) -> Recorded:
         """What was seen of all targets."""
-        return Recorded(self.targets, self.told, self.sent, self.public)
+        return Recorded(self.targets, self.received, self.sent, self.public)
 
     @property
     def knowledge(self) -> Knowledge:
@@ -189,14 +189,16 @@ class Audit:
         spec = algorithm.payload_spec(task, group)
         if any(one.shape and one.shape[0] == ANY for one in spec.values()):
             return None
-        rounds = [(told[client], public) for told, public in self._rounds() if client in told]
-        told, public = zip(*rounds, strict=True)
+        rounds = [
+            (received[client], public) for received, public in self._rounds() if client in received
+        ]
+        received, public = zip(*rounds, strict=True)
         return ShadowConfig(
-            algorithm, task, group, told, public, self.replay.way.channel, batched()
+            algorithm, task, group, received, public, self.replay.way.channel, batched()
         )
 
     def _rounds(self) -> list[tuple[Mapping[int, Message], Public | None]]:
-        return list(zip(self.told, self.public, strict=True))
+        return list(zip(self.received, self.public, strict=True))
 
 
 class Case:
@@ -233,8 +235,8 @@ class Case:
         params = on(dict(audit.last.clients[number].params), CPU)
         asked, task = self.knowledge.asked, audit.federation.task
         config = ShadowConfig(audit.replay.way.algorithm, task, self.client.group)
-        answers = {number: config.ask([params], asked)[0]}
-        return Recorded((number,), audit.told, audit.sent, audit.public, answers)
+        predictions = {number: config.ask([params], asked)[0]}
+        return Recorded((number,), audit.received, audit.sent, audit.public, predictions)
 
 
 def seen(
@@ -253,7 +255,7 @@ def seen(
     federation = replay.federation.to(CPU)
     way, e = replay.way, replay.experiment
     channel = way.channel.with_algorithm(way.algorithm)
-    told = tuple(
+    received = tuple(
         {k: on(channel.read_down(sent), CPU) for k, sent in current.broadcasts.items()}
         for current in rounds
     )
@@ -264,7 +266,7 @@ def seen(
     if not set(targets) <= set(there) or not targets:
         others = f"; there were {', '.join(map(str, there))}" if there else ""
         raise ValueError(f"nothing of client {client} was read in round {last}{others}")
-    return Audit(replay, federation, rounds[-1], targets, told, sent, public, shadows)
+    return Audit(replay, federation, rounds[-1], targets, received, sent, public, shadows)
 
 
 def _checked(replay: Opened, client: int | None, index: int | None) -> int:

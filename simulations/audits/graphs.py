@@ -39,12 +39,12 @@ class Audit:
     Attributes:
         experiment: what was run.
         split: the graph and its parts.
-        answers: "teacher", "student", "baseline" as far as there are, -> (N, C) logits.
+        predictions: "teacher", "student", "baseline" as far as there are, -> (N, C) logits.
     """
 
     experiment: experiments.GraphExperiment
     split: graphkd.Split
-    answers: dict[str, Tensor]
+    predictions: dict[str, Tensor]
 
     def outcomes(self, name: str, attack: Attack) -> list[Outcome]:
         """What comes of an attack on each network, and for links on the features too."""
@@ -66,10 +66,10 @@ class Audit:
         asked = torch.cat([so, no], dim=1)
         facts = truth.Facts((torch.arange(asked.shape[1]) < so.shape[1]).unsqueeze(0))
         knowledge = Knowledge(self._classes(graph), pairs=asked, seed=self.experiment.seed)
-        answers = {**self.answers, FEATURES: graph.x}
+        predictions = {**self.predictions, FEATURES: graph.x}
         return [
-            self._judged(name, attack, {who: answers[who]}, knowledge, facts, {"pairs": kind})
-            for who in answers
+            self._judged(name, attack, {who: predictions[who]}, knowledge, facts, {"pairs": kind})
+            for who in predictions
         ]
 
     def _of_nodes(self, name: str, attack: Attack, graph: graphkd.Graph) -> list[Outcome]:
@@ -82,20 +82,20 @@ class Audit:
         facts = truth.Facts(chosen.member.unsqueeze(0))
         return [
             self._judged(name, attack, {who: said[chosen.rows]}, knowledge, facts, {})
-            for who, said in self.answers.items()
+            for who, said in self.predictions.items()
         ]
 
     def _judged(
         self,
         name: str,
         attack: Attack,
-        answers: dict[str, Tensor],
+        predictions: dict[str, Tensor],
         knowledge: Knowledge,
         facts: truth.Facts,
         more: dict[str, Any],
     ) -> Outcome:
-        e, (who,) = self.experiment, answers
-        recorded = Recorded((who,), answers=answers)
+        e, (who,) = self.experiment, predictions
+        recorded = Recorded((who,), predictions=predictions)
         scores = attack(recorded, knowledge, generator(e.seed, "attack", name, who))
         about: Record = {"attack": name, "method": e.name, "data": e.data, "protocol": e.protocol}
         about |= {"seed": e.seed, "target": who, **more}
@@ -143,13 +143,13 @@ def trained(
         raise ValueError(f"{experiment.data}: links and nodes are asked of one graph with labels")
     *_, result = graphkd.distill.carry_out(plan, split, seed=experiment.seed, train=train)
     assert isinstance(result, graphkd.Result)
-    answers = {
+    predictions = {
         who: metrics.everywhere(one.network, split, one.encode).to(CPU)
         for who, one in sorted(result.trained.items(), reverse=True)
     }
-    if "student" not in answers:  # of those that learn alone, the student is its own baseline
-        answers = {"student" if who == "baseline" else who: v for who, v in answers.items()}
-    known = {who: said for who, said in answers.items() if not said.isnan().any()}
+    if "student" not in predictions:  # of those that learn alone, the student is its own baseline
+        predictions = {"student" if who == "baseline" else who: v for who, v in predictions.items()}
+    known = {who: said for who, said in predictions.items() if not said.isnan().any()}
     return Audit(experiment, split, known), result
 
 

@@ -37,7 +37,7 @@ class Wanted(NamedTuple):
     root: Path | None = None
 
 
-def audit(folder: Path, wanted: Wanted, told: Callable[[str], None]) -> list[Outcome]:
+def audit(folder: Path, wanted: Wanted, say: Callable[[str], None]) -> list[Outcome]:
     """Attack the run in a folder, or those in the folders below it, and write down what came of it.
 
     Each run's folder gets `audit.json`, a table and a figure of its own; where there are several
@@ -56,7 +56,7 @@ def audit(folder: Path, wanted: Wanted, told: Callable[[str], None]) -> list[Out
     _check_kinds(runs, wanted)
     found = []
     for run in runs:
-        mine = list(_outcomes(run, wanted, told))
+        mine = list(_outcomes(run, wanted, say))
         if not mine:
             raise ValueError(f"{run.path.name}: no attack applies to what crossed in it")
         write(run.path, mine, wanted)
@@ -101,22 +101,20 @@ def _applies(name: str, kind: str) -> bool:
     return is_reference(name) or (name in OF_GRAPHS) == (kind == "graph")
 
 
-def _outcomes(
-    run: run_folder.Run, wanted: Wanted, told: Callable[[str], None]
-) -> Iterator[Outcome]:
+def _outcomes(run: run_folder.Run, wanted: Wanted, say: Callable[[str], None]) -> Iterator[Outcome]:
     """What comes of all attacks on a run; those that were not named and cannot be made are not."""
     names = wanted.attacks or [n for n in REGISTRY.names() if _applies(n, run.experiment["kind"])]
     attacked = _seen(run, wanted)
-    told(f"{run.path.name}:")
+    say(f"{run.path.name}:")
     for name in names:
         try:
             found = attacked(name)
         except ValueError as error:
             if wanted.attacks:
                 raise
-            told(f"  {name}: not made: {error}")
+            say(f"  {name}: not made: {error}")
             continue
-        told(f"  {name}")
+        say(f"  {name}")
         yield from found
 
 
@@ -136,11 +134,11 @@ def write(folder: Path, outcomes: Sequence[Outcome], wanted: Wanted) -> None:
         for record in records(folder)
         if record["attack"] not in {outcome.about["attack"] for outcome in outcomes}
     ]
-    told = [*kept, *(outcome.record for outcome in outcomes)]
+    every = [*kept, *(outcome.record for outcome in outcomes)]
     how = {"shadows": wanted.shadows, "versions": run_folder.versions()}
-    text = json.dumps(run_folder.finite({**how, "records": told}), indent=1) + "\n"
+    text = json.dumps(run_folder.finite({**how, "records": every}), indent=1) + "\n"
     atomic_files.write(folder / FILE, text)
-    atomic_files.write(folder / TABLE, table(told))
+    atomic_files.write(folder / TABLE, table(every))
     figure = roc.curves(outcomes)
     if figure is not None:
         with atomic_files.replacing(folder / FIGURE) as draft:
@@ -168,11 +166,11 @@ COLUMNS = ("who", "attack", "AUC", "control", "TPR at 1 % FPR", "at 0.1 %", "els
 ELSE = ("kl", "kl_uniform", "majority", "exact", "correlation", "control_correlation", "nearest")
 
 
-def table(told: Sequence[Record]) -> str:
+def table(records: Sequence[Record]) -> str:
     """Who learns what, as Markdown: what a server learns in words, and attack by attack."""
     lines = ["# Who learns what", ""]
-    for method in dict.fromkeys(record["method"] for record in told):
-        mine = [record for record in told if record["method"] == method]
+    for method in dict.fromkeys(record["method"] for record in records):
+        mine = [record for record in records if record["method"] == method]
         lines += [f"## {method}", "", _learns(method), ""]
         lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
         lines += [f"| {' | '.join(row(record))} |" for record in mine]

@@ -50,7 +50,7 @@ class Opened(NamedTuple):
         Raises:
             ValueError: a round that is not what was sent. One line that says what to do.
         """
-        told = {r["round"]: r for r in self.run.records if r.get("record") == "round"}
+        recorded = {r["round"]: r for r in self.run.records if r.get("record") == "round"}
         kept, before = self.run.path / scheduler.CHECKPOINT, None
         if 0 < checkpoint.reached(kept) < first:
             found = federated.loaded(kept, self.federation, self.run.hash)
@@ -58,7 +58,7 @@ class Opened(NamedTuple):
         with federated.engine_of(self.experiment, self.resources) as (engine, *_):
             for current in self.way.rounds(self.federation, engine, before):
                 if current.index >= first:
-                    _check(told[current.index], current, self.run)
+                    _check(recorded[current.index], current, self.run)
                     yield current
                 if current.index == last:
                     return
@@ -106,7 +106,7 @@ def inspect(
         FileNotFoundError: a data file is missing.
     """
     run = _run_in(folder)
-    told = _record_of(run, _experiment_of(run), index, client)
+    record = _record_of(run, _experiment_of(run), index, client)
     replay = opened(folder, root)
     (current,) = replay.rounds(index, index)
     if client not in {**current.broadcasts, **current.uploads}:
@@ -114,7 +114,7 @@ def inspect(
             f"nothing crossed between client {client} and the others in round {index}; "
             f"{_others(current)}"
         )
-    yield _said(replay.way, current, client, "checksum" in told)
+    yield _said(replay.way, current, client, "checksum" in record)
     messages = list(_messages(replay, current, client))
     for message in messages:
         yield from tensors(*message[:3], replay.federation.task.num_classes, rows, message.held)

@@ -35,7 +35,7 @@ def table():
     return x, y, Examples(x, y, torch.arange(N)), Examples(x, y, torch.arange(N, N + Z))
 
 
-def answers(member, leaking, seed):
+def replies(member, leaking, seed):
     """(T, N + Z, C): members are answered with certainty, or all alike."""
     _, y, _, _ = table()
     found = 0.5 * noise(len(member), N + Z, CLASSES, seed=seed)
@@ -54,17 +54,17 @@ def membership(leaking):
             row[part] = True
     task, config, public = federation(x[:N], copies=3)
     numbers = range(TARGETS)
-    sent = {k: _predicted(member[k], leaking, public, y, k) for k in numbers}
+    sent = {k: _sent(member[k], leaking, public, y, k) for k in numbers}
     recorded = Recorded(
         tuple(numbers),
         ({},),
         (sent,),
         (public,),
-        dict(enumerate(answers(member, leaking, 2))),
+        dict(enumerate(replies(member, leaking, 2))),
     )
     knowledge = Knowledge(CLASSES, candidates, population, config, 8)
-    theirs = tuple(_predicted(row, leaking, public, y, 9 + k) for k, row in enumerate(shadowed))
-    vars(knowledge)["shadows"] = Shadows(shadowed, answers(shadowed, leaking, 3), theirs, ())
+    theirs = tuple(_sent(row, leaking, public, y, 9 + k) for k, row in enumerate(shadowed))
+    vars(knowledge)["shadows"] = Shadows(shadowed, replies(shadowed, leaking, 3), theirs, ())
     return recorded, knowledge, truth.Facts(member)
 
 
@@ -76,7 +76,7 @@ def federation(public, copies=1):
     return task, ShadowConfig(algorithm, task, "m", ({},), (asked,)), asked
 
 
-def _predicted(member, leaking, public, y, seed):
+def _sent(member, leaking, public, y, seed):
     """Public examples that are the candidates: the right label of members alone is known."""
     copies = len(public.rows) // N
     right = F.one_hot(y[:N], CLASSES).double()
@@ -136,7 +136,7 @@ def linked(leaking):
         said[first + 1] = said[first] + 1e-6
     pairs = torch.stack([first.repeat(2), torch.cat([first + 1, first.roll(1)])])
     so = torch.tensor([True, False]).repeat_interleave(100).unsqueeze(0)
-    recorded = Recorded(("student",), answers={"student": said})
+    recorded = Recorded(("student",), predictions={"student": said})
     return recorded, Knowledge(CLASSES, pairs=pairs), truth.Facts(so)
 
 

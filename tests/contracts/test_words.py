@@ -10,6 +10,7 @@ PACKAGES = (
     "kdcore",
     "fedkd",
     "graphkd",
+    "kdattacks",
     "simulations",
     "kdsim",
     "benchmarks",

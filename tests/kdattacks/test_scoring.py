@@ -41,12 +41,12 @@ def test_the_low_end_is_the_largest_rate_that_few_false_alarms_allow():
 
 
 @pytest.mark.parametrize(
-    ("negatives", "told"), [(9_400, False), (9_499, False), (9_600, True), (10_000, True)]
+    ("negatives", "reported"), [(9_400, False), (9_499, False), (9_600, True), (10_000, True)]
 )
-def test_a_rate_of_fewer_than_ten_false_positives_is_not_told(negatives, told):
+def test_a_rate_of_fewer_than_ten_false_positives_is_not_told(negatives, reported):
     truth = torch.arange(negatives + 5) >= negatives
     found = scoring.tpr_at(0.001, torch.arange(negatives + 5).double(), truth)
-    assert (found is not None) == told
+    assert (found is not None) == reported
 
 
 def test_the_interval_is_that_of_the_mann_whitney_statistic():

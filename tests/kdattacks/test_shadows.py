@@ -20,11 +20,13 @@ from tests.contracts.test_attacks import CLASSES, SIDE, N, Z, table
 LOCAL = TrainingConfig(learning_rate=0.1, epochs=2, batch_size=8)
 
 
-def config(engine, algorithm=None, told=({}, {}), public=True):
+def config(engine, algorithm=None, received=({}, {}), public=True):
     algorithm = algorithm or FedMD(local=LOCAL)
     task = Task({"m": build("mlp-16", (SIDE,), CLASSES)}, CLASSES, table()[0][-20:])
-    asked = tuple(public_of(algorithm, task, 0, i) if public else None for i in range(len(told)))
-    return ShadowConfig(algorithm, task, "m", told, asked, engine=engine)
+    asked = tuple(
+        public_of(algorithm, task, 0, i) if public else None for i in range(len(received))
+    )
+    return ShadowConfig(algorithm, task, "m", received, asked, engine=engine)
 
 
 @pytest.mark.parametrize("wanted", [2, 8])
@@ -37,14 +39,14 @@ def test_each_record_is_in_half_of_the_shadows_and_each_shadow_has_half(count, w
 
 
 def test_shadows_are_the_same_stacked_and_one_by_one():
-    told = ({}, {"consensus": torch.full((20, CLASSES), 1 / CLASSES)})
+    received = ({}, {"consensus": torch.full((20, CLASSES), 1 / CLASSES)})
     _, _, candidates, population = table()
     parts = halves(N, 4, generator(0, "halves"))
     one, other = (
-        config(engine, told=told).train(candidates, parts, population, 3)
+        config(engine, received=received).train(candidates, parts, population, 3)
         for engine in (sequential, batched())
     )
-    torch.testing.assert_close(one.answers, other.answers, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(one.predictions, other.predictions, atol=1e-5, rtol=1e-4)
     assert torch.equal(one.member, other.member)
     for a, b in zip(one.sent, other.sent, strict=True):
         torch.testing.assert_close(a.payload, b.payload, atol=1e-5, rtol=1e-4)
@@ -57,8 +59,8 @@ def test_a_shadow_with_the_targets_own_records_sends_what_the_target_sent():
     task = config(sequential, algorithm, public=False).task
     client = Client(0, "m", task.models["m"].init(generator(5, "client")), candidates)
     first, second = simulate(algorithm, task, [client], rounds=2, seed=0)
-    told = first.broadcasts[0], second.broadcasts[0]
-    shadows = config(batched(), algorithm, told, public=False).train(
+    received = first.broadcasts[0], second.broadcasts[0]
+    shadows = config(batched(), algorithm, received, public=False).train(
         candidates, [torch.arange(N), torch.arange(N // 2)], population, 0
     )
     same, other = (one.payload for one in shadows.sent)
@@ -71,7 +73,7 @@ def test_what_a_shadow_sends_is_what_a_server_reads():
     _, _, candidates, population = table()
     found = config(batched()).train(candidates, halves(N, 2, generator(0, "h")), population, 0)
     assert isinstance(found, Shadows)
-    assert found.answers.shape == (2, Z, CLASSES)
+    assert found.predictions.shape == (2, Z, CLASSES)
     for one in found.sent:
         assert one.payload["probabilities"].shape == (20, CLASSES)
         torch.testing.assert_close(one.payload["probabilities"].sum(1), torch.ones(20))

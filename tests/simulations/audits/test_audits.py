@@ -35,12 +35,12 @@ def test_candidates_have_the_same_labels_whether_members_or_not():
 def test_what_the_attacker_sees_is_what_crossed_and_what_is_true_is_what_was_held(tmp_path):
     experiment, path = write(tmp_path, label_noise=0.25, alpha=0.3)
     seen = federated.seen(path, None, 4, None, 2)
-    assert (seen.targets, seen.last.index, len(seen.told)) == ((0, 1, 2, 3), 2, 2)
+    assert (seen.targets, seen.last.index, len(seen.received)) == ((0, 1, 2, 3), 2, 2)
     for number, received in seen.sent[-1].items():
         sent = seen.last.uploads[number].payload["probabilities"]
         assert torch.equal(received.payload["probabilities"], sent)
-    assert not seen.told[0][0]  # FedMD tells nothing in the first round
-    assert torch.equal(seen.told[1][0]["consensus"], seen.last.broadcasts[0]["consensus"])
+    assert not seen.received[0][0]  # FedMD tells nothing in the first round
+    assert torch.equal(seen.received[1][0]["consensus"], seen.last.broadcasts[0]["consensus"])
     for case in seen.cases:
         inside = case.knowledge.candidates.rows[case.member]
         assert set(inside.tolist()) <= set(case.client.private.rows.tolist())
@@ -238,6 +238,6 @@ def test_a_table_has_a_dash_where_nothing_can_be_told():
     assert line.count("–") == 2  # 200 who are no members: neither 1 % nor 0.1 %
     known = truth.RecordCounts(torch.tensor([3]))
     nothing = known.decisions(Scores(torch.tensor([3.0]), "counts"), generator(0, "c"))
-    told = Outcome(outcome().about, nothing, {"exact": 1.0}).record
-    assert told["auc"] is None
-    assert audits.row(told)[2:4] == ["–", "–"]
+    received = Outcome(outcome().about, nothing, {"exact": 1.0}).record
+    assert received["auc"] is None
+    assert audits.row(received)[2:4] == ["–", "–"]
