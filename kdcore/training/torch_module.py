@@ -9,7 +9,7 @@ from kdcore.training.stacked import Predict
 
 
 class FunctionModule(nn.Module):
-    """Parameters and what predicts with them; it answers inputs (N, ...) with logits (N, C).
+    """Parameters and what predicts with them; it answers inputs (N, ...), or several, with logits.
 
     A parameter keeps its name, `head.weight`: what is in front of a dot becomes a part.
     """
@@ -26,6 +26,6 @@ class FunctionModule(nn.Module):
                 part = part.get_submodule(step)
             part.register_parameter(last, nn.Parameter(value.detach().clone()))
 
-    def forward(self, x: Any) -> Tensor:
-        """The logits."""
-        return self._predict(dict(self.named_parameters()), x).logits
+    def forward(self, *x: Any) -> Tensor:
+        """The logits, (N, C)."""
+        return self._predict(dict(self.named_parameters()), x if len(x) > 1 else x[0]).logits

@@ -201,6 +201,18 @@ def test_several_inputs_and_answers_with_logits():
     torch.testing.assert_close(model.predict(params, (X, mask)).logits, expected)
 
 
+def test_a_perceptron_by_name_takes_several_inputs_side_by_side():
+    model = build("mlp-8", ((1, 6, 6), (9,)), 5)
+    params = drawn(model)
+    whole = torch.cat([X.flatten(1), TOKENS.float()], dim=1)
+    hidden = F.relu(F.linear(whole, params["layer0.weight"], params["layer0.bias"]))
+    expected = F.linear(hidden, params["layer1.weight"], params["layer1.bias"])
+    torch.testing.assert_close(model.predict(params, (X, TOKENS)).logits, expected)
+    torch.testing.assert_close(model.module(params)(X, TOKENS), expected)
+    with pytest.raises(ValueError, match="cnn needs images .*an mlp takes any"):
+        build("cnn-4", ((1, 6, 6), (9,)), 5)
+
+
 def test_bytes_are_read_as_the_network_reads_them():
     whole = (X * 255).byte()
     model = of(nn.Sequential(nn.Flatten(), nn.Linear(36, 5)), whole)
