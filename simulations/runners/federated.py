@@ -377,6 +377,7 @@ def _check_engine(
     if experiment.engine == "ray":
         from fedkd.engines.ray import engine as ray  # it takes a second to import
 
+        ray.check_models(federation.task.models)
         with process.own_signals():
             ray.check(workers_of(experiment, resources), resources.ray_address or None)
     elif experiment.engine == "batched":

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedkd.core import Client, Failure, Task
+from fedkd.core import Client, Failure, Model, Task
 from fedkd.engines.fault_tolerance import EngineError
 from fedkd.engines.ray.actor import Source, Stays, restored
 from fedkd.engines.ray.cluster import check, connect, ray, send_users_code
@@ -22,10 +22,23 @@ from fedkd.engines.ray.placement import Share
 from fedkd.engines.ray.serialization import SerializedTree, array, pack, tensor, unpack
 from fedkd.engines.ray.workers import Worker, Workers
 
-__all__ = ["RayEngine", "Resident", "Share", "check"]
+__all__ = ["RayEngine", "Resident", "Share", "check", "check_models"]
 
 PIECES = 4  # chunks come in multiples of this, so that up to so many workers have even shares
 LIVES = 3  # how often a chunk is tried when its worker keeps dying
+
+
+def check_models(models: Mapping[str, Model]) -> None:
+    """Raise ValueError for models that cannot be sent to actors, such as parametrised modules."""
+    for group, model in models.items():
+        try:
+            ray.cloudpickle.dumps(model)
+        except Exception as reason:
+            said = (str(reason).splitlines() or [""])[0]
+            raise ValueError(
+                f"model {group} cannot be sent to actors of Ray ({type(reason).__name__}: {said}); "
+                "take another engine, such as sequential"
+            ) from reason
 
 
 class _Set:
@@ -165,6 +178,7 @@ class RayEngine:
     ) -> list[Any]:
         """`function(predict, params, *inputs)` for each client, on its own actor."""
         if self._task is None or self._task[0] is not task:
+            check_models(task.models)
             self._task = task, ray.put(task.models)
         self._tidy()
         self._settle(clients)

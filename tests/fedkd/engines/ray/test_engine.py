@@ -19,6 +19,7 @@ from fedkd.rounds.client_sampling import uniform
 from fedkd.rounds.evaluation import evaluate
 from fedkd.rounds.round import deployed
 from fedkd.rounds.synchronous import simulate
+from tests import hostile_modules
 from tests.conftest import tiny_federation
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -194,3 +195,17 @@ def test_a_ray_of_our_own_listens_on_loopback_alone():
     )
     assert set(done.stdout.split()) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, done.stdout
     assert done.stdout, done.stderr
+
+
+def test_a_model_that_cannot_be_sent_is_refused_in_a_line(cluster):
+    from fedkd.engines.ray.engine import RayEngine, check_models
+
+    federation = tiny_federation([hostile_modules.Spectral], sizes=(3, 4))
+    said = "^model Spectral cannot be sent to actors of Ray .*parametrized.*take another engine"
+    with pytest.raises(ValueError, match=said) as caught:
+        check_models(federation.task.models)
+    assert "\n" not in str(caught.value)
+    with RayEngine(1) as engine, pytest.raises(ValueError, match=said):
+        last(FedMD(), federation, engine=engine)
+    sent = [hostile_modules.Remembering, hostile_modules.Hooked, hostile_modules.compiled]
+    check_models(tiny_federation(sent, sizes=(3, 4)).task.models)
