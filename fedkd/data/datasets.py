@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from fedkd.data.checks import check_finite, check_targets, integers
 from fedkd.data.cifar import cifar10_jpeg
@@ -187,7 +188,8 @@ def of_labels(data: Dataset, labels: str, name: str) -> Dataset:
     official = int(kept[len(kept) - data.official :].sum())
     domains = None if data.domains is None else data.domains[kept]
     classes = int(last) - int(first) + 1
-    return Dataset(data.x[kept], data.y[kept] - int(first), classes, official, domains)
+    x = tree_map(lambda one: one[kept], data.x)
+    return Dataset(x, data.y[kept] - int(first), classes, official, domains)
 
 
 def beside(data: Dataset, other: Dataset, name: str) -> Dataset:
@@ -206,8 +208,8 @@ def beside(data: Dataset, other: Dataset, name: str) -> Dataset:
             f"{name}: examples of shape {data.shape} beside others of shape {other.shape}; "
             "take two data sets of one shape, such as mnist and fashion-mnist"
         )
-    foreign = len(other.x) - other.official
-    x = torch.cat([other.x[:foreign], data.x])
+    foreign = len(other.y) - other.official
+    x = tree_map(lambda one, its: torch.cat([one[:foreign], its]), other.x, data.x)
     y = torch.cat([other.y[:foreign] + data.num_classes, data.y])
     return Dataset(x, y, data.num_classes + other.num_classes, data.official, foreign=foreign)
 

@@ -209,6 +209,18 @@ def test_two_data_sets_beside_each_other(tmp_path):
     assert both.y.tolist() == [*(second.y[:TRAIN] + 10).tolist(), *first.y.tolist()]
 
 
+def test_of_several_inputs_each_is_chosen_and_joined():
+    one, other = torch.arange(8.0).reshape(4, 2), torch.arange(4).reshape(4, 1)
+    data = Dataset((one, other), torch.tensor([0, 1, 2, 1]), 3)
+    some = of_labels(data, "1-2", "some")
+    assert [table.tolist() for table in some.x] == [[[2, 3], [4, 5], [6, 7]], [[1], [2], [3]]]
+    both = datasets.beside(data, some, "both")
+    assert (both.foreign, both.num_classes) == (3, 5)
+    assert both.x[0].tolist() == [*some.x[0].tolist(), *one.tolist()]
+    assert both.x[1].tolist() == [*some.x[1].tolist(), *other.tolist()]
+    assert both.y.tolist() == [3, 4, 3, 0, 1, 2, 1]
+
+
 def test_of_two_data_sets_each_has_to_exist_and_shapes_have_to_fit(tmp_path):
     write(tmp_path / "MNIST" / "raw", True)
     with pytest.raises(ValueError, match=r"mnist\+digits: examples of shape \(1, 28, 28\) beside"):
