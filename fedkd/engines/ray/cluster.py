@@ -5,6 +5,7 @@ import math
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ import ray as ray  # noqa: E402  (others take it from here, behind the switches)
 from ray.util.placement_group import (  # noqa: E402
     get_current_placement_group,
     placement_group,
+    placement_group_table,
     remove_placement_group,
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # noqa: E402
@@ -103,8 +105,18 @@ class Room(NamedTuple):
     own: bool
 
     def wait(self, seconds: float) -> bool:
-        """Whether there is room within some seconds."""
-        return bool(self.group.wait(seconds))
+        """Whether there is room within some seconds.
+
+        A group that was complete once, and has lost a machine, is so no more until it has another.
+        """
+        if self.own:
+            return bool(self.group.wait(seconds))
+        until = time.monotonic() + seconds
+        while placement_group_table(self.group)["state"] != "CREATED":
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+        return True
 
     def release(self) -> None:
         """Give it back."""
