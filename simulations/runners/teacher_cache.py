@@ -1,18 +1,20 @@
 """Teachers that several runs share: trained once, then read from a file.
 
 What a teacher is depends on its settings, the seed and the graph that it may see, and not on the
-method that it teaches by. A file is named after a hash of all that and written under another name
-first, so two runs that train the same teacher at once do no harm. It has a checksum; a damaged one
-is trained again, which gives the same to the last bit.
+method that it teaches by. A file is named after a hash of all that. Of two runs that need the same
+teacher at once one trains it, and the other waits. A file has a checksum; a damaged one is trained
+again, which gives the same to the last bit.
 """
 
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +24,9 @@ from graphkd.models import networks
 from graphkd.training.distillation import fit_one_teacher
 from graphkd.training.loop import Fit, Fitted, build
 from simulations.results import run_folder
+from simulations.results.locks import held
 
+WHATEVER_IT_TAKES = -1.0  # seconds; who has a lock and dies has it no more
 FORMAT = 2  # of the file; those of the first had no checksum
 
 
@@ -50,15 +54,29 @@ def fit(
     path = folder / f"{identity(teacher, view, phase, seed)}.safetensors"
     if fetch is not None:
         fetch(path)
-    try:
-        arrays, texts = atomic_files.load(path)
-        said = json.loads(texts["training"])
-    except (OSError, ValueError, KeyError):
-        return (yield from _trained(path, teacher, split, phase, seed))
+    known = _read(path)
+    if known is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as waited:
+            with suppress(RuntimeError):  # this very thread is at it, and cannot wait for itself
+                waited.enter_context(held(folder / f".{path.stem}.lock", WHATEVER_IT_TAKES))
+            known = _read(path)  # another run may have had it
+            if known is None:
+                return (yield from _trained(path, teacher, split, phase, seed))
+    arrays, said = known
     yield from (Epoch(phase, *epoch) for epoch in said["epochs"])
     network = build(teacher, view.graph, seed, phase)
     network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
     return Fitted(network.eval().requires_grad_(False), said["chosen"])
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """What a file holds; None where it is not there, or damaged."""
+    try:
+        arrays, texts = atomic_files.load(path)
+        return arrays, json.loads(texts["training"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def identity(teacher: TeacherSpec, view: View, phase: str, seed: int) -> str:

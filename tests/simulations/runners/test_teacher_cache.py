@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 from functools import partial
 
@@ -23,7 +24,7 @@ def run(name="glnn", seed=0, shared=None, **changes):
 
 
 def only(folder):
-    (path,) = folder.iterdir()
+    (path,) = folder.glob("*.safetensors")
     return path
 
 
@@ -31,7 +32,7 @@ def only(folder):
 def test_a_teacher_from_a_file_gives_the_same_records(tmp_path, monkeypatch, teacher):
     alone = run(teacher=teacher)
     assert run(teacher=teacher, shared=tmp_path) == alone
-    assert len(list(tmp_path.iterdir())) == 1 + teacher.count("+")
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1 + teacher.count("+")
     monkeypatch.setattr(teacher_cache, "fit_one_teacher", None)  # nobody is trained again
     assert run(teacher=teacher, shared=tmp_path) == alone
 
@@ -43,7 +44,30 @@ def test_methods_share_a_teacher_and_seeds_do_not(tmp_path, monkeypatch):
         here.setattr(teacher_cache, "fit_one_teacher", None)
         assert run("krd", shared=tmp_path) == expected
     assert run("glnn", seed=1, shared=tmp_path) == run("glnn", seed=1)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_of_two_runs_that_need_a_teacher_at_once_one_trains_it(tmp_path, monkeypatch):
+    (how,) = published.resolve(get("glnn")(**QUICK), "fake", "inductive").teachers
+    trained, found = [], []
+
+    def train(*given, **more):
+        trained.append(given)
+        return distillation.fit_one_teacher(*given, **more)
+
+    monkeypatch.setattr(teacher_cache, "fit_one_teacher", train)
+    first = teacher_cache.fit(tmp_path, how, SPLIT, seed=0)
+    epochs = [next(first)]  # it is at it
+    other = threading.Thread(
+        target=lambda: found.extend(teacher_cache.fit(tmp_path, how, SPLIT, seed=0))
+    )
+    other.start()
+    other.join(timeout=0.5)  # in which the other would train one of its own
+    assert not found
+    epochs += first
+    other.join()
+    assert len(trained) == 1
+    assert found == epochs
 
 
 def test_its_outputs_are_the_same_to_the_last_bit(tmp_path):
@@ -120,4 +144,4 @@ def test_a_run_that_is_stopped_leaves_no_teacher(tmp_path):
     fitting = teacher_cache.fit(tmp_path, how, SPLIT, seed=0)
     next(fitting)
     fitting.close()
-    assert not list(tmp_path.iterdir())
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
