@@ -107,18 +107,18 @@ def _of_tallies(
     tests: Sequence[Examples],
 ) -> Scores:
     """Metrics of sums over examples; see `Target.tally`."""
-    told = task.target.metrics
+    metrics = task.target.metrics
     given = test.x, test.rows, test.y
     tally = partial(_tally, task.target, task.units)
     tallies = torch.stack(_asked(tally, task, clients, engine, *given))  # (K, N, Q)
-    everywhere = told(tallies.sum(dim=1))
-    own = everywhere if kinds is None else told(_own_sums(tallies, kinds, label_counts))
+    everywhere = metrics(tallies.sum(dim=1))
+    own = everywhere if kinds is None else metrics(_own_sums(tallies, kinds, label_counts))
     first = next(iter(everywhere))
     local = own[first].clone()
     if with_tests := [place for place, one in enumerate(tests) if len(one)]:
         inputs = [(tests[k].x, tests[k].rows, tests[k].y) for k in with_tests]
         found = engine(tally, task, [clients[k] for k in with_tests], inputs)
-        local[with_tests] = torch.stack([told(one.sum(dim=0))[first] for one in found])
+        local[with_tests] = torch.stack([metrics(one.sum(dim=0))[first] for one in found])
     return Scores({first: everywhere[first], f"{first}_local": local, **everywhere})
 
 
@@ -131,8 +131,8 @@ def _asked(
     for name, client in zip(names, clients, strict=True):
         models.setdefault(name, client)
     asked = list(models.values())
-    answers = engine(function, task, asked, [given] * len(asked))
-    found = dict(zip(models, answers, strict=True))
+    predictions = engine(function, task, asked, [given] * len(asked))
+    found = dict(zip(models, predictions, strict=True))
     return [found[name] for name in names]
 
 

@@ -58,7 +58,7 @@ def values(
     given = as_array(y, "labels")
     if len(given) != examples or given.ndim == 0:
         raise ValueError(f"{len(given)} labels for {examples} examples; each example needs one")
-    target = TARGETS[name] if name else _told(given)
+    target = TARGETS[name] if name else _guessed(given)
     if not name and target != CLASSES:
         notes.append(f"each example has {target.words}: target {target.name}")
     if target == CLASSES:
@@ -85,7 +85,7 @@ def next_tokens(tokens: Tensor) -> tuple[Tensor, Tensor]:
     return x.masked_fill(x == NO_LABEL, 0), y
 
 
-def _told(given: Any) -> Target:
+def _guessed(given: Any) -> Target:
     """The target that values are plainly of."""
     several = given.ndim == 2 and given.shape[1] > 1
     if given.dtype.kind == "f" and not several:
