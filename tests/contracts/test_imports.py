@@ -4,6 +4,7 @@ The files are parsed, not imported; there is no list of them, so that a new one 
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -69,6 +70,8 @@ FLOORS = {
     ],
     "kdsim": ["api", "runs", "display progress settings trained tuned", "record", "__init__"],
 }
+# Files that the picture in the README leaves out: they are about a whole package, or a process.
+NOT_DRAWN = {"__init__", "__main__", "_deprecate", "flower_app", "machine", "packages", "process"}
 # Imports inside functions, of files of ours, and why they wait: what is loaded for every command
 # is waited for by every user. In all other files they are at the top.
 LATE = {
@@ -376,6 +379,15 @@ def test_rooms_import_from_the_floors_below_them(room):
         if package_of(other) == package:
             assert floor_of(other), f"{other} is on no floor: add it to FLOORS"
             assert floor_of(other) < floor_of(room), f"{room} imports {other}, not below it"
+
+
+def test_the_picture_in_the_readme_is_that_of_the_floors():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for package in FLOORS.keys() - {"kdsim"}:
+        (line,) = re.findall(rf"^{package} +(.+)$", text, re.MULTILINE)
+        drawn = [{*floor.strip("{}").split()} for floor in line.split(" > ")]
+        there = [{*floor.split()} - NOT_DRAWN for floor in FLOORS[package]]
+        assert drawn == [floor for floor in there if floor], package
 
 
 def test_floors_hold_what_there_is():
