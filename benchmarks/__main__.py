@@ -1,9 +1,11 @@
 """`python -m benchmarks`: every benchmark, one after the other, each with its default settings."""
 
-from benchmarks import devices, engines, flower_grid, graphs, scale
+from benchmarks import devices, engines, flower_grid, graphs, precision, scale, workers
 
 engines.main()
 scale.main()
+precision.main()
+workers.main()
 devices.main()
 graphs.main()
 flower_grid.main()

@@ -1,132 +1,196 @@
-"""Ray workers against one another on a CNN, and a GPU where there is one.
+"""One device, such as a GPU, in one table: a hundred clients, two Ray actors, a large graph.
 
-Two workers of one core each against one; on a GPU, batched clients against the plain loop on the
-same GPU, the fraction of the floor, and two Ray actors of half a GPU each.
+Batched clients against the plain loop on the same device, FedMD and FedAvg, a CNN and ResNet-8; two
+Ray actors with half a GPU each; GLNN on a graph of 170,000 nodes. Under five minutes on a GPU; on a
+CPU everything is smaller, and takes one. The table is Markdown, to be pasted.
 """
 
 import argparse
 import statistics
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
-from torch.utils._pytree import tree_map
+from torch import nn
 
 from benchmarks import plain
-from benchmarks.engines import WORKLOADS, Workload, arithmetic, module, prepare
-from benchmarks.harness import compare, machine, seconds
+from benchmarks.harness import machine, seconds
+from fedkd.algorithms.fedavg import FedAvg
 from fedkd.algorithms.fedmd import FedMD
-from fedkd.core import Client, Engine, Task
+from fedkd.core import Algorithm, Engine
+from fedkd.data import federated_data, partition
+from fedkd.data.datasets import Dataset
 from fedkd.data.federated_data import FederatedData
 from fedkd.engines.batched import batched
 from fedkd.engines.ray.engine import RayEngine, Share
-from fedkd.rounds.round import private_of, public_of
 from fedkd.rounds.synchronous import simulate
-from kdcore.training.loop import Examples, TrainingConfig
+from graphkd import methods, splits
+from graphkd.core import Epoch
+from graphkd.data import synthetic
+from graphkd.distill import distill
+from kdcore.devices import device_of
+from kdcore.rng import generator
+from kdcore.training.loop import TrainingConfig
 
-ALGORITHM = FedMD(TrainingConfig(), TrainingConfig())
-
-
-def ray_rounds(fed: FederatedData, workers: int, share: Share, rounds: int) -> list[float]:
-    """Seconds of each round but the first, which sends the clients to their actors."""
-    with RayEngine(workers, share=share) as engine:
-        running = simulate(ALGORITHM, fed.task, fed.clients, rounds=rounds + 1, engine=engine)
-        return [seconds(lambda: next(running)) for _ in range(rounds + 1)][1:]
-
-
-def workers(fed: FederatedData, work: Workload, repeats: int) -> None:
-    """Two workers against one, and against the plain loop on all cores, in turn."""
-    share, shown = Share(1, 0.0), loop(fed, work, torch.device("cpu"))
-    triples = []
-    for _ in range(repeats):
-        one, two = (statistics.median(ray_rounds(fed, n, share, 3)) for n in (1, 2))
-        triples.append((one, two, statistics.median(seconds(shown) for _ in range(3))))
-    for name, ratios in (
-        ("1 worker", [one / two for one, two, _ in triples]),
-        ("plain loop", [loop_ / two for _, two, loop_ in triples]),
-    ):
-        print(
-            f"  {name} / Ray, 2 workers of a core each   {statistics.median(ratios):.2f}x "
-            f"[{min(ratios):.2f} to {max(ratios):.2f}]"
-        )
-    print("  last seconds: {:.2f} one, {:.2f} two, {:.2f} plain".format(*triples[-1]))
+BATCH = 32
+ALGORITHMS: dict[str, Algorithm] = {
+    "FedMD": FedMD(TrainingConfig(), TrainingConfig()),
+    "FedAvg": FedAvg(TrainingConfig()),
+}
 
 
-def moved(client: Client, x: torch.Tensor, y: torch.Tensor) -> Client:
-    """A client on the device of x."""
-    params = {name: value.to(x.device) for name, value in client.params.items()}
-    private = Examples(x, y, client.private.rows.to(x.device))
-    return replace(client, params=params, private=private)
+class Size(NamedTuple):
+    """How large the workloads are."""
+
+    clients: int
+    private: int
+    public: int
+    models: dict[str, str]
+    nodes: int
+    epochs: int
 
 
-def updates(fed: FederatedData, engine: Engine, device: torch.device) -> Callable[[], object]:
-    """What all clients do in a round, on a device."""
-    assert fed.task.public is not None
-    task = Task(fed.task.models, fed.task.num_classes, fed.task.public.to(device))
-    x, y = (value.to(device) for value in (fed.clients[0].private.x, fed.clients[0].private.y))
-    members = [moved(client, x, y) for client in fed.clients]
-    public = tree_map(
-        lambda v: v.to(device) if isinstance(v, torch.Tensor) else v,
-        public_of(ALGORITHM, fed.task, 0, 1),
+LARGE = Size(100, 10_000, 320, {"CNN": "cnn-48-112", "ResNet-8": "resnet8"}, 170_000, 20)
+SMALL = Size(6, 120, 32, {"CNN": "cnn-4-8", "ResNet-8": "resnet8-4"}, 8_000, 3)
+
+
+class Row(NamedTuple):
+    """A line of the table: what was measured, and seconds of it and of what it is compared with."""
+
+    what: str
+    ours: float
+    other: str = ""
+    theirs: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.other:
+            return f"| {self.what} | {self.ours:.3f} s | | |"
+        ratio = f"{self.theirs / self.ours:.2f}x"
+        return f"| {self.what} | {self.ours:.3f} s | {self.other} {self.theirs:.3f} s | {ratio} |"
+
+
+def federation(size: Size, model: str) -> FederatedData:
+    """Clients of even sizes on noise with the shape of Fashion-MNIST: speed is the same."""
+    total = size.private + size.public + 10  # some are left to test on
+    x = torch.rand(total, 1, 28, 28, generator=generator(0, "noise"))
+    data = Dataset(x, torch.arange(total) % 10, 10)
+    chosen = federated_data.pools(data, size.private, size.public, 0, 0, seed=0)
+    parts = partition.iid(data.y[chosen.private], size.clients, generator(0, "partition"))
+    return federated_data.federate(data, chosen, parts, [model], seed=0)
+
+
+def waited(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def median(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median seconds of some calls, after one that does not count."""
+
+    def whole() -> None:
+        work()
+        waited(device)
+
+    whole()
+    return statistics.median(seconds(whole) for _ in range(repeats))
+
+
+def rounds_of(fed: FederatedData, name: str, engine: Engine, repeats: int) -> Callable[[], object]:
+    """A round of ours, as often as it is asked for."""
+    rounds = simulate(
+        ALGORITHMS[name], fed.task, fed.clients, rounds=repeats + 1, engine=engine, witness=False
     )
-    consensus = {"consensus": torch.full((len(fed.task.public), 10), 0.1, device=device)}
-    inputs = [(consensus, private_of(ALGORITHM, member, 0, 1), public) for member in members]
-
-    def work() -> None:
-        engine(ALGORITHM.client_update, task, members, inputs)
-        torch.cuda.synchronize()
-
-    return work
+    return lambda: next(rounds)
 
 
-def loop(fed: FederatedData, work: Workload, device: torch.device) -> Callable[[], object]:
-    """The same by the plain loop."""
-    assert fed.task.public is not None
-    public = fed.task.public.to(device)
-    consensus = torch.full((len(public), 10), 0.1, device=device)
-    clients = [
-        plain.PlainClient(
-            lambda: module(work, public).to(device),
-            client.private.x[client.private.rows].to(device),
-            client.private.y[client.private.rows].to(device),
-            32,
-        )
-        for client in fed.clients
+def plain_rounds(fed: FederatedData, name: str, group: str) -> Callable[[], object]:
+    """The same by the plain loop, with the very same networks as torch modules."""
+    model, public = fed.task.models[group], fed.task.public
+    assert public is not None
+
+    def build() -> nn.Module:
+        params = {k: v.to(public.device) for k, v in model.init(generator(0, "init")).items()}
+        return model.module(params).train()
+
+    parties = [
+        plain.PlainClient(build, e.x[e.rows], e.y[e.rows], BATCH)
+        for e in (client.private for client in fed.clients)
     ]
-
-    def run() -> None:
-        plain.fedmd_round(clients, public, consensus, 32)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return run
+    if name == "FedAvg":
+        return lambda: plain.fedavg_round(parties)
+    consensus = torch.full((len(public), 10), 0.1, device=public.device)
+    return lambda: plain.fedmd_round(parties, public, consensus, BATCH)
 
 
-def gpu(repeats: int) -> None:
-    """A hundred clients with a CNN on one GPU."""
-    if not torch.cuda.is_available():
-        print("  no GPU: batched against the plain loop on a GPU was not measured")
-        return
-    work = replace(WORKLOADS["fedmd-cnn"], clients=100, private=20_000, public=2_000)
-    fed, device = prepare(work), torch.device("cuda")
-    fast = updates(fed, batched(), device)
-    print("  GPU: plain loop / batched ", compare(loop(fed, work, device), fast, repeats))
-    floor = compare(arithmetic(work, fed, 1, "cuda"), fast, repeats)
-    print(f"  GPU: floor / batched       {100 * floor.median:.0f}% of the time is the arithmetic")
-    halves = ray_rounds(fed, 2, Share(1, 0.5), 3)
-    print(f"  GPU: two Ray actors of half a GPU each, a round in {statistics.median(halves):.2f} s")
+def federated(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
+    """Batched clients against the plain loop."""
+    for title, model in size.models.items():
+        fed = federation(size, model).to(device)
+        for name in ALGORITHMS:
+            fast = median(rounds_of(fed, name, batched(), repeats), device, repeats)
+            slow = median(plain_rounds(fed, name, model), device, repeats)
+            what = f"{name}, {title}, {size.clients} clients, a round, batched"
+            yield Row(what, fast, "plain loop", slow)
+
+
+def actors(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:
+    """Two Ray actors with half of the device each against one with all of it."""
+    gpus = 1.0 if device.type == "cuda" else 0.0
+    fed = federation(size, size.models["CNN"])
+    times = []
+    for count in (2, 1):
+        with RayEngine(count, share=Share(1, gpus / count)) as engine:
+            times.append(median(rounds_of(fed, "FedMD", engine, repeats), device, repeats))
+    share = "half a GPU" if gpus else "a core"
+    yield Row(f"FedMD, CNN, two Ray actors of {share} each, a round", times[0], "one", times[1])
+
+
+def graph(size: Size, device: torch.device) -> Iterator[Row]:
+    """An epoch of GLNN's teacher and of its student, with the validation that it ends with."""
+    drawn = synthetic.blocks(size.nodes, 7 * size.nodes)
+    split = splits.transductive(drawn, seed=0).to(device)
+    method = methods.get("glnn")(epochs=size.epochs, teacher_epochs=size.epochs)
+    times: dict[str, list[float]] = {}
+    start = time.perf_counter()
+    for record in distill(method, split, seed=0):
+        waited(device)
+        now = time.perf_counter()
+        if isinstance(record, Epoch):
+            times.setdefault(record.phase, []).append(now - start)
+        start = now
+    for phase, each in times.items():
+        yield Row(f"GLNN, {size.nodes:,} nodes, {phase}, an epoch", statistics.median(each))
 
 
 def main() -> None:
-    """Measure what this machine has."""
+    """Measure the device and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", help="cuda, cuda:1, mps or cpu; by default a GPU, if any")
+    parser.add_argument("--small", action="store_true", help="a minute on a CPU, and its default")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    print(machine())
-    print("\nFedMD, CNN of 104k parameters, 20 clients, a round")
-    work = WORKLOADS["fedmd-cnn"]
-    workers(prepare(work), work, options.repeats)
-    gpu(options.repeats)
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    report(device_of(options.device or found), options.small, options.repeats)
+
+
+def report(device: torch.device, small: bool, repeats: int) -> None:
+    """Print a line of the table as soon as it is measured."""
+    size = SMALL if small or device.type == "cpu" else LARGE
+    print(f"{machine()}, device {device}, batches of {BATCH}\n")
+    print("| what | ours | compared with | ratio |\n|---|---|---|---|", flush=True)
+    for row in federated(size, device, repeats):
+        print(row, flush=True)
+    if device.type in ("cpu", "cuda"):  # where Ray has something to share out
+        for row in actors(size, device, repeats):
+            print(row, flush=True)
+    for row in graph(size, device):
+        print(row, flush=True)
+    if device.type == "cuda":
+        print(f"\npeak memory {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -85,6 +85,20 @@ def fedmd_round(
     return torch.stack(predictions).mean(dim=0)
 
 
+def fedavg_round(clients: list[PlainClient]) -> None:
+    """Train, and give everybody the mean of all parameters, weighted by examples."""
+    for client in clients:
+        client.train()
+    sizes = [len(client.loader.dataset) for client in clients]  # type: ignore[arg-type]
+    states = [client.model.state_dict() for client in clients]
+    mean = {
+        name: sum(n * state[name] for n, state in zip(sizes, states, strict=True)) / sum(sizes)
+        for name in states[0]
+    }
+    for client in clients:
+        client.model.load_state_dict(mean)
+
+
 def mlp(inputs: int, width: int, classes: int) -> nn.Module:
     """One hidden layer."""
     return nn.Sequential(
