@@ -209,7 +209,8 @@ def _means(what: str | type[nn.Module], name: str, module: nn.Module) -> bool:
 
 def _restored(parts: Parts, params: Mapping[str, Tensor]) -> nn.Module:
     """A module of its own with a client's values, in eval mode."""
-    module = copy.deepcopy(parts.untouched or parts.learner)
+    device = next(iter(params.values())).device
+    module = copy.deepcopy(parts.untouched or parts.learner).to(device)
     values = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     with torch.no_grad():
         for name, value in plain(dict(params)).items():
