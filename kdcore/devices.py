@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 ALONE = 2**20  # bytes of a tensor that moves alone: joined to others it would gain nothing
+BOUNDARY = 64  # bytes: torch begins a tensor in memory at multiples of it
 
 
 def device_of(name: str = "auto", share: float = 0.0) -> torch.device:
@@ -53,10 +54,13 @@ def _check_there(device: torch.device, share: float) -> None:
 
 
 class Joined(NamedTuple):
-    """Tensors of one type, end to end.
+    """Tensors of one type, one behind the other, each beginning where torch would begin one.
+
+    At odd places in memory products of numbers are computed otherwise, and differ in their last
+    bits: so results would depend on what travels with what.
 
     Attributes:
-        flat: (sum of their sizes,) the numbers.
+        flat: the numbers, and zeros between them.
         shapes: of each.
     """
 
@@ -65,14 +69,22 @@ class Joined(NamedTuple):
 
     def apart(self) -> list[Tensor]:
         """The tensors, as views."""
-        parts = self.flat.split([shape.numel() for shape in self.shapes])
-        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        parts = self.flat.split([s.numel() + _gap(s.numel(), self.flat) for s in self.shapes])
+        pairs = zip(parts, self.shapes, strict=True)
+        return [part[: shape.numel()].view(shape) for part, shape in pairs]
 
 
 def joined(values: Sequence[Tensor]) -> Joined:
     """Tensors of one type and device, copied into one."""
-    flat = torch.cat([value.detach().reshape(-1) for value in values])
+    none = values[0].detach().new_zeros(BOUNDARY)
+    pieces = [(value.detach().reshape(-1), none[: _gap(value.numel(), none)]) for value in values]
+    flat = torch.cat([piece for pair in pieces for piece in pair])
     return Joined(flat, tuple(value.shape for value in values))
+
+
+def _gap(numbers: int, like: Tensor) -> int:
+    """How many numbers are missing to the next place at which torch would begin a tensor."""
+    return -numbers % max(1, BOUNDARY // like.element_size())
 
 
 def together(values: Sequence[Tensor]) -> list[list[int]]:

@@ -64,3 +64,13 @@ def test_rows_of_one_tensor_are_stacked_without_a_copy():
     assert torch.equal(stacked(table[1:3].unbind()), table[1:3])
     for rows in ([table[0], table[2]], [table[1], table[0]], [table[0].clone(), table[1]]):
         assert torch.equal(stacked(rows), torch.stack(rows))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64, torch.bool, torch.complex128])
+def test_tensors_that_travel_as_one_begin_where_torch_would_begin_them(kind):
+    values = [torch.ones(size).to(kind) for size in ((3,), (), (0, 2), (5, 7), (16,), (1, 1))]
+    apart = joined(values).apart()
+    for one, value in zip(apart, values, strict=True):
+        assert torch.equal(one, value)
+        assert one.dtype == kind
+        assert one.data_ptr() % 64 == 0

@@ -27,7 +27,7 @@ class TensorRef(NamedTuple):
 
 
 class Together(NamedTuple):
-    """Tensors of one type that travel as one: their numbers end to end, and the shape of each."""
+    """Tensors of one type that travel as one (`kdcore.devices.Joined`), and the shape of each."""
 
     flat: np.ndarray
     shapes: tuple[tuple[int, ...], ...]
@@ -99,4 +99,4 @@ def array(value: Tensor) -> np.ndarray:
 
 def tensor(value: np.ndarray) -> Tensor:
     """The tensor again, writable, also where the array lies in a shared store that is not."""
-    return torch.from_numpy(np.array(value))
+    return torch.tensor(value)  # in memory of torch, which begins where it begins all tensors
