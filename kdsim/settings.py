@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from fedkd.data.datasets import Dataset
 from fedkd.data.own.partition import of_examples, rows_of
+from fedkd.data.partition import AUTO
+from fedkd.targets import CLASSES
 from kdcore.registry import imported, is_reference, unknown
 from simulations.config import files, library
 from simulations.config.experiments import KINDS, Experiment, FedExperiment, Template
@@ -120,6 +122,8 @@ def named(given: Settings) -> tuple[dict[str, Any], Objects]:
     found = _with_parts(given, parts)
     if "data" in found:
         found["data"] = _names(_graphs(found["data"]), _name_of_data, data)
+        if any(getattr(one, "target", CLASSES) != CLASSES for one in data.values()):
+            found.setdefault("partition", AUTO)  # the usual one is by class
     for side in ("teacher", "student"):
         if callable(found.get(side)):
             raise ValueError(

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from fedkd import engines
 from fedkd.attacks import byzantine
 from fedkd.data import partition
+from fedkd.data.own.containers import is_file
 from fedkd.rounds.clock import Clock
 from kdcore import references
 from kdcore.registry import Registry
@@ -128,10 +129,29 @@ class FedExperiment:
     label_noise: Annotated[
         float, Setting("share of private examples with a wrong label", ge=0, le=1)
     ] = field(default=0.0, metadata=ADDED)
+    label: Annotated[
+        str | None, Setting("of data in a file: the column to predict, or several, A,B")
+    ] = field(default=None, metadata=ADDED)
+    target: Annotated[
+        Literal["auto", "class", "real", "labels", "sequence"],
+        Setting("of data in a file: what is learnt; auto: what the values plainly are"),
+    ] = field(default="auto", metadata=ADDED)
+    client: Annotated[
+        str | None, Setting("of data in a file: the column that says whose a row is")
+    ] = field(default=None, metadata=ADDED)
+    by: Annotated[
+        str | None, Setting("of data in a file: the column that the partition bands cuts by")
+    ] = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Refuse what makes no run."""
         check_ranges(self)
+        for name, value in {**self.columns, "target": self.target}.items():
+            if value not in (None, "auto") and not is_file(self.data):
+                raise ValueError(
+                    f"{name} {value}: of data in a file such as houses.csv, and data is "
+                    f"{self.data}; leave it out, or give it to kdsim.data"
+                )
         if self.partition != partition.AUTO and not self.partition.startswith(OBJECT):
             partition.REGISTRY.check(self.partition)
         engines.REGISTRY.check(self.engine)
@@ -149,6 +169,11 @@ class FedExperiment:
         return KINDS["fed"].name_of(self.algorithm)
 
     @property
+    def columns(self) -> dict[str, str | None]:
+        """What the columns of a file are for."""
+        return {"label": self.label, "client": self.client, "by": self.by}
+
+    @property
     def protocol(self) -> str:
         """What has to be equal for two algorithms to be compared, in words."""
         by_alpha = "dirichlet", "dirichlet-min", "dirichlet-balanced", "quantity"
@@ -156,6 +181,7 @@ class FedExperiment:
         strength["shards"] = f" {self.shards}"
         strength["pathological"] = f" {self.classes_per_client}"
         said = [f"{self.clients} clients", self.partition + strength.get(self.partition, "")]
+        said += [f"{name} {value}" for name, value in self.columns.items() if value]
         shifts = {
             f"{self.absent_classes} classes that nobody holds": self.absent_classes,
             f"{self.rotations} rotations": self.rotations > 1,
@@ -285,6 +311,15 @@ def kind_of(experiment: Experiment) -> str:
     return next(k for k, kind in KINDS.items() if isinstance(experiment, kind.experiment))
 
 
+# What settings are by default where data are in a file: most often it is a table of classes or real
+# numbers, of any size.
+OF_FILES: Mapping[str, Any] = {
+    "private": 0,
+    "partition": partition.AUTO,
+    "models": ("mlp-64", "mlp-128-64"),
+}
+
+
 @dataclass(frozen=True)
 class Template:
     """What the experiments of an algorithm, method or recipe are made from.
@@ -312,6 +347,8 @@ class Template:
         Raises:
             ValueError: a value that cannot be.
         """
+        if self.kind == "fed" and is_file(str(given.get("data"))):
+            given = {**OF_FILES, **given}
         spelt = {name: _spelt(value) for name, value in given.items()}
         found, own = self._form.checked(spelt), leaves(self.learner)
         learner = replaced(self.learner, {k: v for k, v in found.items() if k in own})

@@ -4,16 +4,18 @@ An experiment may name algorithms, models, data, and so on, that are not the pro
 of such code are two runs, so its source is a part of what a run is known by.
 """
 
+import hashlib
 import importlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedkd.data.own.containers import is_file
 from kdcore.references import Source, is_reference, source, source_of
 from kdcore.registry import Registry
 from kdcore.settings import said_of
-from simulations.config.experiments import KINDS, Experiment, kind_of
+from simulations.config.experiments import KINDS, Experiment, FedExperiment, kind_of
 from simulations.config.schema import leaves
 
 
@@ -30,7 +32,18 @@ def sources(experiment: Experiment) -> dict[str, Source]:
         there = cls.__module__ in sys.modules  # not so in a worker that was sent the class
         place = f"{cls.__module__}:{cls.__qualname__}"
         found[experiment.name] = source_of(cls) if there else source(place)
+    if isinstance(experiment, FedExperiment) and is_file(experiment.data):
+        found[experiment.data] = _of_data(Path(experiment.data).expanduser())
     return found | {place: source(place) for place in dict.fromkeys(_named(experiment))}
+
+
+def _of_data(path: Path) -> Source:
+    """A file of examples, by its bytes; ValueError where it is not there."""
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    with path.open("rb") as file:
+        known = hashlib.file_digest(file, "sha256").hexdigest()
+    return Source(str(path.resolve()), known, {path.name: known})
 
 
 def hashes(found: Mapping[str, Source]) -> dict[str, str]:

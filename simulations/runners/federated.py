@@ -16,6 +16,8 @@ from fedkd.core import Algorithm, Client, Engine, Model, Task
 from fedkd.data import datasets
 from fedkd.data import partition as partitions
 from fedkd.data.federated_data import FederatedData, Pools, federate, noisy, pools, ready, tried
+from fedkd.data.own import sources as own_sources
+from fedkd.data.own.containers import is_file
 from fedkd.data.own.partition import ClientRows, Dealt, deal
 from fedkd.data.partition import Partition
 from fedkd.engines import made
@@ -70,11 +72,21 @@ def prepare(
         FileNotFoundError: a data file is missing.
     """
     given = objects.given(experiment.data)
-    data = datasets.load(experiment.data, root) if given is None else given
+    data = _read(experiment, root) if given is None else given
     federation = dealt(experiment, data, objects)
     check(experiment, federation, resources)
     said = left_out(experiment.algorithm, federation.task, federation.clients)
     return federation._replace(notes=(*federation.notes, *said))
+
+
+def _read(e: FedExperiment, root: Path | None) -> datasets.Dataset:
+    """The data of a name, or in a file."""
+    if not is_file(e.data):
+        return datasets.load(e.data, root)
+    label = None if e.label is None else e.label.split(",")
+    one = label[0] if label and len(label) == 1 else label
+    target = None if e.target == "auto" else e.target
+    return own_sources.data(e.data, label=one, target=target, client=e.client, by=e.by)
 
 
 def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> FederatedData:
@@ -330,14 +342,14 @@ def _dealt_by_hand(e: FedExperiment, data: datasets.Dataset, rows: Sequence[Clie
 
 def _all_others(e: FedExperiment, data: datasets.Dataset) -> int:
     """How many examples are private where all are that are nothing else."""
-    if not e.test and not data.official:
+    if not e.test and not data.official and not is_file(e.data):
         raise ValueError("private 0 is all other examples; say how many are to test on, test=...")
-    test = 0 if data.official else e.test
+    test = 0 if data.official else e.test or len(data.y) // 5  # of a file, a fifth
     there = len(data.y) - data.official - data.foreign
     others = there - (0 if data.foreign else e.public) - e.validation - test
     if others < 1:
         raise ValueError(
-            f"{e.public} public, {e.validation} validation and {e.test} test examples leave none "
+            f"{e.public} public, {e.validation} validation and {test} test examples leave none "
             f"of {there} to train on; take fewer"
         )
     return others

@@ -13,6 +13,7 @@ import numpy as np
 from fedkd.data.own import items, tables, texts
 from kdcore.training.batches import Examples, rows
 
+FILES = (".csv", ".tsv", ".parquet", ".npz", ".txt")
 Label = str | Sequence[str] | None
 TRAIN, TEST = ("train", "training"), ("test", "testing")
 FEATURES = "x", "X", "data", "features", "images", "image"
@@ -40,6 +41,11 @@ class Contents(NamedTuple):
 
     training: tuple[Any, ...]
     test: tuple[Any, ...] = ()
+
+
+def is_file(name: str) -> bool:
+    """Whether a name is that of a file of examples: `houses.csv`, `data/book.txt`, `a.csv.gz`."""
+    return bool(set(FILES) & set(Path(name).suffixes[-2:]))
 
 
 def contents(source: Any, label: Label = None) -> Contents:
@@ -72,7 +78,7 @@ def _path(source: str | Path, label: Label) -> Contents:
         return _packed(path)
     if path.suffix == ".txt":
         return Contents((texts.read(path),))
-    if {".csv", ".tsv", ".parquet"} & set(path.suffixes):
+    if set(FILES) & set(path.suffixes):
         return Contents((tables.read(path),))
     raise ValueError(
         f"{source}: expected a .csv, .tsv, .parquet, .npz or .txt file, or a folder of pictures by "
