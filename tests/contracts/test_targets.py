@@ -11,8 +11,10 @@ import torch.nn.functional as F  # noqa: N812
 from fedkd import algorithms
 from fedkd.core import Client, Model, Task
 from fedkd.engines.batched import batched
+from fedkd.engines.ray.engine import RayEngine
 from fedkd.engines.sequential import sequential
 from fedkd.models import build
+from fedkd.rounds import checkpoint
 from fedkd.rounds.round import INSTEAD, deployed
 from fedkd.rounds.synchronous import simulate
 from fedkd.targets import CLASSES, LABELS, NO_LABEL, REAL, SEQUENCE, TARGETS
@@ -168,6 +170,30 @@ def test_engines_agree(name, target):
     for one, other in zip(alone.clients, together.clients, strict=True):
         for key, value in one.params.items():
             torch.testing.assert_close(other.params[key], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", OTHERS, ids=name_of)
+def test_a_run_goes_on_from_a_checkpoint(target, tmp_path):
+    task, clients, _ = federation(target)
+    whole = runs("fedmd", target)
+    checkpoint.save(tmp_path, whole[0], whole[0].ledger, "this run")
+    before, _ = checkpoint.load(tmp_path, clients, "this run", task.device)
+    *_, last = runs("fedmd", target, after=before)
+    for one, other in zip(whole[-1].clients, last.clients, strict=True):
+        assert all(torch.equal(value, other.params[key]) for key, value in one.params.items())
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("target", OTHERS, ids=name_of)
+def test_actors_of_ray_agree_bit_for_bit(target):
+    with RayEngine(1) as engine:
+        *_, last = runs("fedmd", target, rounds=2, engine=engine)
+        params = [dict(client.params) for client in last.clients]
+    *_, alone = runs("fedmd", target, rounds=2, engine=batched())
+    for one, other in zip(params, alone.clients, strict=True):
+        assert all(torch.equal(value, other.params[key]) for key, value in one.items())
 
 
 def test_what_is_no_distribution_is_not_sharpened():
