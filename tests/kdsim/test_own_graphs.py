@@ -4,12 +4,14 @@ import networkx
 import pytest
 import torch
 from torch import nn
+from torch_geometric.data import Data
 from torch_geometric.nn.models import GCN
 
 import graphkd
 import kdsim
 from graphkd.data import datasets, splits
 from graphkd.methods.glnn import GLNN
+from kdsim import settings
 
 FAKE = datasets.fake(size=55)
 SPLIT = splits.inductive(FAKE, 0)
@@ -87,3 +89,45 @@ def test_a_kept_run_takes_a_graph_and_names_its_networks(tmp_path):
     assert run.experiment["data"].startswith("own:graph-")
     assert run.experiment["teacher"] == "torch_geometric.nn:GCN"
     assert runs.model("glnn")(FAKE.x).shape == (165, 3)
+
+
+def labelled_graphs(count):
+    """Paths of three nodes, each with one label."""
+    ends = torch.tensor([[0, 1], [1, 2]])
+    return [Data(x=torch.ones(3, 2) * i, edge_index=ends, y=i % 2) for i in range(count)]
+
+
+def test_a_list_of_graphs_with_a_label_each_is_one_data_set_and_of_others_an_axis():
+    many = labelled_graphs(20)
+    *_, end = kdsim.distill("glnn", data=many, protocol="folds", **QUICK)
+    assert 0 <= end["metrics"]["accuracy"] <= 1
+    with pytest.raises(ValueError, match="graphs is many graphs, and the protocol .*choose folds"):
+        next(kdsim.distill("glnn", data=many))
+    named, objects = settings.named({"data": many})
+    assert list(objects.data) == [named["data"]]
+    assert objects.data[named["data"]].num_nodes == 20
+    several, objects = settings.named({"data": [masked(), "digits-knn", FAKE]})
+    assert several["data"][1] == "digits-knn"
+    assert [graph.num_nodes for graph in objects.data.values()] == [165, 165]
+
+
+def test_what_is_said_of_a_node_is_said_by_the_name_that_the_user_gave_it():
+    """Of three components the largest is taken; its nodes are those of the user, in any order."""
+    net = networkx.disjoint_union(networkx.cycle_graph(30), networkx.path_graph(4))
+    net.add_node(34)
+    draw = torch.randn(35, 3, generator=torch.Generator().manual_seed(0))
+    for i, about in net.nodes(data=True):
+        about.update(x=draw[i].numpy(), y="ab"[i % 2])
+    net = networkx.relabel_nodes(net, {i: f"node {35 - i}" for i in net})
+    graph = kdsim.Graph.from_networkx(net)
+    split = splits.split(graph, "inductive", 0, train=3, val=3)
+    *_, result = graphkd.run(GLNN(**QUICK), split)
+    said = graphkd.distill.predictions(result, split)
+    assert list(said) == [f"node {35 - i}" for i in range(30)]
+    assert result.node_names == tuple(said)
+    assert "labels numbered: a is 0, b is 1" in result.notes
+    assert result.notes[-1].endswith("30 of 35 nodes, and leaves out 5")
+    student = graphkd.plain(result)
+    for name in ("node 35", "node 20", "node 6"):
+        alone = torch.as_tensor(net.nodes[name]["x"])[None]
+        assert torch.allclose(student(alone)[0], said[name], atol=1e-6)
