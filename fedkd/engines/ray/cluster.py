@@ -112,11 +112,15 @@ class Room(NamedTuple):
         if self.own:
             return bool(self.group.wait(seconds))
         until = time.monotonic() + seconds
-        while placement_group_table(self.group)["state"] != "CREATED":
+        while not self.there():
             if time.monotonic() > until:
                 return False
             time.sleep(0.1)
         return True
+
+    def there(self) -> bool:
+        """Whether no machine of it is lost, as far as is known by now."""
+        return bool(placement_group_table(self.group)["state"] == "CREATED")
 
     def release(self) -> None:
         """Give it back."""

@@ -104,11 +104,18 @@ class Workers:
         fresh = [(actor(self._share, room), room) for room in rooms]
         calls = {one.ready.remote(): (one, room) for one, room in fresh}
         waiting, ready = list(calls), list[Worker]()
+        until = time.monotonic() + STARTING
         while waiting:
-            done, waiting = ray.wait(waiting, timeout=STARTING)
-            if not done:
+            done, waiting = ray.wait(waiting, timeout=self._patience)
+            if done:
+                until = time.monotonic() + STARTING
+            elif time.monotonic() > until:
                 reason = f"{len(waiting)} did not start within {STARTING:g} s"
                 done, waiting = waiting, []
+            else:  # a machine may be lost before that is known, and its room with it
+                done = [call for call in waiting if not calls[call][1].there()]
+                reason = _no_room(self._patience) if done else reason
+                waiting = [call for call in waiting if call not in done]
             for call in done:
                 one, room = calls[call]
                 try:
@@ -128,8 +135,7 @@ class Workers:
         for room in rooms:
             if room not in found:
                 room.release()
-        missing = f"no room for more within {self._patience:g} s"
-        return found, missing if len(found) < count else ""
+        return found, _no_room(self._patience) if len(found) < count else ""
 
     def _dealt(self, count: int, workers: Sequence[Worker], reason: str) -> list[Worker]:
         """A worker for each of so many places."""
@@ -139,6 +145,10 @@ class Workers:
                 "others may hold; take smaller shares, or mend the cluster and resume"
             )
         return [workers[place % len(workers)] for place in range(count)]
+
+
+def _no_room(patience: float) -> str:
+    return f"no room for more within {patience:g} s"
 
 
 def _end(one: Any, room: Room) -> None:
