@@ -13,14 +13,14 @@ import pytest
 
 from kdcore import settings
 from simulations.cli import app, options
-from simulations.config import grid
+from simulations.config import files, grid, search
 from simulations.config.experiments import KINDS, Template
 from simulations.config.resources import Resources
 from simulations.config.schema import Form, Leaf, leaves
 from simulations.process import WRONG
 
 # Numbers that may be anything, and why.
-FREE = {"seed": "any whole number names a stream of random numbers"}
+FREE = dict.fromkeys(("seed", "seeds"), "any whole number names a stream of random numbers")
 TYPES = {bool, int, float, str, type(None), ...}
 
 
@@ -44,6 +44,7 @@ def every():
             own = leaves(about.get(name))
             yield from (Known(f"{about.key}.{name}", *one) for one in own.items())
     yield from (Known("resources", *one) for one in leaves(Resources).items())
+    yield from (Known(files.TUNE, *one) for one in leaves(search.Tune).items())
 
 
 ALL = list(every())
@@ -83,6 +84,7 @@ def test_there_are_settings_of_all_kinds():
         *KINDS,
         *(kind.key for kind in KINDS.values()),
         "resources",
+        files.TUNE,
     }
     assert len(BOUNDED) > 200
 
@@ -109,8 +111,8 @@ def test_what_may_be_anything_is_there_and_has_no_range():
 def toml(known, value):
     """A document in which a setting has a value."""
     table, _, name = known.where.partition(".")
-    if table == "resources":
-        return {"fed": {"algorithm": "local"}, "resources": {known.key: value}}
+    if table in ("resources", files.TUNE):
+        return {"fed": {"algorithm": "local"}, table: {known.key: value}}
     if table in KINDS:
         key = KINDS[table].key
         return {table: {key: KINDS[table].names()[0], known.key: value}}
@@ -130,7 +132,8 @@ def test_a_file_with_a_value_beyond_a_bound_is_refused_in_a_line(known):
     first, *more = outside(known)
     many = known.leaf.many
     value = [first] * max(2, len(known.leaf.default)) if many else first
-    said = refusal(grid.expand, toml(known, [value] if many else value), "e.toml")
+    read = search.read if known.where == files.TUNE else grid.expand
+    said = refusal(read, toml(known, [value] if many else value), "e.toml")
     assert said.startswith(f"e.toml: {known.key} must ")
     assert f"{first}" in said
     assert "\n" not in said
