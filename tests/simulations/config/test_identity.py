@@ -2,16 +2,18 @@
 
 import json
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import pytest
 
 from fedkd.algorithms.dsfl import DSFL
+from kdcore import registry
 from kdcore.settings import Setting
 from kdcore.training.optimizers import TrainingConfig
-from simulations.config import files, grid, identity, library, schema
-from simulations.config.experiments import FedExperiment
+from simulations.config import files, grid, identity, library, schema, sources
+from simulations.config.experiments import FedExperiment, build
 
 FROZEN = json.loads((Path(__file__).parent / "digests.json").read_text())
 
@@ -112,3 +114,24 @@ def test_a_setting_that_is_added_inside_another_one_is_found():
 
     assert schema.unsaid(Whole()) == {"part.new"}
     assert schema.unsaid(Whole(Part(old=3, new=5))) == set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "given", "group"),
+    [
+        ("graph", "glnn", {"teacher": "mine+sage"}, "kdsim.networks"),
+        ("survey", "mutual", {"peers": ["mlp-8", "mine"]}, "kdsim.models"),
+        ("fed", "local", {"models": ["mine"]}, "kdsim.models"),
+    ],
+)
+def test_networks_of_an_installed_package_are_a_part_of_what_a_run_is_known_by(
+    kind, name, given, group, own_code, monkeypatch
+):
+    (own_code / "my_networks.py").write_text("class Net: ...\n")
+    monkeypatch.syspath_prepend(own_code)
+    point = EntryPoint("mine", "my_networks:Net", group)
+    wanted = lambda group: [point] if group == point.group else []  # noqa: E731
+    monkeypatch.setattr(registry, "entry_points", wanted)
+    one = build(kind, name, given)
+    assert [*sources.sources(one)] == ["my_networks:Net"]
+    assert "source my_networks:Net" in identity.settings(one)

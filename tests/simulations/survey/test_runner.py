@@ -121,6 +121,15 @@ def test_wrong_commands_are_one_line(kdsim, arguments, said):
     assert not out
 
 
+def test_a_network_that_is_none_is_refused_before_any_run(kdsim, tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text("[survey]\nrecipe = 'compression'\n[recipe.compression]\nteacher = 'mpl-64'\n")
+    status, out, err = kdsim("run", file, "--out", tmp_path / "runs")
+    assert (status, out) == (2, "")
+    assert "unknown model 'mpl-64'; did you mean 'mlp'?" in err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_missing_data_are_one_line(kdsim, tmp_path):
     needing = [n for n in recipes.names() if recipes.get(n).data == "shakespeare"]
     for name in needing[:1]:
