@@ -58,7 +58,8 @@ def test_same_bits_for_any_number_of_workers(cluster):
             scores.append(evaluate(federation.task, clients, federation.test, counts, engine))
     assert len(digests) == 1
     for score in scores[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(score, scores[0], strict=True))
+        assert score.keys() == scores[0].keys()
+        assert all(torch.equal(value, scores[0][name]) for name, value in score.items())
 
 
 def test_engine_leaves_ray_as_it_found_it(cluster):
