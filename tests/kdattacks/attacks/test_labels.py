@@ -1,0 +1,43 @@
+"""What is read off each kind of upload, by hand."""
+
+import pytest
+import torch
+
+from fedkd.messages import Received
+from kdattacks import REGISTRY, Knowledge, Recorded
+from kdcore.rng import generator
+
+
+def shares(payload, rows=None, received=None):
+    upload = Received(0, "m", payload, 1.0, rows)
+    recorded = Recorded((0,), ({0: received or {}},), ({0: upload},), (None,))
+    found = REGISTRY.get("labels")(recorded, Knowledge(3), generator(0, "labels"))
+    assert found.of == "labels"
+    return found.values[0].tolist()
+
+
+def test_counts_are_as_they_are():
+    assert shares({"label_counts": torch.tensor([6.0, 2.0, 0.0])}) == [0.75, 0.25, 0]
+
+
+def test_labels_of_single_records_are_counted_where_a_row_is_one():
+    labels, rows = torch.tensor([2, 2, 0, 1]), torch.tensor([1.0, 1.0, 1.0, 0.0])
+    assert shares({"labels": labels}, rows) == pytest.approx([1 / 3, 0, 2 / 3])
+
+
+def test_means_of_held_labels_are_added_and_prototypes_count_evenly():
+    means = torch.tensor([[0.8, 0.1, 0.1], [9, 9, 9], [0.2, 0.2, 0.6]])
+    held = torch.tensor([1.0, 0.0, 1.0])
+    assert shares({"means": means}, held) == pytest.approx([0.5, 0.15, 0.35])
+    assert shares({"prototypes": torch.ones(3, 5)}, held) == [0.5, 0, 0.5]
+
+
+def test_a_bias_tells_by_how_far_it_moved():
+    start = {"head.bias": torch.tensor([0.3, -0.2, 0.1])}
+    moved = {"head.bias": start["head.bias"] + torch.tensor([0.1, 0.0, 0.0])}
+    found = shares(moved, received=start)
+    assert found == pytest.approx(torch.tensor([1.0, 0, 0]).softmax(0).tolist())
+
+
+def test_where_nothing_tells_shares_are_even():
+    assert shares({"weight": torch.ones(2, 2)}) == pytest.approx([1 / 3] * 3)
