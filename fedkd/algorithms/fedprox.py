@@ -33,6 +33,8 @@ class FedProx(FedAvg):
 
     mu: Annotated[float, Setting("weight of the proximal term", ge=0)] = 0.01
 
+    properties = FedAvg.properties
+
     def client_update(
         self,
         predict: Predict,

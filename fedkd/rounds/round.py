@@ -397,7 +397,7 @@ def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]
 
 def _check_target(algorithm: Algorithm, task: Task) -> None:
     """Raise ValueError for an algorithm that cannot learn what the task is about."""
-    able = algorithm.properties.targets
+    able = _learnt_by(algorithm)
     if task.target.name not in able:
         wanted = " or ".join(TARGETS[name].words for name in able)
         raise ValueError(
@@ -416,3 +416,16 @@ def _check_batches(algorithm: Algorithm, task: Task) -> None:
                     f"{name}.batch_size {training.batch_size}: {group} normalises over its "
                     f"mini-batches and cannot learn from a single example; take 2 or more"
                 )
+
+
+def _learnt_by(algorithm: Algorithm) -> tuple[str, ...]:
+    """The targets that an algorithm learns: a training of its own is for classes, if none are said.
+
+    A class that is derived from another, and trains otherwise, inherits no declaration of targets.
+    """
+    ancestry = type(algorithm).__mro__
+    trains, declares = (
+        next(one for one in ancestry if name in vars(one))
+        for name in ("client_update", "properties")
+    )
+    return algorithm.properties.targets if issubclass(declares, trains) else ("class",)

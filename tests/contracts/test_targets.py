@@ -1,7 +1,7 @@
 """Every algorithm on every target: it learns more than a constant says, or refuses in one line."""
 
 import math
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from fedkd import algorithms
+from fedkd.algorithms.fedavg import FedAvg
 from fedkd.core import Client, Model, Task
 from fedkd.engines.batched import batched
 from fedkd.engines.ray.engine import RayEngine
@@ -154,6 +155,22 @@ def test_or_it_says_before_the_run_that_it_cannot(name, target):
     assert algorithms.get(name).__name__ in said
     assert target.words in said
     assert "\n" not in said
+
+
+def test_a_training_of_ones_own_is_for_classes_where_nothing_is_said():
+    @dataclass(frozen=True)
+    class Own(FedAvg):
+        def client_update(self, predict, params, received, private, public):
+            return super().client_update(predict, params, received, private, public)
+
+    @dataclass(frozen=True)
+    class Said(Own):
+        properties = FedAvg.properties
+
+    task, clients, _ = federation(REAL)
+    with pytest.raises(ValueError, match="Own needs one class"):
+        next(simulate(Own(), task, clients, rounds=1))
+    assert not next(simulate(Said(), task, clients, rounds=1)).rejected
 
 
 def test_the_algorithms_named_instead_learn_every_target():
