@@ -13,9 +13,10 @@ Nothing is imported before it is asked for.
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
@@ -110,14 +111,22 @@ class Registry(Generic[T]):
             return ValueError(f"{self.kind} {name!r}: say what in that file, as in {name}:Name")
         return unknown(self.kind, name, self.names())
 
-    def _added(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self.group)}
+    def _added(self) -> Mapping[str, EntryPoint]:
+        return _points(entry_points, self.group, tuple(sys.path))
 
     def _checked(self, name: str, found: Any) -> T:
         if not self.accepts(found):
             wanted = f"; expected {self.expected}" if self.expected else ""
             raise ValueError(f"{name} is no {self.kind}: it is {found!r}{wanted}")
         return found  # type: ignore[no-any-return]  # `accepts` has just said so
+
+
+@lru_cache(maxsize=64)
+def _points(
+    find: Callable[..., Iterable[EntryPoint]], group: str, path: tuple[str, ...]
+) -> Mapping[str, EntryPoint]:
+    """What installed packages add to a group, by name; all are gone through once for a path."""
+    return {point.name: point for point in find(group=group)}
 
 
 def members(table: Mapping[str, T]) -> Callable[[], Mapping[str, Callable[[], T]]]:

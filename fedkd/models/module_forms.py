@@ -55,6 +55,14 @@ class Parts:
         """Whether it has layers of torch's attention."""
         return any(isinstance(part, nn.MultiheadAttention) for part in self.judge.modules())
 
+    @cached_property
+    def ties(self) -> bool:
+        """Whether some weight has two names, which torch looks for at each call if it is to."""
+        return any(
+            len([*named(remove_duplicate=False)]) > len([*named()])
+            for named in (self.learner.named_parameters, self.learner.named_buffers)
+        )
+
     @property
     def dtype(self) -> torch.dtype:
         """The type of its weights."""
@@ -90,7 +98,8 @@ class Parts:
         if next(module.parameters()).device != device:
             module.to(device)
         with _attending_plainly() if self.attends else nullcontext():
-            found = outputs_of(torch.func.functional_call(module, values, self.args(x)))
+            call, given = torch.func.functional_call, self.args(x)
+            found = outputs_of(call(module, values, given, tie_weights=self.ties))
         return tree_map(_held, found) if self.kinds else found
 
     def _own(self, params: Params) -> Params:
