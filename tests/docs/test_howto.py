@@ -22,7 +22,6 @@ QUICK = {
     "own-loss",
     "own-teacher",
     "pretrained-and-frozen",
-    "tables",
     "reproduce-a-paper",
 }
 MARKS = {True: [], False: [pytest.mark.slow]}

@@ -176,6 +176,7 @@ def test_mistakes_are_a_line(given, said):
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_such_runs_go_on_by_the_same_call_alone(capsys):
     kdsim.run("local", parts=[[0, 1], [2, 3]], out="runs", **HOW)
     (run,) = run_folder.load(Path("runs"))

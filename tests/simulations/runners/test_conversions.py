@@ -78,6 +78,7 @@ def test_of_bytes_and_in_the_sequential_engine_nothing_but_these():
     assert "divided by 255." in said
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_what_it_has_noted():
     x = torch.zeros(60, 4, dtype=torch.uint8) + torch.arange(60, dtype=torch.uint8)[:, None]
     mine = kdsim.data(x, torch.arange(60) % 3)
@@ -91,6 +92,7 @@ def test_a_run_that_goes_on_keeps_what_it_has_noted():
     assert [record["record"] for record in again.records] == ["round", "round", "round", "run"]
 
 
+@pytest.mark.slow
 def test_what_needs_no_conversion_has_no_notes():
     kdsim.run("local", clients=2, private=20, public=0, test=20, models=["mlp-8"], rounds=1,
               workers=1, progress=False, out="runs")  # fmt: skip
