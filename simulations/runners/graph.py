@@ -20,6 +20,7 @@ from graphkd.training.distillation import fit_one_teacher
 from graphkd.training.given import Given
 from graphkd.training.loop import build
 from kdcore.devices import device_of
+from kdcore.registry import is_reference
 from simulations.config.experiments import GraphExperiment
 from simulations.config.resources import Resources
 from simulations.runners import teacher_cache
@@ -61,7 +62,8 @@ def prepare(
     split = registry.split(graph, experiment.protocol, experiment.seed, *cut)
     specs: list[TeacherSpec | StudentSpec] = [*plan.teachers, plan.student]
     ours = [one for one in specs if one.network in networks.NETWORKS]
-    for one in ours:  # a width that no network can have
+    theirs = [one for one in plan.teachers if is_reference(one.network)]
+    for one in ours + theirs:  # a width that no network can have, or what is no network
         build(one, split.view("train").graph, experiment.seed, "check")
     if len(ours) < len(specs):
         graphkd.distill.check_networks(plan, split, seed=experiment.seed, own=own)

@@ -135,6 +135,9 @@ def test_a_file_of_ones_own_that_cannot_be_used_is_one_line(kdsim):
         status, out, said = kdsim("graph", "glnn", "--data", f"mine.py:{name}", "--out", "out")
         assert (status, out, len(said.strip().splitlines())) == (2, "", 1), what
         assert re.search(message, said), said
+    status, _, said = kdsim("graph", "glnn", "--teacher", "mine.py:ring", "--out", "out")
+    assert status == 2
+    assert "network ring gives Data" in said
 
 
 @pytest.mark.usefixtures("mine", "no_report")
