@@ -91,6 +91,10 @@ class Gossip(Algorithm):
         """What a peer tells itself."""
         return self.algorithm.broadcast(_own(server, client), client, group)
 
+    def broadcasts(self, server: Server, cohort: Mapping[int, str]) -> dict[int, Message]:
+        """One by one: each peer has a server of its own."""
+        return {client: self.broadcast(server, client, group) for client, group in cohort.items()}
+
     def client_update(
         self,
         predict: Predict,
