@@ -116,14 +116,14 @@ def plain_rounds(fed: FederatedData, name: str, group: str) -> Callable[[], obje
         params = {k: v.to(public.device) for k, v in model.init(generator(0, "init")).items()}
         return model.module(params).train()
 
-    parties = [
+    clients = [
         plain.PlainClient(build, e.x[e.rows], e.y[e.rows], BATCH)
         for e in (client.private for client in fed.clients)
     ]
     if name == "FedAvg":
-        return lambda: plain.fedavg_round(parties)
+        return lambda: plain.fedavg_round(clients)
     consensus = torch.full((len(public), 10), 0.1, device=public.device)
-    return lambda: plain.fedmd_round(parties, public, consensus, BATCH)
+    return lambda: plain.fedmd_round(clients, public, consensus, BATCH)
 
 
 def federated(size: Size, device: torch.device, repeats: int) -> Iterator[Row]:

@@ -47,8 +47,8 @@ def loop(fed: FederatedData, work: Workload) -> Callable[[], object]:
     """The same by the plain loop."""
     public = fed.task.public
     assert public is not None
-    told = torch.full((len(public), 10), 0.1)
-    parties = [
+    consensus = torch.full((len(public), 10), 0.1)
+    clients = [
         plain.PlainClient(
             lambda: module(work, public),
             client.private.x[client.private.rows],
@@ -57,7 +57,7 @@ def loop(fed: FederatedData, work: Workload) -> Callable[[], object]:
         )
         for client in fed.clients
     ]
-    return lambda: plain.fedmd_round(parties, public, told, 32)
+    return lambda: plain.fedmd_round(clients, public, consensus, 32)
 
 
 def main() -> None:

@@ -55,8 +55,8 @@ class FD(Algorithm):
         if not server:
             return {client: {} for client in cohort}
         members = {client: place for place, client in enumerate(server["clients"].tolist())}
-        places = torch.tensor([members.get(client, len(members)) for client in cohort])
-        places = places.to(server["means"].device)
+        listed = [members.get(client, len(members)) for client in cohort]
+        places = torch.tensor(listed, dtype=torch.long).to(server["means"].device)
         total, count = (
             whole - torch.cat([part, torch.zeros_like(part[:1])])[places]
             for whole, part in (

@@ -603,7 +603,7 @@ def outcome(algorithm, federation, engine):
     models = deployed(algorithm, federation.task, last, engine=engine)
     scores = evaluate(federation.task, models, federation.test, federation.label_counts, engine)
     own = [dict(client.params) for client in (*last.clients, *models)]
-    return last.server, last.broadcasts, last.uploads, own, scores
+    return last.server, last.broadcasts, last.uploads, own, dict(scores)
 
 
 @every_algorithm

@@ -54,7 +54,9 @@ def terms(algorithm: Algorithm, task: Task, channel: Channel) -> dict[str, str]:
 
     A privacy mechanism that one side forgot, or runs with another strength, is a difference here.
     """
-    public = tree_map(lambda one: (tuple(one.shape), str(one.dtype)), task.public)
+    public: Any = None
+    if task.public is not None:
+        public = tree_map(lambda one: (tuple(one.shape), str(one.dtype)), task.public)
     return {
         "algorithm": repr(algorithm) + _asked(task),
         "public": repr(public),

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 
 from fedkd.data import partition as module
@@ -62,7 +62,12 @@ def test_every_row_is_dealt_out_exactly_once(name, count, classes, clients, alph
     more = (len(labels.unique()), labels)
     if name in ("pathological", "natural"):  # each client is to have some of each label
         assume(int(torch.bincount(labels)[labels.unique()].min()) >= clients)
-    parts = partition(name, labels, clients, stream(seed), alpha, shard, *more)
+    try:
+        parts = partition(name, labels, clients, stream(seed), alpha, shard, *more)
+    except ValueError as refused:  # what is drawn again until no part is small may never be so
+        if name.startswith("dirichlet-") and "draws with alpha" in str(refused):
+            reject()
+        raise
     assert len(parts) == clients
     assert_each_once(parts, count)
     assert min(len(part) for part in parts) >= 1
@@ -322,10 +327,10 @@ def test_other_settings_that_cannot_be_are_errors():
 
 def test_an_unknown_partition_is_an_error_that_names_the_nearest():
     with pytest.raises(
-        ValueError, match="did you mean 'dirichlet'. choose one of dirichlet, .*, iid"
+        ValueError, match="did you mean 'dirichlet'. choose one of bands, dirichlet, .*, iid"
     ):
         partition("dirichelt", balanced(10), 2, stream(), 0.5, 2)
-    with pytest.raises(ValueError, match="unknown partition 'zzz'; choose one of dirichlet"):
+    with pytest.raises(ValueError, match="unknown partition 'zzz'; choose one of bands, dirichlet"):
         partition("zzz", balanced(10), 2, stream(), 0.5, 2)
 
 

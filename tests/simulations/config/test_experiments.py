@@ -180,7 +180,7 @@ def test_set_does_not_reach_into_what_is_no_table(given):
         files.override(document, [given])
 
 
-def test_the_hash_depends_on_every_setting_and_on_nothing_else():
+def test_the_hash_depends_on_every_setting_and_on_nothing_else(tmp_path):
     one = FedExperiment(DSFL())
     assert identity.digest(one) == identity.digest(FedExperiment(DSFL(temperature=0.1)))
     others = {
@@ -189,6 +189,7 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else():
         "models": ("cnn",),
         "partition": "iid",
         "engine": "batched",
+        "precision": "bfloat16",
         "compression": "float16",
         "corrupt": "0:nan",
         "fraction": 0.5,
@@ -196,12 +197,24 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else():
         "rewiring": 0.5,
         "clock": Clock(dropout=0.1),
     }
+    of_files = {"label": "b", "target": "real", "client": "b", "by": "b"}
     for field in dataclasses.fields(FedExperiment):
+        if field.name in of_files:
+            continue
         other = others.get(field.name, getattr(one, field.name))
         changed = dataclasses.replace(
             one, **{field.name: other if field.name in others else other + 1}
         )
         assert identity.digest(changed) != identity.digest(one), field.name
+    table = tmp_path / "table.csv"
+    table.write_text("a,b,c\n1,2,3\n")
+    one = FedExperiment(DSFL(), data=str(table), label="a")
+    for name, other in of_files.items():
+        changed = dataclasses.replace(one, **{name: other})
+        assert identity.digest(changed) != identity.digest(one), name
+    before = identity.digest(one)
+    table.write_text("a,b,c\n1,2,4\n")
+    assert identity.digest(one) != before
 
 
 OWN = {

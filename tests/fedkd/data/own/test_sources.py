@@ -82,7 +82,7 @@ def test_whole_numbers_stay_whole():
 def test_several_inputs_stay_several():
     found = data((X, X[:, :2]), Y)
     assert [one.shape for one in found.x] == [(60, 4), (60, 2)]
-    assert found.shape == ()
+    assert found.shape == ((4,), (2,))
 
 
 def test_classes_without_an_example_are_said():
