@@ -1,10 +1,13 @@
 """Devices that tensors are computed on: which there are, and how many tensors get there at once."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 ALONE = 2**20  # bytes of a tensor that moves alone: joined to others it would gain nothing
 BOUNDARY = 64  # bytes: torch begins a tensor in memory at multiples of it
@@ -134,3 +137,41 @@ def stacked(column: Sequence[Tensor]) -> Tensor:
 def _is_on(value: Tensor, device: torch.device) -> bool:
     """Whether a tensor is on the device; one without a number is any of its kind."""
     return value.device == device or (device.index is None and value.device.type == device.type)
+
+
+class Made(TorchFunctionMode):
+    """A block in which new tensors are made on a device, and random ones are drawn on the CPU.
+
+    For code that makes its own tensors and names no device; `torch.device` as a context, which does
+    the same, refuses the generators of the CPU that all draws here are made with. The result of a
+    draw is moved; so a computation is that of the CPU, but for rounding.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        super().__init__()
+        self.device = torch.device(device)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The function's answer, on the device where the function makes a tensor."""
+        given = dict(kwargs or {})
+        if given.get("generator") is not None:
+            return self._drawn(func, args, given)
+        if given.get("device") is None and func in _device_constructors():
+            given["device"] = self.device
+        return func(*args, **given)
+
+    def _drawn(self, func: Callable[..., Any], args: Any, given: Any) -> Tensor:
+        tensors = [one for one in tree_leaves((args, given)) if isinstance(one, Tensor)]
+        here = {id(one): one.cpu() for one in tensors}
+        args, given = tree_map_only(Tensor, lambda one: here[id(one)], (args, given))
+        found: Tensor = func(*args, **given)
+        for own in tensors:
+            if found is here[id(own)]:  # it was drawn in place, or into `out`
+                return own if found is own else own.copy_(found)
+        return found.to(given.get("device", self.device))

@@ -121,7 +121,7 @@ def draw_all(
         order, mask = _cut(torch.stack([held[place] for place in places]), training, mine)
         cut |= {place: (one, mask) for place, one in zip(places, order.unbind(), strict=True)}
     orders, masks = zip(*(cut[place] for place in range(len(examples))), strict=True)
-    sizes = torch.tensor([len(own) for own in examples]).unbind()
+    sizes = torch.tensor([len(own) for own in examples], device="cpu").unbind()
     there = moved([*orders, *masks, *sizes], leading(examples[0].x).device)
     drawn = (there[place :: len(examples)] for place in range(len(examples)))
     return [
@@ -138,12 +138,12 @@ def _cut(
     once = -(-count // width)
     steps = training.epochs * once if training.steps is None else training.steps * min(count, 1)
     epochs = -(-steps // max(once, 1))
-    shuffles = torch.empty(len(rows), epochs, count, dtype=torch.long)
+    shuffles = torch.empty(len(rows), epochs, count, dtype=torch.long, device="cpu")
     for own, stream in zip(shuffles, generators, strict=True):
         for epoch in own:
             torch.randperm(count, generator=stream, out=epoch)
     order = rows.gather(1, shuffles.flatten(1)).view(shuffles.shape)
-    places = torch.arange(once * width)
+    places = torch.arange(once * width, device="cpu")
     if once * width > count:
         order = order[..., places % max(count, 1)]
     mask = (places < count).repeat(epochs).view(-1, width)

@@ -160,6 +160,9 @@ def recipe(
     data_root: DataRoot = None,
     workers: Workers = None,
     json: Json = False,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps [default: auto]")
+    ] = None,
     track: Track = None,
     ray_address: RayAddress = "",
 ) -> int:
@@ -170,6 +173,8 @@ def recipe(
     with users_input():
         names = experiments.chosen(name, every)
         document = experiments.joined(names, seeds)
+        if device:
+            document["resources"] = {"device": device}
     name = "recipes" if every else names[0]
     options = _how(out, data_root, workers, track=track, ray_address=ray_address)
     return execute(document, "kdsim recipe", name, options, Display(json))

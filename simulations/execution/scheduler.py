@@ -280,6 +280,7 @@ def computed(
     graph = {"device": device, "shared": job.folder.parent / TEACHERS, "fetch": fetch}
     graph["kept"] = job.folder / run_folder.PREDICTIONS
     kinds: dict[str, dict[str, Any]] = {"graph": graph | both, "fed": fed | both}
+    kinds["survey"] = {"device": device}
     more = kinds.get(config.kind_of(job.experiment), {})
     records: Iterator[Record] = module_of(job.experiment).run(job.experiment, job.root, **more)
     return records

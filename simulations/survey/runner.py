@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
 from fedkd import models
+from kdcore.devices import Made, device_of
 from kdcore.settings import said_of
 from simulations.config.experiments import SurveyExperiment
 from simulations.config.resources import Resources
 from simulations.config.schema import leaves
 from simulations.survey import datasets, students
+from simulations.survey.recipes import Metrics
 
 Record = dict[str, Any]
 
@@ -29,20 +35,25 @@ def prepare(experiment: SurveyExperiment, root: Path | None = None) -> Any:
     return datasets.load(experiment.data, root)
 
 
-def device_for(experiment: SurveyExperiment, resources: Resources) -> str:
-    """The CPU, on which recipes compute; ValueError for another device."""
-    if resources.device not in ("auto", "cpu") or resources.gpus:
+def device_for(experiment: SurveyExperiment, resources: Resources) -> torch.device:
+    """Where a recipe computes.
+
+    Raises:
+        ValueError: there is no such device, or it knows no float64, in which recipes are scored.
+    """
+    if resources.device.partition(":")[0] == "mps":
         raise ValueError(
-            f"device {resources.device}, gpus {resources.gpus:g}: recipes compute on the CPU; "
-            "leave out both"
+            "device mps: it knows no float64, in which recipes are scored; take cpu or cuda"
         )
-    return "cpu"
+    return device_of(resources.device, resources.gpus)
 
 
-def run(experiment: SurveyExperiment, root: Path | None = None) -> Iterator[Record]:
+def run(
+    experiment: SurveyExperiment, root: Path | None = None, device: torch.device | str = "cpu"
+) -> Iterator[Record]:
     """One record "run"; only what is called "seconds" may differ between two runs."""
     start = time.perf_counter()
-    metrics = experiment.recipe.measure(prepare(experiment, root), experiment.seed)
+    metrics = measured(experiment, prepare(experiment, root), torch.device(device))
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
         raise ArithmeticError(f"{bad[0]} is {metrics[bad[0]]}; it has to be finite")
@@ -56,3 +67,13 @@ def run(experiment: SurveyExperiment, root: Path | None = None) -> Iterator[Reco
         "metrics": {name: float(value) for name, value in metrics.items()},
         "seconds": time.perf_counter() - start,
     }
+
+
+def measured(experiment: SurveyExperiment, data: Any, device: torch.device) -> Metrics:
+    """What the recipe measures, with its data and all that it makes on the device."""
+    recipe, seed = experiment.recipe, experiment.seed
+    if device.type == "cpu":
+        return dict(recipe.measure(data, seed))
+    there = tree_map_only(Tensor, lambda value: value.to(device), data)
+    with Made(device):
+        return dict(recipe.measure(there, seed))

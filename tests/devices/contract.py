@@ -12,6 +12,8 @@ from typing import get_args
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 import graphkd
 from fedkd import algorithms
@@ -28,12 +30,15 @@ from fedkd.rounds.synchronous import simulate
 from graphkd import distill, methods
 from graphkd.core import Epoch
 from graphkd.data import datasets, registry
+from kdcore.devices import Made
 from kdcore.rng import generator
-from simulations.config.experiments import Compression, Topology, build
+from simulations.config.experiments import Compression, SurveyExperiment, Topology, build
 from simulations.config.resources import Resources
 from simulations.runners import federated
-from simulations.survey import runner
+from simulations.survey import datasets as survey_data
+from simulations.survey import recipes, runner
 from tests.contracts.test_engines import RAGGED, small
+from tests.contracts.test_recipes import TIMES, shortened, with_data
 from tests.devices import pretend
 from tests.graphkd.examples import graphs
 
@@ -192,9 +197,49 @@ def test_a_run_says_the_same_on_a_device_whatever_happens_on_the_way(name, way, 
             assert one.get(key) == pytest.approx(other.get(key), abs=1e-6)
 
 
-def test_nothing_else_says_that_it_computes_where_it_does_not(device):
-    with pytest.raises(ValueError, match="recipes compute on the CPU"):
-        runner.device_for(build("survey", "mutual", {}), Resources(device="pretend"))
+def test_what_is_drawn_in_place_on_a_device_is_drawn_on_the_cpu(device, undrawn):
+    expected = torch.empty(5).uniform_(-1, 1, generator=generator(0, "here"))
+    with Made(device):
+        found = torch.empty(5)
+        assert found.uniform_(-1, 1, generator=generator(0, "here")) is found
+    assert found.device.type == "pretend"
+    assert torch.equal(found.cpu(), expected)
+
+
+FEWER = {  # examples of the recipes that take longest
+    "expansion": {"unlabelled": 500, "copies": 1},
+    "recognition": {"train": 620, "test": 200},
+    "codistillation": {"rounds": 2},
+    "data_free": {"rounds": 4},
+    "self_supervised": {"train": 800, "copies": 1},
+    "generation_images": {"noises": 400, "copies": 1},
+    "generation_text": {
+        "student_text": 4000,
+        "generated": 8000,
+        "held_out": 4000,
+        "teacher_text": 8000,
+    },
+}
+
+
+def recipe_on(name, place):
+    """What a short run of a recipe measures, without what depends on the clock."""
+    recipe = replace(shortened(recipes.get(name)()), **FEWER.get(name, {}))
+    data = tree_map_only(Tensor, in_double, survey_data.load(recipe.data))
+    metrics = runner.measured(SurveyExperiment(recipe, 100), data, torch.device(place))
+    return {name: value for name, value in metrics.items() if not any(t in name for t in TIMES)}
+
+
+def in_double(value):
+    return value.double() if value.is_floating_point() else value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [with_data(name) for name in recipes.names()])
+def test_a_recipe_measures_on_a_device_what_it_measures_on_the_cpu(name, double, device, undrawn):
+    before = pretend.counts().to_device
+    assert recipe_on(name, "pretend") == pytest.approx(recipe_on(name, "cpu"), abs=1e-6)
+    assert pretend.counts().to_device > before
 
 
 # --- graphs ---------------------------------------------------------------------------------------

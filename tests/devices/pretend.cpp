@@ -12,6 +12,7 @@
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/unfold_native.h>
 #include <ATen/ops/view_native.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
@@ -253,6 +254,9 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   });
   m.impl("_reshape_alias", [](const Tensor& t, Size size, Size stride) {
     return as_strided(t, size, stride, t.storage_offset());
+  });
+  m.impl("unfold", [](const Tensor& t, int64_t axis, int64_t size, int64_t step) {
+    return at::native::unfold(t, axis, size, step);
   });
   m.impl("convolution_overrideable", &convolution);
   m.impl("convolution_backward_overrideable", &convolution_backward);

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from kdcore.devices import device_of, joined, moved, stacked, together
+from kdcore.devices import Made, device_of, joined, moved, stacked, together
+from kdcore.rng import generator
 
 
 def test_auto_is_a_gpu_for_who_has_a_share_of_one(monkeypatch):
@@ -74,3 +75,43 @@ def test_tensors_that_travel_as_one_begin_where_torch_would_begin_them(kind):
         assert torch.equal(one, value)
         assert one.dtype == kind
         assert one.data_ptr() % 64 == 0
+
+
+def randoms(source):
+    """Draws: of a new tensor, from chances, into one, and where one was asked for by name."""
+    into = torch.empty(4, dtype=torch.long, device="cpu")
+    torch.randperm(4, generator=source, out=into)
+    return (
+        torch.randn(2, 3, generator=source),
+        torch.multinomial(torch.tensor([0.5, 0.25, 0.25], device="cpu"), 2, generator=source),
+        into,
+        torch.rand(2, generator=source, device="cpu"),
+    )
+
+
+def test_what_is_made_is_on_the_device_and_what_is_random_is_drawn_on_the_cpu():
+    here, there = generator(1, "here"), generator(1, "here")
+    expected = randoms(here)
+    with Made("meta"):  # a device of shapes alone
+        found = randoms(there)
+        made = [
+            torch.zeros(2),
+            torch.tensor([1.0]),
+            torch.arange(3),
+            torch.eye(2),
+            torch.full((), 1),
+        ]
+        assert torch.zeros(2, device="cpu").device.type == "cpu"
+    assert torch.rand(9, generator=there).equal(torch.rand(9, generator=here))  # both went as far
+    assert {one.device.type for one in made} == {"meta"}
+    assert [one.device.type for one in found] == ["meta", "meta", "cpu", "cpu"]
+    assert torch.equal(found[2], expected[2])
+    assert torch.equal(found[3], expected[3])
+    assert torch.zeros(1).device.type == "cpu"
+
+
+def test_random_numbers_are_the_same_wherever_they_are_made():
+    with Made("cpu"):
+        found = randoms(generator(1, "here"))
+    for one, other in zip(found, randoms(generator(1, "here")), strict=True):
+        assert torch.equal(one, other)

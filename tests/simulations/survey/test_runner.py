@@ -1,6 +1,7 @@
 """Recipes from the command line: claims, verdicts, the page."""
 
 import pytest
+import torch
 
 from simulations.results import run_results
 from simulations.survey import claims, datasets, experiments, page, recipes
@@ -193,3 +194,18 @@ def test_methods_of_one_experiment_are_told_apart_by_name():
     end = {"kind": "graph", "method": "glnn", "protocol": "withheld"}
     assert page._whose(end) == "_glnn_withheld"
     assert page._whose({"kind": "survey", "method": "x", "protocol": "x"}) == ""
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [("cuda", "finds no such devices here"), ("mps", "knows no float64"), ("gpu", "is none")],
+)
+def test_a_recipe_on_a_device_that_is_not_there_is_refused_before_the_run(
+    device, said, kdsim, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, _, err = kdsim("recipe", "privileged", "--device", device, "--out", "runs")
+    assert status == 2
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()

@@ -132,7 +132,7 @@ def grown(x: Tensor, y: Tensor, trees: int, leaf: int, seed: int) -> "RandomFore
     forest = RandomForestRegressor(
         trees, min_samples_leaf=leaf, oob_score=True, random_state=seed, n_jobs=1
     )
-    return forest.fit(x.numpy(), y.squeeze(1).numpy())
+    return forest.fit(x.cpu().numpy(), y.squeeze(1).cpu().numpy())
 
 
 def out_of_bag(forest: "RandomForestRegressor") -> Tensor:
@@ -142,7 +142,7 @@ def out_of_bag(forest: "RandomForestRegressor") -> Tensor:
 
 def said_by(forest: "RandomForestRegressor", x: Tensor) -> Tensor:
     """(N, 1): the mean of all trees."""
-    return torch.tensor(forest.predict(x.numpy())).float().unsqueeze(1)
+    return torch.tensor(forest.predict(x.cpu().numpy())).float().unsqueeze(1)
 
 
 ORACLE = Learner(lambda params, seen: Outputs(seen[1]), {})  # its predictions come with x

@@ -99,8 +99,8 @@ class Explanation:
         from sklearn.tree import DecisionTreeRegressor
 
         tree = DecisionTreeRegressor(max_leaf_nodes=self.leaves, random_state=seed)
-        tree.fit(x.flatten(1).numpy(), targets.numpy())
-        return torch.tensor(tree.predict(asked.flatten(1).numpy()))
+        tree.fit(x.flatten(1).cpu().numpy(), targets.cpu().numpy())
+        return torch.tensor(tree.predict(asked.flatten(1).cpu().numpy()))
 
 
 def permuted(logits: Tensor, generator: torch.Generator) -> Tensor:

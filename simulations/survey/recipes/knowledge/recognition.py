@@ -126,7 +126,7 @@ def equal_error_rate(embedding: Tensor, y: Tensor) -> float:
 
     i, j = torch.triu_indices(len(y), len(y), 1)
     near = -_distances(embedding)[i, j]
-    wrongly_in, rightly_in, _ = roc_curve((y[i] == y[j]).numpy(), near.numpy())
+    wrongly_in, rightly_in, _ = roc_curve((y[i] == y[j]).cpu().numpy(), near.cpu().numpy())
     return float(np.interp(0, wrongly_in - (1 - rightly_in), wrongly_in))
 
 

@@ -155,5 +155,5 @@ def probe(known: Tensor, labels: Tensor, features: Tensor, right: Tensor) -> flo
     from sklearn.preprocessing import StandardScaler
 
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    linear.fit(known.double().numpy(), labels.numpy())
-    return float(linear.score(features.double().numpy(), right.numpy()))
+    linear.fit(known.double().cpu().numpy(), labels.cpu().numpy())
+    return float(linear.score(features.double().cpu().numpy(), right.cpu().numpy()))
