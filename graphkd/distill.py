@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from graphkd import inputs, methods
@@ -18,6 +19,7 @@ from graphkd.graph import Graph
 from graphkd.inputs import Encoder
 from graphkd.method import DistillationContext, Method, Plan
 from graphkd.models import networks
+from graphkd.ops.dropout import drawn_on_device
 from graphkd.training import given, published
 from graphkd.training.distillation import fit_one_teacher, fit_student, fit_teacher, fit_together
 from graphkd.training.given import Given
@@ -139,7 +141,31 @@ def carry_out(
     baseline is the student; in the scheme "mutual" the teachers learn in the phase of the student.
     A teacher of the phase "teacher" that the plan names is trained by `train`, which may as well
     know it from before; what the user gives in place of names is `own`.
+
+    Raises:
+        ValueError: see `check_device`.
     """
+    check_device(plan.method, split.view("evaluate").graph.x.device)
+    steps = _carried_out(plan, split, seed, train, own)
+    while True:  # whoever takes the steps is outside of the block between two of them
+        with drawn_on_device(plan.method.device_dropout):
+            step = next(steps, None)
+        if step is None:
+            return
+        yield step
+
+
+def check_device(method: Method, device: torch.device) -> None:
+    """Raise ValueError where dropout is to be drawn on a device whose draws no seed decides."""
+    if method.device_dropout and device.type == "mps":
+        raise ValueError(
+            "device_dropout with the device mps: no seed decides what is drawn there; leave it out"
+        )
+
+
+def _carried_out(
+    plan: Plan, split: Split, seed: int, train: Callable[..., Fit], own: Given
+) -> Iterator[Epoch | Result]:
     scheme, task = plan.method.scheme, _task(plan, split, seed, own)
     teacher, epochs = _checked(task, split), {}
     if scheme == "offline" and teacher is None:

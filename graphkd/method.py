@@ -1,7 +1,7 @@
 """The Method, what its loss is made of, and the Plan that it becomes for a data set."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -124,6 +124,9 @@ class Method:
     batch: Batch = 0
     epochs: Epochs = 200
     patience: Patience = 50
+    device_dropout: Annotated[
+        bool, Setting("draw dropout on the GPU: quicker, and other numbers than on a CPU")
+    ] = field(default=False, metadata={"added": True})
 
     def __post_init__(self) -> None:
         """Refuse settings out of the ranges that their annotations give; see `kdcore.settings`."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from kdcore.devices import device_of
 from kdsim import progress as bars
 from kdsim import runs as kept
 from kdsim import settings as given
@@ -102,7 +101,7 @@ def distill(
     root, own = _path(data_root), networks.named(experiment.method, **sides)[1]
     if download:
         graph.prepare(experiment, root, download, objects, own)
-    where = str(device_of(device))
+    where = str(graph.device_for(experiment, _resources({"device": device})))
     return map(Record, graph.run(experiment, root, where, objects=objects, own=own))
 
 

@@ -84,13 +84,16 @@ def teachers_of(
     if plan.method.scheme != "offline":
         return frozenset()
     cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
-    where = (experiment.data, experiment.protocol, experiment.seed, *cut)
+    drawn = ("device",) if experiment.method.device_dropout else ()
+    where = (experiment.data, experiment.protocol, experiment.seed, *cut, *drawn)
     return frozenset(repr((one, where)) for one in plan.teachers)
 
 
 def device_for(experiment: GraphExperiment, resources: Resources) -> torch.device:
-    """Where a run computes; ValueError if there is no such device."""
-    return device_of(resources.device, resources.gpus)
+    """Where a run computes; ValueError if there is no such device, or not for this method."""
+    device = device_of(resources.device, resources.gpus)
+    graphkd.distill.check_device(experiment.method, device)
+    return device
 
 
 def run(
@@ -115,7 +118,8 @@ def run(
     start = time.perf_counter()
     plan, split = prepare(experiment, root, objects=objects, own=own)
     split, said = split.to(device), list(split.notes)
-    cached = shared and partial(teacher_cache.fit, shared, fetch=fetch)
+    drawn = experiment.method.device_dropout
+    cached = shared and partial(teacher_cache.fit, shared, fetch=fetch, device_dropout=drawn)
     steps = graphkd.distill.carry_out(
         plan, split, seed=experiment.seed, train=cached or fit_one_teacher, own=own
     )

@@ -38,6 +38,7 @@ def fit(
     phase: str = "teacher",
     seed: int,
     fetch: Callable[[Path], None] | None = None,
+    device_dropout: bool = False,
 ) -> Fit:
     """`fit_one_teacher`, but a teacher that has been trained before is read.
 
@@ -45,13 +46,14 @@ def fit(
     checksum is not that of what it holds, is written anew.
 
     The folder is made where it is not there, and `fetch` may bring the file before it is looked
-    for; all else is as for that function. A network of the user's own is not kept: its code may
+    for; `device_dropout` says whether dropout is drawn on the device, which makes another teacher;
+    all else is as for that function. A network of the user's own is not kept: its code may
     change from one run to the next.
     """
     if teacher.network not in networks.NETWORKS:
         return (yield from fit_one_teacher(teacher, split, phase=phase, seed=seed))
     view = split.view("train")
-    path = folder / f"{identity(teacher, view, phase, seed)}.safetensors"
+    path = folder / f"{identity(teacher, view, phase, seed, device_dropout)}.safetensors"
     if fetch is not None:
         fetch(path)
     known = _read(path)
@@ -79,10 +81,13 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         return None
 
 
-def identity(teacher: TeacherSpec, view: View, phase: str, seed: int) -> str:
+def identity(
+    teacher: TeacherSpec, view: View, phase: str, seed: int, device_dropout: bool = False
+) -> str:
     """The SHA-256 of all that determines a trained teacher, to the last bit."""
     graph, found = view.graph, hashlib.sha256()
-    machine = FORMAT, run_folder.versions(), graph.x.device.type, torch.get_num_threads()
+    where = graph.x.device.type + " draws" * device_dropout
+    machine = FORMAT, run_folder.versions(), where, torch.get_num_threads()
     found.update(repr((teacher, phase, seed, machine)).encode())
     known = {field.name: getattr(graph, field.name) for field in fields(graph) if field.compare}
     for name, value in (known | {part: view.part(part) for part in ("train", "val")}).items():

@@ -30,6 +30,7 @@ from fedkd.rounds.synchronous import simulate
 from graphkd import distill, methods
 from graphkd.core import Epoch
 from graphkd.data import datasets, registry
+from graphkd.ops.dropout import Dropout, drawn_on_device
 from kdcore.devices import Made
 from kdcore.rng import generator
 from simulations.config.experiments import Compression, SurveyExperiment, Topology, build
@@ -274,6 +275,32 @@ def test_a_graph_method_computes_on_a_device_what_it_computes_on_the_cpu(
     method = methods.get(name)(**QUICK)
     here, there = (list(distill.distill(method, s, seed=1)) for s in (split, split.to(device)))
     near(there, here)
+
+
+@pytest.mark.parametrize("networks", ["gat+mlp", "sage+gcn"])  # draws of attention, of a stack
+def test_dropout_is_drawn_on_the_device_where_that_is_asked_for(networks, double, device):
+    teacher, student = networks.split("+")
+    split = registry.split(FAKE, "transductive", seed=1).to(device)
+    found, draws = [], []
+    for drawn in (False, True, True):
+        layers = {"teacher": teacher, "student": student, "dropout": 0.5, "teacher_dropout": 0.5}
+        method = methods.get("glnn")(**QUICK | layers, device_dropout=drawn)
+        before = pretend.counts().draws
+        found.append(list(distill.distill(method, split, seed=1)))
+        draws.append(pretend.counts().draws - before)
+    assert draws[0] == 0
+    assert draws[1] == draws[2] > 0
+    near(found[1], found[2])
+
+
+def test_pytorchs_own_dropout_is_drawn_likewise(device):
+    h = torch.ones(300, 300, device=device)
+    for wanted in (False, True):
+        before = pretend.counts().draws
+        with drawn_on_device(wanted):
+            kept = Dropout(0.5)(h)
+        assert (pretend.counts().draws > before) is wanted
+        assert float((kept > 0).double().mean()) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("name", methods.names())

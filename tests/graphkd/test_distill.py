@@ -12,6 +12,7 @@ from graphkd.distill import carry_out, distill, planned
 from graphkd.evaluation.metrics import everywhere
 from graphkd.inputs import INPUTS
 from graphkd.method import DistillationContext, LossTerm, Method
+from graphkd.ops import dropout
 from graphkd.training import published as settings
 from graphkd.training.distillation import fit_one_teacher, fit_student
 from graphkd.training.loop import batches, build, finish, predict
@@ -276,3 +277,34 @@ def test_a_run_is_its_plan_carried_out():
     thin = plan._replace(student=plan.student._replace(epochs=1))
     *epochs, _ = carry_out(thin, split, seed=3)
     assert [e.phase for e in epochs if e.phase != "teacher"] == ["baseline", "student"]
+
+
+def test_on_a_cpu_it_is_all_the_same_where_dropout_is_drawn():
+    method = GLNN(teacher="gcn", dropout=0.5, teacher_dropout=0.5, teacher_epochs=3, **SHORT)
+    asked = dataclasses.replace(method, device_dropout=True)
+    for one, other in zip(*(graphkd.run(m, GRAPH) for m in (method, asked)), strict=True):
+        if isinstance(one, Epoch):
+            assert one == other
+        else:
+            assert one.metrics == other.metrics
+
+
+def test_dropout_is_not_drawn_on_the_device_by_whoever_takes_the_steps(monkeypatch):
+    asked = []
+    monkeypatch.setattr(graphkd.distill, "_carried_out", lambda *_: iter(seen()))
+
+    def seen():
+        for _ in range(2):
+            asked.append(dropout._on_device.get())
+            yield "a step"
+
+    plan = planned(GLNN(device_dropout=True), GRAPH, "transductive")
+    for _ in carry_out(plan, splits.split(GRAPH, "transductive", 0), seed=0):
+        asked.append(dropout._on_device.get())
+    assert asked == [True, False, True, False]
+
+
+def test_dropout_is_not_drawn_where_no_seed_decides_it():
+    with pytest.raises(ValueError, match="device_dropout with the device mps: no seed decides"):
+        graphkd.distill.check_device(GLNN(device_dropout=True), torch.device("mps"))
+    graphkd.distill.check_device(GLNN(), torch.device("mps"))

@@ -135,3 +135,10 @@ def test_networks_of_an_installed_package_are_a_part_of_what_a_run_is_known_by(
     one = build(kind, name, given)
     assert [*sources.sources(one)] == ["my_networks:Net"]
     assert "source my_networks:Net" in identity.settings(one)
+
+
+def test_where_dropout_is_drawn_counts_only_where_it_is_on_the_device():
+    usual = identity.settings(build("graph", "glnn", {}))
+    assert "device_dropout" not in usual
+    asked = identity.settings(build("graph", "glnn", {"device_dropout": True}))
+    assert asked == usual | {"device_dropout": True}

@@ -99,6 +99,7 @@ def test_all_that_determines_a_teacher_is_in_its_name():
     names += [teacher_cache.identity(how._replace(lr=0.02), view, "teacher", 0)]
     names += [teacher_cache.identity(how, view, "teacher gcn", 0)]
     names += [teacher_cache.identity(how, view, "teacher", 1)]
+    names += [teacher_cache.identity(how, view, "teacher", 0, device_dropout=True)]
     assert len(set(names)) == len(names)
     again = splits.inductive(datasets.fake(), 0).view("train")
     assert teacher_cache.identity(how, again, "teacher", 0) == names[0]
