@@ -41,7 +41,7 @@ FLOORS = {
         "attacks communication components data engines storage",
         "models",
         "core",
-        "messages targets",
+        "messages privacy targets",
     ],
     "graphkd": [
         "__init__",
