@@ -3,12 +3,14 @@ import math
 
 import dp_accounting
 import pytest
+import torch
 from dp_accounting.pld import PLDAccountant
 from scipy.optimize import brentq
 from scipy.stats import norm
 
 from fedkd.privacy.accounting import Guarantee, Ledger, noise_multiplier, renyi
 from fedkd.privacy.events import Gaussian, Laplace, RandomizedResponse
+from kdcore import ensemble
 
 DELTA = 1e-5
 
@@ -98,7 +100,8 @@ class TestPure:
         assert said == pytest.approx(math.log((keep - delta) / other), abs=2e-4)
 
     def test_many_cost_less_than_their_sum(self):
-        assert epsilon(Laplace(5.0, 300)) == pytest.approx(19.07, abs=0.005)
+        votes = ensemble.votes(torch.ones(3, 300, 2), 0.1, torch.Generator())
+        assert epsilon(Laplace(votes.noise, votes.queries)) == pytest.approx(19.07, abs=0.005)
         many = epsilon(RandomizedResponse(0.5, 10, 100), relation="replace")
         assert 10 < many < 50
 
