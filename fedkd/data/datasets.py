@@ -116,9 +116,20 @@ def _own(name: str, loader: Callable[..., Any], root: Path) -> Dataset:
     """What a loader of the user's gives, checked; it is asked once."""
     try:
         found = loader(root) if inspect.signature(loader).parameters else loader()
-        return checked(found if isinstance(found, Dataset) else of_pair(*found))
-    except (TypeError, ValueError, RuntimeError) as error:
+        return checked(found if isinstance(found, Dataset) else of_pair(*_two(found)))
+    except OSError:
+        raise
+    except Exception as error:
         raise ValueError(f"data set {name!r}: {type(error).__name__}: {error}") from error
+
+
+def _two(found: Any) -> tuple[Any, Any]:
+    if isinstance(found, (tuple, list)) and len(found) == 2:
+        return found[0], found[1]
+    raise TypeError(
+        f"it gives {type(found).__name__}; expected examples and labels (x, y), or what kdsim.data "
+        "gives"
+    )
 
 
 def of_pair(x: Any, y: Any) -> Dataset:

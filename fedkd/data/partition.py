@@ -5,7 +5,7 @@ and returns one tensor of row numbers per client; together they hold every row e
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from heapq import heapify, heappop, heapreplace
 from typing import Any
 
@@ -353,9 +353,11 @@ def _own(
     labels, clients, _ = given
     try:
         parts = function(*given, **{k: v for k, v in settings.items() if k in taken})
+        if not isinstance(parts, Iterable):
+            raise TypeError(f"it gives {type(parts).__name__}; expected row numbers of each client")
         dealt = [integers(torch.as_tensor(part), "row numbers") for part in parts]
         check_dealt(dealt, len(labels), clients)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:
         raise ValueError(f"partition {name!r}: {type(error).__name__}: {error}") from error
     return dealt
 

@@ -134,7 +134,9 @@ def test_what_is_none_of_a_kind_is_refused_in_a_line(kdsim, own, change, said):
         ("[[0], [1], []]", "client 2 has rows of shape (0,)"),
         ("[[0], [1], [60]]", "client 2 has rows 60 to 60, and there are 0 to 59"),
         ("[[0], [1], [0.5]]", "row numbers hold 0.5"),
-        ("3", "TypeError"),
+        ("3", "TypeError: it gives int; expected row numbers of each client"),
+        ("labels[10**6]", "partition 'own/parts.py:deal': IndexError: index 1000000 is out of"),
+        ("{}['rows']", "partition 'own/parts.py:deal': KeyError: 'rows'"),
     ],
 )
 def test_a_partition_that_is_none_is_refused_in_a_line(kdsim, own, dealt, said):
@@ -143,6 +145,23 @@ def test_a_partition_that_is_none_is_refused_in_a_line(kdsim, own, dealt, said):
     status, _, err = kdsim(*OWN)
     assert status == 2
     assert said in err
+
+
+@pytest.mark.parametrize(
+    ("loaded", "said"),
+    [
+        ("None", "it gives NoneType; expected examples and labels (x, y)"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("{}['x']", "KeyError: 'x'"),
+    ],
+)
+def test_data_that_cannot_be_loaded_are_refused_in_a_line(kdsim, own, loaded, said):
+    (own / "data.py").write_text(f"def load(root):\n    return {loaded}\n")
+    status, _, err = kdsim(*OWN)
+    assert status == 2
+    assert "data set 'own/data.py:load': " in err
+    assert said in err
+    assert len(err.splitlines()) == 1
 
 
 def test_two_versions_of_a_file_are_two_runs(own, monkeypatch):
