@@ -3,12 +3,14 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedkd.algorithms import REGISTRY as ALGORITHMS
 from fedkd.storage import atomic_files
-from kdattacks import REGISTRY, Attack, Knowledge
+from kdattacks import REGISTRY, Attack, Knowledge, Scores
+from kdattacks.attacks import PLACES
 from kdcore.registry import is_reference
 from simulations.audits import federated, graphs
 from simulations.audits.outcomes import Outcome, pooled
@@ -122,9 +124,25 @@ def _seen(run: run_folder.Run, wanted: Wanted) -> Callable[[str], list[Outcome]]
     """The run as an attacker sees it: a function of an attack's name."""
     if run.experiment["kind"] == "graph":
         of_graph = graphs.seen(run.path, wanted.root)
-        return lambda name: of_graph.outcomes(name, REGISTRY.get(name))
+        return lambda name: of_graph.outcomes(name, _attack(name))
     seen = federated.seen(run.path, wanted.root, wanted.shadows, wanted.client, wanted.round)
-    return lambda name: [seen.outcome(name, REGISTRY.get(name))]
+    return lambda name: [seen.outcome(name, _attack(name))]
+
+
+def _attack(name: str) -> Attack:
+    """The attack of this name; of one of the user's, what fails is said in a line."""
+    found = REGISTRY.get(name)
+    return found if name in PLACES else partial(_tried, name, found)
+
+
+def _tried(name: str, attack: Attack, *seen: Any) -> Scores:
+    try:
+        scores = attack(*seen)
+    except Exception as error:
+        raise ValueError(f"attack {name!r}: {type(error).__name__}: {error}") from error
+    if not isinstance(scores, Scores):
+        raise ValueError(f"attack {name!r} gives {scores!r}; expected Scores (kdattacks)")
+    return scores
 
 
 def write(folder: Path, outcomes: Sequence[Outcome], wanted: Wanted) -> None:

@@ -217,6 +217,11 @@ def test_wrong_input_is_one_line(kdsim, small, tmp_path):
         ("there is no file", [path, "--attack", "absent.py:mine"]),
     ]:
         _refused(kdsim, message, *arguments)
+    (tmp_path / "mine.py").write_text("def none(*seen): return 3\ndef fails(*seen): {}['y']\n")
+    for name, message in [("none", " gives 3; expected Scores"), ("fails", ": KeyError: 'y'")]:
+        status, _, err = kdsim("audit", path, "--attack", f"mine.py:{name}")
+        assert (status, err.count("\n")) == (2, 2), err  # the run's name is the first line
+        assert f"attack 'mine.py:{name}'{message}" in err
     text = (path / "metrics.jsonl").read_text().splitlines()
     (path / "metrics.jsonl").write_text("\n".join(text[:-1]) + "\n")
     _refused(kdsim, "is not finished; `kdsim resume", path)
