@@ -147,7 +147,7 @@ def _best(one: Table) -> Iterable[str]:
     yield f"{what}: {label} has {_value(best, share)}{end}."
     if rest:
         yield f"Next is {rest[0][0]} with {_value(rest[0][1], share)}."
-    if one.kind == "fed":
+    if one.kind == "fed" and not any(label.split()[0] == "local" for label in one.rows):
         yield "No run trains alone in the same federation, so there is no gain to state."
 
 

@@ -114,7 +114,8 @@ SHARES = (
 )
 MORE_NOTES = {
     "rounds_to_90": "Rounds to 90% of the best: the first evaluated round with nine tenths of the "
-    "run's own best accuracy on the global test set; how fast, not how well.",
+    "run's own best score on the global test set (where less is better, with no more than ten "
+    "ninths of it); how fast, not how well.",
     "accuracy_least": "Median and least client: of the clients' accuracies on the global test set "
     "in the last round, of each run; means over seeds.",
     "rmse": "RMSE and mean absolute error are in the units of the target, and less is better; "

@@ -17,6 +17,7 @@ from simulations.results.columns import (
     KINDS,
     MORE_NOTES,
     NOTES,
+    PRIMARY,
     SPREAD,
     Column,
     primary,
@@ -102,6 +103,8 @@ def table(group: Sequence[Result]) -> Table:
     idle = {n for n in names if n.startswith(theirs)}
     if not any(result.diverged for result in group):
         idle |= {DIVERGED}
+    for quantity in PRIMARY:  # what a run says of its worst client is a column of its own
+        idle |= {f"{quantity}_{end}" for end in ("min", "max")} if kind == "fed" else set()
     for quantity in ("accuracy", "r2"):
         if f"{quantity}_ind" not in names:  # then the observed nodes are all there are
             idle |= {f"{quantity}_tran"}

@@ -82,6 +82,30 @@ def test_without_a_reference_there_is_no_gain():
     )
 
 
+def test_of_the_worst_client_there_is_one_column():
+    metrics = {
+        "rmse": 2.0,
+        "rmse_median": 1.5,
+        "rmse_most": 3.0,
+        "rmse_max": 3.0,
+        "rounds_to_90": 1,
+    }
+    found = table([Result("fed", "houses", "2 clients", "fd", 0, metrics, (), {}, "fd")])
+    assert [column.metric for column in found.columns if column.metric.startswith("rmse_m")] == [
+        "rmse_median",
+        "rmse_most",
+    ]
+    assert not any("accuracy" in note for note in found.notes)
+
+
+def test_who_trains_alone_is_not_overlooked_where_all_others_have_no_number():
+    lost = fed("fedmd", 0, 0.0, "predictions are no finite numbers")._replace(metrics={})
+    group = [fed("local", 0, 0.5), lost]
+    found = of_section(table(group), group)
+    assert found.startswith("Accuracy, global test set: local has 50.0 % with one seed. fedmd div")
+    assert "No run trains alone" not in found
+
+
 def test_who_has_no_teacher_is_not_compared_with_itself():
     group = [
         Result("graph", "cora", "inductive", m, seed, metrics, (), {}, m)
