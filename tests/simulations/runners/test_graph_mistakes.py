@@ -79,6 +79,7 @@ MISTAKES = {
         ["--feature-noise", "nan"],
         "feature_noise is nan: input should be a finite number",
     ),
+    "bfloat16": (["--precision", "bfloat16"], "No such option '--precision'"),
     "unknown network": (["--teacher", "sagen"], "unknown network 'sagen'; did you mean 'sage'"),
 }
 
