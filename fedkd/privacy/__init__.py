@@ -1,19 +1,23 @@
 """Mechanisms of differential privacy and what they cost: unit and relation are always named.
 
-`events` are what was released with how much noise; `accounting` turns them into epsilon, and
-epsilon into noise.
+`releases` says how far a client, or a record, can move what is sent; `events` are what was released
+with how much noise; `accounting` turns them into epsilon, and epsilon into noise.
 """
 
 from fedkd.privacy.accounting import Guarantee, Ledger, noise_multiplier, renyi
 from fedkd.privacy.events import Event, Gaussian, Laplace, RandomizedResponse
+from fedkd.privacy.releases import RELEASES, Release, Sizes
 
 __all__ = [
+    "RELEASES",
     "Event",
     "Gaussian",
     "Guarantee",
     "Laplace",
     "Ledger",
     "RandomizedResponse",
+    "Release",
+    "Sizes",
     "noise_multiplier",
     "renyi",
 ]
