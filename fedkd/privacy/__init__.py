@@ -2,11 +2,12 @@
 
 `releases` says how far a client, or a record, can move what is sent; `events` are what was released
 with how much noise; `accounting` turns them into epsilon, and epsilon into noise; `mechanisms` add
-noise to sums and labels.
+noise to sums and labels; `lower_bounds` audits them.
 """
 
 from fedkd.privacy.accounting import Guarantee, Ledger, noise_multiplier, renyi
 from fedkd.privacy.events import Event, Gaussian, Laplace, RandomizedResponse
+from fedkd.privacy.lower_bounds import LowerBound, lower_bound, projected
 from fedkd.privacy.mechanisms import (
     confident_gnmax,
     gaussian_sum,
@@ -31,6 +32,9 @@ __all__ = [
     "onto_simplex",
     "randomized_response",
     "unbiased",
+    "LowerBound",
+    "lower_bound",
+    "projected",
     "noise_multiplier",
     "renyi",
 ]
