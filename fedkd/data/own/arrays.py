@@ -204,7 +204,7 @@ def _class_count(numbers: Tensor, classes: int | None) -> int:
         shown = ", ".join(map(str, found[:LABELS_SHOWN])) + ", ..." * (len(found) > LABELS_SHOWN)
         row = int((numbers == (first if first < 0 else last)).nonzero()[0])
         way = f", or say classes={last + 1}" if first >= 0 else ": drop rows without a label"
-        way += ', or say target="real" of real numbers'
+        way += ', or say target="real" (--target real) of real numbers'
         raise ValueError(
             f"labels are {shown} (row {row}: {int(numbers[row])}), which are not 0 to {count - 1}; "
             f"renumber them{way}"
