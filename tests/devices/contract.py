@@ -277,7 +277,9 @@ def test_a_graph_method_computes_on_a_device_what_it_computes_on_the_cpu(
     near(there, here)
 
 
-@pytest.mark.parametrize("networks", ["gat+mlp", "sage+gcn"])  # draws of attention, of a stack
+@pytest.mark.parametrize(
+    "networks", ["sage+gcn", pytest.param("gat+mlp", marks=pytest.mark.slow)]
+)  # draws of hidden states, and of attention
 def test_dropout_is_drawn_on_the_device_where_that_is_asked_for(networks, double, device):
     teacher, student = networks.split("+")
     split = registry.split(FAKE, "transductive", seed=1).to(device)
