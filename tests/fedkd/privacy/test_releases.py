@@ -7,7 +7,7 @@ import torch
 
 from fedkd.privacy.releases import RELEASES, Sizes, clipped, find
 
-DRAWS = 200
+DRAWS = 100
 SIZES = [Sizes(), Sizes(classes=4, queries=6, bound=0.3, weight=5.0), Sizes(3, 2, 2.5, 0.5)]
 
 
