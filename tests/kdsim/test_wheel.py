@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import venv
 import zipfile
 from pathlib import Path
@@ -30,11 +31,16 @@ pytestmark = pytest.mark.slow
 
 
 class Installed(NamedTuple):
-    """A wheel, the Python of the environment that it is in, and a folder beside."""
+    """A wheel, the Python of the environment that it is in, and a folder beside.
+
+    What is temporary has a folder of a short name: Ray's sockets lie there, and the path of one
+    has 107 bytes at most.
+    """
 
     wheel: Path
     python: Path
     folder: Path
+    temporary: str
 
     @property
     def site(self):
@@ -44,7 +50,7 @@ class Installed(NamedTuple):
     def run(self, *words, where=None, name="python"):
         """Run its Python, or what is installed beside it, without the environment of the tests."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "KDSIM"))}
-        clean |= {"OMP_NUM_THREADS": "1", "HOME": str(self.folder), "TMPDIR": str(self.folder)}
+        clean |= {"OMP_NUM_THREADS": "1", "HOME": str(self.folder), "TMPDIR": self.temporary}
         clean |= {"PYTHON": str(self.python)}  # for run.sh
         command = [name if os.path.isabs(name) else self.python.with_name(name), *map(str, words)]
         return subprocess.run(
@@ -83,7 +89,8 @@ def installed(tmp_path_factory):
         script.chmod(0o755)
     install = [*pip, "--python", python, "install", "--no-deps", "--no-index", "--quiet"]
     subprocess.run([*install, "--disable-pip-version-check", wheel], check=True, cwd=folder)
-    return Installed(wheel, python, folder)
+    with tempfile.TemporaryDirectory(prefix="kd-") as temporary:
+        yield Installed(wheel, python, folder, temporary)
 
 
 @pytest.fixture
