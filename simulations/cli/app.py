@@ -454,9 +454,8 @@ def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any
         "resources": {k: v for k in leaves(Resources) if (v := flags.get(k)) is not None},
     }
     download = flags.get("download", False)
-    track = flags.get("track")
     where = flags["out"], flags["data_root"], flags["workers"]
-    options = _how(*where, download, track, cluster)
+    options = _how(*where, download, ray_address=cluster)
     display = Display(flags["json"], hide="local" if also else None)
     return execute(document, f"kdsim {kind}", name, options, display)
 
@@ -481,7 +480,7 @@ def _how(
 def _options() -> list[click.Option]:
     """The flags of `graph` that are no settings: they change no number."""
     text = "fetch missing graph data"
-    return _common(("cpus", "gpus", "device", "weights", "ray_address")) + [
+    return _common(("cpus", "gpus", "device", "weights", "ray_address", "track")) + [
         _flag("--download/--no-download", default=False, help=text)
     ]
 
@@ -504,7 +503,6 @@ def _common(resources: Sequence[str] = ()) -> list[click.Option]:
         _flag("--out", type=path, help="folder of the runs; by default in runs/"),
         _flag("--data-root", type=path, help="folder of data sets; $KDSIM_DATA, ~/.cache/kdsim"),
         _flag("--workers", type=click.IntRange(1), help="runs at once; by default one a core"),
-        _flag("--track", multiple=True, help="also write for tensorboard, wandb or mlflow"),
         *(option(key, known[key]) for key in resources or known),
         _flag("--json", is_flag=True, default=False, help="a JSON object a line"),
     ]

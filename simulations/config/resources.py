@@ -47,6 +47,9 @@ class Resources:
     weights: Annotated[
         float, Setting("megabytes up to which final weights are kept; 0 for none", ge=0)
     ] = 64.0
+    track: Annotated[
+        tuple[str, ...], Setting("trackers that are told of each run: `kdsim list trackers`")
+    ] = ()
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> "Resources":

@@ -33,7 +33,8 @@ class Options:
         workers: how many runs at once; by default as many as the cores hold.
         download: whether missing graph data may be fetched.
         command: what the user typed, to be recorded.
-        track: the trackers that are told of each run (`simulations.results.trackers`).
+        track: trackers that are told of each run (`simulations.results.trackers`), beside those of
+            the document.
         objects: data and models that were given as such.
         ray_address: of the Ray cluster to run on; by default as the document or $RAY_ADDRESS has
             it, and else this machine, which "local" says outright.
@@ -93,8 +94,9 @@ def opened(
     Raises:
         ValueError, OSError: the input is wrong, and nothing was written; one line says why.
     """
-    trackers.check(options.track)
     experiments, resources = grid.expand(document, source)
+    track = tuple(dict.fromkeys((*options.track, *resources.track)))
+    trackers.check(track)
     out = options.out or Path("runs") / f"{name}-{identity.digest_all(experiments)[:8]}"
     address = _address(options, resources, out, experiments)
     root = options.root.absolute() if options.root and address else options.root
@@ -110,7 +112,7 @@ def opened(
             atomic_files.sweep(out)
             more = root, resources, options.command
             jobs = tuple(
-                Job(e, out / identity.folder_name(e), *more, own, options.track, options.objects)
+                Job(e, out / identity.folder_name(e), *more, own, track, options.objects)
                 for e, own in zip(experiments, found, strict=True)
             )
             complete = [_complete(job.folder) for job in jobs]

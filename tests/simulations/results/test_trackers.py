@@ -180,6 +180,22 @@ def test_a_tracker_of_ones_own_hears_all_records(kdsim, own_code):
 
 
 @pytest.mark.usefixtures("no_report")
+def test_a_file_may_name_trackers(kdsim, own_code):
+    (own_code / "mine.py").write_text(OWN)
+    fed = "algorithm = 'fedmd'\nrounds = 2\nclients = 3\nprivate = 60\npublic = 20\ntest = 40\n"
+    text = f"[fed]\n{fed}models = ['mlp-8']\n[resources]\ntrack = ['mine.py:Mine']\n"
+    (own_code / "x.toml").write_text(text)
+    assert kdsim("run", "x.toml", "--track", "mine.py:Mine", "--out", "out")[0] == 0  # told once
+    (heard,) = own_code.glob("out/*/heard.txt")
+    assert heard.read_text() == "3\nround 1\nround 2\nrun None\n"
+    (own_code / "x.toml").write_text(text.replace("mine.py:Mine", "tensorbord"))
+    status, _, err = kdsim("run", "x.toml", "--out", "other")
+    assert status == 2
+    assert "unknown tracker 'tensorbord'; did you mean 'tensorboard'?" in err
+    assert not (own_code / "other").exists()
+
+
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize(
     "where", ["__init__(self, folder, about)", "__call__(self, record)", "close(self)"]
 )
