@@ -17,6 +17,7 @@ __all__ = [
     "flower",
     "messages",
     "models",
+    "privacy",
     "rounds",
     "storage",
     "targets",
