@@ -26,7 +26,7 @@ from simulations.config.search import Learner, Search, Span, Values
 from simulations.execution import batch as batches
 from simulations.execution.batch import Batch, Options
 from simulations.results import run_folder
-from simulations.results.columns import SHARES, more_is_better
+from simulations.results.columns import SHARES, is_lower
 from simulations.results.run_folder import Record, Run
 
 TRIALS, SEARCH, BEST, TABLE = "trials", "tune.toml", "best.toml", "trials.csv"
@@ -111,7 +111,7 @@ class Study:
         if done.value is None:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            self.study.tell(trial, done.value if more_is_better(done.metric) else -done.value)
+            self.study.tell(trial, -done.value if is_lower(done.metric) else done.value)
 
     def importance(self) -> dict[str, float]:
         """The share of each setting in the variance of the metric (fANOVA); {} if there is none.
@@ -250,7 +250,7 @@ def _best(name: str, trials: Sequence[Trial]) -> Trial:
     scored = [one for one in trials if one.method == name and one.value is not None]
     if not scored:
         raise ValueError(f"no trial of {name} came to its end with a number; see {TRIALS}/")
-    sign = 1 if more_is_better(scored[0].metric) else -1
+    sign = -1 if is_lower(scored[0].metric) else 1
     return max(scored, key=lambda one: (sign * (one.value or 0.0), -one.number))
 
 

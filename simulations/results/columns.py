@@ -28,7 +28,8 @@ PRIMARY = {  # what models are compared by, of each target: in a title, and its 
     "f1_macro": ("Macro-F1", "share"),
     "perplexity": ("Perplexity", ""),
 }
-LOWER = ("rmse", "mae", "perplexity", "calibration_error")  # metrics of which less is better
+# Metrics of which less is better; those of targets say so themselves.
+ERRORS = {"calibration_error", "loss", DIVERGED}.union(*(t.lower for t in TARGETS.values()))
 
 
 def primary(record: Mapping[str, Any]) -> str:
@@ -38,7 +39,7 @@ def primary(record: Mapping[str, Any]) -> str:
 
 def is_lower(metric: str) -> bool:
     """Whether less is better of a metric, such as rmse or rmse_validation."""
-    return metric.startswith(LOWER)
+    return any(f"{metric}_".startswith(f"{name}_") for name in ERRORS)
 
 
 def scale(metric: str) -> float:
@@ -135,12 +136,3 @@ def titled(name: str) -> tuple[str, str]:
     """The title of a column that has none of its own, and its unit."""
     share = name.startswith(SHARES)
     return name.replace("_", " ").capitalize() + (" (%)" if share else ""), "share" * share
-
-
-# Metrics of which less is better, beside those of targets (`fedkd.targets.Target.lower`).
-ERRORS = {"calibration_error", "loss", DIVERGED}.union(*(t.lower for t in TARGETS.values()))
-
-
-def more_is_better(metric: str) -> bool:
-    """Whether a metric, such as `accuracy_validation`, is to be as large as can be."""
-    return not any(f"{metric}_".startswith(f"{name}_") for name in ERRORS)

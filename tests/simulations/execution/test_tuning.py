@@ -15,7 +15,7 @@ from simulations.execution import batch as batches
 from simulations.execution import tuning
 from simulations.execution.batch import Options
 from simulations.results import run_folder
-from simulations.results.columns import more_is_better
+from simulations.results.columns import is_lower
 from simulations.runners import federated
 from tests.simulations.conftest import read
 
@@ -184,8 +184,8 @@ def test_what_has_no_number_is_worse_than_all_that_have_one(tmp_path):
 
 
 def test_of_errors_less_is_better(tmp_path):
-    assert more_is_better("accuracy_validation")
-    assert not more_is_better("rmse_validation")
+    assert not is_lower("accuracy_validation")
+    assert is_lower("rmse_validation")
     tried = [
         tuning.Trial("fd", n, {"x": n}, "rmse_validation", (value,), tmp_path)
         for n, value in enumerate((0.5, 0.2, 0.9))

@@ -10,18 +10,14 @@ import torch
 from torch import nn
 
 import kdsim
-import simulations.reporting.report
 from simulations.results import tables
 
 HOW = {"clients": 2, "test": 20, "public": 0, "workers": 1, "progress": False, "out": "runs"}
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def elsewhere(tmp_path, monkeypatch, no_report):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        simulations.reporting.report, "write_report", lambda *_, **__: Path("report.html")
-    )
 
 
 class Norm(nn.Module):
