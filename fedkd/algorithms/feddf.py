@@ -21,7 +21,7 @@ from kdcore.training.loop import (
     Predict,
     TrainingConfig,
     fit,
-    predict_logits,
+    logits_of,
 )
 from kdcore.training.optimizers import rule
 from kdcore.training.stacked import learning, least_batch, weights
@@ -130,7 +130,7 @@ class _Ensemble:
         """The same uploads, each heard as it passes."""
         for upload in uploads:
             predict, public = self._task.models[upload.group].predict, self._public
-            logits = predict_logits(predict, upload.payload, public.x, public.rows)
+            logits = logits_of(predict, upload.payload, public.x, public.rows)
             self._sum, self._kind = self._sum.to(logits.device) + logits, logits.dtype
             self._count += 1
             yield upload
@@ -158,8 +158,9 @@ def _passes(
     learn, least = learning(predict), least_batch(predict)
     optimiser = rule(training)
     state, steps = optimiser.init(leaves), batches.steps // training.epochs
+    sizes = batches.mask.sum(dim=1).tolist()
     for count, (index, mask) in enumerate(zip(batches.order, batches.mask, strict=True), start=1):
-        if int(mask.sum()) < least:
+        if sizes[count - 1] < least:
             continue
         if least > 1:  # padding would be in the statistics
             index, mask = index[mask.bool()], mask[mask.bool()]
@@ -177,5 +178,5 @@ def _score(task: Task, predict: Predict, params: Params) -> float:
     """By how much a model is right on validation examples; more is better."""
     examples = task.validation
     assert examples is not None
-    outputs = predict_logits(predict, params, examples.x, examples.rows)
+    outputs = logits_of(predict, params, examples.x, examples.rows)
     return task.target.score(outputs, examples.y[examples.rows])

@@ -23,7 +23,7 @@ from kdcore.outputs import Outputs
 from kdcore.rng import generator as stream
 from kdcore.settings import WIDEST, Setting
 from kdcore.training.batches import Examples, draw
-from kdcore.training.loop import Batches, Params, Predict, TrainingConfig, fit, predict_logits
+from kdcore.training.loop import Batches, Params, Predict, TrainingConfig, fit, logits_of
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,9 @@ class FedGKT(Algorithm):
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
         """Train on everybody's features, architecture by architecture, and say what came out."""
-        lots: dict[str, dict[int, list[Tensor]]] = {}
+        lots: dict[str, list[Received]] = {}
         for upload in uploads:
-            assert upload.rows is not None
-            parts = [upload.payload[key][upload.rows.bool()] for key in SHOWN]
-            lots.setdefault(upload.group, {})[upload.client] = parts
+            lots.setdefault(upload.group, []).append(upload)
         after = server | {"round": server["round"] + 1}
         for group in sorted(lots):
             shuffles = stream(int(server["seed"]), "shuffle", int(server["round"]), group)
@@ -133,11 +131,13 @@ class FedGKT(Algorithm):
         task: Task,
         server: Server,
         group: str,
-        lots: dict[int, list[Tensor]],
+        lots: list[Received],
         shuffles: torch.Generator,
     ) -> Server:
         """One network after a round, and its logits for each client that has examples."""
-        hidden, logits, labels = map(torch.cat, zip(*lots.values(), strict=True))
+        held = [one.rows.bool() for one in lots if one.rows is not None]
+        index, sizes = torch.cat(held).nonzero().flatten(), torch.stack([h.sum() for h in held])
+        hidden, logits, labels = (torch.cat([o.payload[k] for o in lots])[index] for k in SHOWN)
         if not len(labels):
             return {}
 
@@ -150,7 +150,6 @@ class FedGKT(Algorithm):
         predict = network_on_features(task, group, self.server_width).predict
         params = of_group(server, f"net/{group}")
         params = fit(predict, params, batches._replace(y=(batches.y, logits)), self.server, loss)
-        said = predict_logits(predict, params, hidden, everything)
-        parts = torch.split(said, [len(lot[0]) for lot in lots.values()])
-        mine = {f"logits/{k}": part for k, part in zip(lots, parts, strict=True) if len(part)}
+        parts = logits_of(predict, params, hidden, everything).split(sizes.tolist())
+        mine = {f"logits/{o.client}": p for o, p in zip(lots, parts, strict=True) if len(p)}
         return mine | {f"net/{group}/{name}": value for name, value in params.items()}

@@ -70,10 +70,10 @@ class FedTGP(FedProto):
         places, labels = [], []
         for upload in uploads:
             assert upload.rows is not None
-            held = upload.rows.bool()
-            places.append(upload.payload["prototypes"][held])
-            labels.append(held.nonzero().flatten())
-        x, y = torch.cat(places), torch.cat(labels)
+            places.append(upload.payload["prototypes"])
+            labels.append(upload.rows)
+        client, y = torch.stack(labels).nonzero(as_tuple=True)
+        x = torch.stack(places)[client, y]
         number = server["round"] + 1
         if not len(y):
             return server | {"round": number}

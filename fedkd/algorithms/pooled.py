@@ -90,8 +90,7 @@ class Pooled(FedAvg):
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
         """Train each architecture on the examples of all."""
-        parts = [_examples(upload, task) for upload in uploads]
-        x, y = tree_map(lambda *some: torch.cat(some), *parts)
+        x, y = _examples(uploads, task)
         number = server["round"] + 1
         purpose = int(server["seed"]), "pooled", int(number)
         batches = draw(Examples(x, y, torch.arange(len(y))), self.local, stream(*purpose))
@@ -104,16 +103,15 @@ class Pooled(FedAvg):
         return server | trained | {"round": number}
 
 
-def _examples(upload: Received, task: Task) -> tuple[Any, Tensor]:
-    """The examples of an upload, as models read them; not those whose label is none."""
-    assert upload.rows is not None
-    x, y = upload.payload["x"], upload.payload["y"]
-    if task.target.name in ("real", "labels"):
-        held = upload.rows.bool()
-        return _read(x[held], task), y[held]
-    fits = (y >= 0) & (y < task.num_classes) | (y == NO_LABEL) * (task.places > 0)
-    fine = upload.rows.bool() & (fits if y.ndim == 1 else fits.all(dim=1))
-    return _read(x[fine], task), y[fine].long()
+def _examples(uploads: Iterable[Received], task: Task) -> tuple[Any, Tensor]:
+    """The examples of all, as models read them; not those whose label is none."""
+    sent = [(one.payload["x"], one.payload["y"], one.rows) for one in uploads]
+    x, y, held = (torch.cat(column) for column in zip(*sent, strict=True))
+    fine = held.bool()
+    if task.target.name not in ("real", "labels"):
+        fits = (y >= 0) & (y < task.num_classes) | (y == NO_LABEL) * (task.places > 0)
+        fine, y = fine & (fits if y.ndim == 1 else fits.all(dim=1)), y.long()
+    return _read(x[fine], task), y[fine]
 
 
 def _shape(task: Task) -> tuple[int, ...]:

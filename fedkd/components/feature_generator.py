@@ -60,7 +60,8 @@ def generator_loss(
     """
     (labels, noise), made = y, outputs.logits
     logits = torch.einsum("nd,kcd->knc", made, weights) + biases.unsqueeze(1)
-    right = logits.log_softmax(dim=-1)[:, torch.arange(len(labels)), labels]  # (K, N)
+    places = torch.arange(len(labels), device=labels.device)
+    right = logits.log_softmax(dim=-1)[:, places, labels]  # (K, N)
     far = (noise.unsqueeze(0) - noise.unsqueeze(1)).square().mean(dim=-1)
     unlike = (made.unsqueeze(0) - made.unsqueeze(1)).abs().mean(dim=-1)
     return diversity * torch.exp(-(far * unlike).mean()) - (shares[:, labels] * right).sum(dim=0)

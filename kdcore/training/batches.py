@@ -83,6 +83,15 @@ class Batches(NamedTuple):
         mask = self.mask.flatten().bool()
         return mask & (mask.cumsum(dim=0) <= self.size)
 
+    def examples(self) -> tuple[Tensor, ...]:
+        """The rows of each mini-batch, without padding: S tensors, of which some may be empty.
+
+        All at once, as a device is waited for at each question of how many there are.
+        """
+        mask = self.mask.bool()
+        found: tuple[Tensor, ...] = self.order[mask].split(mask.sum(dim=1).tolist())
+        return found
+
     def padded(self, steps: int) -> "Batches":
         """The same batches followed by all-padding ones, `steps` in total."""
         missing = (steps - self.steps, self.order.shape[1])

@@ -29,6 +29,7 @@ __all__ = [
     "TrainingConfig",
     "draw",
     "fit",
+    "logits_of",
     "predict_logits",
     "supervised",
 ]
@@ -77,6 +78,19 @@ def predict_logits(
     return found
 
 
+@torch.no_grad()
+def logits_of(
+    predict: Predict, params: Params, x: Any, index: Tensor, at_once: int = 500
+) -> Tensor:
+    """`predict_logits` of one model, for rows that are all wanted: no device is waited for.
+
+    Shapes:
+        x: (N, ...); index: (M,) rows of it; gives (M, C).
+    """
+    parts = torch.split(index, at_once)
+    return torch.cat([predict(params, rows(x, part)).logits for part in parts])
+
+
 def supervised(outputs: Outputs, y: Tensor) -> Tensor:
     """The loss of training on labels alone: cross-entropy, (B, C) and (B,) -> (B,)."""
     return cross_entropy(outputs.logits, y)
@@ -94,8 +108,7 @@ def _fit_one(
     learn, least = stacked.learning(spec.predict), stacked.least_batch(spec.predict)
     optimiser, count = rule(spec.training), 0
     state = optimiser.init(leaves)
-    for order, mask in zip(batches.order, batches.mask, strict=True):
-        index = order[mask.bool()]
+    for index in batches.examples():
         if len(index) < least:
             continue
         x, y = rows(batches.x, index), rows(batches.y, index)
@@ -140,12 +153,9 @@ class _Logits(torch.autograd.Function):
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
         predict, at_once, params, x, wanted = inputs
-        known = wanted >= 0
-        parts = torch.split(wanted[known], at_once)
-        found = torch.cat([predict(params, rows(x, part)).logits for part in parts])
-        logits = found.new_zeros(len(wanted), *found.shape[1:])
-        logits[known] = found
-        return logits
+        known = (wanted >= 0).nonzero().flatten()
+        found = logits_of(predict, params, x, wanted[known], at_once)
+        return found.new_zeros(len(wanted), *found.shape[1:]).index_copy_(0, known, found)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

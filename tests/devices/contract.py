@@ -125,10 +125,7 @@ def test_a_checkpoint_on_a_device_goes_on_as_if_it_had_not_stopped(
     assert checkpoint.digest(found) == checkpoint.digest(expected)
 
 
-FEW = ("fedmd", "fedavg", "fd", "dsfl")  # the others' servers look at uploads one by one
-
-
-@pytest.mark.parametrize("name", FEW)
+@every_algorithm
 def test_a_round_of_many_clients_takes_few_copies_and_few_waits(name, tiny, device):
     many = tiny(["mlp-8"], [3 + k % 4 for k in range(100)], public=5).to(device)
     rounds = simulate(small(name, "momentum"), many.task, many.clients, rounds=2, engine=batched())
