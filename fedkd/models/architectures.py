@@ -204,7 +204,8 @@ def initialiser(shapes: Shapes) -> Callable[[torch.Generator], Params]:
                 params[name] = torch.ones(shape) if kind == "weight" else torch.zeros(shape)
             else:
                 bound = 1 / math.sqrt(math.prod(weight[1:]))
-                params[name] = (2 * torch.rand(shape, generator=generator) - 1) * bound
+                drawn = torch.rand(shape, generator=generator)
+                params[name] = drawn.mul_(2).sub_(1).mul_(bound)
         return params
 
     return init

@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from fedkd.data import datasets
 from fedkd.data.datasets import Dataset, data_root, load, names, of_labels
@@ -60,6 +61,9 @@ def test_digits_come_with_scikit_learn():
     assert (data.x.min(), data.x.max()) == (0.0, 1.0)
     assert data.y.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert (data.num_classes, data.official) == (10, 0)
+    pixels, labels = load_digits(return_X_y=True)  # the library's own reader
+    assert (data.x.flatten(1).numpy() == (pixels / 16).astype(np.float32)).all()
+    assert (data.y.numpy() == labels).all()
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
