@@ -10,14 +10,14 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
 from fedkd.targets import CLASSES, Target
-from kdcore.settings import check_ranges
+from kdcore.settings import Setting, check_ranges
 from kdcore.training.batches import leading, rows
 from kdcore.training.loop import STATE, Batches, Examples, Params, Predict, TrainingConfig
 from kdcore.training.torch_module import FunctionModule
@@ -220,14 +220,24 @@ class Algorithm(ABC):
     and leaves with the upload; `fedkd.components.paired_models` trains both at once.
     """
 
-    local: TrainingConfig = TrainingConfig(epochs=2, batch_size=8)
+    local: Annotated[
+        TrainingConfig, Setting("training on private examples", parts=("privacy",))
+    ] = TrainingConfig(epochs=2, batch_size=8)
 
     properties: ClassVar[Properties]
     target: ClassVar[Target] = CLASSES  # of the task that it works on; see `learning`
 
     def __post_init__(self) -> None:
-        """Refuse settings out of the ranges that their annotations give; see `kdcore.settings`."""
+        """Refuse settings out of the ranges that their annotations give; see `kdcore.settings`.
+
+        Privacy is of the private examples, so of `local` alone.
+        """
         check_ranges(self)
+        for name, training in vars(self).items():
+            if name != "local" and isinstance(training, TrainingConfig) and training.privacy:
+                raise ValueError(
+                    f"{name}.privacy: private examples are those of local; set local.privacy"
+                )
 
     def learning(self, target: Target) -> Self:
         """The algorithm for a task of this target, as `client_update` and `deploy` find it.

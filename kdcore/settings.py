@@ -30,6 +30,8 @@ class Setting:
         min_length: how many values a tuple has at the least.
         names: where a name is found: the module of its registry (`kdcore.registry`).
         was: the setting's former name; runs go on being known by it.
+        parts: of a dataclass, which of its fields that may be None are settings too; the others
+            are for Python alone.
     """
 
     help: str = ""
@@ -40,6 +42,7 @@ class Setting:
     min_length: int | None = None
     names: str = ""
     was: str = ""
+    parts: tuple[str, ...] = ()
 
     @property
     def limits(self) -> dict[str, float]:
@@ -68,6 +71,13 @@ def hints(cls: type) -> dict[str, Hint]:
 def plain(hint: Hint) -> Hint:
     """The type alone."""
     return get_args(hint)[0] if _origin(hint) is Annotated else hint
+
+
+def optional(hint: Hint) -> Any:
+    """The dataclass of an annotation `X | None`; None where it is none of that form."""
+    kinds = get_args(plain(hint))
+    found = [one for one in kinds if dataclasses.is_dataclass(one)]
+    return found[0] if found and type(None) in kinds else None
 
 
 def is_tuple(hint: Hint) -> bool:

@@ -6,7 +6,7 @@ is by element, so a leading axis of clients changes nothing.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -18,11 +18,35 @@ OPTIMIZERS = ("sgd", "momentum", "adam")
 
 
 @dataclass(frozen=True)
+class Clipping:
+    """What each step of DP-SGD does to the gradients of its examples.
+
+    Martin Abadi, Andy Chu, Ian Goodfellow, Brendan McMahan, Ilya Mironov, Kunal Talwar, Li Zhang.
+    "Deep Learning with Differential Privacy". CCS 2016. https://arxiv.org/abs/1607.00133
+
+    Each example's gradient is clipped to a norm; to their sum is added N(0, (noise norm)^2 I). That
+    is a Gaussian mechanism of this noise multiplier, when one record is added or removed.
+    """
+
+    norm: Annotated[float, Setting("L2 norm to which each example's gradient is clipped", gt=0)]
+    noise: Annotated[
+        float, Setting("standard deviation of the noise on the sum, in units of the norm", ge=0)
+    ]
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no mechanism."""
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """How a model is fitted: the optimiser, and how often the data passes by.
 
     With `steps`, so many mini-batches are taken whatever `epochs` says: from one shuffle after
     another until there are enough, so that every client does the same work.
+
+    With `privacy`, training is DP-SGD: each of so many steps takes every example with probability
+    `batch_size` / examples, and so few, many or none; see `Clipping`.
 
     The optimiser's state starts afresh at each call of `fit`: a client keeps its parameters from
     round to round, not its momentum.
@@ -39,6 +63,9 @@ class TrainingConfig:
         int | None,
         Setting("mini-batches, whatever epochs says; none: epochs count", ge=1),
     ] = None
+    privacy: Annotated[Clipping | None, Setting("of each example, by DP-SGD")] = field(
+        default=None, metadata={"added": True}
+    )
 
     def __post_init__(self) -> None:
         """Refuse what makes no training."""

@@ -52,21 +52,40 @@ class Leaf(NamedTuple):
         return settings.is_tuple(self.hint)
 
 
-def leaves(owner: Any) -> dict[str, Leaf]:
+def leaves(owner: Any, parts: Iterable[str] = ()) -> dict[str, Leaf]:
     """The settings of a dataclass or an instance; those of nested ones have dotted names.
 
-    Fields without a default are left out: they are no settings.
+    Fields without a default are left out: they are no settings. Those of a dataclass that is not
+    there, `X | None`, are there for the fields in `parts` (`Setting.parts`), and all None.
     """
     hints = settings.hints(owner if isinstance(owner, type) else type(owner))
     found: dict[str, Leaf] = {}
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name, dataclasses.MISSING)
-        was = settings.said_of(hints[field.name]).was
+        said, absent = settings.said_of(hints[field.name]), settings.optional(hints[field.name])
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            found |= _below(field.name, was, leaves(value))
+            inside = leaves(value, said.parts) if absent is None else _required(value)
+            found |= _below(field.name, said.was, inside)
+        elif absent is not None:
+            found |= _below(field.name, said.was, _required(absent) if field.name in parts else {})
         elif field.default is not dataclasses.MISSING:
-            found[field.name] = Leaf(hints[field.name], value, was)
+            found[field.name] = Leaf(hints[field.name], value, said.was)
     return found
+
+
+def _required(owner: Any) -> dict[str, Leaf]:
+    """All fields of a dataclass that may be absent, or of an instance: None where it is absent."""
+    absent = isinstance(owner, type)
+    kind: Any = owner if absent else type(owner)
+    return {
+        name: Leaf(_or_none(hint), None if absent else getattr(owner, name))
+        for name, hint in settings.hints(kind).items()
+    }
+
+
+def _or_none(hint: Any) -> Any:
+    """An annotation of what may be None, too."""
+    return Annotated[settings.plain(hint) | None, settings.said_of(hint)]
 
 
 def _below(name: str, was: str, inside: Mapping[str, Leaf]) -> dict[str, Leaf]:
@@ -90,10 +109,12 @@ def unsaid(owner: Any) -> set[str]:
     found: set[str] = set()
     for field in dataclasses.fields(owner):
         value = getattr(owner, field.name)
-        inside = leaves(value) if dataclasses.is_dataclass(value) else None
+        nested = dataclasses.is_dataclass(value)
+        absent = _optional(owner, field.name)
         if field.metadata.get("added") and value == _default(field):
+            inside = leaves(value) if nested else _required(absent) if absent else {}
             found |= {f"{field.name}.{name}" for name in inside} if inside else {field.name}
-        elif inside:
+        elif nested:
             found |= {f"{field.name}.{name}" for name in unsaid(value)}
     return found
 
@@ -210,8 +231,32 @@ def replaced(owner: D, found: Mapping[str, Any]) -> D:
     for name in dict.fromkeys(key.partition(".")[0] for key in found if "." in key):
         start = f"{name}."
         below = {k.removeprefix(start): v for k, v in found.items() if k.startswith(start)}
-        own[name] = replaced(getattr(owner, name), below)
+        value = getattr(owner, name)
+        absent = _optional(owner, name)
+        own[name] = replaced(value, below) if absent is None else _whole(name, absent, value, below)
     return dataclasses.replace(owner, **own)
+
+
+def _optional(owner: Any, name: str) -> Any:
+    """The dataclass that a field may have as its value, or else None."""
+    kind: Any = type(owner)
+    return settings.optional(settings.hints(kind)[name])
+
+
+def _whole(name: str, kind: Any, value: Any, given: Mapping[str, Any]) -> Any:
+    """A dataclass that may be absent, with some of its fields as they are given: all, or none.
+
+    Raises:
+        ValueError: some are said, and others are not.
+    """
+    every = {key: given.get(key, getattr(value, key, None)) for key in settings.hints(kind)}
+    lacking = [key for key, one in every.items() if one is None]
+    if len(lacking) == len(every):
+        return None
+    if lacking:
+        said = next(key for key in every if key not in lacking)
+        raise ValueError(f"{name}.{said} needs {name}.{lacking[0]} with it; give both, or neither")
+    return kind(**every)
 
 
 def check_keys(given: Iterable[str], known: Mapping[str, Leaf], where: str) -> None:
