@@ -3,12 +3,11 @@
 From the folder of this file: `kdsim fed own_algorithm:SlowConsensus --keep 0.5 --rounds 5`.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedkd.algorithms.fedmd import FedMD
 from fedkd.core import Public, Server, Task
-from fedkd.messages import Received
+from fedkd.messages import Message
 
 
 @dataclass(frozen=True)
@@ -20,11 +19,11 @@ class SlowConsensus(FedMD):
 
     keep: float = 0.5
 
-    def server_update(
-        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    def server_from_sum(
+        self, task: Task, server: Server, total: Message, count: float, public: Public | None
     ) -> Server:
         """FedMD's, and then a step towards it."""
-        newest = super().server_update(task, server, uploads, public)
+        newest = super().server_from_sum(task, server, total, count, public)
         if "consensus" not in server:
             return newest
         kept = self.keep * server["consensus"] + (1 - self.keep) * newest["consensus"]

@@ -15,7 +15,16 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
+from fedkd.messages import (
+    Message,
+    PayloadSpec,
+    Received,
+    Stage,
+    Upload,
+    summed,
+    unweighted,
+    weighted,
+)
 from fedkd.targets import CLASSES, Target
 from kdcore.settings import Setting, check_ranges
 from kdcore.training.batches import leading, rows
@@ -187,9 +196,9 @@ class Properties(NamedTuple):
             compared; "shared within a group" where all parameters go up and are averaged.
         summand: where the server needs no more than a sum over clients, so that secure aggregation
             applies, what is summed: each client's "payload", or its "weighted payload", weight x
-            payload, beside the weight (where rows are named, these are summed too). "none" where
-            it needs each upload. What is summed is what the server reads; not so the messages of a
-            coding of the algorithm's own (`uplink`).
+            payload, beside the weight (where rows are named, these are summed too); see
+            `Algorithm.summand`. "none" where it needs each upload. What is summed is what the
+            server reads; not so the messages of a coding of the algorithm's own (`uplink`).
         server_learns: what an honest but curious server gets to know of each client.
         beyond_training: what of an upload is a function of private examples otherwise than by
             trained parameters: keys of the payload, "rows", "weight" (those of `Upload`). Training
@@ -327,14 +336,40 @@ class Algorithm(ABC):
         """What each key of an upload must look like."""
         return {}
 
+    def summand(self, upload: Received) -> Message:
+        """What the server adds up of an upload, in float64, by `Properties.summand`.
+
+        A payload under its own keys; beside it `ROWS`, a count for each row, where some are named,
+        and `WEIGHT` where payloads are weighted (`fedkd.messages`).
+
+        Raises:
+            ValueError: the server needs each upload.
+        """
+        if self.properties.summand == "none":
+            name = type(self).__name__
+            raise ValueError(f"{name} needs each upload on its own; no sum of them would do")
+        return (weighted if self.properties.summand == "weighted payload" else unweighted)(upload)
+
+    def server_from_sum(
+        self, task: Task, server: Server, total: Message, count: float, public: Public | None
+    ) -> Server:
+        """The server's knowledge after a round, from the sum of so many uploads' summands.
+
+        `count` is a number of clients, or the one that was expected.
+        """
+        return server
+
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
-        """The server's knowledge after a round.
+        """The server's knowledge after a round: `server_from_sum`, unless it needs each upload.
 
         `uploads` come in the order of client numbers, and can be gone through once.
         """
-        return server
+        if self.properties.summand == "none":
+            return server
+        total, count = summed(map(self.summand, uploads))
+        return self.server_from_sum(task, server, total, count, public)
 
 
 Engine = Callable[

@@ -1,7 +1,7 @@
 """What clients and server send each other, and what happens to it on the way: the nouns."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -37,6 +37,36 @@ class Received(NamedTuple):
     payload: Message
     weight: float
     rows: Tensor | None = None
+
+
+# In a sum over clients: their weights together, and for each row how many of them named it.
+WEIGHT, ROWS = "/weight", "/rows"
+
+
+def weighted(upload: Received) -> Message:
+    """Weight x payload, in float64, and the weight."""
+    terms = {key: upload.weight * value.double() for key, value in upload.payload.items()}
+    return terms | {WEIGHT: torch.tensor(upload.weight, dtype=torch.float64)}
+
+
+def unweighted(upload: Received) -> Message:
+    """The payload, in float64, and which rows are named where some are."""
+    terms = {key: value.double() for key, value in upload.payload.items()}
+    return terms if upload.rows is None else terms | {ROWS: upload.rows.double()}
+
+
+def summed(messages: Iterable[Message]) -> tuple[Message, int]:
+    """The sum of messages, key by key, and how many there are; gone through once.
+
+    A message that lacks a key adds nothing to it.
+    """
+    total: Message = {}
+    count = 0
+    for message in messages:
+        for key, value in message.items():
+            total[key] = total[key] + value if key in total else value
+        count += 1
+    return total, count
 
 
 ANY = -1

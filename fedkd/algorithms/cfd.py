@@ -1,6 +1,5 @@
 """CFD: consensus by votes, in a few bits, and a student at the server."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,7 +8,6 @@ import torch
 from fedkd.algorithms.fedavg import of_group
 from fedkd.communication.compression import CONSENSUS, argmax, deflate, delta, simplex
 from fedkd.components.public_consensus import (
-    mean_of,
     predictions,
     predictions_spec,
     student,
@@ -17,7 +15,7 @@ from fedkd.components.public_consensus import (
     trained_and_asked,
 )
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
-from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
+from fedkd.messages import Message, PayloadSpec, Stage, Upload
 from kdcore.rng import generator as stream
 from kdcore.settings import Setting
 from kdcore.training.batches import Examples, draw
@@ -123,12 +121,12 @@ class CFD(Algorithm):
         """A distribution for each public example."""
         return predictions_spec(task, None)
 
-    def server_update(
-        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    def server_from_sum(
+        self, task: Task, server: Server, total: Message, count: float, public: Public | None
     ) -> Server:
         """Distil the mean of the votes into the server's model, and let that speak."""
         assert public is not None
-        votes = as_sent(mean_of(uploads, task.target.sent))
+        votes = as_sent(total[task.target.sent] / count)
         votes = task.target.known(votes, public.labels)
         shuffles = stream(int(server["seed"]), "shuffle", int(server["round"]))
         batches = draw(Examples(public.x, votes, public.rows), self.server, shuffles)

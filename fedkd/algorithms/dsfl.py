@@ -1,19 +1,17 @@
 """DS-FL: a sharpened consensus on unlabelled public examples."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fedkd.components.public_consensus import (
     consensus_message,
-    mean_of,
     predictions_spec,
     student,
     student_steps,
     trained_and_asked,
 )
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
-from fedkd.messages import Message, PayloadSpec, Received, Upload
+from fedkd.messages import Message, PayloadSpec, Upload
 from fedkd.targets import ALL
 from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, TrainingConfig
@@ -111,12 +109,12 @@ class DSFL(Algorithm):
         """A prediction for each public example of the round."""
         return predictions_spec(task, self.public_size)
 
-    def server_update(
-        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    def server_from_sum(
+        self, task: Task, server: Server, total: Message, count: float, public: Public | None
     ) -> Server:
         """Sharpen the mean."""
         assert public is not None
-        consensus = mean_of(uploads, task.target.sent)
+        consensus = total[task.target.sent] / count
         if self.aggregation == "era":
             assert task.target.sharpened is not None
             consensus = task.target.sharpened(consensus, self.temperature)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fedkd.core import Algorithm, Properties, Public, Server, Task
-from fedkd.messages import Message, PayloadSpec, Received, Upload
+from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
+from fedkd.messages import WEIGHT, Message, PayloadSpec, Received, Upload, summed, weighted
 from fedkd.targets import ALL
 from kdcore.training.loop import Batches, Params, Predict, fit
 
@@ -77,32 +77,39 @@ class FedAvg(Algorithm):
         shared = model.shared(model.init(torch.Generator()))
         return {k: PayloadSpec(tuple(v.shape), trained="parameters") for k, v in shared.items()}
 
-    def server_update(
-        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    def summand(self, upload: Received) -> Message:
+        """Of each group on its own."""
+        return _of_its_group(upload.group, super().summand(upload))
+
+    def server_from_sum(
+        self, task: Task, server: Server, total: Message, count: float, public: Public | None
     ) -> Server:
         """Average by number of examples, group by group."""
-        return server | average_by_group(uploads)
+        return server | _averages(total)
+
+
+def average(total: Message) -> Params:
+    """sum_k n_k w_k / sum_k n_k of a sum of weighted payloads; nothing where nobody has weight."""
+    if not total[WEIGHT] > 0:
+        return {}
+    return {k: as_sent(value / total[WEIGHT]) for k, value in total.items() if k != WEIGHT}
 
 
 def average_by_group(uploads: Iterable[Received]) -> Server:
-    """sum_k n_k w_k / sum_k n_k over the clients of each group that has any weight.
+    """`average` over the clients of each group; each upload is let go when it has been added."""
+    return _averages(summed(_of_its_group(one.group, weighted(one)) for one in uploads)[0])
 
-    Sums are kept in float64, and each upload is let go as soon as it has been added.
-    """
-    sums: dict[str, Params] = {}
-    weights: dict[str, float] = {}
-    for upload in uploads:
-        weights[upload.group] = weights.get(upload.group, 0.0) + upload.weight
-        mine = sums.setdefault(upload.group, {})
-        for name, value in upload.payload.items():
-            term = upload.weight * value.double()
-            mine[name] = mine[name] + term if name in mine else term
-    return {
-        f"{group}/{name}": (value / weights[group]).to(torch.get_default_dtype())
-        for group in sorted(sums)
-        for name, value in sums[group].items()
-        if weights[group] > 0
-    }
+
+def _of_its_group(group: str, message: Message) -> Message:
+    return {f"{group}/{key}": value for key, value in message.items()}
+
+
+def _averages(total: Message) -> Server:
+    groups = sorted(key.removesuffix(f"/{WEIGHT}") for key in total if key.endswith(f"/{WEIGHT}"))
+    averages: Server = {}
+    for group in groups:
+        averages |= _of_its_group(group, average(of_group(total, group)))
+    return averages
 
 
 def initial(task: Task, generator: torch.Generator) -> tuple[Server, Server]:

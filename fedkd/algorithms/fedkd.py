@@ -1,6 +1,5 @@
 """FedKD: a mentor that stays and a mentee that is shared, whose updates go up with few ranks."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fedkd.algorithms.fedavg import average_by_group, of_group
+from fedkd.algorithms.fedavg import average, of_group
 from fedkd.communication.compression.low_rank import by_broadcast
 from fedkd.components.paired_models import (
     OWN,
@@ -22,7 +21,7 @@ from fedkd.components.paired_models import (
     shared_predict,
 )
 from fedkd.core import Algorithm, Properties, Public, Server, Task
-from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
+from fedkd.messages import Message, PayloadSpec, Stage, Upload
 from fedkd.targets import Target
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
@@ -117,12 +116,12 @@ class FedKD(Algorithm):
         """The update of every parameter of the mentee, in its shape."""
         return shared_claims(task, self.mentee, "update")
 
-    def server_update(
-        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    def server_from_sum(
+        self, task: Task, server: Server, total: Message, count: float, public: Public | None
     ) -> Server:
         """Add the mean update to the mentee."""
-        mean = average_by_group(upload._replace(group="mentee") for upload in uploads)
-        moved = {key: server[key] + value for key, value in mean.items()}
+        mean = average(total)
+        moved = {f"mentee/{k}": server[f"mentee/{k}"] + value for k, value in mean.items()}
         return server | moved | {"round": server["round"] + 1}
 
     def _energy(self, number: Tensor) -> Tensor:

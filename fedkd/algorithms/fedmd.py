@@ -10,12 +10,11 @@ from torch import Tensor
 from fedkd.components.public_consensus import (
     consensus_message,
     digest,
-    mean_of,
     predictions_spec,
     student_steps,
 )
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
-from fedkd.messages import Message, PayloadSpec, Received, Upload
+from fedkd.messages import Message, PayloadSpec, Received, Upload, summed, unweighted
 from fedkd.targets import ALL, CLASSES, Target
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
@@ -73,7 +72,8 @@ class FedMD(Algorithm):
                 f"{self.distill.epochs}"
             )
         if self.pretrain:
-            labelled = self.properties._replace(public="labelled")
+            # Who pretrained does not stand in a sum.
+            labelled = self.properties._replace(public="labelled", summand="none")
             object.__setattr__(self, "properties", labelled)
 
     @property
@@ -136,18 +136,24 @@ class FedMD(Algorithm):
                 "leave out the setting exchange"
             )
 
-    def server_update(
-        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    def server_from_sum(
+        self, task: Task, server: Server, total: Message, count: float, public: Public | None
     ) -> Server:
         """Each client counts once."""
         assert public is not None
+        return consensus_message(as_sent(total[self._key(task.target)] / count), public)
+
+    def server_update(
+        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    ) -> Server:
+        """The same; and, where clients pretrain, who has done so."""
         senders: list[int] = []
-        consensus = as_sent(mean_of(_noted(uploads, senders), self._key(task.target)))
+        total, count = summed(map(unweighted, _noted(uploads, senders)))
+        after = self.server_from_sum(task, server, total, count, public)
         if not self.pretrain:
-            return consensus_message(consensus, public)
+            return after
         known = server[MET].tolist() if MET in server else []
-        met = torch.tensor(sorted({*known, *senders}))
-        return consensus_message(consensus, public) | {MET: met}
+        return after | {MET: torch.tensor(sorted({*known, *senders}))}
 
     def _key(self, target: Target) -> str:
         return "logits" if self.exchange == "logits" else target.sent

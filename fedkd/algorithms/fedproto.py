@@ -1,6 +1,5 @@
 """FedProto: clients exchange their mean features for each label."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -8,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fedkd.components.features import each_once, feature_width, features, head_names, label_means
-from fedkd.core import Algorithm, Properties, Public, Server, Task
-from fedkd.messages import Message, PayloadSpec, Received, Upload
+from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
+from fedkd.messages import ROWS, Message, PayloadSpec, Upload
 from kdcore.losses.response import cross_entropy
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
@@ -108,19 +107,14 @@ class FedProto(Algorithm):
         """A row of features for each label."""
         return {"prototypes": PayloadSpec((task.num_classes, feature_width(task)), rows=True)}
 
-    def server_update(
-        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    def server_from_sum(
+        self, task: Task, server: Server, total: Message, count: float, public: Public | None
     ) -> Server:
         """The mean over those that hold a label; labels that nobody holds keep their prototype."""
-        count = torch.zeros(task.num_classes, dtype=torch.float64, device=task.device)
-        total = count.new_zeros(task.num_classes, feature_width(task))
-        for upload in uploads:
-            assert upload.rows is not None
-            total += upload.payload["prototypes"]
-            count += upload.rows
-        means = (total / count.clamp(min=1).unsqueeze(1)).to(torch.get_default_dtype())
+        held = total[ROWS].unsqueeze(1)
+        means = as_sent(total["prototypes"] / held.clamp(min=1))
         before = server.get("prototypes", torch.zeros_like(means))
-        return {"prototypes": torch.where(count.unsqueeze(1) > 0, means, before)}
+        return {"prototypes": torch.where(held > 0, means, before)}
 
 
 def _known(prototypes: Tensor) -> Tensor:

@@ -1,13 +1,12 @@
 """FML: each client's own model and a model that all share teach each other."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from fedkd.algorithms.fedavg import average_by_group, of_group
+from fedkd.algorithms.fedavg import average, of_group
 from fedkd.components.paired_models import (
     OWN,
     SHARED,
@@ -19,7 +18,7 @@ from fedkd.components.paired_models import (
     shared_predict,
 )
 from fedkd.core import Algorithm, Properties, Public, Server, Task
-from fedkd.messages import Message, PayloadSpec, Received, Upload
+from fedkd.messages import Message, PayloadSpec, Upload
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, fit
@@ -98,8 +97,8 @@ class FML(Algorithm):
         """Every parameter of the meme, in its shape."""
         return shared_claims(task, self.meme)
 
-    def server_update(
-        self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
+    def server_from_sum(
+        self, task: Task, server: Server, total: Message, count: float, public: Public | None
     ) -> Server:
         """Average the memes."""
-        return server | average_by_group(upload._replace(group="meme") for upload in uploads)
+        return server | {f"meme/{name}": value for name, value in average(total).items()}

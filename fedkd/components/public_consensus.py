@@ -1,11 +1,11 @@
 """What methods share whose clients agree on the labels of public examples."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from torch import Tensor
 
 from fedkd.core import Public, Server, Task
-from fedkd.messages import Message, PayloadSpec, Received, Upload
+from fedkd.messages import Message, PayloadSpec, Upload
 from fedkd.targets import Target
 from kdcore.outputs import Outputs
 from kdcore.training.batches import leading
@@ -66,16 +66,6 @@ def trained_and_asked(
     """Train on private examples, then say what the public ones of the round are."""
     params = fit(predict, params, private, local, target.loss)
     return params, Upload({target.sent: predictions(predict, params, public, target)})
-
-
-def mean_of(uploads: Iterable[Received], key: str) -> Tensor:
-    """The mean of a payload tensor over the clients, each counting once, in float64."""
-    total, count = None, 0
-    for upload in uploads:
-        value = upload.payload[key].double()
-        total, count = value if total is None else total + value, count + 1
-    assert total is not None
-    return total / count
 
 
 def consensus_message(consensus: Tensor, public: Public) -> Server:

@@ -124,6 +124,16 @@ class Gossip(Algorithm):
         """Those of the algorithm."""
         return self.algorithm.payload_spec(task, group)
 
+    def summand(self, upload: Received) -> Message:
+        """That of the algorithm; each peer adds up those of its neighbourhood."""
+        return self.algorithm.summand(upload)
+
+    def server_from_sum(
+        self, task: Task, server: Server, total: Message, count: float, public: Public | None
+    ) -> Server:
+        """Nobody has the sum of all: raises ValueError."""
+        raise ValueError("peers add up their neighbourhoods' uploads, and nobody those of all")
+
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:

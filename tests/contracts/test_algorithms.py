@@ -229,6 +229,33 @@ def test_the_server_needs_the_sum_that_is_declared_and_no_other(name, tiny, doub
 
 
 @every_algorithm
+def test_the_server_learns_from_the_sum_of_summands_what_it_learns_from_uploads(name, tiny, double):
+    federation, algorithm = tiny(sizes=(9, 4, 6)), small(name)
+    task, public = federation.task, public_of(algorithm, federation.task, 0, 1)
+    uploads, server = (
+        list(received(algorithm, federation, (1.0, 2.0, 5.0))),
+        algorithm.init(task, stream(0)),
+    )
+    if algorithm.properties.summand == "none":
+        with pytest.raises(ValueError, match="needs each upload on its own"):
+            algorithm.summand(uploads[0])
+        return
+    total = {}
+    for upload in reversed(uploads):
+        factor = upload.weight if algorithm.properties.summand == "weighted payload" else 1.0
+        term = algorithm.summand(upload)
+        for key, value in upload.payload.items():
+            (said,) = (v for k, v in term.items() if k in (key, f"{upload.group}/{key}"))
+            assert torch.equal(said, factor * value)
+        assert all(value.dtype == torch.float64 for value in term.values())
+        total = {key: total.get(key, 0) + term.get(key, 0) for key in {**term, **total}}
+    told = algorithm.server_from_sum(task, server, total, 3, public)
+    expected = algorithm.server_update(task, server, iter(uploads), public)
+    assert told.keys() == expected.keys()
+    assert all(torch.allclose(told[key], expected[key], 1e-12, 1e-12) for key in told)
+
+
+@every_algorithm
 def test_a_weight_is_sent_and_weighed_where_the_server_uses_it(name, tiny, double):
     federation, algorithm = tiny(["mlp-8"], sizes=(9, 4, 6)), small(name)
     task, public = federation.task, public_of(algorithm, federation.task, 0, 1)
