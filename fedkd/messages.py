@@ -85,6 +85,8 @@ class PayloadSpec(NamedTuple):
         least: where given, no entry is smaller than this.
         trained: whether this is the tensor of the same name in the broadcast, as training left it
             ("parameters"), or what training added to it ("update").
+        tells_size: whether it tells how many examples its sender holds: it has a row for each, or
+            counts them.
     """
 
     shape: tuple[int, ...]
@@ -94,6 +96,7 @@ class PayloadSpec(NamedTuple):
     most: float | None = None
     trained: Literal["no", "parameters", "update"] = "no"
     least: float | None = None
+    tells_size: bool = False
 
 
 def _same(message: Message) -> Message:

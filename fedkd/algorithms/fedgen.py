@@ -128,7 +128,7 @@ class FedGen(FedAvg):
 
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """Every parameter, in its shape, and a number for each label."""
-        counts = PayloadSpec((task.num_classes,), most=task.private)
+        counts = PayloadSpec((task.num_classes,), most=task.private, tells_size=True)
         return super().payload_spec(task, group) | {"label_counts": counts}
 
     def server_update(

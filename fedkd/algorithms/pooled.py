@@ -77,8 +77,8 @@ class Pooled(FedAvg):
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """As many examples as there are."""
         return {
-            "x": PayloadSpec((ANY, *_shape(task)), rows=True),
-            "y": PayloadSpec((ANY, *_label_shape(task)), rows=True),
+            "x": PayloadSpec((ANY, *_shape(task)), rows=True, tells_size=True),
+            "y": PayloadSpec((ANY, *_label_shape(task)), rows=True, tells_size=True),
         }
 
     def check(self, task: Task) -> None:

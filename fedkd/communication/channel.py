@@ -18,6 +18,7 @@ from fedkd.communication.checks import (
     stored_otherwise,
 )
 from fedkd.communication.measures import Measures, measured
+from fedkd.communication.private_size import PrivateSize
 from fedkd.communication.rows import only_held, with_zeros
 from fedkd.core import Algorithm
 from fedkd.messages import ANY, Message, PayloadSpec, Stage, Transform, Upload, all_on, weigh
@@ -37,10 +38,15 @@ def weigh_broadcast(algorithm: Algorithm, sent: Message) -> Counter[str]:
     return weigh(sent) if algorithm.central else Counter()
 
 
-def weigh_upload(algorithm: Algorithm, client: int, sent: Upload) -> Counter[str]:
-    """Bytes of a client's upload, as often as it is sent, with the weight where that is used."""
+def weigh_upload(
+    algorithm: Algorithm, client: int, sent: Upload, channel: "Channel"
+) -> Counter[str]:
+    """Bytes of a client's upload, as often as it is sent, with the weight where that is told."""
     size = weigh(sent.payload)
-    if "weight" in algorithm.properties.beyond_training:
+    if (
+        "weight" in algorithm.properties.beyond_training
+        and channel.private_size.disclosure != "hidden"
+    ):
         size[WEIGHT] += 8
     copies = algorithm.copies(client)
     return Counter({key: copies * value for key, value in size.items()})
@@ -53,11 +59,13 @@ class Channel:
     Attributes:
         uplink, downlink: applied in this order on sending, undone in reverse on reading.
         max_weight: no client may claim to speak for more examples than this.
+        private_size: what is told of how many examples a client holds.
     """
 
     uplink: tuple[Stage, ...] = ()
     downlink: tuple[Stage, ...] = ()
     max_weight: float = 1e7
+    private_size: PrivateSize = PrivateSize()
 
     def with_algorithm(self, algorithm: Algorithm) -> "Channel":
         """The channel, ended by the algorithm's own coding of messages where it has one.
@@ -73,9 +81,11 @@ class Channel:
                 "neighbours do not know; take another compression or algorithm, or the topology "
                 "server"
             )
-        if not (algorithm.uplink or algorithm.downlink):
+        weighted = "weight" in algorithm.properties.beyond_training
+        size = self.private_size if weighted else PrivateSize()
+        if (up, down, size) == (self.uplink, self.downlink, self.private_size):
             return self
-        return replace(self, uplink=up, downlink=down)
+        return replace(self, uplink=up, downlink=down, private_size=size)
 
     def given_broadcast(self, broadcast: Message) -> "Channel":
         """The channel for the answer to a broadcast, given as it was read."""
@@ -132,9 +142,12 @@ class Channel:
         """
         channels = self.answering(broadcasts)
         due = among(only_held, each(Channel._formed, channels, uploads))
-        if not self.uplink:
+        if not self.uplink and self.private_size.disclosure == "public":
             return due
         streams = [stream(place) for place in range(len(due))]
+        due = each(self.private_size.sent, due, streams)
+        if not self.uplink:
+            return due
         return each(Channel._coded, channels, among(_on_cpu, due), streams)
 
     def read_up(self, sent: Upload, payload_spec: Mapping[str, PayloadSpec]) -> Upload:

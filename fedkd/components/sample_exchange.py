@@ -52,9 +52,9 @@ def features_and_logits(
 def claims_by_example(task: Task, group: str) -> dict[str, PayloadSpec]:
     """Features, logits and labels of as many examples as a client has."""
     return {
-        "features": PayloadSpec((ANY, width_of(task, group)), rows=True),
-        "logits": PayloadSpec((ANY, task.num_classes), rows=True),
-        "labels": PayloadSpec((ANY,), rows=True, below=task.num_classes),
+        "features": PayloadSpec((ANY, width_of(task, group)), rows=True, tells_size=True),
+        "logits": PayloadSpec((ANY, task.num_classes), rows=True, tells_size=True),
+        "labels": PayloadSpec((ANY,), rows=True, below=task.num_classes, tells_size=True),
     }
 
 

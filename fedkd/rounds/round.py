@@ -241,7 +241,7 @@ def close_round(
 
     def arriving() -> Iterator[tuple[int, str, Upload]]:
         for client, upload in sent:
-            ledger.up.update(weigh_upload(algorithm, client, upload))
+            ledger.up.update(weigh_upload(algorithm, client, upload, channel))
             yield client, groups[client], upload
 
     uploads = iter(counted(border.admitted(arriving(), WAVE)))

@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from fedkd import engines
 from fedkd.attacks import byzantine
+from fedkd.communication.private_size import Disclosure, PrivateSize
 from fedkd.data import partition
 from fedkd.data.own.containers import is_file
+from fedkd.rounds.client_sampling import Sample, available, everyone, uniform
 from fedkd.rounds.clock import Clock
 from kdcore import references
 from kdcore.registry import Registry
@@ -142,6 +144,20 @@ class FedExperiment:
     by: Annotated[
         str | None, Setting("of data in a file: the column that the partition bands cuts by")
     ] = field(default=None, metadata=ADDED)
+    sampling: Annotated[
+        Literal["uniform", "poisson"],
+        Setting(
+            "how a round's clients are drawn; uniform: a share of them, poisson: each with this "
+            "probability, so that there may be nobody"
+        ),
+    ] = field(default="uniform", metadata=ADDED)
+    private_size: Annotated[
+        Disclosure,
+        Setting("what a server that weights clients is told of how many examples each holds"),
+    ] = field(default="public", metadata=ADDED)
+    size_noise: Annotated[
+        float, Setting("standard deviation of what noisy adds to a size, in examples", gt=0)
+    ] = field(default=20.0, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Refuse what makes no run."""
@@ -169,6 +185,18 @@ class FedExperiment:
         return KINDS["fed"].name_of(self.algorithm)
 
     @property
+    def size_disclosure(self) -> PrivateSize:
+        """What the server is told of how many examples clients hold."""
+        return PrivateSize(self.private_size, self.size_noise)
+
+    @property
+    def sample(self) -> Sample:
+        """Who takes part in a round."""
+        if self.fraction == 1:
+            return everyone
+        return available(self.fraction) if self.sampling == "poisson" else uniform(self.fraction)
+
+    @property
     def columns(self) -> dict[str, str | None]:
         """What the columns of a file are for."""
         return {"label": self.label, "client": self.client, "by": self.by}
@@ -191,7 +219,10 @@ class FedExperiment:
         said += [words for words, so in shifts.items() if so]
         said.append(f"{self.rounds} rounds")
         if self.fraction < 1:
-            said.append(f"{self.fraction:.0%} of clients a round")
+            drawn = " (Poisson)" if self.sampling == "poisson" else ""
+            said.append(f"{self.fraction:.0%} of clients a round{drawn}")
+        if self.private_size != "public":
+            said.append(f"{self.private_size} numbers of examples")
         if self.compression != "none":
             said.append(self.compression)
         if self.corrupt is not None:

@@ -175,14 +175,15 @@ def read_upload(replay: Opened, current: Round, client: int) -> Upload | None:
 
 def _said(way: FederatedRun, current: Round, client: int, verified: bool) -> Record:
     """The round, the sums of bytes, and what became of the upload."""
-    upload = current.uploads.get(client)
+    about, upload = (way.algorithm, client), current.uploads.get(client)
     counts = "weight" in way.algorithm.properties.beyond_training
+    counts &= way.channel.private_size.disclosure != "hidden"
     record: Record = {
         "record": "inspect",
         "round": current.index,
         "client": client,
         "bytes_down": weigh_broadcast(way.algorithm, current.broadcasts.get(client, {})).total(),
-        "bytes_up": weigh_upload(way.algorithm, client, upload).total() if upload else 0,
+        "bytes_up": weigh_upload(*about, upload, way.channel).total() if upload else 0,
         "weight": float(upload.weight) if upload and counts else None,
         "checksum": checksum(current) if verified else None,
     }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fedkd.attacks.byzantine import corrupt
+from fedkd.communication.private_size import check_disclosure
 from fedkd.core import Algorithm, Client, Engine, Model, Task
 from fedkd.data import datasets
 from fedkd.data import partition as partitions
@@ -122,7 +123,9 @@ def check(e: FedExperiment, federation: FederatedData, resources: Resources) -> 
     check_federation(e.algorithm, federation.task, federation.clients)
     channel = federated_run(e, federation).channel.with_algorithm(e.algorithm)
     for group in federation.task.models:
-        channel.check(e.algorithm.payload_spec(federation.task, group))
+        payload_spec = e.algorithm.payload_spec(federation.task, group)
+        channel.check(payload_spec)
+        check_disclosure(e.size_disclosure, e.name, payload_spec)
     _check_fault(e, federation)
     _check_engine(e, federation, resources)
 

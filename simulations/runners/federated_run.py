@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from fedkd.communication.channel import Channel, weigh_upload
 from fedkd.core import Algorithm, Engine
 from fedkd.data.federated_data import FederatedData
 from fedkd.rounds.asynchronous import TimedRound, check_clock, pack, simulate_timed, unpack
-from fedkd.rounds.client_sampling import everyone, uniform
 from fedkd.rounds.clock import Clock
 from fedkd.rounds.decentralized import consensus_distance, gossip
 from fedkd.rounds.round import Round
@@ -53,7 +52,7 @@ class FederatedRun:
             "rounds": e.rounds,
             "engine": engine,
             "channel": self.channel,
-            "sample": everyone if e.fraction == 1 else uniform(e.fraction),
+            "sample": e.sample,
             "seed": e.seed,
         }
         if e.clock == Clock():
@@ -76,7 +75,9 @@ class FederatedRun:
             record |= {
                 "consensus_distance": None if math.isnan(apart) else apart,
                 "bytes_per_link": {
-                    str(peer): weigh_upload(self.experiment.algorithm, peer, upload).total()
+                    str(peer): weigh_upload(
+                        self.experiment.algorithm, peer, upload, self.channel
+                    ).total()
                     for peer, upload in current.uploads.items()
                 },
             }
@@ -107,7 +108,8 @@ def federated_run(experiment: FedExperiment, federation: FederatedData) -> Feder
         ValueError: a topology that cannot be, or messages that its peers could not read; a clock
             under which late predictions would be about other examples.
     """
-    e, channel = experiment, compression.channel(experiment.compression)
+    e = experiment
+    channel = replace(compression.channel(e.compression), private_size=e.size_disclosure)
     check_clock(e.algorithm, federation.task, e.clock)
     if e.topology == "server":
         return FederatedRun(e, e.algorithm, channel)

@@ -62,6 +62,7 @@ def terms(algorithm: Algorithm, task: Task, channel: Channel) -> dict[str, str]:
         "public": repr(public),
         "uplink": ", ".join(map(_stage, channel.uplink)) or "nothing",
         "downlink": ", ".join(map(_stage, channel.downlink)) or "nothing",
+        "private size": repr(channel.with_algorithm(algorithm).private_size),
     }
 
 

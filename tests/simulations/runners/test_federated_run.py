@@ -1,6 +1,7 @@
 """Peers and clocks from the command line to the record: numbers, notes, and resuming."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -103,9 +104,40 @@ def test_late_predictions_about_other_examples_are_refused_before_anything_runs(
         federated.prepare(FedExperiment(algorithm, clock=clock, **SMALL))
 
 
+WAYS = {"server": {}, "peers": {"topology": "ring"}, "clock": {"clock": SLOW}}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_of_a_poisson_sample_there_may_be_nobody_and_the_round_counts(way):
+    sparse = dict(sampling="poisson", fraction=0.15, rounds=6, eval_every=3)
+    *rounds, end = federated.run(experiment("fedavg", models=("mlp-8",), **sparse, **WAYS[way]))
+    cohorts = [record["cohort"] for record in rounds]
+    assert cohorts.count([]) >= 2
+    assert len({len(cohort) for cohort in cohorts}) > 1
+    moved = [0, *(record["bytes_up"] for record in rounds)]
+    if way != "clock":  # there an upload may come a round later
+        assert [b > a for a, b in itertools.pairwise(moved)] == [c != [] for c in cohorts]
+    assert "15% of clients a round (Poisson)" in end["protocol"]
+    assert end["metrics"]["accuracy"] == rounds[-1]["accuracy"]
+
+
+def test_hidden_sizes_change_weighted_means_and_say_so():
+    def ran(**settings):
+        return list(federated.run(experiment("fedavg", models=("mlp-8",), **settings)))[-1]
+
+    exact, hidden, noisy = (ran(private_size=told) for told in ("public", "hidden", "noisy"))
+    assert len({one["state"] for one in (exact, hidden, noisy)}) == 3
+    assert exact["metrics"]["bytes_up"] - hidden["metrics"]["bytes_up"] == 5 * 3 * 8
+    assert hidden["protocol"].endswith("hidden numbers of examples")
+    assert ran(private_size="noisy", size_noise=5.0)["state"] != noisy["state"]
+
+
 def test_mistakes_are_one_line(kdsim, small):
-    for flags in (["--topology", "ring", "--clients", "1"], ["--clock-stragglers", "0.2"]):
-        status, _, err = kdsim("fed", "fedmd", *small, *flags, "--no-baseline")
+    cases = [("fedmd", ["--topology", "ring", "--clients", "1"])]
+    cases += [("fedmd", ["--clock-stragglers", "0.2"]), ("fedgen", ["--private-size", "hidden"])]
+    cases += [("pooled", ["--private-size", "noisy"]), ("fedavg", ["--size-noise", "0"])]
+    for name, flags in cases:
+        status, _, err = kdsim("fed", name, *small, *flags, "--no-baseline")
         assert (status, err.count("\n")) == (2, 1), err
 
 
