@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from typing import Any, Literal, NamedTuple, get_args
 
 import dp_accounting
@@ -87,17 +87,20 @@ class Ledger:
         """The same, and what came after."""
         return replace(self, events=self.events + events)
 
-    def guarantee(self, delta: float, count: int | None = None) -> Guarantee:
+    def guarantee(
+        self, delta: float, count: int | None = None, interval: float = INTERVAL
+    ) -> Guarantee:
         """Epsilon at delta of all events together; infinite where one had no noise.
 
-        An upper bound: losses are rounded to multiples of `INTERVAL`, so that it is tight where
+        An upper bound: losses are rounded up to multiples of `interval`, so that it is tight where
         epsilon is not tiny.
 
         Raises:
             ValueError: delta is not between 0 and 1, or above 1/count, for so many units.
         """
         check_delta(delta, count)
-        return Guarantee(_epsilon(self.events, delta), delta, self.unit, self.relation)
+        epsilon = _epsilon(self.events, delta, interval)
+        return Guarantee(epsilon, delta, self.unit, self.relation)
 
     def record(self, delta: float, count: int | None = None) -> dict[str, Any]:
         """What is kept of it, as plain data."""
@@ -132,7 +135,7 @@ def renyi(events: Iterable[Event], delta: float) -> float:
     """
     check_delta(delta)
     accountant = RdpAccountant(orders=ORDERS)
-    for event in _together(events):
+    for event in together(events):
         if isinstance(event, RandomizedResponse):
             raise ValueError("a RandomizedResponse is not composed by Rényi orders; see Ledger")
         if event.noise == 0:
@@ -156,18 +159,42 @@ def noise_multiplier(
         ValueError: epsilon is not positive and finite, there is no round, the rate is none, delta
             is not between 0 and 1 or above 1/count for so many units, or no noise would do.
     """
-    if not 0 < epsilon < math.inf:
-        raise ValueError(f"epsilon is {epsilon}; it has to be positive and finite, e.g. 4")
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; there has to be one, or nothing is released")
     check_delta(delta, count)
     Gaussian(1.0, rounds, rate)
+    return least_noise(epsilon, delta, lambda noise: [Gaussian(noise, rounds, rate)])
+
+
+def least_noise(
+    epsilon: float,
+    delta: float,
+    events: Callable[[float], Iterable[Event]],
+    interval: float = INTERVAL,
+) -> float:
+    """The least noise multiplier of which all events together cost epsilon.
+
+    It is too large by `TOLERANCE` at most, and never too small.
+
+    Args:
+        epsilon: of all events together.
+        delta: at which.
+        events: of a noise multiplier; some may have noise of their own.
+        interval: see `Ledger.guarantee`; a coarse one takes more noise than is needed, never less.
+
+    Raises:
+        ValueError: epsilon is not positive and finite, delta is not between 0 and 1, or no noise
+            would do.
+    """
+    if not 0 < epsilon < math.inf:
+        raise ValueError(f"epsilon is {epsilon}; it has to be positive and finite, e.g. 4")
+    check_delta(delta)
 
     def excess(logarithm: float, interval: float) -> float:
-        event = Gaussian(math.exp(logarithm), rounds, rate)
-        return math.log(max(_epsilon([event], delta, interval), 1e-12) / epsilon)
+        found = _epsilon(events(math.exp(logarithm)), delta, interval)
+        return math.log(max(found, 1e-12) / epsilon)
 
-    return math.exp(_least(partial(excess, interval=INTERVAL), _root(excess)))
+    return math.exp(_least(partial(excess, interval=interval), _root(excess)))
 
 
 def check_delta(delta: float, count: int | None = None) -> None:
@@ -224,7 +251,7 @@ def _check_relation(event: Event, relation: str) -> None:
         )
 
 
-def _together(events: Iterable[Event]) -> list[Event]:
+def together(events: Iterable[Event]) -> list[Event]:
     """The events, those alike as one: the order in which they are composed is of no matter."""
     counts: Counter[Event] = Counter()
     for event in events:
@@ -233,7 +260,11 @@ def _together(events: Iterable[Event]) -> list[Event]:
 
 
 def _epsilon(events: Iterable[Event], delta: float, interval: float = INTERVAL) -> float:
-    alike = _together(events)
+    return _composed(tuple(together(events)), delta, interval)
+
+
+@lru_cache(maxsize=4096)  # clients of one size cost the same, and are asked about in each round
+def _composed(alike: tuple[Event, ...], delta: float, interval: float) -> float:
     if any(isinstance(e, Gaussian | Laplace) and e.noise == 0 for e in alike):
         return math.inf
     if not alike:
