@@ -33,7 +33,7 @@ def after(*cohorts, costs=COSTS):
 
 
 def test_a_step_is_a_poisson_sample_of_batch_size_over_records():
-    assert SMALL == (Gaussian(1.1, 4, 0.25),)
+    assert (Gaussian(1.1, 4, 0.25),) == SMALL
     assert training_events(1.1, 50, 2, 20) == (Gaussian(1.1, 2, 1.0),)
     assert training_events(1.1, 8, 0, 0) == ()
 
