@@ -64,11 +64,11 @@ class Pooled(FedAvg):
         public: Public | None,
     ) -> tuple[Params, Upload]:
         """Send the examples, each once."""
-        index = private.order.flatten()
+        index, once = private.records
         x = tree_map(lambda one: as_sent(one[index]), private.x)
         x = side_by_side(x, torch.get_default_dtype()) if isinstance(x, tuple) else x
         examples = {"x": x, "y": as_sent(private.y[index])}
-        return params | received, Upload(examples, rows=as_sent(private.first))
+        return params | received, Upload(examples, rows=as_sent(once))
 
     def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
         """None: it is the server that trains."""

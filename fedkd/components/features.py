@@ -61,30 +61,32 @@ def feature_width(task: Task) -> int:
 
 
 def each_once(private: Batches) -> Tensor:
-    """The rows in `private.order`, each where it comes first; -1 for repetitions and padding."""
-    return torch.where(private.first, private.order.flatten(), -1)
+    """The rows of all records, each where `Batches.records` has it; -1 in all other places."""
+    index, once = private.records
+    return torch.where(once, index, -1)
 
 
 def label_means(values: Tensor, private: Batches, classes: int) -> tuple[Tensor, Tensor]:
     """The mean value for each label, each example counting once, and which labels there are.
 
     Shapes:
-        values: (S B, D), of the rows `each_once`; gives (C, D), (C,) of 0 and 1.
+        values: (M, D), of the rows `each_once`; gives (C, D), (C,) of 0 and 1.
     """
-    index, mask = private.order.flatten(), private.first.to(values.dtype)
-    labels = torch.arange(classes, device=mask.device)
-    member = (private.y[index].unsqueeze(1) == labels) * mask.unsqueeze(1)  # (S B, C)
+    index, once = private.records
+    labels = torch.arange(classes, device=once.device)
+    mask = once.to(values.dtype).unsqueeze(1)
+    member = (private.y[index].unsqueeze(1) == labels) * mask  # (M, C)
     count = member.sum(dim=0)
     means = member.T @ values / count.clamp(min=1).unsqueeze(1)
     return means, (count > 0).to(means.dtype)
 
 
 def label_counts(private: Batches, classes: int) -> Tensor:
-    """How many different examples of each label the round goes through, (C,)."""
-    index = private.order.flatten()
+    """How many different examples of each label there are, (C,)."""
+    index, once = private.records
     labels = torch.arange(classes, device=index.device)
     member: Tensor = private.y[index].unsqueeze(1) == labels
-    return as_sent((member * private.first.unsqueeze(1)).sum(dim=0))
+    return as_sent((member * once.unsqueeze(1)).sum(dim=0))
 
 
 def _width(task: Task, group: str) -> int:

@@ -25,11 +25,13 @@ def own_examples(private: Batches, epochs: int) -> tuple[Tensor, Tensor, Tensor]
         gives (M,) rows of `private.x`, ascending, and behind them rows of nobody; (M,) own rows to
         take in the places of these; (M,) 1 for an example and 0 behind them.
     """
-    steps = -(-private.steps // epochs) if epochs else 0  # the first epoch lies within these
-    order = private.order[:steps].flatten()
-    first = private.first[: len(order)]
+    order, once = private.records
+    if not len(private.own):
+        steps = -(-private.steps // epochs) if epochs else 0  # the first epoch lies within these
+        places = steps * private.order.shape[1]
+        order, once = order[:places], once[:places]
     nobody = len(private.y)
-    rows = torch.where(first, order, nobody).sort().values
+    rows = torch.where(once, order, nobody).sort().values
     return rows, order, as_sent(rows < nobody)
 
 

@@ -10,6 +10,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflat
 
 from fedkd.core import Client, Task
 from kdcore.devices import stacked
+from kdcore.training.batches import NOBODY
 from kdcore.training.loop import Batches, Network, Predict
 
 CACHED = 10e6  # bytes of parameters of a chunk: more are no faster, as they leave the cache
@@ -161,12 +162,12 @@ def _known(value: Any, known: dict[int, Any]) -> Any:
 
 
 def _kind(value: Any, known: dict[int, Any]) -> Any:
-    """What must agree: everything but numbers in tensors, and the steps of batches."""
+    """What must agree: all but numbers in tensors, and how many and how wide batches are."""
     if isinstance(value, Tensor):
         return value.shape, value.dtype
     if isinstance(value, Batches):
         tables = _known(value.x, known), _known(value.y, known), _kind(value.size, known)
-        return Batches, tables, value.order.shape[1:], value.mask.dtype
+        return Batches, tables, value.mask.dtype
     if isinstance(value, dict):
         return dict, tuple(value), *(_kind(part, known) for part in value.values())
     if isinstance(value, tuple | list):
@@ -208,10 +209,7 @@ def _joined(column: Sequence[Any]) -> tuple[Any, Any]:
     if isinstance(first, Tensor):
         return stacked(column), 0
     if isinstance(first, Batches):
-        x, y, orders, masks, size = zip(*column, strict=True)
-        (x, y, size), dims = _joined(list(zip(x, y, size, strict=True)))
-        order, mask = (pad_sequence(list(table), batch_first=True) for table in (orders, masks))
-        return Batches(x, y, order, mask, size), Batches._make((dims[0], dims[1], 0, 0, dims[2]))
+        return _joined_batches(column)
     if isinstance(first, dict):
         pairs = {key: _joined([value[key] for value in column]) for key in first}
         return {k: v for k, (v, _) in pairs.items()}, {k: dim for k, (_, dim) in pairs.items()}
@@ -219,6 +217,28 @@ def _joined(column: Sequence[Any]) -> tuple[Any, Any]:
         parts, dims = zip(*(_joined(part) for part in zip(*column, strict=True)), strict=True)
         return _like(first, parts), _like(first, dims)
     return first, None
+
+
+def _joined_batches(column: Sequence[Batches]) -> tuple[Batches, Batches]:
+    """As many steps as the longest has, as wide as the widest is, as many records as the most."""
+    x, y, orders, masks, size, noise, own = zip(*column, strict=True)
+    (x, y, size), dims = _joined(list(zip(x, y, size, strict=True)))
+    widest = max(order.shape[1] for order in orders)
+    order, mask = (
+        pad_sequence([_widened(one, widest) for one in tables], batch_first=True)
+        for tables in (orders, masks)
+    )
+    seeds, records = (
+        pad_sequence(list(lists), batch_first=True, padding_value=NOBODY) for lists in (noise, own)
+    )
+    joined = Batches(x, y, order, mask, size, seeds, records)
+    return joined, Batches._make((dims[0], dims[1], 0, 0, dims[2], 0, 0))
+
+
+def _widened(table: Tensor, width: int) -> Tensor:
+    """(S, B) -> (S, width)."""
+    missing = width - table.shape[1]
+    return torch.nn.functional.pad(table, (0, missing)) if missing else table
 
 
 def _apart(value: Any, count: int) -> list[Any]:

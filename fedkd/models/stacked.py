@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from kdcore.outputs import Outputs
 from kdcore.training.loop import Params, Predict
-from kdcore.training.optimizers import Gradient, Product
+from kdcore.training.optimizers import ByExample, Gradient, Product
 
 
 def by_device(grouped: Predict, one: Predict) -> Predict:
@@ -64,7 +64,7 @@ def mlp_backward(
     for depth in range(len(layers) - 1, -1, -1):
         weight = params[f"{layers[depth]}.weight"]
         gradients[f"{layers[depth]}.weight"] = Product(delta, inputs[depth])
-        gradients[f"{layers[depth]}.bias"] = delta.sum(dim=1)
+        gradients[f"{layers[depth]}.bias"] = ByExample(delta)
         if depth:
             delta = delta @ weight
             if upstream.hidden[depth - 1] is not None:

@@ -20,6 +20,7 @@ from fedkd.core import Algorithm, Client, Engine, Failure, Public, Server, Task
 from fedkd.data.checks import check_examples, check_finite
 from fedkd.engines.sequential import sequential
 from fedkd.messages import Ledger, Message, Received, Upload, on
+from fedkd.models.private import check_private
 from fedkd.rounds.client_sampling import Sample
 from fedkd.targets import TARGETS
 from kdcore.rng import generator
@@ -407,7 +408,9 @@ def _check_target(algorithm: Algorithm, task: Task) -> None:
 
 
 def _check_batches(algorithm: Algorithm, task: Task) -> None:
-    """Raise ValueError for mini-batches that are all too small for a network to learn from."""
+    """Raise ValueError for mini-batches that some network cannot learn from."""
+    if algorithm.local.privacy is not None:
+        check_private(task)
     used = [algorithm.local, algorithm.public_training]
     for name, training in vars(algorithm).items():
         for group, model in task.models.items():

@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from kdcore.devices import moved
 from kdcore.training.optimizers import TrainingConfig
 
+DRAWN = 2**22  # chances of an example to be in a step that are drawn at once
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -53,14 +55,24 @@ class Moved:
         return self._known[id(value)][1]
 
 
+NONE = torch.empty(0, dtype=torch.long, device="cpu")
+NOBODY = -1  # in the place of a row, or of a seed, where there is none
+
+
 class Batches(NamedTuple):
     """Shuffled, padded mini-batches, drawn before training begins.
+
+    Of DP-SGD each is drawn for itself, and a record may be in many of them or in none: so the
+    records have a list of their own, and a batch without any example is a step like the others.
 
     Shapes:
         x: (N, ...) features and y: (N, ...) targets: labels, or one row of probabilities each;
             either may be a tuple of such tables.
         order: (S, B) rows of x and y; mask: (S, B) bool, whether it is an example or padding.
         size: () how many different examples there are, a whole number.
+        noise: (S,) seeds of the noise that is added at each step, or -1 behind the last step; empty
+            where training is not private.
+        own: (M,) the rows of all records, or -1 behind the last; empty where epochs go through all.
     """
 
     x: Any
@@ -68,6 +80,8 @@ class Batches(NamedTuple):
     order: Tensor
     mask: Tensor
     size: Tensor
+    noise: Tensor = NONE
+    own: Tensor = NONE
 
     @property
     def steps(self) -> int:
@@ -75,13 +89,16 @@ class Batches(NamedTuple):
         return self.order.shape[0]
 
     @property
-    def first(self) -> Tensor:
-        """(S B,) bool, whether an entry of the order is the first for its example.
+    def records(self) -> tuple[Tensor, Tensor]:
+        """Rows of x, and which of them stand for a record, each record once: (M,), (M,) bool.
 
-        Those are the examples of the first epoch; what comes behind are padding and repetitions.
+        Of epochs those are the examples of the first, M = S B; what comes behind are padding and
+        repetitions.
         """
+        if len(self.own):
+            return self.own.clamp(min=0), self.own != NOBODY
         mask = self.mask.flatten().bool()
-        return mask & (mask.cumsum(dim=0) <= self.size)
+        return self.order.flatten(), mask & (mask.cumsum(dim=0) <= self.size)
 
     def examples(self) -> tuple[Tensor, ...]:
         """The rows of each mini-batch, without padding: S tensors, of which some may be empty.
@@ -94,10 +111,12 @@ class Batches(NamedTuple):
 
     def padded(self, steps: int) -> "Batches":
         """The same batches followed by all-padding ones, `steps` in total."""
-        missing = (steps - self.steps, self.order.shape[1])
+        more = steps - self.steps
+        missing, seeds = (more, self.order.shape[1]), more if len(self.own) else 0
         return self._replace(
             order=torch.cat([self.order, self.order.new_zeros(missing)]),
             mask=torch.cat([self.mask, self.mask.new_zeros(missing)]),
+            noise=torch.cat([self.noise, self.noise.new_full((seeds,), NOBODY)]),
         )
 
 
@@ -107,6 +126,9 @@ def draw(examples: Examples, training: TrainingConfig, generator: torch.Generato
     No example is dropped: a client with a single example trains on it in every epoch. The padding
     repeats examples of the client's own, so that nobody's else are ever touched. Where steps are
     counted, the last epoch ends when there are enough; nobody trains on no examples.
+
+    With `training.privacy` each step takes every example with probability `rate_of`, whatever the
+    other steps and examples do, and none is cut off: batches are as wide as the largest.
     """
     return draw_all([examples], training, [generator])[0]
 
@@ -120,6 +142,8 @@ def draw_all(
     """
     if not examples:
         return []
+    if training.privacy is not None:
+        return _poisson_all(examples, training, generators)
     alike: dict[int, list[int]] = {}
     for place, own in enumerate(examples):
         alike.setdefault(len(own), []).append(place)
@@ -145,7 +169,7 @@ def _cut(
     """The mini-batches of clients with as many examples: (K, M) -> (K, S, B), and a mask (S, B)."""
     count, width = rows.shape[1], training.batch_size
     once = -(-count // width)
-    steps = training.epochs * once if training.steps is None else training.steps * min(count, 1)
+    steps = steps_of(count, training)
     epochs = -(-steps // max(once, 1))
     shuffles = torch.empty(len(rows), epochs, count, dtype=torch.long, device="cpu")
     for own, stream in zip(shuffles, generators, strict=True):
@@ -157,6 +181,56 @@ def _cut(
         order = order[..., places % max(count, 1)]
     mask = (places < count).repeat(epochs).view(-1, width)
     return order.reshape(len(rows), -1, width)[:, :steps], mask[:steps]
+
+
+def steps_of(count: int, training: TrainingConfig) -> int:
+    """S, how many mini-batches there are of so many examples: none of none."""
+    if training.steps is not None:
+        return training.steps * min(count, 1)
+    return training.epochs * -(-count // training.batch_size)
+
+
+def rate_of(count: int, training: TrainingConfig) -> float:
+    """With which probability a step of DP-SGD takes one of so many examples."""
+    return min(1.0, training.batch_size / max(count, 1))
+
+
+def _poisson_all(
+    examples: Sequence[Examples], training: TrainingConfig, generators: Sequence[torch.Generator]
+) -> list[Batches]:
+    """`draw_all` for DP-SGD: steps drawn one by one, and a seed for the noise of each."""
+    drawn = []
+    for rows, stream in zip(moved([own.rows for own in examples], "cpu"), generators, strict=True):
+        order, mask = _poisson(rows, training, stream)
+        noise = torch.randint(2**62, (len(order),), generator=stream, device="cpu")
+        size = torch.tensor(len(rows), device="cpu")
+        own = rows if len(rows) else torch.full((1,), NOBODY, device="cpu")
+        drawn.append((order, mask, size, noise, own))
+    flat = moved([table for tables in drawn for table in tables], leading(examples[0].x).device)
+    several = len(flat) // len(examples)
+    each = (flat[k * several : (k + 1) * several] for k in range(len(examples)))
+    return [Batches(own.x, own.y, *tables) for own, tables in zip(examples, each, strict=True)]
+
+
+def _poisson(
+    rows: Tensor, training: TrainingConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Each row in each step with the same probability: (M,) -> (S, B), and a mask (S, B)."""
+    count = len(rows)
+    steps, rate = steps_of(count, training), rate_of(count, training)
+    found = []
+    for first in range(0, steps, several := max(1, DRAWN // max(count, 1))):
+        shape = min(several, steps - first), count
+        chance = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
+        taken = chance < rate
+        found.append((taken.sum(dim=1), rows[taken.nonzero()[:, 1]]))
+    if not found:
+        return rows.new_empty(0, 1), torch.empty(0, 1, dtype=torch.bool, device="cpu")
+    counts, places = map(torch.cat, zip(*found, strict=True))
+    mask = torch.arange(max(1, int(counts.max())), device="cpu") < counts.unsqueeze(1)
+    order = rows[:1].expand(mask.shape).clone()
+    order[mask] = places
+    return order, mask
 
 
 def leading(x: Any) -> Tensor:

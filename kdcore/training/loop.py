@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_map
 from kdcore.losses.response import cross_entropy
 from kdcore.outputs import Outputs
 from kdcore.training import stacked
-from kdcore.training.batches import Batches, Examples, draw, rows
+from kdcore.training.batches import NOBODY, Batches, Examples, draw, rows
+from kdcore.training.dp_sgd import check_loss
 from kdcore.training.optimizers import OPTIMIZERS, Clipping, TrainingConfig, rule
 from kdcore.training.stacked import STATE, FitSpec, Loss, Network, Params, Predict
 
@@ -59,10 +60,20 @@ def fit(
             minimised.
         context: whatever tensors (or dicts and tuples of them) the loss needs besides. A loss must
             not take them from around it: those of other clients would not be told apart.
-        penalty: (weights, y, *context) -> (), added to the loss of each step.
+        penalty: (weights, y, *context) -> (), added to the loss of each step; with
+            `training.privacy` it is given none of the examples, an empty y.
+
+    Raises:
+        ValueError: with `training.privacy`, a loss that couples examples, a network that keeps
+            statistics of them, or mini-batches that were drawn without privacy.
     """
+    if (training.privacy is None) != (batches.own.shape[0] == 0):
+        raise ValueError(
+            "mini-batches are drawn with privacy where training has it, and otherwise without; "
+            "draw them with the same TrainingConfig"
+        )
     if training.privacy is not None:
-        raise NotImplementedError("training with privacy is described, and not there yet")
+        _check_state(params)
     spec = FitSpec(predict, training, loss, penalty)
     values = _Fit.apply(spec, params, batches, context)
     return dict(zip(params, values, strict=True))
@@ -99,10 +110,21 @@ def supervised(outputs: Outputs, y: Tensor) -> Tensor:
     return cross_entropy(outputs.logits, y)
 
 
+def _check_state(params: Params) -> None:
+    """Raise ValueError for statistics of mini-batches, in which examples are not clipped."""
+    if kept := stacked.statistics(params):
+        raise ValueError(
+            f"privacy of each example: the network keeps statistics of its mini-batches ({kept})"
+            ", which clipping does not protect; leave out privacy, or normalise within examples"
+        )
+
+
 def _fit_one(
     spec: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...]
 ) -> tuple[Tensor, ...]:
     """The reference: a plain loop over the steps of one model."""
+    if spec.training.privacy is not None:
+        return _fit_one_privately(spec, params, batches, context)
     trained = stacked.weights(params)
     leaves = [value.detach().clone().requires_grad_() for value in trained.values()]
     trained = dict(zip(trained, leaves, strict=True))
@@ -126,6 +148,76 @@ def _fit_one(
             optimiser.step(leaves, list(gradients), state, count)
         model |= fresh
     return tuple(value.detach() for value in model.values())
+
+
+def _fit_one_privately(
+    spec: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...]
+) -> tuple[Tensor, ...]:
+    """The reference of DP-SGD: a plain loop over the steps, and in each over its examples."""
+    names = list(stacked.weights(params))
+    leaves = [params[name].detach().clone().requires_grad_() for name in names]
+    model = params | dict(zip(names, leaves, strict=True))
+    learn, optimiser, checked = stacked.learning(spec.predict), rule(spec.training), False
+    state = optimiser.init(leaves)
+    steps = zip(batches.order, batches.mask, batches.noise.tolist(), strict=True)
+    for count, (order, mask, seed) in enumerate(steps, start=1):
+        if seed == NOBODY:
+            break
+        taken = order[mask]
+        if len(taken) > 1 and not checked:
+            checked, y = True, rows(batches.y, taken)
+            check_loss(spec.loss, spec.predict(model, rows(batches.x, taken)), y, context)
+        each = [
+            _slopes_of_one(spec, model, leaves, batches, one, context) for one in taken.split(1)
+        ]
+        gradients = _noisy_mean(spec.training, leaves, each, int(batches.size), seed)
+        if spec.penalty is not None:
+            nobody = rows(batches.y, order[:0])
+            with torch.enable_grad():
+                total = spec.penalty(dict(zip(names, leaves, strict=True)), nobody, *context)
+            more = torch.autograd.grad(total, leaves, materialize_grads=True)
+            gradients = [one + other for one, other in zip(gradients, more, strict=True)]
+        with torch.no_grad():
+            optimiser.step(leaves, gradients, state, count)
+            if len(names) < len(params):  # what it keeps beside goes on, whoever was taken
+                model |= learn(model, rows(batches.x, order[:1]))[1]
+    return tuple(value.detach() for value in model.values())
+
+
+def _slopes_of_one(
+    spec: FitSpec,
+    model: Params,
+    leaves: list[Tensor],
+    batches: Batches,
+    one: Tensor,
+    context: tuple[Any, ...],
+) -> tuple[Tensor, ...]:
+    """The gradient of the loss of one example, of which `one` (1,) is the row."""
+    with torch.enable_grad():
+        outputs, _ = stacked.learning(spec.predict)(model, rows(batches.x, one))
+        loss = spec.loss(outputs, rows(batches.y, one), *context).sum()
+    return torch.autograd.grad(loss, leaves, materialize_grads=True)
+
+
+def _noisy_mean(
+    training: TrainingConfig,
+    leaves: list[Tensor],
+    each: list[tuple[Tensor, ...]],
+    records: int,
+    seed: int,
+) -> list[Tensor]:
+    """The gradients of examples clipped and summed, and noise, over how many are expected."""
+    assert training.privacy is not None
+    norm, noise = training.privacy.norm, training.privacy.noise
+    stream = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(sum(map(torch.numel, leaves)), generator=stream, dtype=leaves[0].dtype)
+    parts = drawn.to(leaves[0].device).split([leaf.numel() for leaf in leaves])
+    total = [noise * norm * part.view_as(leaf) for part, leaf in zip(parts, leaves, strict=True)]
+    for slopes in each:
+        length = float(torch.cat([slope.flatten() for slope in slopes]).norm())
+        factor = 1.0 if length <= norm else norm / length
+        total = [part + factor * slope for part, slope in zip(total, slopes, strict=True)]
+    return [part / min(training.batch_size, records) for part in total]
 
 
 class _Fit(torch.autograd.Function):

@@ -111,8 +111,38 @@ class Product(NamedTuple):
         """The gradient itself."""
         return self.left.transpose(1, 2) @ self.right
 
+    def squares(self) -> Tensor:
+        """(K, B), the square of the norm of what each row adds."""
+        return self.left.square().sum(dim=-1) * self.right.square().sum(dim=-1)
 
-Gradient = Tensor | Product
+    def scaled(self, factor: Tensor) -> "Product":
+        """What each row adds multiplied by its factor, (K, B, 1)."""
+        return Product(self.left * factor, self.right)
+
+
+class ByExample(NamedTuple):
+    """The gradient of a stack of vectors, such as biases, by what each example adds to it.
+
+    Shapes:
+        left: (K, B, O); the gradient is (K, O).
+    """
+
+    left: Tensor
+
+    def formed(self) -> Tensor:
+        """The gradient itself."""
+        return self.left.sum(dim=1)
+
+    def squares(self) -> Tensor:
+        """(K, B), the square of the norm of what each row adds."""
+        return self.left.square().sum(dim=-1)
+
+    def scaled(self, factor: Tensor) -> "ByExample":
+        """What each row adds multiplied by its factor, (K, B, 1)."""
+        return ByExample(self.left * factor)
+
+
+Gradient = Tensor | Product | ByExample
 State = dict[str, list[Tensor]]
 
 
@@ -159,7 +189,7 @@ def adam(
     first, second = betas
 
     def step(params: list[Tensor], gradients: Sequence[Gradient], state: State, count: int) -> None:
-        descent = [g.formed() if isinstance(g, Product) else g for g in gradients]
+        descent = [g if isinstance(g, Tensor) else g.formed() for g in gradients]
         if weight_decay:
             descent = list(torch._foreach_add(descent, params, alpha=weight_decay))
         mean, square = state["mean"], state["square"]
@@ -190,7 +220,7 @@ def _accumulate(
         if isinstance(gradient, Product):
             gradient.added_to(target, keep, size)
         else:
-            formed.append((target, gradient))
+            formed.append((target, gradient if isinstance(gradient, Tensor) else gradient.formed()))
     if formed:
         plain, added = map(list, zip(*formed, strict=True))
         if keep != 1:

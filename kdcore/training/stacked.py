@@ -8,7 +8,7 @@ when they are done.
 A leading axis is K where each model has its own, and 1 where all share one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from kdcore.outputs import Outputs
-from kdcore.training.batches import Batches, leading, rows
+from kdcore.training import dp_sgd
+from kdcore.training.batches import NOBODY, Batches, leading, rows
 from kdcore.training.optimizers import Gradient, TrainingConfig, rule
 
 Params = dict[str, Tensor]
@@ -26,6 +27,7 @@ Predict = Callable[[Params, Any], Outputs]  # of (N, ...) features, or a tuple o
 Learn = Callable[[Params, Any], tuple[Outputs, Params]]
 Loss = Callable[..., Tensor]
 STATE = "~"  # in the names of what a model keeps beside its weights: statistics, a stream of chance
+GRADIENTS = 2**22  # numbers in the gradients of examples that are there at once
 AT_ONCE = 2000  # examples of a few models together, where each predicts its own
 
 
@@ -101,6 +103,13 @@ def weights(params: Params) -> Params:
     return {name: value for name, value in params.items() if STATE not in name}
 
 
+def statistics(params: Params) -> str | None:
+    """The first of the real numbers that a network keeps beside its weights; None for nothing."""
+    trained = weights(params)
+    kept = (n for n, v in params.items() if n not in trained and v.is_floating_point())
+    return next(kept, None)
+
+
 @dataclass(frozen=True)
 class FitSpec:
     """All that is not a tensor about a training, see `kdcore.training.loop.fit`."""
@@ -114,10 +123,12 @@ class FitSpec:
 def fit(spec: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...]) -> Params:
     """Train K models; every tensor has a leading axis of 1 or K, those of `params` of K.
 
-    Steps of padding alone are left out, so that even momentum and Adam see nothing of them.
+    Steps of padding alone are left out, so that even momentum and Adam see nothing of them. Not so
+    those of DP-SGD, where it is left to chance whether a step takes anybody.
     """
-    batches, steps = _without_idle_steps(batches)
-    count = len(next(iter(params.values())))
+    private = spec.training.privacy is not None
+    batches, steps = _private_steps(batches) if private else _without_idle_steps(batches)
+    count = _count(params)
     steps = steps.expand(count)
     longest_first = steps.argsort(descending=True, stable=True)
     in_order = bool((steps[1:] <= steps[:-1]).all())
@@ -130,7 +141,7 @@ def fit(spec: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...
     names = list(weights(kept))
     values = [kept[name] for name in names]
     mask = batches.mask.to(values[0].dtype)
-    weight = mask / mask.sum(dim=-1, keepdim=True).clamp(min=1)
+    gradients_of = _private(spec, kept, batches, context) if private else _mean(spec, mask)
     optimiser = rule(spec.training)
     state = optimiser.init(values)
     active = 0
@@ -144,7 +155,7 @@ def fit(spec: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...
             x_table, y_table, given = _first((batches.x, batches.y, context), active)
         order = batches.order[:active, step]
         x, y = _taken(x_table, order), _taken(y_table, order)
-        gradients, fresh = _gradients(spec, model, x, y, given, weight[:active, step])
+        gradients, fresh = gradients_of(model, x, y, given, step)
         with torch.no_grad():
             optimiser.step(leaves, [gradients[name] for name in names], parts, step + 1)
             for name, value in fresh.items():
@@ -155,38 +166,172 @@ def fit(spec: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...
     return kept
 
 
-def _gradients(
-    spec: FitSpec, model: Params, x: Tensor, y: Any, context: tuple[Any, ...], weight: Tensor
-) -> tuple[dict[str, Gradient], Params]:
-    """By each weight, of the sum of all models' losses, and the new state.
+# (model, x, y, context, step) -> by each weight, and the new state
+Step = Callable[[Params, Any, Any, tuple[Any, ...], int], tuple[dict[str, Gradient], Params]]
 
-    Shapes: `weight` is (1 or K, B).
-    """
-    leaves = weights(model)
 
-    def objective(outputs: Outputs) -> Tensor:
-        each: Tensor = _mapped(spec.loss, outputs, y, *context)
-        total = (each * weight).sum()
-        if spec.penalty is not None:
-            total = total + _mapped(spec.penalty, leaves, y, *context).sum()
-        return total
+def _mean(spec: FitSpec, mask: Tensor) -> Step:
+    """The gradients of each model's mean loss; `mask` is (1 or K, S, B)."""
+    weight = mask / mask.sum(dim=-1, keepdim=True).clamp(min=1)
 
-    predict = spec.predict
-    if isinstance(predict, Network) and predict.backward and spec.penalty is None:
-        with torch.no_grad():
-            outputs = predict.stack(model, x)
-        flat, structure = tree_flatten(outputs)
-        flat = [value.detach().requires_grad_() for value in flat]
+    def gradients(
+        model: Params, x: Any, y: Any, context: tuple[Any, ...], step: int
+    ) -> tuple[dict[str, Gradient], Params]:
+        leaves, mine = weights(model), weight[: _count(model), step]
+        if _by_hand(spec.predict) and spec.penalty is None:
+            return _backward(spec, model, x, y, context, mine), {}
         with torch.enable_grad():
-            total = objective(tree_unflatten(flat, structure))
-        upstream = torch.autograd.grad(total, flat, allow_unused=True)
+            outputs, fresh = _learning_stack(spec.predict)(model, x)
+            total = _objective(spec, outputs, y, context, mine)
+            if spec.penalty is not None:
+                total = total + _mapped(spec.penalty, leaves, y, *context).sum()
+        found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, found, strict=True)), fresh
+
+    return gradients
+
+
+def _private(spec: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...]) -> Step:
+    """Those of DP-SGD, see `kdcore.training.dp_sgd`; a penalty, which sees no example, is added."""
+    privacy = spec.training.privacy
+    assert privacy is not None
+    if len(batches.noise) < _count(params):
+        raise ValueError("models of a stack that share their mini-batches would share their noise")
+    _check_loss(spec, params, batches, context)
+    mask = batches.mask.to(next(iter(weights(params).values())).dtype)
+    scale = 1 / batches.size.clamp(min=1, max=spec.training.batch_size).to(mask.dtype)  # (K,)
+    seeds = batches.noise.T.tolist()
+
+    def gradients(
+        model: Params, x: Any, y: Any, context: tuple[Any, ...], step: int
+    ) -> tuple[dict[str, Gradient], Params]:
+        count = _count(model)
+        mine = mask[:count, step] * scale[:count].unsqueeze(1)
+        found = _clipped(spec, privacy.norm, model, x, y, context, mine)
         with torch.no_grad():
-            return predict.backward(model, x, outputs, tree_unflatten(upstream, structure)), {}
+            found = dp_sgd.with_noise(found, privacy, seeds[step][:count], scale[:count])
+        if spec.penalty is not None:
+            found = _with_penalty(spec, found, weights(model), y, context)
+        fresh: Params = {}
+        if len(weights(model)) < len(model):
+            one = tree_map(lambda v: v[:, :1], x)
+            with torch.no_grad():
+                _, fresh = _learning_stack(spec.predict)(model, one)
+        return found, fresh
+
+    return gradients
+
+
+def _check_loss(spec: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...]) -> None:
+    """`dp_sgd.check_loss` with the examples of a step that has several."""
+    several = (batches.mask.sum(dim=-1) > 1).nonzero()
+    if not len(several):
+        return
+    k, step = several[0].tolist()
+    index = batches.order[k, step][batches.mask[k, step]]
+    mine = tree_map(lambda v: v[min(k, len(v) - 1)], (params, batches.x, batches.y, context))
+    own, x, y, given = mine
+    with torch.no_grad():
+        outputs = spec.predict(own, rows(x, index))
+    dp_sgd.check_loss(spec.loss, outputs, rows(y, index), given)
+
+
+def _clipped(
+    spec: FitSpec,
+    norm: float,
+    model: Params,
+    x: Any,
+    y: Any,
+    context: tuple[Any, ...],
+    weight: Tensor,
+) -> dict[str, Gradient]:
+    """The weighted sum of the examples' gradients, each clipped; `weight` is (K, B)."""
+    leaves = weights(model)
+    if _by_hand(spec.predict):
+        with torch.no_grad():
+            found = _backward(spec, model, x, y, context, weight.ne(0).to(weight.dtype))
+            if dp_sgd.apart(found, weight.shape[1]):
+                small = dp_sgd.clipped(found, norm, weight)
+                return {name: small[name] for name in leaves}
+    held = {name: value for name, value in model.items() if name not in leaves}
+    learn = learning(spec.predict)
+
+    def loss_of_one(leaves: Params, held: Params, x: Any, y: Any, context: Any) -> Tensor:
+        x, y = tree_map(lambda v: v.unsqueeze(0), (x, y))
+        outputs, _ = learn(held | leaves, x)
+        loss: Tensor = spec.loss(outputs, y, *context).squeeze(0)
+        return loss
+
+    each = torch.func.vmap(torch.func.grad(loss_of_one), in_dims=(None, None, 0, 0, None))
+
+    def of_a_model(
+        leaves: Params, held: Params, x: Any, y: Any, context: Any, weight: Tensor
+    ) -> Params:
+        return dp_sgd.clipped_sum(each(leaves, held, x, y, context), norm, weight)
+
+    numbers = weight.shape[1] * sum(value[0].numel() for value in leaves.values())
+    few = max(1, GRADIENTS // numbers)
+    parts = []
+    for first in range(0, len(weight), few):
+        mine = tree_map(
+            lambda v: v if len(v) == 1 else v[first : first + few],  # noqa: B023
+            (leaves, held, x, y, context, weight),
+        )
+        with torch.enable_grad():
+            parts.append(_mapped(of_a_model, *mine))
+    return {name: torch.cat([part[name] for part in parts]) for name in leaves}
+
+
+def _with_penalty(
+    spec: FitSpec,
+    gradients: Mapping[str, Gradient],
+    leaves: Params,
+    y: Any,
+    context: tuple[Any, ...],
+) -> dict[str, Gradient]:
+    """The gradients and those of the penalty, which is shown no example at all."""
+    assert spec.penalty is not None
+    nothing = tree_map(lambda v: v[:, :0], y)
     with torch.enable_grad():
-        outputs, fresh = _learning_stack(predict)(model, x)
-        total = objective(outputs)
-    found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
-    return dict(zip(leaves, found, strict=True)), fresh
+        total = _mapped(spec.penalty, leaves, nothing, *context).sum()
+    more = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+    formed = [g if isinstance(g, Tensor) else g.formed() for g in gradients.values()]
+    return dict(zip(gradients, torch._foreach_add(formed, [*more]), strict=True))
+
+
+def _by_hand(predict: Predict) -> bool:
+    return isinstance(predict, Network) and predict.backward is not None
+
+
+def _objective(
+    spec: FitSpec, outputs: Outputs, y: Any, context: tuple[Any, ...], weight: Tensor
+) -> Tensor:
+    """The weighted sum of all losses; `weight` is (1 or K, B)."""
+    each: Tensor = _mapped(spec.loss, outputs, y, *context)
+    return (each * weight).sum()
+
+
+def _backward(
+    spec: FitSpec, model: Params, x: Any, y: Any, context: tuple[Any, ...], weight: Tensor
+) -> dict[str, Gradient]:
+    """The gradients of `_objective` by the network's own backward pass."""
+    predict = spec.predict
+    assert isinstance(predict, Network)
+    assert predict.backward is not None
+    with torch.no_grad():
+        outputs = predict.stack(model, x)
+    flat, structure = tree_flatten(outputs)
+    flat = [value.detach().requires_grad_() for value in flat]
+    with torch.enable_grad():
+        total = _objective(spec, tree_unflatten(flat, structure), y, context, weight)
+    upstream = torch.autograd.grad(total, flat, allow_unused=True)
+    with torch.no_grad():
+        return predict.backward(model, x, outputs, tree_unflatten(upstream, structure))
+
+
+def _private_steps(batches: Batches) -> tuple[Batches, Tensor]:
+    """The batches as they are, empty ones with them, and how many steps there are, (K,)."""
+    return batches, (batches.noise != NOBODY).sum(dim=1)
 
 
 def _learning_stack(predict: Predict) -> Learn:
@@ -259,6 +404,11 @@ def _taken(table: Any, index: Tensor) -> Any:
         return found
     offset = torch.arange(len(table), device=index.device).unsqueeze(1) * table.shape[1]
     return rows(table.flatten(0, 1), index + offset)
+
+
+def _count(params: Params) -> int:
+    """K."""
+    return len(next(iter(params.values())))
 
 
 def _first(tree: Any, count: int) -> Any:
