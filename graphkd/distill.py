@@ -13,16 +13,25 @@ from graphkd import inputs, methods
 from graphkd.core import Epoch, Result, Split, Trained, View
 from graphkd.data import registry
 from graphkd.data.graph_collection import Graphs
+from graphkd.data.links import Pairs
 from graphkd.data.sources import graph_of
 from graphkd.evaluation import metrics as evaluation
 from graphkd.graph import Graph
 from graphkd.inputs import Encoder
 from graphkd.method import DistillationContext, Method, Plan
 from graphkd.models import networks
+from graphkd.models.readout import Hadamard
 from graphkd.ops.dropout import drawn_on_device
 from graphkd.training import given, published
-from graphkd.training.distillation import fit_one_teacher, fit_student, fit_teacher, fit_together
+from graphkd.training.distillation import (
+    fit_one_teacher,
+    fit_student,
+    fit_student_on_links,
+    fit_teacher,
+    fit_together,
+)
 from graphkd.training.given import Given
+from graphkd.training.links import Teaching
 from graphkd.training.loop import Fit, Fitted, build, predict, seeded
 
 
@@ -62,7 +71,7 @@ def run(
     """
     if isinstance(method, str):
         method = methods.get(method)()
-    split = split_of(data, protocol, seed, root, download)
+    split = split_of(data, protocol, seed, root, download, method.task)
     yield from distill(method, split.to(device), seed=seed, teacher=teacher, student=student)
 
 
@@ -72,8 +81,11 @@ def split_of(
     seed: int = 0,
     root: str | Path | None = None,
     download: bool = False,
+    task: str = "nodes",
 ) -> Split:
     """The split of a data set, a graph of any form that `run` takes, or a split itself.
+
+    `task` is that of the method (`graphkd.method.Method`): its nodes are split, or its links.
 
     Raises:
         ValueError: it cannot be split so, or has been split otherwise.
@@ -88,7 +100,7 @@ def split_of(
         return data
     graph = registry.load(data, root, download) if isinstance(data, str) else graph_of(data)
     usual = registry.FOLDS if isinstance(graph, Graphs) else "transductive"
-    return registry.split(graph, protocol or usual, seed)
+    return registry.split(graph, protocol or usual, seed, task=task)
 
 
 def distill(
@@ -143,9 +155,10 @@ def carry_out(
     know it from before; what the user gives in place of names is `own`.
 
     Raises:
-        ValueError: see `check_device`.
+        ValueError: see `check_device` and `check_links`.
     """
     check_device(plan.method, split.view("evaluate").graph.x.device)
+    check_links(plan.method, split, own)
     steps = _carried_out(plan, split, seed, train, own)
     while True:  # whoever takes the steps is outside of the block between two of them
         with drawn_on_device(plan.method.device_dropout):
@@ -160,6 +173,21 @@ def check_device(method: Method, device: torch.device) -> None:
     if method.device_dropout and device.type == "mps":
         raise ValueError(
             "device_dropout with the device mps: no seed decides what is drawn there; leave it out"
+        )
+
+
+def check_links(method: Method, split: Split, own: Given = Given()) -> None:  # noqa: B008
+    """Raise ValueError where a method and a split are of unlike tasks, or a teacher of another."""
+    name, graph = methods.REGISTRY.name_of(method), split.view("evaluate").graph
+    if method.task == "links" and not isinstance(graph, Pairs):
+        raise ValueError(
+            f"{name} predicts links, and the split is one of nodes: give the graph, or "
+            "graphkd.data.links.split(graph, seed)"
+        )
+    if method.task == "links" and own.ready is not None:
+        raise ValueError(
+            f"{name} predicts links, and a teacher that is trained already says nothing of them: "
+            "give its class, which is made and trained in the run"
         )
 
 
@@ -235,6 +263,12 @@ def check(method: Method, graph: Graph) -> None:
         networks.get(name)
     inputs.get(method.inputs)
     lacks = graph.lacks
+    if isinstance(graph, Pairs) and method.task != "links":
+        fit = [name for name in methods.names() if methods.get(name).task == "links"]
+        raise ValueError(
+            f"{methods.REGISTRY.name_of(method)} classifies nodes, and the split is one of links: "
+            f"take {' or '.join(fit)}, or a split of nodes"
+        )
     if "edges" in lacks and method.inputs != "features":
         lacks |= {"inputs"}
     if "classes" in lacks and method.inputs == "labelled":
@@ -351,6 +385,11 @@ def _taught(task: _Task, teacher: Trained | None) -> Fit:
         if isinstance(term.loss, nn.Module):
             term.loss.to(seen.graph.x)  # its device and floating type
     weight = plan.method.hard_weight or 0.0
+    if isinstance(guide, Hadamard) and isinstance(known, Pairs):
+        teaching = Teaching(guide, known, terms, plan.method.asked)
+        return fit_student_on_links(
+            network, plan.student, seen, teaching, hard_weight=weight, seed=seed
+        )
     return fit_student(network, plan.student, seen, targets, terms, hard_weight=weight, seed=seed)
 
 

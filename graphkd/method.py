@@ -93,9 +93,10 @@ class Method:
     (no teacher), "offline" (a teacher, then the student), "own" (the student is its own teacher) or
     "mutual" (several students teach each other), see `graphkd.distill`. What it needs of the data
     is "edges" between the examples, which whole graphs have not, and "classes", which real targets
-    are not.
+    are not. Its task is to classify nodes (or whole graphs), or to predict links.
     """
 
+    task: ClassVar[Literal["nodes", "links"]] = "nodes"
     scheme: ClassVar[Literal["alone", "offline", "own", "mutual"]] = "offline"
     needs: ClassVar[frozenset[str]] = frozenset({"edges", "classes"})  # of the data
     asks_teacher_again: ClassVar[bool] = False  # about other features than those of the graph
@@ -139,6 +140,14 @@ class Method:
     def hidden_states(self) -> int:
         """How many hidden states the terms need: of the student, and of a teacher one if any."""
         return 0
+
+    def asked(self, ends: Tensor, graph: Graph, draw: Generator) -> Tensor:
+        """In the task "links", about which pairs the teacher is asked at a step, (2, A, M).
+
+        The terms see the logits of these, (A, M): A examples of M links each. By default they are
+        the pairs (2, A) that the step learns from, joined and not, each an example of its own.
+        """
+        return ends.unsqueeze(-1)
 
     def exchange(self) -> tuple[float, float]:
         """In the scheme "mutual", the weight of what the others say, and its temperature."""

@@ -52,6 +52,63 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
     return _share((student == teacher) & (student >= 0))
 
 
+def auc(scores: Tensor, labels: Tensor) -> float:
+    r"""The area under the ROC curve: how often a positive example is put above a negative one.
+
+    Hanley and McNeil, "The Meaning and Use of the Area under a Receiver Operating Characteristic
+    (ROC) Curve", Radiology 1982, https://doi.org/10.1148/radiology.143.1.7063747.
+
+        mean_{i: y_i = 1, j: y_j = 0} [s_i > s_j] + 1/2 [s_i = s_j]
+
+    Shapes:
+        scores: (N,), higher is more positive; labels: (N,), 1 or 0.
+
+    Raises:
+        ValueError: the shapes do not fit, or one of the two labels is not there.
+    """
+    positive, negative = _positives(scores, labels)
+    order = negative.sort().values
+    below = torch.searchsorted(order, positive, right=False)
+    not_above = torch.searchsorted(order, positive, right=True)
+    return float((below + not_above).double().mean()) / (2 * len(negative))
+
+
+def hits_at(scores: Tensor, labels: Tensor, k: int) -> float:
+    """Hits@K: the share of positive examples above all but the K - 1 highest negative ones.
+
+    Hu, Fey, Zitnik, Dong, Ren, Liu, Catasta and Leskovec, "Open Graph Benchmark: Datasets for
+    Machine Learning on Graphs", NeurIPS 2020, https://arxiv.org/abs/2005.00687: a positive example
+    counts if its score is above the K-th highest of the negative ones, a tie does not; 1 where
+    there are fewer than K of them.
+
+    Shapes:
+        scores: (N,), higher is more positive; labels: (N,), 1 or 0.
+
+    Raises:
+        ValueError: the shapes do not fit, or one of the two labels is not there.
+    """
+    positive, negative = _positives(scores, labels)
+    if len(negative) < k:
+        return 1.0
+    return _share(positive > negative.topk(k).values[-1])
+
+
+def _positives(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores of positive and of negative examples."""
+    if scores.ndim != 1 or scores.shape != labels.shape:
+        raise ValueError(
+            f"scores have shape {tuple(scores.shape)} and labels {tuple(labels.shape)}; expected "
+            "(N,) for both"
+        )
+    scores = scores.detach()
+    positive, negative = scores[labels == 1], scores[labels == 0]
+    if not len(positive) or not len(negative):
+        raise ValueError(
+            f"{len(positive)} labels are 1 and {len(negative)} are 0; a ranking needs some of each"
+        )
+    return positive, negative
+
+
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     r"""Expected calibration error (ECE): the mean gap between confidence and accuracy.
 

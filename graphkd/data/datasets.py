@@ -8,7 +8,7 @@
 | citeseer | 3,327 | 4,552 | 3,703 | 6 | `Planetoid` |
 | amazon-computers | 13,752 | 245,861 | 767 | 10 | `Amazon` |
 | amazon-photo | 7,650 | 119,081 | 745 | 8 | `Amazon` |
-| ogbn-arxiv | 169,343 | 1.16 million | 128 | 40 | `graphkd.data.ogb`, sizes as published |
+| ogbn-arxiv | 169,343 | 1.16 million | 128 | 40 | `graphkd.data.files.ogb`, sizes as published |
 
 Edges are undirected and counted once. Sen et al., "Collective Classification in Network Data", AI
 Magazine 2008, https://doi.org/10.1609/aimag.v29i3.2157 (Cora, CiteSeer, in the files of Yang et
@@ -31,7 +31,8 @@ from typing import Any
 
 import torch
 
-from graphkd.data import ogb, synthetic
+from graphkd.data import synthetic
+from graphkd.data.files import ogb
 from graphkd.graph import Graph
 from graphkd.ops.edges import simple
 from kdcore.registry import unknown

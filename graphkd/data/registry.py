@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from graphkd.core import Split
-from graphkd.data import datasets, graph_collection, sources, splits, tudataset
+from graphkd.data import datasets, graph_collection, links, sources, splits
+from graphkd.data.files import tudataset
 from graphkd.graph import Graph
 from kdcore.registry import Loader, Registry, unknown
 
@@ -92,8 +93,11 @@ def split(
     val: int | None = None,
     feature_noise: float = 0.0,
     removed_edges: float = 0.0,
+    task: str = "nodes",
 ) -> Split:
     """The split by the protocol of this name: `splits.split`, or `graph_collection.folds`.
+
+    Of the task "links" the edges are split: `links.split`.
 
     Raises:
         ValueError: there is no such protocol, it is not one for this kind of data, or as the
@@ -101,6 +105,8 @@ def split(
     """
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
+    if task == "links":
+        return _links(graph, protocol, seed, (train, val, feature_noise, removed_edges))
     many = isinstance(graph, graph_collection.Graphs)
     if many != (protocol == FOLDS):
         kind, fit = ("many graphs", FOLDS) if many else ("one graph", ", ".join(splits.PROTOCOLS))
@@ -115,3 +121,24 @@ def split(
             )
         return graph_collection.folds(graph, seed, train)
     return splits.split(graph, protocol, seed, train, val, feature_noise, removed_edges)
+
+
+def _links(
+    graph: Graph, protocol: str, seed: int, others: tuple[int | None, int | None, float, float]
+) -> Split:
+    if isinstance(graph, graph_collection.Graphs):
+        raise ValueError(
+            f"{graph.name} is many graphs, and links are predicted in one: take a graph of nodes, "
+            "such as cora"
+        )
+    if protocol != links.PROTOCOL:
+        raise ValueError(
+            f"links are split by the protocol {links.PROTOCOL!r}, all nodes being there, and "
+            f"{protocol!r} holds nodes out: leave it out"
+        )
+    if any(others):
+        raise ValueError(
+            "train, val, feature_noise and removed_edges are for the nodes of a graph; of links "
+            f"{links.VAL:.0%} of the edges select and {links.TEST:.0%} test: leave them out"
+        )
+    return links.split(graph, seed)

@@ -134,7 +134,7 @@ def own(
             "nodes are held out, and the protocol 'transductive' holds none out: choose inductive "
             "or withheld, or make them test nodes"
         )
-    _check(graph)
+    check(graph)
     given = {"train": train, "val": val, "tran": test, "ind": held_out}
     parts = {
         n: node_sets.ids(graph, n, nodes, seed) for n, nodes in given.items() if nodes is not None
@@ -228,7 +228,7 @@ def largest_component(graph: Graph) -> tuple[Graph, Tensor]:
     Raises:
         ValueError: see `transductive`.
     """
-    _check(graph)
+    check(graph)
     n = graph.num_nodes
     edge_index = simple(graph.edge_index, n)
     if not edge_index.shape[1]:
@@ -310,7 +310,8 @@ def _draw(graph: Graph, seed: int, train: int, val: int) -> dict[str, Tensor]:
     return drawn
 
 
-def _check(graph: Graph) -> None:
+def check(graph: Graph) -> None:
+    """Raise ValueError unless the parts of a graph fit together and can be learnt from."""
     n, x, y = graph.num_nodes, graph.x, graph.y
     if x.ndim != 2 or y.shape != (n,) or graph.edge_index.shape[:1] != (2,):
         raise ValueError(

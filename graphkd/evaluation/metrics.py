@@ -16,6 +16,9 @@ Of real targets it is R^2 instead of the accuracy (r2, r2_baseline, r2_teacher; 
 `graphkd.training.loop.score`), and rmse, in the unit of the targets. Of whole graphs "ind" is the
 test fold, and "tran" the unlabelled graphs of the other folds, if there are any.
 
+Of links they are auc and hits20 (Hits@20 of the OGB), and these of _baseline and _teacher, on the
+edges of the test and as many pairs without one.
+
 A network that uses edges is scored at observed nodes from the observed graph, and at held-out
 nodes from the whole graph, as in GLNN.
 """
@@ -23,9 +26,11 @@ nodes from the whole graph, as in GLNN.
 from torch import Tensor, nn
 
 from graphkd.core import Split
+from graphkd.data.links import Pairs
 from graphkd.inputs import Encoder
 from graphkd.training.loop import predict, score
 from kdcore import metrics as fidelity
+from kdcore import metrics as ranking
 
 
 def measure(
@@ -33,6 +38,13 @@ def measure(
 ) -> dict[str, float]:
     """The metrics of a run from the logits (N, C) of its three networks, in global order."""
     everything = split.view("evaluate")
+    if isinstance(everything.graph, Pairs):
+        known = {"": student, "_baseline": baseline} | (
+            {} if teacher is None else {"_teacher": teacher}
+        )
+        return {
+            k + who: v for who, logits in known.items() for k, v in links(split, logits).items()
+        }
     chosen = everything.part("ind" if "ind" in split.parts else "tran")
     y = everything.graph.y
     name = "r2" if y.is_floating_point() else "accuracy"
@@ -46,6 +58,14 @@ def measure(
     if teacher is not None:
         metrics["agreement"] = fidelity.agreement(student[chosen], teacher[chosen])
     return metrics
+
+
+def links(split: Split, logits: Tensor) -> dict[str, float]:
+    """The AUC and Hits@20 of logits (P, 1) on the test pairs."""
+    everything = split.view("evaluate")
+    test = everything.part("test")
+    ranked = logits[test, 0], everything.graph.y[test]
+    return {"auc": ranking.auc(*ranked), "hits20": ranking.hits_at(*ranked, 20)}
 
 
 def scores(split: Split, logits: Tensor, name: str) -> dict[str, float]:

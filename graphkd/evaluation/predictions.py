@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from graphkd.core import Split, Trained, View
 from graphkd.data.graph_collection import Graphs
+from graphkd.data.links import Pairs
 from graphkd.data.neighbor_sampling import all_neighbours
 from graphkd.evaluation import latency
 from graphkd.graph import Graph
@@ -44,7 +45,7 @@ CALLS, SECONDS = 10, 1.0  # that are timed of each network, and for how long at 
 
 
 def predictions(split: Split, trained: Mapping[str, Trained], seed: int) -> dict[str, Tensor]:
-    """What pictures of a run are drawn from, on the CPU; nothing for real targets.
+    """What pictures of a run are drawn from, on the CPU; nothing for real targets and links.
 
     Args:
         split: that the networks were trained on.
@@ -52,7 +53,7 @@ def predictions(split: Split, trained: Mapping[str, Trained], seed: int) -> dict
         seed: of what is drawn at random.
     """
     view = split.view("evaluate")
-    if view.graph.y.is_floating_point():
+    if view.graph.y.is_floating_point() or isinstance(view.graph, Pairs):
         return {}
     draw = generator(seed, "portrait")
     test = view.part("ind" if "ind" in split.parts else "tran")

@@ -1,13 +1,16 @@
-"""From the nodes of a graph to one answer for the graph."""
+"""From the nodes of a graph to one answer for the graph, or for a pair of its nodes."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
 from graphkd.data.graph_collection import Graphs
+from graphkd.data.links import Pairs
 from graphkd.graph import Graph
 from graphkd.models import networks
+from graphkd.ops.dropout import dropout
 from kdcore.outputs import Outputs
 
 
@@ -49,7 +52,44 @@ class Readout(nn.Module):
         return outputs.logits.relu() / self.size
 
 
-READOUTS: dict[str, Callable[[nn.Module, int, int, float], nn.Module]] = {"sum": Readout}
+class Hadamard(nn.Module):
+    r"""A network on nodes, made one on pairs of nodes: is there a link?
+
+    Guo, Shiao, Zhang, Liu, Chawla, Shah and Zhao, "Linkless Link Prediction via Relational
+    Distillation", ICML 2023, https://arxiv.org/abs/2210.05801; the decoder of the OGB's examples:
+
+        logit_ij = w_2^T relu(W_1 (h_i * h_j) + b_1) + b_2,   h = network(x)
+
+    Convention: the embedding h has no activation, as in the authors' code. It is called as
+    `network(pairs)` or, with tensors, as `network(x, ends)` or `network(x, ends, edge_index)`.
+
+    Shapes:
+        ends: (2, P), nodes; logits (P, 1).
+    """
+
+    def __init__(self, network: nn.Module, hidden: int, dropout: float):
+        super().__init__()
+        self.network, self.dropout = network, dropout
+        self.inner, self.outer = nn.Linear(hidden, hidden), nn.Linear(hidden, 1)
+
+    def forward(self, graph: Pairs | Tensor, of: Tensor | None = None, *edges: Tensor) -> Any:
+        """See the module; `of` are some of the pairs, by number, or beside features their ends."""
+        if isinstance(graph, Tensor):
+            assert of is not None
+            return self.logits(self.network(graph, *edges), of)
+        ends = graph.pairs if of is None else graph.pairs[:, of.to(graph.pairs.device)]
+        return Outputs(self.logits(self.states(graph), ends))
+
+    def states(self, graph: Pairs) -> Tensor:
+        """The embedding of every node, (N, H)."""
+        outputs: Outputs = self.network(graph.union)
+        return outputs.logits
+
+    def logits(self, states: Tensor, ends: Tensor) -> Tensor:
+        """Of links between these nodes, (P, 1)."""
+        h = self.inner(states[ends[0]] * states[ends[1]]).relu_()
+        logits: Tensor = self.outer(dropout(h, self.dropout, self.training))
+        return logits
 
 
 def build(
@@ -68,6 +108,10 @@ def build(
         return networks.build(network, graph, hidden, layers, dropout)
     wide = replace(graph.union, classes=hidden)
     network = networks.build(network, wide, hidden, layers, dropout)
-    size = len(graph.x) / graph.num_nodes
-    whole = READOUTS[graph.readout](network, hidden, graph.classes, size)
+    whole: nn.Module
+    if isinstance(graph, Pairs):
+        whole = Hadamard(network, hidden, dropout)
+    else:
+        size = len(graph.x) / graph.num_nodes
+        whole = Readout(network, hidden, graph.classes, size)
     return whole.to(device=graph.x.device, dtype=graph.x.dtype)

@@ -26,3 +26,28 @@ def said(edge_index: Tensor, simple: Tensor, nodes: int) -> list[str]:
         ),
     }
     return [words for words, count in found.items() if count]
+
+
+def keys(pairs: Tensor, nodes: int) -> Tensor:
+    """A number for each pair of nodes (2, P), the same both ways: (P,)."""
+    low, high = pairs.min(0).values, pairs.max(0).values
+    return low * nodes + high
+
+
+def non_edges(known: Tensor, nodes: int, count: int, generator: torch.Generator) -> Tensor:
+    """Pairs of nodes that are not joined, uniformly drawn, each once, with the lower id first.
+
+    Fewer than `count` if there are no more.
+
+    Shapes:
+        known: (E,) keys of the edges, each once; gives (2, count), on the CPU.
+    """
+    known = known.cpu()
+    count = min(count, nodes * (nodes - 1) // 2 - len(known))
+    found = known[:0]
+    while len(found) < count:
+        drawn = torch.randint(nodes, (2, 2 * (count - len(found)) + 8), generator=generator)
+        fresh = keys(drawn[:, drawn[0] != drawn[1]], nodes)
+        found = torch.cat([found, fresh[~torch.isin(fresh, known)]]).unique()
+    found = found[torch.randperm(len(found), generator=generator)[:count]]
+    return torch.stack([found // nodes, found % nodes])

@@ -6,7 +6,12 @@ from torch import Generator, Tensor
 
 
 def random_walks(
-    edge_index: Tensor, nodes: int, count: int, length: int, generator: Generator
+    edge_index: Tensor,
+    nodes: int,
+    count: int,
+    length: int,
+    generator: Generator,
+    starts: Tensor | None = None,
 ) -> Tensor:
     """Uniform random walks from every node; one without neighbours stays where it is.
 
@@ -16,16 +21,18 @@ def random_walks(
         count: walks from each node.
         length: nodes on a walk, its start among them.
         generator: of the draws.
+        starts: (N',) where walks start, in place of every node.
 
     Shapes:
-        gives (count * N, length) ids of nodes.
+        gives (count * N, length) ids of nodes, or (count * N', length).
     """
     source, target = edge_index.cpu().long()
     order = source.argsort(stable=True)
     neighbours = torch.cat([target[order], torch.zeros(1, dtype=torch.long)])
     degree = torch.bincount(source, minlength=nodes)
     first = degree.cumsum(0) - degree
-    walks = [torch.arange(nodes).repeat(count)]
+    starts = torch.arange(nodes) if starts is None else starts.cpu()
+    walks = [starts.repeat(count)]
     for _ in range(length - 1):
         here = walks[-1]
         step = (torch.rand(len(here), generator=generator) * degree[here]).long()

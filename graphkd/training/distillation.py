@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from collections.abc import Generator as Steps
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor, nn
 
 from graphkd.core import Epoch, LeakError, Split, StudentSpec, TeacherSpec, View
+from graphkd.data.links import Pairs
 from graphkd.graph import Graph, Part
 from graphkd.method import LossTerm
 from graphkd.models import networks
 from graphkd.models.teacher_ensemble import TeacherEnsemble, learn_weights
-from graphkd.training import stacked
+from graphkd.training import links, stacked
 from graphkd.training.loop import (
     Fit,
     Fitted,
@@ -116,8 +118,53 @@ def fit_student(
         batch = student.batch if len(train) > student.batch else 0
         return _on_labels(network, student, view, hard_weight, batch, phase, seed)
     step = _taught_by(targets, terms, view, hard_weight, student.batch)
+    return _on_terms(network, student, view, terms, step, phase, seed)
+
+
+def fit_student_on_links(
+    network: nn.Module,
+    student: StudentSpec,
+    view: View,
+    teaching: links.Teaching,
+    *,
+    hard_weight: float,
+    seed: int,
+) -> Fit:
+    """Train a student of links on a teacher's logits by some terms.
+
+    Args:
+        network: a fresh one.
+        student: how it is trained.
+        view: of the phase "distill", its pairs with the student's inputs.
+        teaching: what the teacher says; terms of weight 0 are skipped.
+        hard_weight: of the binary cross-entropy on the edges; 0 skips it.
+        seed: of dropout and of the draws.
+
+    Raises:
+        ValueError: there is nothing to learn from.
+    """
+    graph, train = view.graph, view.part("train")
+    terms = [term for term in teaching.terms if term.weight]
+    if not terms:
+        return fit_student(network, student, view, hard_weight=hard_weight, seed=seed)
+    assert isinstance(graph, Pairs)
+    heard = replace(teaching, terms=terms)
+    step = links.supervised(graph, train, hard_weight, student.batch, heard)
+    return _on_terms(network, student, view, terms, step, "student", seed)
+
+
+def _on_terms(
+    network: nn.Module,
+    student: StudentSpec,
+    view: View,
+    terms: Sequence[LossTerm],
+    step: Step,
+    phase: str,
+    seed: int,
+) -> Fit:
+    """Train a network beside those of its terms that have parameters of their own."""
     beside = [term.loss for term in terms if isinstance(term.loss, nn.Module)]
-    return fit(phase, network, student, graph, view.part("val"), step, seed, beside)
+    return fit(phase, network, student, view.graph, view.part("val"), step, seed, beside)
 
 
 def _on_labels(
@@ -131,6 +178,9 @@ def _on_labels(
 ) -> Fit:
     """Train a network on the labels of the training nodes, all at once or in batches."""
     graph, train, val = view.graph, view.part("train"), view.part("val")
+    if isinstance(graph, Pairs):
+        step = links.supervised(graph, train, weight, batch)
+        return (yield from fit(phase, network, how, graph, val, step, seed))
     if batch:
         step = supervised(graph, train, weight, batch)
         return (yield from fit(phase, network, how, graph, val, step, seed))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from graphkd.core import Epoch, StudentSpec, TeacherSpec
@@ -158,9 +159,14 @@ def batches(count: int, size: int, draw: torch.Generator) -> list[Tensor | None]
 
 
 def hard(logits: Tensor, y: Tensor) -> Tensor:
-    """The mean loss on true targets: cross-entropy, or of real ones the squared error."""
+    """The mean loss on true targets: cross-entropy, or of real ones the squared error.
+
+    Of one logit for two answers, as of links, it is the binary cross-entropy.
+    """
     if y.is_floating_point():
         return (logits[:, 0] - y).square().mean()
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits))
     return response.cross_entropy(logits, y).mean()
 
 
@@ -170,9 +176,11 @@ def score(logits: Tensor, y: Tensor) -> float:
         R^2 = 1 - \sum_i (f_i - y_i)^2 / \sum_i (y_i - mean(y))^2
 
     which is below 0 where the mean would do better, and 0 by convention if all y are the same.
+    Of one logit for two answers, as of links, it is the area under the ROC curve.
     """
     if not y.is_floating_point():
-        return metrics.accuracy(logits, y)
+        ranked = logits.shape[1] == 1
+        return metrics.auc(logits[:, 0], y) if ranked else metrics.accuracy(logits, y)
     spread = (y - y.mean()).square().sum()
     return float(1 - (logits[:, 0] - y).square().sum() / spread) if spread else 0.0
 

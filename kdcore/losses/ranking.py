@@ -225,6 +225,37 @@ def margin_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
     return 2 * centred.square().sum(-1) / (count.squeeze(-1) - 1).clamp(min=1)
 
 
+@in_float32
+def margin_ranking(student: Tensor, teacher: Tensor, margin: float = 0.1) -> Tensor:
+    r"""Margin ranking: of two items that the teacher tells apart, the student puts one first.
+
+    Rank-based matching of Guo, Shiao, Zhang, Liu, Chawla, Shah and Zhao, "Linkless Link Prediction
+    via Relational Distillation", ICML 2023, https://arxiv.org/abs/2210.05801.
+
+        2 / (I (I-1)) \sum_{i<j} max(0, -r_ij (s_i - s_j) + \delta)
+        r_ij = 1 if t_i - t_j > \delta,  -1 if t_i - t_j < -\delta,  else 0
+
+    Convention: one margin for what the teacher tells apart and what the student has to, and the
+    mean over the pairs of a query, as in the authors' code; the paper has the sum. A pair that the
+    teacher does not tell apart adds \delta, without gradient. Not 0 where the student is the
+    teacher: there it is what such pairs add. Memory grows as N I^2.
+
+    Shapes:
+        student, teacher: (N, I) scores; gives (N,), 0 for a list of one item.
+
+    Raises:
+        ValueError: the shapes differ or are not (N, I), or the margin is negative.
+    """
+    _listed(student, teacher, None)
+    if not margin >= 0:
+        raise ValueError(f"margin is {margin}; it has to be 0 or more: the authors take 0.1")
+    i, j = torch.triu_indices(student.shape[1], student.shape[1], 1, device=student.device)
+    apart = teacher.detach()[:, i] - teacher.detach()[:, j]
+    order = (apart > margin).to(student.dtype) - (apart < -margin).to(student.dtype)
+    hinge = (margin - order * (student[:, i] - student[:, j])).clamp(min=0)
+    return hinge.sum(-1) / max(1, len(i))
+
+
 def _listed(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
     """Which scores count, as truth values."""
     shapes_fit = student.ndim == 2 and student.shape == teacher.shape

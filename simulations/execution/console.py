@@ -279,7 +279,7 @@ def _line(job: Job, record: Record) -> str:
     if "accuracy" not in record["metrics"] and record["metrics"]:  # of other targets, and recipes
         name, value = next(iter(record["metrics"].items()))
     text = "undefined" if value is None else f"{value:.3g}"
-    if name.startswith(("accuracy", "f1_macro")) and value is not None:
+    if name.startswith(("accuracy", "f1_macro", "auc")) and value is not None:
         text = f"{100 * value:.1f} %"
     if "diverged" in record:
         text = "–"  # what it has come to is no accuracy
@@ -380,6 +380,10 @@ COLUMNS = {
     "r2": "test R² (%)",
     "r2_baseline": "without teacher (%)",
     "r2_teacher": "teacher (%)",
+    "auc": "test AUC (%)",
+    "auc_baseline": "without teacher (%)",
+    "auc_teacher": "teacher (%)",
+    "hits20": "test Hits@20 (%)",
     "bytes_up": "sent up",
     "bytes_down": "down",
 }

@@ -13,7 +13,7 @@ SOME = 5  # seeds, from which on nothing is said of how few they are
 POINTS = "+.1f"  # how differences of shares are written, in percentage points
 NAMED = 12  # methods, at the most, that a list names
 THOSE = {"local": "local", "baseline": "the same student without a teacher"}
-PRIMARY = (*METRICS, "r2")  # what a comparison is about
+PRIMARY = (*METRICS, "r2", "auc")  # what a comparison is about
 
 
 def of_section(one: Table, results: Sequence[Result]) -> str:

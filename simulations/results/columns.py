@@ -94,6 +94,14 @@ GRAPH = (
     Column("r2_baseline", "Student without KD, R² (%)", "share"),
     Column("r2", "Gain, R² (points)", "share", minus="baseline"),
     Column("r2_teacher", "Teacher, R² (%)", "share"),
+    Column("auc", "Student, AUC (%)", "share"),
+    Column("auc_baseline", "Student without KD, AUC (%)", "share"),
+    Column("auc", "Gain, AUC (points)", "share", minus="baseline"),
+    Column("auc_teacher", "Teacher, AUC (%)", "share"),
+    Column("hits20", "Student, Hits@20 (%)", "share"),
+    Column("hits20_baseline", "Student without KD, Hits@20 (%)", "share"),
+    Column("hits20", "Gain, Hits@20 (points)", "share", minus="baseline"),
+    Column("hits20_teacher", "Teacher, Hits@20 (%)", "share"),
     *_SHARED,
 )
 SPREAD = (
@@ -111,7 +119,7 @@ NOTES = {
 # Metrics that are shares.
 SHARES = (
     *("accuracy", "agreement", "fidelity", "recall", "r2"),
-    *("f1_macro", "label_accuracy", "token_accuracy"),
+    *("f1_macro", "label_accuracy", "token_accuracy", "auc", "hits20"),
 )
 MORE_NOTES = {
     "rounds_to_90": "Rounds to 90% of the best: the first evaluated round with nine tenths of the "

@@ -59,7 +59,9 @@ def prepare(
         raise ValueError(f"{experiment.name} learns from a Graph, got {type(graph).__name__}")
     plan = graphkd.distill.planned(experiment.method, graph, experiment.protocol, own)
     cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
-    split = registry.split(graph, experiment.protocol, experiment.seed, *cut)
+    task = plan.method.task
+    split = registry.split(graph, experiment.protocol, experiment.seed, *cut, task=task)
+    graphkd.distill.check_links(plan.method, split, own)
     specs: list[TeacherSpec | StudentSpec] = [*plan.teachers, plan.student]
     ours = [one for one in specs if one.network in networks.NETWORKS]
     theirs = [one for one in plan.teachers if is_reference(one.network)]
@@ -84,8 +86,10 @@ def teachers_of(
     if plan.method.scheme != "offline":
         return frozenset()
     cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
-    drawn = ("device",) if experiment.method.device_dropout else ()
-    where = (experiment.data, experiment.protocol, experiment.seed, *cut, *drawn)
+    more = ("device",) * experiment.method.device_dropout + ("links",) * (
+        plan.method.task == "links"
+    )
+    where = (experiment.data, experiment.protocol, experiment.seed, *cut, *more)
     return frozenset(repr((one, where)) for one in plan.teachers)
 
 

@@ -22,11 +22,21 @@ from tests.graphkd.examples import graphs
 FAKE = datasets.fake(size=55)
 QUICK = {"epochs": 3, "hidden": 8, "teacher_epochs": 3, "teacher_hidden": 8}
 EMBEDDED = {"gcrd", "gnnsd", "gsp", "lsp", "nosmog", "rkd"}  # compare hidden states
-OFFLINE = [name for name in methods.names() if methods.get(name).scheme == "offline"]
-every_method = pytest.mark.parametrize("name", methods.names())
+NODES, LINKS = (
+    [name for name in methods.names() if methods.get(name).task == task]
+    for task in ("nodes", "links")
+)
+OFFLINE = [name for name in NODES if methods.get(name).scheme == "offline"]
+every_method = pytest.mark.parametrize("name", NODES)
+every_link_method = pytest.mark.parametrize("name", LINKS)
 
 
-@every_method
+def test_a_method_is_of_a_task():
+    assert sorted(NODES + LINKS) == methods.names()
+    assert "llp" in LINKS
+
+
+@pytest.mark.parametrize("name", methods.names())
 def test_methods_link_their_paper_and_give_the_loss(name):
     text = inspect.getdoc(methods.get(name))
     assert re.search(r"https?://\S+", text)
@@ -166,7 +176,53 @@ def test_a_method_learns_on_whole_graphs_or_says_which_ones_do(name, real):
         assert ("r2" if real else "accuracy") in last.metrics
 
 
-@every_method
+@pytest.mark.parametrize("name", methods.names())
 def test_a_method_cannot_be_changed(name):
     with pytest.raises(dataclasses.FrozenInstanceError):
         methods.get(name)().epochs = 3
+
+
+@every_link_method
+def test_a_link_method_runs_and_the_same_seed_gives_the_same_run(name):
+    method = methods.get(name)(**QUICK)
+    records = list(graphkd.run(method, FAKE, seed=5))
+    metrics = records[-1].metrics
+    whose = ("", "_baseline", "_teacher")
+    assert set(metrics) == {f"{m}{who}" for m in ("auc", "hits20") for who in whose}
+    assert all(0 <= value <= 1 for value in metrics.values())
+    assert records == list(graphkd.run(method, FAKE, seed=5))
+    assert records != list(graphkd.run(method, FAKE, seed=6))
+
+
+@every_link_method
+@pytest.mark.parametrize("student", ["mlp", "gcn", "sgc", "appnp"])
+def test_a_link_method_teaches_every_kind_of_student(name, student):
+    settings = QUICK | {"student": student, "teacher": student}
+    *_, last = graphkd.run(methods.get(name)(**settings), FAKE)
+    assert 0 <= last.metrics["auc"] <= 1
+
+
+@every_link_method
+def test_a_link_method_computes_in_the_type_of_the_graph(name):
+    def run(graph):
+        *epochs, last = graphkd.run(methods.get(name)(**QUICK | {"epochs": 2}), graph, seed=1)
+        types = {of.dtype for one in last.trained.values() for of in one.network.parameters()}
+        return epochs, last.metrics, types
+
+    exact, exact_metrics, types = run(replace(FAKE, x=FAKE.x.double()))
+    assert types == {torch.float64}
+    single, metrics, _ = run(FAKE)
+    for one, other in zip(exact, single, strict=True):
+        assert one.phase == other.phase
+        assert one.loss == pytest.approx(other.loss, rel=1e-4, abs=1e-6)
+    assert exact_metrics == pytest.approx(metrics, abs=0.05)
+
+
+@every_link_method
+def test_a_link_method_refuses_what_is_no_graph_of_nodes(name):
+    with pytest.raises(ValueError, match=r"is many graphs, and links are predicted in one"):
+        list(graphkd.run(methods.get(name)(**QUICK), graphs(), "transductive"))
+    with pytest.raises(ValueError, match="the split is one of nodes: give the graph"):
+        list(graphkd.run(methods.get(name)(**QUICK), graphkd.splits.transductive(FAKE, 0)))
+    with pytest.raises(ValueError, match="'inductive' holds nodes out: leave it out"):
+        list(graphkd.run(methods.get(name)(**QUICK), FAKE, "inductive"))

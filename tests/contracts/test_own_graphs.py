@@ -20,7 +20,7 @@ from graphkd.graph import HIDDEN
 FAKE = datasets.fake(size=55)
 SPLIT = splits.transductive(FAKE, 5)
 QUICK = {"epochs": 2, "hidden": 8, "teacher_epochs": 2, "teacher_hidden": 8}
-NAMES = methods.names()
+NAMES = [name for name in methods.names() if methods.get(name).task == "nodes"]
 OFFLINE = [name for name in NAMES if methods.get(name).scheme == "offline"]
 TAUGHT = [name for name in NAMES if methods.get(name).scheme in ("offline", "mutual")]
 COMPARE = {name for name in NAMES if methods.get(name)().hidden_states()}

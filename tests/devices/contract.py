@@ -244,6 +244,10 @@ def test_a_recipe_measures_on_a_device_what_it_measures_on_the_cpu(name, double,
 
 FAKE = replace(datasets.fake(size=55), x=datasets.fake(size=55).x.double())
 QUICK = {"epochs": 3, "hidden": 8, "teacher_epochs": 3, "teacher_hidden": 8}
+NODES, LINKS = (
+    [name for name in methods.names() if methods.get(name).task == task]
+    for task in ("nodes", "links")
+)
 
 
 def products(h, edges):
@@ -261,7 +265,7 @@ def near(found, expected):
             assert one.metrics == pytest.approx(other.metrics, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", NODES)
 @pytest.mark.parametrize("protocol", graphkd.splits.PROTOCOLS)
 def test_a_graph_method_computes_on_a_device_what_it_computes_on_the_cpu(
     name, protocol, double, device, undrawn, monkeypatch
@@ -269,6 +273,14 @@ def test_a_graph_method_computes_on_a_device_what_it_computes_on_the_cpu(
     local_structure = importlib.import_module("graphkd.losses.local_structure")
     monkeypatch.setattr(local_structure, "_products", products)
     split = registry.split(FAKE, protocol, seed=1)
+    method = methods.get(name)(**QUICK)
+    here, there = (list(distill.distill(method, s, seed=1)) for s in (split, split.to(device)))
+    near(there, here)
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_so_does_a_method_of_links(name, double, device, undrawn):
+    split = registry.split(FAKE, "transductive", seed=1, task="links")
     method = methods.get(name)(**QUICK)
     here, there = (list(distill.distill(method, s, seed=1)) for s in (split, split.to(device)))
     near(there, here)
@@ -302,7 +314,7 @@ def test_pytorchs_own_dropout_is_drawn_likewise(device):
         assert float((kept > 0).double().mean()) == pytest.approx(0.5, abs=0.02)
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", NODES)
 def test_so_it_does_on_many_graphs_unless_it_refuses_them(name, double, device, undrawn):
     method = methods.get(name)(**QUICK | {"teacher": "gin", "student": "gin"})
     split = registry.split(graphs(30), "folds", seed=1)

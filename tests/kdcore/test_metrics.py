@@ -7,7 +7,15 @@ import sklearn.metrics
 import torch
 from torch import tensor
 
-from kdcore.metrics import accuracy, agreement, calibration_error, distance_correlation, linear_cka
+from kdcore.metrics import (
+    accuracy,
+    agreement,
+    auc,
+    calibration_error,
+    distance_correlation,
+    hits_at,
+    linear_cka,
+)
 
 LOGITS = tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 5.0], [4.0, 0.0, 1.0]])
 
@@ -232,3 +240,20 @@ class TestErrors:
     def test_models_of_different_shapes(self):
         with pytest.raises(ValueError, match=r"student_logits .*\(4, 3\).*teacher.*\(4, 2\)"):
             agreement(LOGITS, LOGITS[:, :2])
+
+
+def test_auc_and_hits_at_k_are_those_of_others_and_of_a_count():
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (200,), generator=draw)
+    scores = (torch.randn(200, generator=draw) + labels).mul(4).round()  # with many ties
+    assert auc(scores, labels) == pytest.approx(sklearn.metrics.roc_auc_score(labels, scores))
+    assert auc(torch.tensor([3.0, 2.0, 1.0]), torch.tensor([1, 0, 1])) == 0.5
+    # Negative scores 5, 3, 1; positive 6, 5, 2: above the first 1 of 3, above the second 2.
+    scores, labels = torch.tensor([5.0, 3, 1, 6, 5, 2]), torch.tensor([0, 0, 0, 1, 1, 1])
+    assert hits_at(scores, labels, 1) == pytest.approx(1 / 3)
+    assert hits_at(scores, labels, 2) == pytest.approx(2 / 3)
+    assert hits_at(scores, labels, 4) == 1
+    with pytest.raises(ValueError, match="3 labels are 1 and 0 are 0"):
+        auc(torch.ones(3), torch.ones(3))
+    with pytest.raises(ValueError, match=r"\(3,\) and labels \(2,\)"):
+        hits_at(torch.ones(3), torch.ones(2), 1)

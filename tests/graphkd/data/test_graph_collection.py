@@ -7,7 +7,8 @@ import torch
 
 import graphkd
 from graphkd import methods
-from graphkd.data import graph_collection, registry, tudataset
+from graphkd.data import graph_collection, registry
+from graphkd.data.files import tudataset
 from graphkd.graph import HIDDEN
 from graphkd.models import networks, readout
 from graphkd.training import published

@@ -4,12 +4,14 @@ import math
 import pytest
 import sklearn.metrics
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import tensor
 
 from kdcore.losses.ranking import (
     listmle,
     listwise_softmax,
     margin_mse,
+    margin_ranking,
     plackett_luce,
     ranking_distillation,
     relaxed_ranking,
@@ -343,3 +345,22 @@ class TestLists:
 def test_scores_are_no_items():
     with pytest.raises(ValueError, match="top is torch.float64; expected integers.*topk"):
         ranking_distillation(S, S[:, :2])
+
+
+def test_margin_ranking_is_torchs_on_the_pairs_that_the_teacher_tells_apart():
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.rand(4, 6, generator=draw).double() for _ in range(2))
+    pairs = list(itertools.combinations(range(6), 2))
+    for n, margin in itertools.product(range(4), (0.0, 0.1, 0.4)):
+        expected = 0.0
+        for i, j in pairs:
+            gap = float(teacher[n, i] - teacher[n, j])
+            order = torch.tensor(0.0 if abs(gap) <= margin else math.copysign(1.0, gap))
+            expected += float(
+                F.margin_ranking_loss(student[n, i], student[n, j], order, margin=margin)
+            )
+        found = margin_ranking(student, teacher, margin)[n]
+        assert float(found) == pytest.approx(expected / len(pairs))
+    assert margin_ranking(student[:, :1], teacher[:, :1]).tolist() == [0.0] * 4
+    with pytest.raises(ValueError, match="margin is -1"):
+        margin_ranking(student, teacher, -1)
