@@ -281,7 +281,9 @@ def inspect(
 
 @app.command()
 def audit(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or one of runs")],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="a run's folder, or one of runs")
+    ] = None,
     attack: Annotated[
         list[str] | None,
         typer.Option(
@@ -294,17 +296,36 @@ def audit(
     round_: Annotated[
         int | None, typer.Option("--round", help="from 1 [default: the last]")
     ] = None,
+    mechanism: Annotated[
+        str | None, typer.Option(help="in the place of a run: does it keep its epsilon? dpsgd")
+    ] = None,
+    epsilon: Annotated[float, typer.Option(help="that the mechanism promises")] = 4.0,
+    delta: Annotated[float, typer.Option(help="at which it does")] = 1e-5,
+    runs: Annotated[int, typer.Option(help="of the mechanism on either neighbour")] = 2000,
+    seed: Annotated[int, typer.Option(help="of the runs of a mechanism")] = 0,
     data_root: DataRoot = None,
     json: Json = False,
 ) -> int:
-    """Attacks on privacy: what can be learnt from what a run has exchanged, and who learns it."""
+    """Attacks on privacy: what can be learnt from what a run has exchanged, and who learns it.
+
+    With --mechanism: how much noise is proved to be missing, by thousands of runs. Exit status 1 if
+    some is.
+    """
+    from simulations.audits import mechanisms
     from simulations.audits import run as module
     from simulations.execution.console import ERRORS, users_input
 
     with users_input():
-        wanted = module.Wanted(tuple(attack or ()), shadows, client, round_, data_root)
-        module.show(module.audit(folder, wanted, ERRORS.print), json)
-    return 0
+        if (folder is None) == (mechanism is None):
+            raise ValueError("give the folder of a run, or --mechanism with a name: one of the two")
+        if folder is not None:
+            wanted = module.Wanted(tuple(attack or ()), shadows, client, round_, data_root)
+            module.show(module.audit(folder, wanted, ERRORS.print), json)
+            return 0
+        assert mechanism is not None
+        proof = mechanisms.audit(mechanism, epsilon, delta, runs, seed)
+    mechanisms.show(proof, json)
+    return int(proof.wrong)
 
 
 @app.command()
