@@ -1,15 +1,15 @@
 """FD: clients exchange their mean prediction for each label; no public data."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from fedkd.components.features import each_once, label_means
-from fedkd.core import Algorithm, Properties, Public, Server, Task
-from fedkd.messages import Message, PayloadSpec, Received, Upload
+from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
+from fedkd.messages import ROWS, Message, PayloadSpec, Received, Upload
 from kdcore.losses.response import cross_entropy, soft_cross_entropy
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
@@ -31,10 +31,15 @@ class FD(Algorithm):
 
     Conventions: means are of probabilities (of logits they would leave the loss unbounded below),
     taken with the trained model. A label that no other client holds has a row of zeros, which
-    adds nothing to the loss. Only clients of the newest cohort are averaged.
+    adds nothing to the loss. Only clients of the newest cohort are averaged. Without
+    `leave_one_out` all are told the mean of all, so that a sum is all that the server needs: of two
+    messages that leave out one client each, the difference is what these two have sent.
     """
 
     gamma: Annotated[float, Setting("weight of what the others predict", ge=0)] = 1.0
+    leave_one_out: Annotated[bool, Setting("a client is told the mean of the others alone")] = (
+        field(default=True, metadata={"added": True})
+    )
 
     properties = Properties(
         public="none",
@@ -46,14 +51,19 @@ class FD(Algorithm):
         beyond_training=("means", "rows"),
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.leave_one_out:
+            object.__setattr__(self, "properties", self.properties._replace(summand="payload"))
+
     def broadcast(self, server: Server, client: int, group: str) -> Message:
         """The leave-one-out means."""
         return self.broadcasts(server, {client: group})[client]
 
     def broadcasts(self, server: Server, cohort: Mapping[int, str]) -> dict[int, Message]:
         """The same for a cohort: means that leave each member out, and those of all for others."""
-        if not server:
-            return {client: {} for client in cohort}
+        if "clients" not in server:
+            return {client: server for client in cohort}
         members = {client: place for place, client in enumerate(server["clients"].tolist())}
         listed = [members.get(client, len(members)) for client in cohort]
         places = torch.tensor(listed, dtype=torch.long).to(server["means"].device)
@@ -93,10 +103,19 @@ class FD(Algorithm):
         """A distribution for each label."""
         return {"means": PayloadSpec((task.num_classes, task.num_classes), simplex=True, rows=True)}
 
+    def server_from_sum(
+        self, task: Task, server: Server, total: Message, count: float, public: Public | None
+    ) -> Server:
+        """The mean of all, of the clients that hold a label; zeros where nobody does."""
+        held = total[ROWS].unsqueeze(1)
+        return {"means": as_sent(torch.where(held > 0, total["means"] / held.clamp(min=1), 0))}
+
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
         """Keep the newest cohort's sum, and each member's own part of it, to leave it out."""
+        if not self.leave_one_out:
+            return super().server_update(task, server, uploads, public)
         clients, means, held = [], [], []
         for upload in uploads:
             assert upload.rows is not None

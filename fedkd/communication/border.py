@@ -47,6 +47,7 @@ class Border:
         payload_spec: group -> what its uploads must look like.
         broadcasts: client number -> the broadcast that it answers, as it was read.
         device: on which the server reads uploads.
+        compared: whether uploads are measured by each other's, where nothing else bounds them.
         rejected: client number -> why its upload was turned away; filled in as uploads come.
     """
 
@@ -54,6 +55,7 @@ class Border:
     payload_spec: Mapping[str, Mapping[str, PayloadSpec]]
     broadcasts: Mapping[int, Message]
     device: torch.device = torch.device("cpu")
+    compared: bool = True
     rejected: dict[int, str] = field(default_factory=dict)
 
     def admitted(
@@ -65,7 +67,7 @@ class Border:
         its own; where uploads are measured by each other, what is usual is so among those so far.
         """
         specs = list(self.payload_spec.values())
-        alone = not any(_unbounded(self.channel, spec) for spec in specs)
+        alone = not any(map(self._unbounded, specs))
         if alone and specs:
             wave = min(wave, max(1, AT_ONCE // max(map(_numbers, specs))))
         usual: dict[str, list[float]] = {}
@@ -126,8 +128,21 @@ class Border:
 
     def _sizes(self, group: str, measures: Numbers) -> dict[str, float]:
         """The root mean squares of what is measured by other uploads, over the rows that came."""
-        keys = _unbounded(self.channel, self.payload_spec[group])
+        keys = self._unbounded(self.payload_spec[group])
         return {key: root_mean_square([measures[key]]) for key in keys if measures[key].size}
+
+    def _unbounded(self, payload_spec: Mapping[str, PayloadSpec]) -> list[str]:
+        """The keys whose numbers are bounded by nothing but what others send."""
+        noisy = any(isinstance(s, Transform) and math.isinf(s.error) for s in self.channel.uplink)
+        return [
+            key
+            for key, spec in payload_spec.items()
+            if self.compared
+            and spec.trained == "no"
+            and spec.below is None
+            and spec.most is None
+            and (noisy or not spec.simplex)
+        ]
 
 
 def _unusual(sizes: Mapping[str, float], usual: Mapping[str, float]) -> str:
@@ -178,19 +193,6 @@ def _trained(payload_spec: Mapping[str, PayloadSpec]) -> list[str]:
 def _numbers(payload_spec: Mapping[str, PayloadSpec]) -> int:
     """How many numbers an upload holds, by its claim; one row where it may have any number."""
     return max(1, sum(abs(math.prod(spec.shape)) for spec in payload_spec.values()))
-
-
-def _unbounded(channel: Channel, payload_spec: Mapping[str, PayloadSpec]) -> list[str]:
-    """The keys whose numbers are bounded by nothing but what others send."""
-    noisy = any(isinstance(s, Transform) and math.isinf(s.error) for s in channel.uplink)
-    return [
-        key
-        for key, spec in payload_spec.items()
-        if spec.trained == "no"
-        and spec.below is None
-        and spec.most is None
-        and (noisy or not spec.simplex)
-    ]
 
 
 def _median(values: Sequence[float]) -> float:

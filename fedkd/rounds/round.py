@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils._pytree import tree_map
 
+from fedkd.communication.aggregation import Aggregation, Cohort
 from fedkd.communication.border import Border
 from fedkd.communication.channel import Channel, weigh_broadcast, weigh_upload
 from fedkd.core import Algorithm, Client, Engine, Failure, Public, Server, Task
@@ -224,13 +225,16 @@ def close_round(
     sent: Iterable[tuple[int, Upload]],
     public: Public | None,
     counted: Callable[[Iterator[Received]], Iterable[Received]] = iter,
+    aggregation: Aggregation | None = None,
+    stream: torch.Generator | None = None,
 ) -> tuple[Server, dict[int, str], Ledger]:
     """Weigh and check the uploads as they come, and update the server with them.
 
     Uploads that are not what they claim to be are left out, as if their senders had not taken
     part; so is a client that sent nothing. `sent` are client numbers and uploads, in the order of
     the numbers; it is gone through once. `counted` makes of the uploads that are let in those that
-    the server is updated with (`fedkd.rounds.staleness`).
+    the server is updated with (`fedkd.rounds.staleness`). With an `aggregation` the server learns
+    from a sum alone, whose noise is drawn from `stream`.
     """
     ledger = Ledger(down=opening.ledger.down)
     payload_spec = {
@@ -238,7 +242,7 @@ def close_round(
     }
     received = dict(zip(opening.cohort, read_all(channel, opening, task.device), strict=True))
     channel = replace(channel, max_weight=min(channel.max_weight, task.private))
-    border = Border(channel, payload_spec, received, task.device)
+    border = Border(channel, payload_spec, received, task.device, aggregation is None)
 
     def arriving() -> Iterator[tuple[int, str, Upload]]:
         for client, upload in sent:
@@ -246,13 +250,39 @@ def close_round(
             yield client, groups[client], upload
 
     uploads = iter(counted(border.admitted(arriving(), WAVE)))
-    first = next(uploads, None)
-    if first is not None:
+    if aggregation is not None:
+        assert stream is not None
+        cohort = _public_of(algorithm, task, server, groups, opening.cohort, received, aggregation)
+        total, count = aggregation.total(algorithm, uploads, cohort, stream)
+        server = on(algorithm.server_from_sum(task, server, total, count, public), task.device)
+    elif (first := next(uploads, None)) is not None:
         server = algorithm.server_update(task, server, itertools.chain([first], uploads), public)
         server = on(server, task.device)
     for _ in uploads:  # those that an algorithm does not look at are weighed all the same
         pass
     return server, dict(sorted(border.rejected.items())), ledger
+
+
+def _public_of(
+    algorithm: Algorithm,
+    task: Task,
+    server: Server,
+    groups: Mapping[int, str],
+    members: Sequence[int],
+    told: Mapping[int, Message],
+    aggregation: Aggregation,
+) -> Cohort:
+    """What an aggregation may know of a cohort beside its uploads."""
+    rate = 1.0 if aggregation.noise is None else aggregation.noise.rate
+    counted = Counter(groups[client] for client in (members if rate == 1 else groups))
+    first = {group: client for client, group in sorted(groups.items(), reverse=True)}
+    return Cohort(
+        {group: algorithm.payload_spec(task, group) for group in sorted(first)},
+        {group: rate * counted[group] for group in sorted(first)},
+        {group: algorithm.broadcast(server, client, group) for group, client in first.items()},
+        told,
+        task.device,
+    )
 
 
 class Deployment(NamedTuple):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from fedkd.communication.aggregation import Aggregation
 from fedkd.communication.channel import Channel
 from fedkd.core import Algorithm, Client, Engine, Public, Task
 from fedkd.engines.sequential import sequential
@@ -23,6 +24,7 @@ from fedkd.rounds.round import (
     send_all,
 )
 from fedkd.storage.client_store import ClientStore, with_own_memory
+from kdcore.rng import generator
 
 
 def simulate(
@@ -38,6 +40,7 @@ def simulate(
     after: Round | None = None,
     store: ClientStore | None = None,
     witness: bool = True,
+    aggregation: Aggregation | None = None,
 ) -> Iterator[Round]:
     """Run a federation, one `Round` at a time; the caller logs, evaluates, and stops.
 
@@ -57,6 +60,8 @@ def simulate(
             (`fedkd.rounds.checkpoint`), as if it had never stopped.
         store: where parameters are kept between rounds; by default in memory.
         witness: whether rounds hold what crossed the network (`Round.broadcasts`, `Round.uploads`).
+        aggregation: what the server learns of a cohort where it is not told each upload; its noise
+            is of a stream of its own for each round.
 
     Raises:
         ValueError: no clients, a number used twice, an unknown group, or public examples missing.
@@ -64,6 +69,8 @@ def simulate(
     check_federation(algorithm, task, clients)
     algorithm = algorithm.learning(task.target)
     channel = channel.with_algorithm(algorithm)
+    if aggregation is not None:
+        aggregation.check(algorithm, task, channel)
     known = clients if after is None else after.clients
     members = {client.id: client for client in sorted(known, key=lambda client: client.id)}
     groups = {client.id: client.group for client in members.values()}
@@ -82,7 +89,9 @@ def simulate(
         if witness:
             uploads = _noted(uploads, seen)
         server, rejected, ledger = close_round(
-            algorithm, task, server, groups, channel, opening, uploads, public
+            *(algorithm, task, server, groups, channel, opening, uploads, public),
+            aggregation=aggregation,
+            stream=generator(seed, "noise", index),
         )
         rejected = dict(sorted((refused | rejected).items()))
         check_somebody(opening.cohort, failed)

@@ -1,0 +1,230 @@
+"""What the server learns of a cohort where it is not told each upload: a sum, with noise.
+
+It takes the place between `Algorithm.summand` and `Algorithm.server_from_sum`. How far one client
+moves the sum is by `fedkd.privacy.releases`; what comes after the noise is post-processing.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+
+from fedkd.communication.channel import Channel
+from fedkd.core import Algorithm, Task
+from fedkd.messages import ROWS, WEIGHT, Message, PayloadSpec, Received, Transform, summed
+from fedkd.privacy.client_noise import ClientNoise
+from fedkd.privacy.mechanisms import gaussian_sum, onto_simplex
+from fedkd.privacy.releases import Sizes, clipped, find
+
+Specs = Mapping[str, PayloadSpec]
+SURE = 2.0  # standard deviations of noise by which a number of clients has to be above nobody
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What is public of a round.
+
+    Attributes:
+        specs: group -> what its payloads must look like, of all groups that have clients.
+        counts: group -> how many clients take part, or are expected to.
+        held: group -> the message that the server would send it now.
+        told: client number -> the message that it was sent, as it was read.
+        device: on which the server reads uploads.
+    """
+
+    specs: Mapping[str, Specs]
+    counts: Mapping[str, float]
+    held: Mapping[str, Message]
+    told: Mapping[int, Message]
+    device: torch.device = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """How a cohort's uploads become what the server learns from.
+
+    Attributes:
+        noise: on the sum; None for none.
+    """
+
+    noise: ClientNoise | None = None
+
+    def check(self, algorithm: Algorithm, task: Task, channel: Channel) -> None:
+        """Raise ValueError, before anything runs, for what such a sum would not cover."""
+        check_summed(algorithm)
+        if self.noise is not None:
+            for group in task.models:
+                sensitivity(self.noise, algorithm.payload_spec(task, group))
+            if any(isinstance(s, Transform) and math.isinf(s.error) for s in channel.uplink):
+                raise ValueError(
+                    "labels that clients randomise are no distributions, and noise on their sum is "
+                    "for such; take the one or the other"
+                )
+
+    def total(
+        self,
+        algorithm: Algorithm,
+        uploads: Iterable[Received],
+        cohort: Cohort,
+        stream: torch.Generator,
+    ) -> tuple[Message, float]:
+        """The sum that the server learns from, and of how many clients it is taken to be."""
+        if self.noise is None:
+            return summed(map(algorithm.summand, uploads))
+        return noisy_sum(self.noise, algorithm, uploads, cohort, stream)
+
+
+def check_summed(algorithm: Algorithm) -> None:
+    """Raise ValueError unless all that the server learns of uploads is a sum of their summands."""
+    name, ancestry = type(algorithm).__name__, type(algorithm).__mro__
+    if not algorithm.central or algorithm.properties.summand == "none":
+        raise ValueError(
+            f"{name} with these settings has a server that needs each upload on its own, and is to "
+            "be told a sum; take an algorithm with a summand (`kdsim list algorithms`), such as "
+            "fedmd, dsfl or fedavg, or fd without leave_one_out"
+        )
+    if algorithm.properties.up == "nothing":
+        raise ValueError(f"{name} sends nothing up, so there is no sum to protect")
+    updates, learns = (
+        next(one for one in ancestry if method in vars(one))
+        for method in ("server_update", "server_from_sum")
+    )
+    if learns is Algorithm or (updates is not Algorithm and not issubclass(learns, updates)):
+        raise ValueError(
+            f"{name} learns from uploads in a server_update of its own, past any sum; give it "
+            "server_from_sum instead"
+        )
+
+
+def sensitivity(noise: ClientNoise, specs: Specs) -> float:
+    """How far one client can move a sum of payloads, after `bounded`.
+
+    Raises:
+        ValueError: what is sent has no bound, or is of several kinds.
+    """
+    kinds = {_kind(spec) for spec in specs.values()}
+    name = kinds.pop()
+    spec = next(iter(specs.values()))
+    if kinds or (len(specs) > 1 and name != "weighted payload"):
+        raise ValueError(f"no bound is known for {', '.join(specs)} together")
+    if noise.bound is None and name.startswith(("prototypes", "weighted")):
+        raise ValueError(
+            f"{', '.join(list(specs)[:3])}: what is sent has no bound; give a norm to clip it to"
+        )
+    sizes = Sizes(spec.shape[0], math.prod(spec.shape[:-1]), noise.bound or 1.0)
+    return find(name, noise.relation).sensitivity(sizes)
+
+
+def _kind(spec: PayloadSpec) -> str:
+    if spec.rows:
+        return f"{'class means' if spec.simplex else 'prototypes'} and labels held"
+    return "predictions" if spec.simplex else "weighted payload"
+
+
+def bounded(upload: Received, specs: Specs, told: Message, bound: float | None) -> Received:
+    """An upload within the bounds of its release; the sender counts once.
+
+    Distributions are made exact ones, prototypes are clipped each. Parameters become what training
+    added to them, clipped as a whole, as is whatever else there is.
+    """
+    payload: Message = {}
+    held = None if upload.rows is None else upload.rows.double().unsqueeze(1)
+    for key, spec in specs.items():
+        value = upload.payload[key].double()
+        if spec.trained == "parameters":
+            value = value - told[key].double()
+        if spec.simplex:
+            value = onto_simplex(value)
+        elif spec.rows:
+            assert bound is not None
+            value = clipped(value, bound)
+        payload[key] = value if held is None else held * value
+    if {_kind(spec) for spec in specs.values()} == {"weighted payload"}:
+        assert bound is not None
+        payload = _clipped_whole(payload, bound)
+    return upload._replace(payload=payload, weight=1.0)
+
+
+def _clipped_whole(payload: Message, bound: float) -> Message:
+    flat = torch.cat([value.flatten() for value in payload.values()])
+    parts = clipped(flat, bound).split([value.numel() for value in payload.values()])
+    return {k: part.reshape(payload[k].shape) for k, part in zip(payload, parts, strict=True)}
+
+
+def noisy_sum(
+    noise: ClientNoise,
+    algorithm: Algorithm,
+    uploads: Iterable[Received],
+    cohort: Cohort,
+    stream: torch.Generator,
+) -> tuple[Message, float]:
+    r"""\sum_k v_k + N(0, (z S)^2), ready for `Algorithm.server_from_sum`.
+
+    There is noise for all groups and keys, whoever has answered, nobody included. Clients who were
+    turned away, or have failed, add zeros; how many the sum is of is public, and not counted.
+    """
+
+    def terms() -> Iterator[Message]:
+        for group in cohort.specs:
+            yield algorithm.summand(_nobody(group, cohort))
+        for upload in uploads:
+            specs, told = cohort.specs[upload.group], cohort.told[upload.client]
+            yield algorithm.summand(bounded(upload, specs, told, noise.bound))
+
+    exact, _ = summed(terms())
+    size = max(sensitivity(noise, specs) for specs in cohort.specs.values())
+    private = {key: value for key, value in exact.items() if not key.endswith(WEIGHT)}
+    total = {
+        key: gaussian_sum(private[key], size, noise.noise, stream).value for key in sorted(private)
+    }
+    count = sum(cohort.counts.values())
+    specs = reduce(lambda one, other: {**one, **other}, cohort.specs.values())
+    total = _sensible(total, specs, count, SURE * size * noise.noise)
+    return _with_public(algorithm, total, cohort), count
+
+
+def _nobody(group: str, cohort: Cohort) -> Received:
+    """An upload that adds nothing."""
+    specs, zeros = cohort.specs[group], torch.zeros((), dtype=torch.float64, device=cohort.device)
+    payload = {key: zeros.expand(spec.shape) for key, spec in specs.items()}
+    rows = next((zeros.expand(spec.shape[0]) for spec in specs.values() if spec.rows), None)
+    return Received(-1, group, payload, 0.0, rows)
+
+
+def _sensible(total: Message, specs: Specs, count: float, least: float) -> Message:
+    """A noisy sum whose mean can be what it is a mean of: post-processing.
+
+    A label is held where noise alone would hardly say so; else noise would make every label held,
+    and rows of noise the prototypes of labels that nobody has.
+    """
+    found = dict(total)
+    if ROWS in total:
+        held = total[ROWS] >= max(0.5, least)
+        found[ROWS] = torch.where(held, total[ROWS].clamp(min=1), 0.0)
+    for key, spec in specs.items():
+        if not (spec.rows or spec.simplex):
+            continue
+        parts = found[ROWS].unsqueeze(1) if spec.rows else torch.full_like(total[key], count)
+        found[key] = torch.where(parts > 0, total[key], 0.0)
+        if spec.simplex:
+            found[key] = parts * onto_simplex(found[key] / parts.clamp(min=1))
+    return found
+
+
+def _with_public(algorithm: Algorithm, total: Message, cohort: Cohort) -> Message:
+    """A sum of updates as one of parameters, and the weights: what was public all along."""
+    weighted = algorithm.properties.summand == "weighted payload"
+    whole = dict(total)
+    for group, specs in cohort.specs.items():
+        times = 1.0 if weighted else cohort.counts[group]
+        known = _nobody(group, cohort)._replace(weight=cohort.counts[group])
+        base = {
+            key: times * cohort.held[group][key].double()
+            for key, spec in specs.items()
+            if spec.trained == "parameters"
+        }
+        public = known._replace(payload={**known.payload, **base}, rows=None)
+        whole, _ = summed([whole, algorithm.summand(public)])
+    return whole
