@@ -13,14 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial, reduce
-from typing import Any, Literal, NamedTuple, get_args
-
-import dp_accounting
-from dp_accounting.pld import privacy_loss_distribution as pld
-from dp_accounting.rdp import RdpAccountant
-from scipy.optimize import brentq
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from fedkd.privacy.events import Event, Gaussian, Laplace, RandomizedResponse
+
+if TYPE_CHECKING:
+    import dp_accounting
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+# The library, and SciPy, take as long to load as half of torch, and most runs have no noise: they
+# are imported by the functions that use them.
 
 Unit = Literal["record", "client", "label"]
 Relation = Literal["replace", "add"]
@@ -133,6 +135,8 @@ def renyi(events: Iterable[Event], delta: float) -> float:
         ValueError: delta is not between 0 and 1, or an event is a randomised response, which the
             library composes under another relation than the rest.
     """
+    from dp_accounting.rdp import RdpAccountant
+
     check_delta(delta)
     accountant = RdpAccountant(orders=ORDERS)
     for event in together(events):
@@ -215,6 +219,8 @@ def check_delta(delta: float, count: int | None = None) -> None:
 
 def _root(excess: Callable[[float, float], float]) -> float:
     """Where the excess is none, nearly, with losses that are rounded coarsely."""
+    from scipy.optimize import brentq
+
     least, most = map(math.log, NOISE)
     low = high = 0.0
     while excess(high, COARSE) > 0:
@@ -230,6 +236,8 @@ def _root(excess: Callable[[float, float], float]) -> float:
 
 def _least(excess: Callable[[float], float], near: float) -> float:
     """The least argument without an excess, within `TOLERANCE`; one with it is below."""
+    from scipy.optimize import brentq
+
     low, high, step = near, near, 10 * TOLERANCE
     while excess(high) > 0:
         low, high, step = high, high + step, 2 * step
@@ -284,7 +292,9 @@ def _size(event: Event) -> float:
     return (distance + distance**2 / 2) / (LARGE if event.rate == 1 else LARGE_SAMPLED)
 
 
-def _losses(event: Event, interval: float) -> pld.PrivacyLossDistribution:
+def _losses(event: Event, interval: float) -> "pld.PrivacyLossDistribution":
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
     if isinstance(event, Gaussian) and event.rate == 1:  # so many are one of less noise, exactly
         noise = event.noise / math.sqrt(event.count)
         return pld.from_gaussian_mechanism(noise, value_discretization_interval=interval)
@@ -302,7 +312,9 @@ def _losses(event: Event, interval: float) -> pld.PrivacyLossDistribution:
     return one.self_compose(event.count) if event.count > 1 else one
 
 
-def _dp_event(event: Gaussian | Laplace) -> dp_accounting.DpEvent:
+def _dp_event(event: Gaussian | Laplace) -> "dp_accounting.DpEvent":
+    import dp_accounting
+
     if isinstance(event, Laplace):
         return dp_accounting.LaplaceDpEvent(event.noise)
     gaussian = dp_accounting.GaussianDpEvent(event.noise)

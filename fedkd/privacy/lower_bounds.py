@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from dp_accounting.pld import privacy_loss_distribution as pld
-from scipy import stats
 from torch import Tensor
 
 from fedkd.privacy.accounting import check_delta
@@ -101,11 +99,15 @@ def _rates(a: Scores, b: Scores, thresholds: Scores, alpha: float) -> tuple[Scor
 
 def _upper(count: npt.NDArray[np.intp], total: int, alpha: float) -> Scores:
     """Clopper and Pearson's upper bound of a rate; 1 where all are counted."""
+    from scipy import stats  # it takes a while to load, and most runs are no audits
+
     bound = stats.beta.ppf(1 - alpha, count + 1, np.maximum(total - count, 1))
     return np.where(count == total, 1.0, bound)
 
 
 def _mu(fpr: Scores, fnr: Scores) -> Scores:
+    from scipy import stats
+
     distance: Scores = stats.norm.isf(fpr) - stats.norm.ppf(fnr)
     return distance
 
@@ -119,6 +121,8 @@ def _epsilon(mu: float, delta: float) -> float:
     """Of two normal distributions so far apart; rounded down, so that nothing is claimed."""
     if mu < 1e-3:
         return 0.0
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
     losses = pld.from_gaussian_mechanism(
         1 / mu,
         pessimistic_estimate=False,

@@ -88,6 +88,7 @@ def simulate_timed(
     channel: Channel = Channel(),  # noqa: B008  (frozen)
     sample: Sample = everyone,
     seed: int = 0,
+    secret: int | None = None,
     after: TimedRound | None = None,
 ) -> Iterator[TimedRound]:
     """`simulate` on a virtual clock; the same run where nobody is late or lost.
@@ -110,6 +111,7 @@ def simulate_timed(
     members = {client.id: client for client in sorted(known, key=lambda client: client.id)}
     groups = {client.id: client.group for client in members.values()}
     speed = devices(clock, list(members), seed)
+    own_seed = seed if secret is None else secret
     server = after.server if after else first_server(algorithm, task, seed)
     now, pending = (after.now, after.pending) if after else (0.0, {})
     newest = dict(after.newest) if after else {}
@@ -124,10 +126,10 @@ def simulate_timed(
         failed = dict.fromkeys(lost(clock, opening.cohort, seed, index), "dropped out")
         there = [members[number] for number in opening.cohort if number not in failed]
         read = dict(zip(opening.cohort, read_all(channel, opening, task.device), strict=True))
-        private = private_of_all(algorithm, there, seed, index)
+        private = private_of_all(algorithm, there, own_seed, index)
         inputs = [(read[c.id], own, public) for c, own in zip(there, private, strict=True)]
         results = engine(algorithm.client_update, task, there, inputs) if there else []
-        params, sent, refused, broken = send_all(channel, there, inputs, results, seed, index)
+        params, sent, refused, broken = send_all(channel, there, inputs, results, own_seed, index)
         check_somebody([client.id for client in there], broken)
         pending = dict(pending)
         for client, given in zip(there, inputs, strict=True):

@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,16 +35,24 @@ SERVER, CLIENTS = "server.safetensors", "clients.safetensors"
 class State(NamedTuple):
     """What a checkpoint is of: the round, the bytes moved so far by direction and key.
 
-    And `constants` of the models, see `save`.
+    And `constants` of the models and `parts` of the clients, see `save`.
     """
 
     round: int
     up: Counter[str]
     down: Counter[str]
     constants: str
+    parts: Counter[int]
 
 
-def save(folder: Path, current: Round, total: Ledger, identity: str, constants: str = "") -> Path:
+def save(
+    folder: Path,
+    current: Round,
+    total: Ledger,
+    identity: str,
+    constants: str = "",
+    parts: Mapping[int, int] | None = None,
+) -> Path:
     """Write a checkpoint, and remove all but the newest two.
 
     Args:
@@ -54,6 +62,7 @@ def save(folder: Path, current: Round, total: Ledger, identity: str, constants: 
         identity: of the experiment; only the same one can go on from here.
         constants: a hash of what models have beside parameters (`Model.constants`), and is not in
             the checkpoint: with other frozen weights the run cannot go on.
+        parts: client number -> in how many rounds it took part, where somebody counts that.
 
     Returns:
         The checkpoint's own folder.
@@ -65,6 +74,7 @@ def save(folder: Path, current: Round, total: Ledger, identity: str, constants: 
     target = of_round(folder, current.index)
     params = {f"{c.id}/{name}": v for c in current.clients for name, v in c.params.items()}
     state = {"round": current.index, "up": dict(total.up), "down": dict(total.down)}
+    state |= {"parts": {str(k): count for k, count in parts.items()}} if parts else {}
     with atomic_files.replacing(target) as draft:
         draft.mkdir()
         save_file(_owned(current.server), draft / SERVER)
@@ -159,7 +169,8 @@ def verified(folder: Path, identity: str) -> State | None:
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
         moved = Counter(read["up"]), Counter(read["down"])
-        state = State(int(read["round"]), *moved, manifest.get("constants", ""))
+        parts = Counter({int(k): int(count) for k, count in read.get("parts", {}).items()})
+        state = State(int(read["round"]), *moved, manifest.get("constants", ""), parts)
     except (ValueError, KeyError, TypeError) as reason:
         raise _damaged(found[-1], f"{STATE} cannot be read ({reason!r})") from None
     if state.round != _index(found[-1]):

@@ -37,6 +37,7 @@ def simulate(
     channel: Channel = Channel(),  # noqa: B008  (frozen)
     sample: Sample = everyone,
     seed: int = 0,
+    secret: int | None = None,
     after: Round | None = None,
     store: ClientStore | None = None,
     witness: bool = True,
@@ -56,6 +57,8 @@ def simulate(
         channel: what happens to messages on the way.
         sample: who takes part in a round.
         seed: of every random choice; two runs with the same seed are the same run.
+        secret: in the place of the seed for what hides private data: noise, and which examples are
+            in a mini-batch. Who has it can take the noise off; by default, who has the seed.
         after: go on from this round of an earlier call with the same arguments
             (`fedkd.rounds.checkpoint`), as if it had never stopped.
         store: where parameters are kept between rounds; by default in memory.
@@ -83,7 +86,8 @@ def simulate(
         failed: dict[int, str] = {}
         keep = store or (None if len(opening.cohort) == len(members) else _apart)
         uploads = _work(
-            *(algorithm, task, engine, channel, opening, public, seed, index, members),
+            *(algorithm, task, engine, channel, opening, public),
+            *(seed if secret is None else secret, index, members),
             *(refused, failed, keep),
         )
         if witness:

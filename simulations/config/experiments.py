@@ -158,6 +158,32 @@ class FedExperiment:
     size_noise: Annotated[
         float, Setting("standard deviation of what noisy adds to a size, in examples", gt=0)
     ] = field(default=20.0, metadata=ADDED)
+    epsilon: Annotated[
+        float | None,
+        Setting(
+            "differential privacy of the whole run, for which noise is calibrated; none: no noise "
+            "but what other settings say",
+            gt=0,
+        ),
+    ] = field(default=None, metadata=ADDED)
+    delta: Annotated[
+        float, Setting("at which epsilon is said; no more than 1 over the number of units", gt=0)
+    ] = field(default=1e-5, metadata=ADDED)
+    privacy_unit: Annotated[
+        Literal["record"],
+        Setting("whose data epsilon protects: record, by noise in training (DP-SGD)"),
+    ] = field(default="record", metadata=ADDED)
+    clip_norm: Annotated[
+        float,
+        Setting("L2 norm to which what noise has to hide is clipped, under epsilon", gt=0),
+    ] = field(default=1.0, metadata=ADDED)
+    secret_noise: Annotated[
+        bool,
+        Setting(
+            "noise from the system and not from the seed, which the record has: such a run cannot "
+            "be repeated, inspected or resumed"
+        ),
+    ] = field(default=False, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Refuse what makes no run."""

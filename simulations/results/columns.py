@@ -29,7 +29,9 @@ PRIMARY = {  # what models are compared by, of each target: in a title, and its 
     "perplexity": ("Perplexity", ""),
 }
 # Metrics of which less is better; those of targets say so themselves.
-ERRORS = {"calibration_error", "loss", DIVERGED}.union(*(t.lower for t in TARGETS.values()))
+ERRORS = {"calibration_error", "loss", "epsilon", DIVERGED}.union(
+    *(t.lower for t in TARGETS.values())
+)
 
 
 def primary(record: Mapping[str, Any]) -> str:
@@ -73,6 +75,11 @@ FED = (
     Column("label_accuracy", "Accuracy of a label (%)", "share"),
     Column("token_accuracy", "Accuracy of a token (%)", "share"),
     *_SHARED,
+    Column("epsilon_record_add", "Epsilon per record (added)"),
+    Column("epsilon_client_add", "Epsilon per client (added)"),
+    Column("epsilon_client_replace", "Epsilon per client (replaced)"),
+    Column("epsilon_label_replace", "Epsilon per label (replaced)"),
+    Column("delta", "at delta", "constant"),
     Column("rounds_to_90", "Rounds to 90% of the best", "rounds"),
     Column("bytes_up", "Sent up", "bytes"),
     Column("bytes_down", "Sent down", "bytes"),
@@ -132,6 +139,9 @@ MORE_NOTES = {
     "f1_macro": "Macro-F1: the mean over labels of 2 TP / (2 TP + FP + FN), average over clients.",
     "perplexity": "Perplexity: exp of the mean negative log-likelihood of a token, average over "
     "clients; less is better.",
+    "delta": "Epsilon is of all rounds together, for the client of whom most was released, against "
+    "whoever sees all messages and not the seed; no figure of one unit can be compared with one of "
+    "another. A dash: none is claimed.",
     "virtual_seconds": "Virtual time: on a clock that counts steps and bytes, when the last round "
     "ended; no time of the machine is in it.",
     "consensus_distance": "Peers have no server: what is sent crosses every link once, and is told "

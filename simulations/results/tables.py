@@ -32,6 +32,7 @@ TASK = {"fed": tuple(leaves(FedExperiment)), "graph": tuple(leaves(GraphExperime
 # How a federation goes about it, which may be just what is compared.
 POLICY = {"clock.deadline", "clock.staleness", "clock.buffer", "clock.server_learning_rate"}
 POLICY |= {"topology", "degree", "rewiring", "radius"}
+POLICY |= {"epsilon", "privacy_unit", "clip_norm"}
 
 
 class Quantity(NamedTuple):
@@ -219,7 +220,8 @@ def _text(cell: Quantity | None, column: Column, seeds: int) -> str:
     else:
         size, form, unit = _scale(cell.mean, column.unit)
         text = format(cell.mean / size, form)
-        std = None if unit and not cell.std else cell.std  # bytes are often the same in all seeds
+        same = column.unit in ("bytes", "constant") and not cell.std  # often so in all seeds
+        std = None if same else cell.std
         text += ("" if std is None else f" ± {std / size:{form}}") + unit
     return text.replace("-", "−") + ("" if cell.n == seeds else f" (n = {cell.n})")
 

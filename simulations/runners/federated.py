@@ -2,6 +2,7 @@
 
 import gc
 import math
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -48,6 +49,7 @@ from simulations.config.experiments import FedExperiment, tampering
 from simulations.config.identity import digest
 from simulations.config.resources import Resources
 from simulations.results import run_folder
+from simulations.runners import privacy
 from simulations.runners.federated_run import FederatedRun, federated_run, saved
 from simulations.runners.objects import NONE, Objects
 
@@ -121,7 +123,10 @@ def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> 
 def check(e: FedExperiment, federation: FederatedData, resources: Resources) -> None:
     """Raise ValueError for a federation that cannot run."""
     check_federation(e.algorithm, federation.task, federation.clients)
-    channel = federated_run(e, federation).channel.with_algorithm(e.algorithm)
+    way = federated_run(e, federation)
+    e, channel = way.experiment, way.channel.with_algorithm(e.algorithm)
+    if way.costs is not None:  # not every network can be trained with the noise
+        check_federation(e.algorithm, federation.task, federation.clients)
     for group in federation.task.models:
         payload_spec = e.algorithm.payload_spec(federation.task, group)
         channel.check(payload_spec)
@@ -157,6 +162,8 @@ def run(
         identity: by which checkpoints are known; by default the experiment's digest.
         objects: data and models that were given as such.
     """
+    if experiment.secret_noise:
+        kept = None  # what was drawn before is not known any more
     device = device_for(experiment, resources)
     federation = prepare(experiment, root, resources, objects).to(device)
     gc.freeze()  # what is here stays, and need not be looked at again at each collection
@@ -165,6 +172,7 @@ def run(
         every = resources.checkpoint_every
         known = identity or digest(experiment)
         first = conversions(federation)
+        first += privacy.notes(experiment, federated_run(experiment, federation).costs)
         for record in _rounds(experiment, federation, engine, store, every, kept, ended, known):
             said = [*first, *notes, *store.notes]
             first.clear()
@@ -204,27 +212,33 @@ def _rounds(
     way = federated_run(experiment, federation)
     found = loaded(kept, federation, identity) if kept else None
     before, total = found or (None, Ledger())
+    spent = privacy.begun(way.costs, kept, identity, before.index if before else 0)
+    secret = secrets.randbits(62) if experiment.secret_noise else None
     record, scores, current, used = {}, {}, before, None
-    for current in way.rounds(federation, engine, before, store):
+    for current in way.rounds(federation, engine, before, store, secret):
         ledger = current.ledger
         total += ledger
+        spent = privacy.after(spent, current)
         due = current.index % experiment.eval_every == 0 or current.index == experiment.rounds
         used = _used(way, federation, current, engine) if due else None
         scores = _scores(way, federation, current, used, engine) if used else {}
         record = _round(current, total, ledger, scores) | way.said(federation, current)
+        record |= privacy.of_round(spent)
         if note := nothing_learnt(current.index, current.uploaders, current.rejected):
             record["notes"] = [note]
         yield record | {"seconds": time.perf_counter() - start}
         if kept and every and current.index % every == 0 and current.index < experiment.rounds:
             run_folder.settle(kept.parent)
-            checkpoint.save(kept, saved(current), total, identity, _constants(federation.task))
+            about = identity, _constants(federation.task), spent.parts if spent else None
+            checkpoint.save(kept, saved(current), total, *about)
     assert current is not None
     assert used is not None
     said = _keep(ended, federation, used.clients) if ended else []
     said += [_collapse(scores)] if "collapsed" in scores else []
     metrics = {name: scores[name] for name in _of_run(federation, scores)}
     down = total.bytes_down + scores["bytes_deployed"]
-    metrics |= {"bytes_up": total.bytes_up, "bytes_down": down} | way.metrics(record)
+    epsilon, account = privacy.of_run(spent)
+    metrics |= {"bytes_up": total.bytes_up, "bytes_down": down} | way.metrics(record) | epsilon
     yield {
         "record": "run",
         "kind": "fed",
@@ -234,6 +248,7 @@ def _rounds(
         "seed": experiment.seed,
         "metrics": metrics,
         **way.drawn(),
+        **account,
         "state": checkpoint.digest(saved(current)),
         **({"diverged": scores["diverged"]} if "diverged" in scores else {}),
         **({"notes": said} if said else {}),

@@ -12,6 +12,7 @@ from fedkd.communication import compression
 from fedkd.communication.channel import Channel, weigh_upload
 from fedkd.core import Algorithm, Engine
 from fedkd.data.federated_data import FederatedData
+from fedkd.privacy.spending import RoundCosts
 from fedkd.rounds.asynchronous import TimedRound, check_clock, pack, simulate_timed, unpack
 from fedkd.rounds.clock import Clock
 from fedkd.rounds.decentralized import consensus_distance, gossip
@@ -20,6 +21,7 @@ from fedkd.rounds.synchronous import simulate
 from fedkd.storage.client_store import ClientStore
 from kdcore.rng import generator
 from simulations.config.experiments import FedExperiment
+from simulations.runners.privacy import private
 
 Record = dict[str, Any]
 
@@ -29,15 +31,18 @@ class FederatedRun:
     """What an experiment runs.
 
     Attributes:
+        experiment: with the noise that its privacy takes.
         algorithm: that of the experiment, or what peers make of it.
         channel: of all messages.
         topology: of peers (`fedkd.rounds.topology.Topology`); None where there is a server.
+        costs: of a round, where there is noise or ought to be; see `simulations.runners.privacy`.
     """
 
     experiment: FedExperiment
     algorithm: Algorithm
     channel: Channel
     topology: Any = None
+    costs: RoundCosts | None = None
 
     def rounds(
         self,
@@ -45,6 +50,7 @@ class FederatedRun:
         engine: Engine,
         after: Round | None = None,
         store: ClientStore | None = None,
+        secret: int | None = None,
     ) -> Iterator[Round]:
         """The rounds, from the beginning, or after one that was `saved`; see `simulate`."""
         e, federated = self.experiment, (federation.task, federation.clients)
@@ -54,6 +60,7 @@ class FederatedRun:
             "channel": self.channel,
             "sample": e.sample,
             "seed": e.seed,
+            "secret": secret,
         }
         if e.clock == Clock():
             yield from simulate(self.algorithm, *federated, after=after, store=store, **more)
@@ -106,13 +113,13 @@ def federated_run(experiment: FedExperiment, federation: FederatedData) -> Feder
 
     Raises:
         ValueError: a topology that cannot be, or messages that its peers could not read; a clock
-            under which late predictions would be about other examples.
+            under which late predictions would be about other examples; privacy that cannot be had.
     """
-    e = experiment
+    e, costs = private(experiment, federation)
     channel = replace(compression.channel(e.compression), private_size=e.size_disclosure)
     check_clock(e.algorithm, federation.task, e.clock)
     if e.topology == "server":
-        return FederatedRun(e, e.algorithm, channel)
+        return FederatedRun(e, e.algorithm, channel, costs=costs)
     from fedkd.rounds.topology import build  # networkx takes a while to import
 
     numbers = [client.id for client in federation.clients]
@@ -126,7 +133,7 @@ def federated_run(experiment: FedExperiment, federation: FederatedData) -> Feder
     )
     among = gossip(e.algorithm, topology.neighbourhoods)
     channel.with_algorithm(among)  # refuses what peers could not read
-    return FederatedRun(e, among, channel, topology)
+    return FederatedRun(e, among, channel, topology, costs)
 
 
 def saved(current: Round) -> Round:

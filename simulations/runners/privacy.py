@@ -1,0 +1,182 @@
+"""What makes a federation private: noise is calibrated for its rounds, or the run is refused.
+
+What a round costs is data (`fedkd.privacy.spending.RoundCosts`); a run counts who took part.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedkd.core import Client
+from fedkd.data.federated_data import FederatedData
+from fedkd.privacy.accounting import check_delta
+from fedkd.privacy.events import Event, Gaussian
+from fedkd.privacy.spending import Cost, RoundCosts, Spending, enough_noise, training_events
+from fedkd.rounds import checkpoint
+from fedkd.rounds.clock import Clock
+from fedkd.rounds.round import Round
+from kdcore.rng import generator
+from kdcore.training.optimizers import Clipping, TrainingConfig
+from simulations.config.experiments import FedExperiment
+
+Record = dict[str, Any]
+
+SEED_UNDOES = (
+    "noise is drawn from the seed, which run.json has: whoever reads it can take the noise off; "
+    "--secret-noise draws it from the system"
+)
+NOT_KEPT = (
+    "noise is drawn from the system and not kept: the run cannot be repeated, inspected or "
+    "audited, and starts over where it was stopped"
+)
+
+
+def private(e: FedExperiment, federation: FederatedData) -> tuple[FedExperiment, RoundCosts | None]:
+    """The experiment with the noise that its privacy takes, and what a round costs, if anything.
+
+    Raises:
+        ValueError: no noise would do, or none would cover all that is sent; in a line.
+    """
+    clients = federation.clients
+    if e.epsilon is None:
+        by_hand = e.algorithm.local.privacy is not None
+        return e, _of_records(e, clients, uncovered(e)) if by_hand else None
+    if e.algorithm.local.privacy is not None:
+        raise ValueError(
+            f"epsilon {e.epsilon:g} calibrates the noise, and local.privacy sets it; leave out one "
+            "of the two (clip_norm is the norm under epsilon)"
+        )
+    if beyond := uncovered(e):
+        raise ValueError(f"epsilon {e.epsilon:g} by record: {_way_out(e, beyond[0])}")
+    check_delta(e.delta, max(len(client.private) for client in clients))
+    noise = _enough(e, clients, e.epsilon)
+    local = replace(e.algorithm.local, privacy=Clipping(e.clip_norm, noise))
+    e = replace(e, algorithm=replace(e.algorithm, local=local))
+    return e, _of_records(e, clients)
+
+
+def uncovered(e: FedExperiment) -> tuple[str, ...]:
+    """What of an upload is a function of private examples that noise in training does not cover."""
+    exact = e.private_size == "public"
+    return tuple(key for key in e.algorithm.properties.beyond_training if exact or key != "weight")
+
+
+def _way_out(e: FedExperiment, key: str) -> str:
+    if key == "weight":
+        return (
+            f"{e.name} sends weight, the exact number of a client's examples; set private_size to "
+            "hidden or noisy"
+        )
+    return (
+        f"{e.name} sends {key}, a function of private examples that noise in training does not "
+        "cover; take an algorithm that sends what was trained, such as dsfl or fedmd, or another "
+        "privacy_unit"
+    )
+
+
+def steps_of(training: TrainingConfig, records: int) -> int:
+    """How many steps of DP-SGD a client takes in a round."""
+    if training.steps is not None:
+        return training.steps * min(records, 1)
+    return training.epochs * -(-records // training.batch_size)
+
+
+def _trained(training: TrainingConfig, noise: float, records: int) -> tuple[Gaussian, ...]:
+    return training_events(noise, training.batch_size, steps_of(training, records), records)
+
+
+def _of_records(
+    e: FedExperiment, clients: Collection[Client], beyond: tuple[str, ...] = ()
+) -> RoundCosts:
+    """The costs of a round of DP-SGD: per record that is added, or removed."""
+    training, sizes = e.algorithm.local, _sizes(e, beyond)
+    assert training.privacy is not None
+    noise = training.privacy.noise
+    each = {c.id: (*_trained(training, noise, len(c.private)), *sizes) for c in clients}
+    return RoundCosts("record", "add", e.delta, each, beyond=beyond)
+
+
+def _sizes(e: FedExperiment, beyond: Collection[str] = ()) -> tuple[Event, ...]:
+    """What an upload releases of the number of records."""
+    weighted = "weight" in e.algorithm.properties.beyond_training
+    return () if "weight" in beyond else e.size_disclosure.events(weighted)
+
+
+def _enough(e: FedExperiment, clients: Collection[Client], epsilon: float) -> float:
+    """The noise multiplier of which nobody's records cost more than epsilon in all rounds."""
+    training, sizes, costs = e.algorithm.local, _sizes(e), []
+    for client, parts in planned(e, [client.id for client in clients]).items():
+        records = next(len(c.private) for c in clients if c.id == client)
+        own = _trained(training, 1.0, records)
+        sought = tuple(replace(event, count=event.count * parts) for event in own)
+        costs.append(Cost(sought, tuple(replace(s, count=s.count * parts) for s in sizes)))
+    return enough_noise(epsilon, e.delta, [cost for cost in costs if cost.sought])
+
+
+def planned(e: FedExperiment, clients: list[int]) -> Counter[int]:
+    """Client -> in how many rounds it will take part, unless it fails.
+
+    On a clock that depends on who is done, so there it may be all of them.
+    """
+    if e.clock != Clock():
+        return Counter(dict.fromkeys(clients, e.rounds))
+    drawn = (e.sample(clients, generator(e.seed, "sample", r + 1)) for r in range(e.rounds))
+    return Counter(client for cohort in drawn for client in cohort)
+
+
+def begun(
+    costs: RoundCosts | None, kept: Path | None, identity: str, rounds: int
+) -> Spending | None:
+    """What has been spent before a run, or before what it goes on from; None if nobody counts.
+
+    Args:
+        costs: of a round.
+        kept: where checkpoints are.
+        identity: by which they are known.
+        rounds: how many there have been.
+
+    Raises:
+        ValueError: the checkpoint is damaged.
+    """
+    if costs is None:
+        return None
+    state = checkpoint.verified(kept, identity) if kept and rounds else None
+    return Spending(costs, rounds, Counter() if state is None else state.parts)
+
+
+def after(spent: Spending | None, current: Round) -> Spending | None:
+    """What has been spent after a round: by those who trained, whatever became of their uploads."""
+    return None if spent is None else spent.after(set(current.cohort) - set(current.failed))
+
+
+def of_round(spent: Spending | None) -> Record:
+    """What a round's record says of privacy: of the client of whom most has been released."""
+    if spent is None:
+        return {}
+    said = spent.record()
+    return {"privacy": said, **_metrics(said)}
+
+
+def of_run(spent: Spending | None) -> tuple[Record, Record]:
+    """What a run's record says: metrics, and beside the worst client's events all epsilons."""
+    if spent is None:
+        return {}, {}
+    said = spent.record()
+    return _metrics(said), {"privacy": said | {"clients": spent.of_all()}}
+
+
+def _metrics(said: Record) -> Record:
+    """Epsilon under a name that has its unit and its relation, and the delta that it is at."""
+    return {f"epsilon_{said['unit']}_{said['relation']}": said["epsilon"], "delta": said["delta"]}
+
+
+def notes(e: FedExperiment, costs: RoundCosts | None) -> list[str]:
+    """What is to be known of a private run, in words."""
+    if costs is None:
+        return []
+    found = [NOT_KEPT if e.secret_noise else SEED_UNDOES]
+    if costs.beyond:
+        found.append(f"no epsilon is claimed: {_way_out(e, costs.beyond[0])}")
+    return found
