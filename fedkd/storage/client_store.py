@@ -3,9 +3,10 @@
 Engines return parameters as rows of one stacked tensor per chunk. Where all clients take part in
 all rounds that is how they stay. Else one client that is not seen again for long would keep all
 rows alive, and each gets memory of its own. Where memory is short the clients of a group go to a
-safetensors file as one stacked tensor for each parameter. The file is mapped back and at once
-unlinked: the system reads pages as they are needed, and frees the disk when the last client lets
-go, come what may.
+file, as one stacked tensor for each parameter. The file is mapped back and at once unlinked: the
+system reads pages as they are needed, and frees the disk when the last client lets go, come what
+may. In a file as in memory each client's parameters begin where torch would have them begin, since
+arithmetic may round otherwise for other places.
 """
 
 import tempfile
@@ -14,10 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from fedkd.core import Client
 from kdcore.training.loop import Params
+
+ALIGNMENT = 64  # bytes: what torch gives each tensor of its own on a CPU
 
 
 class ClientStore:
@@ -74,12 +77,32 @@ class ClientStore:
         return fits
 
     def _mapped(self, params: Sequence[Params]) -> list[Params]:
-        stack = {name: torch.stack([one[name] for one in params]) for name in params[0]}
+        starts, end = {}, 0
         with tempfile.TemporaryDirectory(dir=self._folder, prefix="kdsim-") as folder:
-            file = Path(folder) / "params.safetensors"
-            save_file(stack, file)
-            found = load_file(file)  # sorted by name; the order of parameters is part of a model
-        return [{name: found[name][row] for name in stack} for row in range(len(params))]
+            path = Path(folder) / "params"
+            with path.open("wb") as file:
+                for name in params[0]:
+                    starts[name] = end
+                    end += file.write(_aligned([one[name] for one in params]).numpy().data)
+            whole = torch.from_file(str(path), shared=False, size=end, dtype=torch.uint8)
+        columns = {
+            name: _apart(whole[start:], value, len(params))
+            for (name, value), start in zip(params[0].items(), starts.values(), strict=True)
+        }
+        return [{name: columns[name][row] for name in columns} for row in range(len(params))]
+
+
+def _aligned(column: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape as bytes, (K, bytes), with room after each up to where one may begin."""
+    flat = torch.stack(list(column)).cpu().reshape(len(column), -1).view(torch.uint8)
+    return torch.nn.functional.pad(flat, (0, _width(flat.shape[1]) - flat.shape[1]))
+
+
+def _apart(whole: Tensor, like: Tensor, count: int) -> tuple[Tensor, ...]:
+    """The inverse: K tensors like one of them, which lie at the start of some bytes."""
+    width = _width(like.nbytes)
+    rows = whole[: count * width].view(count, width)[:, : like.nbytes].view(like.dtype)
+    return rows.view(count, *like.shape).unbind()
 
 
 def with_own_memory(client: Client) -> Client:
@@ -91,3 +114,8 @@ def with_own_memory(client: Client) -> Client:
         for k, v in client.params.items()
     }
     return replace(client, params=params)
+
+
+def _width(size: int) -> int:
+    """Bytes from one tensor to where the next may begin."""
+    return ALIGNMENT * max(1, -(-size // ALIGNMENT))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedkd.storage.client_store import ClientStore
+from fedkd.storage.client_store import ALIGNMENT, ClientStore
 from tests.conftest import tiny_federation
 
 
@@ -67,6 +67,31 @@ def test_only_what_does_not_fit_is_in_files():
     assert mapped(other)
     (again,) = store([kept])  # what comes back frees its own place first
     assert not mapped(again)
+
+
+KINDS = [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool]
+
+
+@pytest.mark.parametrize("budget", [None, 1e-9], ids=["in memory", "in files"])
+def test_parameters_begin_where_torch_would_have_them_begin(budget):
+    """Arithmetic may round otherwise elsewhere: no number is to depend on the budget."""
+    like = clients()[0]
+    sizes = [(3,), (5, 7), (), (0,), (2, 3, 11)]
+    given = [
+        replace(
+            like,
+            id=k,
+            params={
+                f"{kind}{size}": (torch.rand(size) * 9).to(kind) for kind in KINDS for size in sizes
+            },
+        )
+        for k in range(3)
+    ]
+    kept = ClientStore(budget)(given)
+    assert_same(kept, given)
+    for client in kept:
+        assert all(value.is_contiguous() for value in client.params.values())
+        assert {value.data_ptr() % ALIGNMENT for value in client.params.values()} == {0}
 
 
 def test_writing_to_one_map_changes_no_other():
