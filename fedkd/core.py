@@ -59,6 +59,8 @@ class Model(NamedTuple):
         name: what it is called where nobody names it.
         tried: what makes the model of a few inputs and the number of classes, where it is no more
             than a description yet (`fedkd.models.from_module`).
+        held: makes of some inputs (N, ...) the same model with no more than these need, where a
+            model knows data of its own, as graphs, of which not everybody has all.
     """
 
     init: Callable[[torch.Generator], Params]
@@ -69,6 +71,7 @@ class Model(NamedTuple):
     notes: tuple[str, ...] = ()
     name: str = "model"
     tried: Callable[[Any, int | None], "Model"] | None = None
+    held: Callable[[Tensor], "Model"] | None = None
 
     def shared(self, params: Mapping[str, Tensor]) -> Params:
         """What of a client's parameters may leave it, to be averaged with those of others.
@@ -165,6 +168,8 @@ class Task:
     private examples there are in all: no client can have more. Ten million where it is not known.
     `device` is where the server computes; random numbers are drawn on the CPU wherever that is.
     `few` are a few inputs, on the CPU, to try networks with; None where none are at hand.
+    `build` makes a network of a name where inputs are not read by the networks of `fedkd.models`,
+    being the numbers of what a network knows, as of nodes of a graph.
     """
 
     models: Mapping[str, Model]
@@ -179,6 +184,7 @@ class Task:
     target: Target = CLASSES
     places: int = 0
     units: Tensor | None = None
+    build: Callable[[str], Model] | None = None
 
     @property
     def outputs(self) -> tuple[int, ...]:

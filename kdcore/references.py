@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 SUFFIX = ".py"
-OURS = ("kdcore", "fedkd", "graphkd", "kdattacks", "simulations", "kdsim")
+OURS = ("kdcore", "fedkd", "graphkd", "fedgraphkd", "kdattacks", "simulations", "kdsim")
 _SHA = "__sha256__"  # in a module made of a file: of what was executed
 
 

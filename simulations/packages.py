@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-OURS = ("kdcore", "fedkd", "graphkd", "kdattacks", "simulations", "kdsim")
+OURS = ("kdcore", "fedkd", "graphkd", "fedgraphkd", "kdattacks", "simulations", "kdsim")
 HOME = Path(__file__).resolve().parents[1]
 
 

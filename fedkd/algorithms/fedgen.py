@@ -65,6 +65,11 @@ class FedGen(FedAvg):
         beyond_training=("label_counts", "weight"),
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.generator.batch_size:
+            raise ValueError("generator.batch_size is 0, and what it learns of is drawn; take 1 up")
+
     def check(self, task: Task) -> None:
         """All models have linear heads on features of one width, and send their heads."""
         feature_width(task)

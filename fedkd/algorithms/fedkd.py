@@ -100,7 +100,7 @@ class FedKD(Algorithm):
     ) -> tuple[Params, Upload]:
         """Let mentor and mentee teach each other, and send what the mentee has learnt."""
         mentee = {key: value for key, value in received.items() if key != "energy"}
-        both = pair(predict, shared_predict(self.mentee, private.x))
+        both = pair(predict, shared_predict(self.mentee, private.x, predict))
         start = joined(params, mentee)
         shown = both(start, tree_map(lambda one: one[:1], private.x)).hidden
         start["map"] = torch.eye(

@@ -89,7 +89,7 @@ class FML(Algorithm):
             return of_own + of_meme
 
         says, apart = self.target.loss, self.target.divergence
-        both = pair(predict, shared_predict(self.meme, private.x))
+        both = pair(predict, shared_predict(self.meme, private.x, predict))
         trained = fit(both, joined(params, received), private, self.local, loss)
         return part(trained, OWN), Upload(part(trained, SHARED), private.size)
 

@@ -68,6 +68,8 @@ def shared_model(task: Task, name: str) -> Model:
             f"the shared model {name} cannot be built without the shape of an example; "
             "give Task(..., shape=...)"
         )
+    if task.build is not None:
+        return task.build(name)
     model = build(name, task.shape, task.num_classes, task.few)
     if model.restored is not None:
         raise ValueError(
@@ -77,8 +79,13 @@ def shared_model(task: Task, name: str) -> Model:
     return model
 
 
-def shared_predict(name: str, x: Any) -> Predict:
-    """How the shared network predicts, on the client's side; its parameters know the classes."""
+def shared_predict(name: str, x: Any, own: Predict) -> Predict:
+    """How the shared network predicts, on the client's side; its parameters know the classes.
+
+    Beside a client's own network that knows what its inputs are numbers of, it knows that, too.
+    """
+    if isinstance(own, Network) and own.beside is not None:
+        return own.beside(name)
     return build(name, shape_of(x), 1).predict
 
 

@@ -17,6 +17,7 @@ from fedkd.targets import CLASSES, REAL
 from kdcore.rng import generator
 from kdcore.training.batches import Examples, Moved
 from kdcore.training.batches import rows as table_rows
+from kdcore.training.loop import Params
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class FederatedData(NamedTuple):
         notes: what was converted on the way to these examples, in words.
         tests: of each client, test examples of its own; none for a client whose own data are told
             by `kinds`, and empty where that is all clients.
+        elsewhere: further test examples, by a name: all clients are scored on these as well, the
+            mean being `accuracy_NAME`.
+        measures: numbers about how the data are dealt out, by name.
+        drawn: of the same what a figure needs, as JSON holds it.
     """
 
     task: Task
@@ -54,6 +59,9 @@ class FederatedData(NamedTuple):
     kind_counts: Tensor
     notes: tuple[str, ...] = ()
     tests: tuple[Examples, ...] = ()
+    elsewhere: Mapping[str, Examples] = {}
+    measures: Mapping[str, float] = {}
+    drawn: Mapping[str, Any] = {}
 
     def to(self, device: torch.device | str) -> "FederatedData":
         """The same federation on a device: clients, examples and server."""
@@ -72,8 +80,17 @@ class FederatedData(NamedTuple):
         )
         test, validation = self.test.to(move), self.validation.to(move)
         counts, kinds, own = move((self.label_counts, self.kinds, self.kind_counts))
-        tests = tuple(one.to(move) for one in self.tests)
-        return FederatedData(task, clients, test, validation, counts, kinds, own, self.notes, tests)
+        return self._replace(
+            task=task,
+            clients=clients,
+            test=test,
+            validation=validation,
+            label_counts=counts,
+            kinds=kinds,
+            kind_counts=own,
+            tests=tuple(one.to(move) for one in self.tests),
+            elsewhere={name: one.to(move) for name, one in self.elsewhere.items()},
+        )
 
 
 def pools(
@@ -230,10 +247,7 @@ def federate(
     clients = []
     for number, places in enumerate(parts):
         name = names[number % len(models)]
-        params = built[name].init(generator(seed, "client", number))
-        if same_start:  # each with a stream of chance of its own
-            start = built[name].init(generator(seed, "start", name))
-            params |= {n: value for n, value in start.items() if n != STREAM}
+        params = initial(built[name], name, number, seed, same_start)
         examples = Examples(data.x, data.y, chosen.private[places])
         clients.append(Client(number, name, params, examples))
     public = tree_map(lambda x: x[chosen.public], data.x) if len(chosen.public) else None
@@ -253,6 +267,15 @@ def federate(
     kinds, own = _kinds(data, chosen.test, clients)
     mine = tuple(Examples(data.x, data.y, rows) for rows in tests)
     return FederatedData(task, clients, test, validation, counts, kinds, own, data.notes, mine)
+
+
+def initial(model: Model, name: str, client: int, seed: int, same_start: bool) -> Params:
+    """What a client of an architecture begins with: values of its own, or those of all its kind."""
+    params = model.init(generator(seed, "client", client))
+    if same_start:  # each with a stream of chance of its own
+        start = model.init(generator(seed, "start", name))
+        params |= {n: value for n, value in start.items() if n != STREAM}
+    return params
 
 
 def ready(data: Dataset, chosen: Pools) -> Dataset:

@@ -383,9 +383,10 @@ def left_out(algorithm: Algorithm, task: Task, clients: Sequence[Client]) -> tup
 
 def _last(count: int, training: TrainingConfig) -> int:
     """How many examples the last mini-batch of a pass has, if training comes to it."""
-    once = -(-count // training.batch_size)
+    width = training.batch_size or count
+    once = -(-count // max(width, 1))
     reached = training.epochs > 0 if training.steps is None else training.steps >= once
-    return count - (once - 1) * training.batch_size if count and reached else training.batch_size
+    return count - (once - 1) * width if count and reached else width
 
 
 def check_federation(algorithm: Algorithm, task: Task, clients: Sequence[Client]) -> None:
@@ -444,7 +445,7 @@ def _check_batches(algorithm: Algorithm, task: Task) -> None:
     used = [algorithm.local, algorithm.public_training]
     for name, training in vars(algorithm).items():
         for group, model in task.models.items():
-            if training in used and training.batch_size < least_batch(model.predict):
+            if training in used and 0 < training.batch_size < least_batch(model.predict):
                 raise ValueError(
                     f"{name}.batch_size {training.batch_size}: {group} normalises over its "
                     f"mini-batches and cannot learn from a single example; take 2 or more"

@@ -112,9 +112,21 @@ class Matrix:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, dense: Tensor, matrix: Matrix) -> Tensor:
-        ctx.transposed = matrix.transposed
+    def forward(dense: Tensor, matrix: Matrix) -> Tensor:
         return matrix.rows.times(dense)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.transposed = inputs[1].transposed
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int, None], dense: Tensor, matrix: Matrix
+    ) -> tuple[Tensor, int]:
+        """Many dense matrices side by side are one: (K, C, H) as (C, K H)."""
+        side = dense.movedim(in_dims[0], 1)  # (C, K, H)
+        product: Tensor = _Product.apply(side.flatten(1), matrix)
+        return product.unflatten(1, side.shape[1:]), 1
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:

@@ -139,6 +139,7 @@ def draw_all(
     """`draw` for each of some clients, who move to their device together, in few copies.
 
     Shuffles are drawn on the CPU, the same for any device, and those of one length are cut at once.
+    A mini-batch of all examples has as many places as the largest client has examples.
     """
     if not examples:
         return []
@@ -148,10 +149,11 @@ def draw_all(
     for place, own in enumerate(examples):
         alike.setdefault(len(own), []).append(place)
     held = moved([own.rows for own in examples], "cpu")
+    width = training.batch_size or max(1, *map(len, examples))
     cut: dict[int, tuple[Tensor, Tensor]] = {}
     for places in alike.values():
         mine = [generators[place] for place in places]
-        order, mask = _cut(torch.stack([held[place] for place in places]), training, mine)
+        order, mask = _cut(torch.stack([held[place] for place in places]), training, width, mine)
         cut |= {place: (one, mask) for place, one in zip(places, order.unbind(), strict=True)}
     orders, masks = zip(*(cut[place] for place in range(len(examples))), strict=True)
     sizes = torch.tensor([len(own) for own in examples], device="cpu").unbind()
@@ -164,10 +166,10 @@ def draw_all(
 
 
 def _cut(
-    rows: Tensor, training: TrainingConfig, generators: Sequence[torch.Generator]
+    rows: Tensor, training: TrainingConfig, width: int, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     """The mini-batches of clients with as many examples: (K, M) -> (K, S, B), and a mask (S, B)."""
-    count, width = rows.shape[1], training.batch_size
+    count = rows.shape[1]
     once = -(-count // width)
     steps = steps_of(count, training)
     epochs = -(-steps // max(once, 1))
@@ -187,7 +189,7 @@ def steps_of(count: int, training: TrainingConfig) -> int:
     """S, how many mini-batches there are of so many examples: none of none."""
     if training.steps is not None:
         return training.steps * min(count, 1)
-    return training.epochs * -(-count // training.batch_size)
+    return training.epochs * -(-count // (training.batch_size or max(count, 1)))
 
 
 def rate_of(count: int, training: TrainingConfig) -> float:

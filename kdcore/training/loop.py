@@ -101,7 +101,7 @@ def logits_of(
     Shapes:
         x: (N, ...); index: (M,) rows of it; gives (M, C).
     """
-    parts = torch.split(index, at_once)
+    parts = torch.split(index, stacked.asked_at_once(predict, at_once, index))
     return torch.cat([predict(params, rows(x, part)).logits for part in parts])
 
 

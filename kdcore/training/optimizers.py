@@ -58,7 +58,7 @@ class TrainingConfig:
     learning_rate: Annotated[float, Setting("size of a step", gt=0)] = 0.1
     weight_decay: Annotated[float, Setting("L2 decay, in the gradient", ge=0)] = 0.0
     epochs: Annotated[int, Setting("passes over the examples", ge=0)] = 1
-    batch_size: Annotated[int, Setting("examples in a mini-batch", ge=1)] = 32
+    batch_size: Annotated[int, Setting("examples in a mini-batch; 0: all at once", ge=0)] = 32
     steps: Annotated[
         int | None,
         Setting("mini-batches, whatever epochs says; none: epochs count", ge=1),
@@ -70,6 +70,11 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Refuse what makes no training."""
         check_ranges(self)
+        if self.privacy is not None and not self.batch_size:
+            raise ValueError(
+                "batch_size is 0, all examples at once, and with privacy steps take them by "
+                "chance; take 1 or more, how many there are in a mini-batch on average"
+            )
 
     def passes(self, purpose: str) -> int:
         """How many epochs, for what cannot do with a part of one.

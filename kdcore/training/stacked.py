@@ -46,6 +46,10 @@ class Network:
         alone: why models cannot be stacked, in words, for an engine to run them in turn; None where
             they can.
         least: examples that a mini-batch needs for the network to learn; smaller ones are left out.
+        whole: whether it costs as much to ask about a few examples as about all, as of the nodes of
+            a graph, which it works out together.
+        beside: a network of another name for the same inputs, of one whose inputs are no more than
+            the numbers of what it knows.
     """
 
     one: Predict
@@ -54,6 +58,8 @@ class Network:
     learn: Learn | None = None
     alone: str | None = None
     least: int = 1
+    whole: bool = False
+    beside: Callable[[str], Predict] | None = None
 
     def __call__(self, params: Params, x: Any) -> Outputs:
         """The outputs of one model."""
@@ -82,6 +88,12 @@ def learning(predict: Predict) -> Learn:
 def least_batch(predict: Predict) -> int:
     """How many examples a mini-batch needs for the network to learn from it."""
     return predict.least if isinstance(predict, Network) else 1
+
+
+def asked_at_once(predict: Predict, few: int, wanted: Tensor) -> int:
+    """About how many examples a network is asked at once: a few, or, of a `whole` one, all."""
+    whole = isinstance(predict, Network) and predict.whole
+    return max(1, wanted.shape[-1]) if whole else few
 
 
 def changed(
@@ -356,6 +368,7 @@ def predict_logits(
             zero; gives (K, M, C).
     """
     count = len(next(iter(params.values())))
+    at_once = asked_at_once(predict, at_once, wanted)
     shared = len(leading(x)) == 1 and len(wanted) == 1
     few = count if shared else max(1, AT_ONCE // max(1, min(at_once, wanted.shape[1])))
     stack = stack_of(predict)

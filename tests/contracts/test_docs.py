@@ -16,7 +16,7 @@ import kdsim
 from fedkd import algorithms
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("kdcore", "fedkd", "graphkd", "kdattacks", "simulations", "kdsim")
+PACKAGES = ("kdcore", "fedkd", "graphkd", "fedgraphkd", "kdattacks", "simulations", "kdsim")
 MODULES = (
     "feature",
     "mutual_information",

@@ -69,7 +69,8 @@ TAKEN_AWAY = """
 import builtins, os, signal
 for name in ("sched_getaffinity", "sched_setaffinity"):  # the rest is used by libraries
     delattr(os, name)
-whole, ours = builtins.__import__, ("kdcore", "fedkd", "graphkd", "kdattacks", "simulations")
+ours = "kdcore", "fedkd", "graphkd", "fedgraphkd", "kdattacks", "simulations"
+whole = builtins.__import__
 def lacking(name, globals=None, *more, **named):
     by = (globals or {}).get("__name__", "").partition(".")[0]
     if name in ("fcntl", "grp", "pwd", "resource") and (by in ours or by == "filelock"):

@@ -10,6 +10,7 @@ PACKAGES = (
     "kdcore",
     "fedkd",
     "graphkd",
+    "fedgraphkd",
     "kdattacks",
     "simulations",
     "kdsim",

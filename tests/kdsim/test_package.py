@@ -14,7 +14,7 @@ from fedkd import algorithms
 from graphkd import methods
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ["kdcore", "fedkd", "graphkd", "kdattacks", "simulations"]
+PACKAGES = ["kdcore", "fedkd", "graphkd", "fedgraphkd", "kdattacks", "simulations"]
 
 
 @pytest.mark.parametrize("name", [name for name in kdsim.__all__ if name != "__version__"])

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("kdcore", "fedkd", "graphkd", "kdattacks", "simulations", "kdsim")
+PACKAGES = ("kdcore", "fedkd", "graphkd", "fedgraphkd", "kdattacks", "simulations", "kdsim")
 # What hides a package where a script, or `python -c`, is run beside it; each ends whoever loads it.
 HOSTILE = ("kdcore.py", "kdcore/__init__.py", "fedkd.py", "simulations/__init__.py")
 SMALL = "fed.rounds=1 fed.clients=3 fed.private=60 fed.public=20 fed.test=40 fed.seeds=1 "

@@ -175,3 +175,18 @@ def test_large_draws_are_made_in_parts(monkeypatch):
         parts.append(torch.rand(count, 15, generator=chances, dtype=torch.float64))
     wanted = (torch.cat(parts) < 5 / 15).sum(dim=1)
     assert batches.mask.sum(dim=1).tolist() == wanted.tolist()
+
+
+def test_a_mini_batch_of_all_examples_has_a_place_for_each_of_the_largest_client():
+    training = TrainingConfig(epochs=2, batch_size=0)
+    given = [examples(3), examples(7), examples(0)]
+    drawn = draw_all(given, training, [stream(k) for k in range(3)])
+    for count, batches in zip((3, 7, 0), drawn, strict=True):
+        assert batches.order.shape == (2 if count else 0, 7)
+        for order, mask in zip(batches.order, batches.mask, strict=True):
+            assert sorted(order[mask].tolist()) == examples(count).rows.tolist()
+    alone = draw(examples(3), training, stream(0))
+    assert torch.equal(alone.order, drawn[0].order[:, :3])
+    assert draw(examples(0), training, stream()).order.shape == (0, 1)
+    with pytest.raises(ValueError, match="batch_size is 0, all .* with privacy steps take them by"):
+        TrainingConfig(batch_size=0, privacy=Clipping(1.0, 1.0))

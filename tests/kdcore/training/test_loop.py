@@ -118,7 +118,7 @@ def test_one_step_of_each_rule_by_hand():
         ({"learning_rate": float("nan")}, "learning_rate must be > 0"),
         ({"weight_decay": -1.0}, "weight_decay must be >= 0 and finite, got -1.0"),
         ({"epochs": -1}, "epochs must be >= 0"),
-        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"batch_size": -1}, "batch_size must be >= 0, got -1"),
     ],
 )
 def test_settings_that_cannot_be_are_an_error_that_names_them(settings, message):

@@ -1,0 +1,34 @@
+"""Federated distillation between clients that hold graphs.
+
+    from functools import partial
+    from fedgraphkd import NodeShares, federate, partition
+
+    deal = partial(partition.partition, "louvain")           # or partition.greedy, or yours
+    found = federate(graph, 10, ["gcn-64", "sage-64"], 0, deal, NodeShares(public=0.1))
+    for round in simulate(FedMD(), found.federated.task, found.federated.clients, rounds=10):
+        print(round.index, round.ledger.bytes_up)
+
+A client holds a *block* of a graph, and an example is the number of a node. Networks close over the
+*union* of all blocks, in which there is no edge between two of them, so every algorithm of `fedkd`
+runs on graph clients as it is, in every engine. Read `union` first, then `federated_graph`.
+"""
+
+import importlib
+from typing import Any
+
+PLACES = {
+    "GraphFederation": "federated_graph",
+    "NodeShares": "shares",
+    "NodeSplit": "federated_graph",
+    "Union": "union",
+    "build": "models",
+    "federate": "federated_graph",
+}
+__all__ = ["GraphFederation", "NodeShares", "NodeSplit", "Union", "build", "federate"]
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the package; settings of an experiment are read without the networks."""
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{PLACES[name]}"), name)

@@ -1,0 +1,258 @@
+"""From a graph to a federation: one split of its nodes, and blocks that inherit it.
+
+Who trains on a node, selects on it or is tested on it is drawn once, on the whole graph, before it
+is dealt out: the same for any partition, and for the graph with its edges given back. (Splits that
+are drawn anew in each subgraph leak: a test node of one is a training node of the other.)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedgraphkd.models import build
+from fedgraphkd.partition import Partition, share_cut
+from fedgraphkd.shares import NodeShares
+from fedgraphkd.union import Union
+from fedkd.core import Client, Task
+from fedkd.data.federated_data import FederatedData, initial
+from fedkd.models import TRIED, group_names
+from graphkd.data.graph_collection import Graphs
+from graphkd.data.splits import largest_component
+from graphkd.graph import HIDDEN, Graph, check_labels
+from kdcore.rng import generator
+from kdcore.training.batches import Examples
+
+
+class NodeSplit(NamedTuple):
+    """Ids of nodes of a graph: who is private, and of these what each is for; or public."""
+
+    private: Tensor
+    public: Tensor
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+class GraphFederation(NamedTuple):
+    """A federation whose clients hold graphs.
+
+    Attributes:
+        federated: for `simulate`, and what to measure it with.
+        union: the graphs: block k is client k's, then come the public nodes and all private ones.
+            With edges kept, block 0 is all private nodes, and block 1 the public ones.
+        private: the graph of all private nodes.
+        parts: of each client, its nodes there.
+        cut: the share of the edges between private nodes that lead from one client to another.
+    """
+
+    federated: FederatedData
+    union: Union
+    private: Graph
+    parts: Partition
+    cut: float
+
+
+def federate(
+    graph: Graph,
+    clients: int,
+    models: Sequence[Any],
+    seed: int,
+    deal: Callable[[Graph, int, torch.Generator], Partition],
+    shares: NodeShares = NodeShares(),  # noqa: B008  (frozen)
+    same_start: bool = False,
+    whole: bool = False,
+) -> GraphFederation:
+    """Deal the nodes of a graph out to clients.
+
+    `accuracy_local` of a client is on its own test nodes, `accuracy` on everybody's, each in the
+    block that it lies in, and `accuracy_whole` on the same nodes among all private ones, with the
+    edges between clients given back.
+
+    Args:
+        graph: with labels, of which some may be hidden.
+        clients: how many.
+        models: networks by name, modules, or their classes (`fedgraphkd.models.build`), in turn.
+        seed: of all that is drawn.
+        deal: who gets which node, such as `fedgraphkd.partition.louvain`.
+        shares: what becomes of the nodes.
+        same_start: whether clients of one architecture begin with the same weights.
+        whole: whether all of the graph takes part, or its largest component alone.
+
+    Raises:
+        ValueError: a graph without edges, more clients than nodes, a client without a node to train
+            or to be tested on, labels that are no classes; or a model that is none.
+    """
+    _check(graph, clients, models)
+    component = graph if whole else largest_component(graph)[0]
+    split = split_nodes(component, shares, seed)
+    private = component.subgraph(split.private)
+    parts = deal(private, clients, generator(seed, "partition"))
+    roles = _roles(split, parts)
+    blocks = _blocks(component, private, parts, split.public, shares)
+    task, members = _members(blocks, roles, models, seed, same_start)
+    tested = [blocks.of(client, role.test) for client, role in enumerate(roles)]
+    chosen = [blocks.of(client, role.validation) for client, role in enumerate(roles)]
+    cut = share_cut(private, parts)
+    left = graph.num_nodes - component.num_nodes
+    notes = (f"{graph.name}: {left} nodes are outside of its largest component, and left out",)
+    own = [len(member.private) for member in members]
+    federated = FederatedData(
+        task=task,
+        clients=members,
+        test=blocks.examples(torch.cat(tested)),
+        validation=blocks.examples(torch.cat(chosen)),
+        label_counts=torch.stack([_counts(member, graph.classes) for member in members]),
+        kinds=torch.arange(clients).repeat_interleave(torch.tensor([len(t) for t in tested])),
+        kind_counts=torch.diag(torch.tensor(own)),
+        notes=(*graph.notes, *(notes if left else ())),
+        elsewhere={"whole": blocks.examples(blocks.everywhere(roles))},
+        measures={"cut": cut},
+    )
+    return GraphFederation(federated, blocks.union, private, parts, cut)
+
+
+def split_nodes(graph: Graph, shares: NodeShares, seed: int) -> NodeSplit:
+    """One split of all nodes: public ones at random, of the others a share of each class.
+
+    Of a class with private nodes one is trained on at least. Nodes without a label have no role.
+
+    Raises:
+        ValueError: no node is left to test on.
+    """
+    order = torch.randperm(graph.num_nodes, generator=generator(seed, "public nodes"))
+    public, private = order.tensor_split([round(shares.public * graph.num_nodes)])
+    roles: list[list[Tensor]] = [[], [], []]
+    for label in range(graph.classes):
+        mine = private[graph.y[private] == label].sort().values
+        mine = mine[torch.randperm(len(mine), generator=generator(seed, "nodes", label))]
+        first = max(1, round(shares.train * len(mine)))
+        last = max(first, round((shares.train + shares.validation) * len(mine)))
+        for role, part in zip(roles, mine.tensor_split([first, last]), strict=True):
+            role.append(part)
+    found = NodeSplit(private, public, *(torch.cat(role) for role in roles))
+    if not len(found.test):
+        raise ValueError(
+            f"{graph.name} has {graph.num_nodes} nodes, and none is left to test on; take smaller "
+            "shares of nodes"
+        )
+    return NodeSplit(*(nodes.sort().values for nodes in found))
+
+
+class _Roles(NamedTuple):
+    """Of a client, ids in the graph of private nodes; `nodes` are all that it holds."""
+
+    nodes: Tensor
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+class _Blocks(NamedTuple):
+    """The union, and which block is whose."""
+
+    union: Union
+    parts: Partition
+    kept: bool  # one block for all clients
+    public: int
+    private: int
+
+    def of(self, client: int, nodes: Tensor) -> Tensor:
+        """The numbers of a client's private nodes, in the block that it trains on."""
+        if self.kept:
+            return self.union.starts[self.private] + nodes
+        return self.union.starts[client] + torch.searchsorted(self.parts[client], nodes)
+
+    def everywhere(self, roles: Sequence[_Roles]) -> Tensor:
+        """The numbers of all test nodes, client by client, in the block of all private nodes."""
+        return self.union.starts[self.private] + torch.cat([role.test for role in roles])
+
+    def examples(self, numbers: Tensor) -> Examples:
+        """Labelled nodes."""
+        return Examples(self.union.table, self.union.y, numbers)
+
+
+def _blocks(
+    graph: Graph, private: Graph, parts: Partition, public: Tensor, shares: NodeShares
+) -> _Blocks:
+    shown = graph.subgraph(public)
+    if not shares.public_edges:
+        shown = replace(shown, edge_index=shown.edge_index[:, :0])
+    if shares.edges == "kept":
+        return _Blocks(Union([private, shown]), parts, True, 1, 0)
+    count = len(parts)
+    union = Union([*(private.subgraph(part) for part in parts), shown, private])
+    return _Blocks(union, parts, False, count, count + 1)
+
+
+def _roles(split: NodeSplit, parts: Partition) -> list[_Roles]:
+    """What each client's nodes are for, checked."""
+    named = [torch.searchsorted(split.private, nodes) for nodes in split[2:]]
+    found = []
+    for client, part in enumerate(parts):
+        role = _Roles(part, *(nodes[torch.isin(nodes, part)] for nodes in named))
+        for purpose, nodes in (("trained", role.train), ("tested", role.test)):
+            if not len(nodes):
+                raise ValueError(
+                    f"client {client} has {len(part)} nodes and none with a label to be {purpose} "
+                    "on; take fewer clients, another partition, or larger shares of nodes"
+                )
+        found.append(role)
+    return found
+
+
+def _members(
+    blocks: _Blocks, roles: Sequence[_Roles], models: Sequence[Any], seed: int, same_start: bool
+) -> tuple[Task, list[Client]]:
+    union = blocks.union
+    private = [blocks.examples(blocks.of(k, role.train)) for k, role in enumerate(roles)]
+    few = union.table[private[0].rows[:TRIED]]
+    names = group_names(models)
+    made = {n: build(what, union, few) for n, what in dict(zip(names, models, strict=True)).items()}
+    members = []
+    for client, examples in enumerate(private):
+        name = names[client % len(names)]
+        start = initial(made[name], name, client, seed, same_start)
+        members.append(Client(client, name, start, examples))
+    shown = union.numbers(blocks.public)
+    labels = union.y[shown]
+    known = bool(len(shown)) and bool((labels != HIDDEN).all())
+    task = Task(
+        made,
+        union.classes,
+        union.table[shown] if len(shown) else None,
+        tuple(union.table.shape[1:]),
+        labels if known else None,
+        private=sum(map(len, private)),
+        few=few,
+        build=partial(build, union=union, examples=few),
+    )
+    return task, members
+
+
+def _counts(member: Client, classes: int) -> Tensor:
+    own = member.private
+    return torch.bincount(own.y[own.rows], minlength=classes)
+
+
+def _check(graph: Graph, clients: int, models: Sequence[Any]) -> None:
+    if not models:
+        raise ValueError("models: name at least one network on graphs, such as gcn-64")
+    if isinstance(graph, Graphs):
+        raise ValueError(f"{graph.name} is of many graphs; expected one whose nodes are dealt out")
+    if "classes" in graph.lacks:
+        raise ValueError(f"{graph.name} has real targets; clients of a graph learn classes")
+    check_labels(graph, "node")
+    if not graph.edge_index.shape[1]:
+        raise ValueError(
+            f"{graph.name} has {graph.num_nodes} nodes and no edges between them; clients of a "
+            "graph need some: build them, for example from nearest neighbours"
+        )
+    if not 1 <= clients <= graph.num_nodes:
+        raise ValueError(
+            f"{clients} clients for the {graph.num_nodes} nodes of {graph.name}; each needs some, "
+            "to train and to be tested on: take fewer clients"
+        )

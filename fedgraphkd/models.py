@@ -1,0 +1,144 @@
+"""Networks of clients that hold graphs: the inputs are numbers of nodes in a union of blocks.
+
+A model is named in one word, as in `fedkd.models`: `gcn-64`, `sage-64`, `gin-64`, `mlp-64` (its
+hidden widths), any other network of graphkd (`gat-64`, `appnp-64`), or a reference to one of the
+user's own, `net.py:Net`. A width after an @ sign is that of the features on which its head is
+linear: `gat-64@64` has features that can be compared; those of GCN, SAGE, GIN and MLP can be as
+they are.
+
+Initialisation of the first four is torch's default of linear maps, uniform within 1 / sqrt(D).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from fedgraphkd import convolutions
+from fedgraphkd.convolutions import KINDS
+from fedgraphkd.union import Union
+from fedkd.core import Model
+from fedkd.models import TRIED, from_module
+from fedkd.models.architectures import initialiser, with_features
+from fedkd.models.stacked import in_turn
+from graphkd.models import adapters, networks
+from graphkd.models.layers import rows
+from kdcore.outputs import Outputs
+from kdcore.references import is_reference
+from kdcore.registry import nearest
+from kdcore.training.loop import Network, Predict
+
+WIDTH = 64  # of a hidden layer where a name says none
+TURNS = "this network on graphs has no form for a stack"
+
+
+class NodeNetwork(nn.Module):
+    """A network of graphkd, or of a user's in its form, asked about nodes by their numbers.
+
+    With features (N, D) and edges (2, E) it answers about these, as `network(x, edge_index)`.
+    """
+
+    def __init__(self, network: nn.Module, union: Union, width: int | None = None) -> None:
+        """The network; if `width` is given its outputs are features, on which a head is linear."""
+        super().__init__()
+        self.network, self.union = network, union
+        self.head = None if width is None else nn.Linear(width, union.classes)
+
+    def forward(self, x: Tensor, edge_index: Tensor | None = None) -> Any:
+        """The outputs of nodes (B, 1); or, of features and edges, logits of all."""
+        if edge_index is not None or x.is_floating_point():
+            found = self.network(x) if edge_index is None else self.network(x, edge_index)
+            return found if self.head is None else self.head(found.relu())
+        graph, places = self.union.found(x)
+        outputs: Outputs = rows(self.network(graph), places)
+        if self.head is None:
+            return outputs
+        features = outputs.logits.relu()
+        return Outputs(self.head(features), (*outputs.hidden, features))
+
+
+def build(what: Any, union: Union, examples: Tensor) -> Model:
+    """A model for the nodes of a union.
+
+    Args:
+        what: a name, as above; or a module, its class, or a function that makes one, in a form that
+            graphkd takes (`graphkd.models.adapters`).
+        union: of all blocks whose nodes it may be asked about.
+        examples: the numbers of a few nodes (B, 1), to try a module with.
+
+    Raises:
+        ValueError: the name is none of a model, or the module cannot be run.
+    """
+    name = what if isinstance(what, str) else adapters.called(what)
+    model = _made(what, union, examples)
+    network = model.predict
+    assert isinstance(network, Network)
+    beside: Callable[[str], Predict] = partial(_beside, union, examples)
+    whole = replace(network, whole=True, beside=beside)
+    return model._replace(predict=whole, held=partial(_held, what, union), name=name)
+
+
+def names() -> list[str]:
+    """The networks that a model's name may begin with."""
+    return networks.names()
+
+
+def _beside(union: Union, examples: Tensor, name: str) -> Predict:
+    return build(name, union, examples).predict
+
+
+def _held(what: Any, union: Union, numbers: Tensor) -> Model:
+    """The same model with the graphs of some nodes alone."""
+    return build(what, union.only(numbers), numbers[:TRIED].unsqueeze(1))
+
+
+def _made(what: Any, union: Union, examples: Tensor) -> Model:
+    if not isinstance(what, str):
+        return _of_module(what, [union.features, WIDTH, union.classes], union, examples)
+    body, at, width = what.partition("@")
+    family, *numbers = body.split("-")
+    if family not in networks.NETWORKS and (is_reference(what) or what in networks.names()):
+        own = networks.get(what)
+        return _of_module(own, [union.features, WIDTH, union.classes], union, examples)
+    given = [*numbers, *([width] if at else [])]
+    if family not in networks.NETWORKS or not all(n.isdecimal() and int(n) > 0 for n in given):
+        raise ValueError(
+            f"unknown model {what!r} on a graph; {nearest(family, names())}models there are "
+            f"{', '.join(names())}, each also with hidden widths, as in gcn-64, and with a width "
+            "of its features, as in gat-64@64"
+        )
+    last = int(width) if at else union.classes
+    sizes = [union.features, *([int(n) for n in numbers] or [WIDTH]), last]
+    if family not in KINDS:
+        return _of_module(networks.NETWORKS[family], sizes, union, examples, bool(at))
+    plan = KINDS[family](len(sizes) - 1)
+    one, stack = partial(convolutions.one, union, plan), partial(convolutions.stack, union, plan)
+    model = Model(initialiser(plan.shapes(sizes)), Network(one, stack))
+    return with_features(model, last, union.classes) if at else model
+
+
+def _of_module(
+    network: Any, sizes: list[int], union: Union, examples: Tensor, head: bool = False
+) -> Model:
+    """A model of a network of graphkd, or of a module of the user's; clients run in turn."""
+    graph, _ = union.found(examples)
+
+    def make() -> nn.Module:
+        shipped = network in networks.NETWORKS.values()
+        found = network(sizes, 0.0) if shipped else adapters.make(network, sizes, 0.0)
+        if not shipped:
+            found = adapters.tried(adapters.adapt(found, graph), graph, adapters.called(network))
+        return NodeNetwork(found, union, sizes[-1] if head else None)
+
+    make.__name__ = adapters.called(network)  # what messages call it
+    given = isinstance(network, nn.Module)
+    model = from_module(make() if given else make, examples=examples, num_classes=union.classes)
+    forms = model.predict
+    assert isinstance(forms, Network)
+    stackable = forms.alone is None or "cannot be stacked" in forms.alone
+    why = TURNS if stackable else forms.alone
+    notes = (f"clients run in turn: {why}",)
+    turns = partial(in_turn, forms.one)
+    return model._replace(predict=replace(forms, stack=turns, alone=why), notes=notes)

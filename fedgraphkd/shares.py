@@ -1,0 +1,33 @@
+"""What becomes of the nodes of a graph: settings, which need no graph to be read."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from kdcore.settings import Setting, check_ranges
+
+
+@dataclass(frozen=True)
+class NodeShares:
+    """What becomes of the nodes of a graph; what is left is tested on."""
+
+    train: Annotated[
+        float, Setting("share of the private nodes of each class to train on", gt=0, lt=1)
+    ] = 0.2
+    validation: Annotated[float, Setting("share of them to select on", ge=0, lt=1)] = 0.4
+    public: Annotated[
+        float, Setting("share of all nodes that all may see, without labels", ge=0, lt=1)
+    ] = 0.1
+    public_edges: Annotated[bool, Setting("whether public nodes come with their edges")] = True
+    edges: Annotated[
+        Literal["cut", "kept"],
+        Setting("edges between clients: cut, or kept as a control, all clients seeing all nodes"),
+    ] = "cut"
+
+    def __post_init__(self) -> None:
+        """Refuse shares that leave nothing to test on."""
+        check_ranges(self)
+        if self.train + self.validation >= 1:
+            raise ValueError(
+                f"nodes.train {self.train:g} and nodes.validation {self.validation:g} leave no "
+                "nodes to test on; they have to be below 1 together"
+            )

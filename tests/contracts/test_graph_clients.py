@@ -1,0 +1,64 @@
+"""What every federated algorithm promises to clients that hold graphs, whichever it is.
+
+The algorithms are found by looking into their package. Networks are asked about nodes by number,
+and each mini-batch is all that a client has.
+"""
+
+from dataclasses import fields
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from fedgraphkd import partition
+from fedgraphkd.federated_graph import federate
+from fedgraphkd.shares import NodeShares
+from fedkd import algorithms
+from fedkd.engines.batched import batched
+from fedkd.engines.sequential import sequential
+from fedkd.rounds.evaluation import evaluate
+from fedkd.rounds.round import check_federation, deployed
+from fedkd.rounds.synchronous import simulate
+from kdcore.training.loop import TrainingConfig
+from tests.fedgraphkd.graphs import fake
+
+every_algorithm = pytest.mark.parametrize("name", algorithms.names())
+GNN = {"fml": {"meme": "gcn-8"}, "fedkd": {"mentee": "sage-8"}}
+
+
+def small(name):
+    """An algorithm, all of whose training on nodes is short and takes all of them at once."""
+    short = TrainingConfig("adam", 0.01, epochs=2, batch_size=0)
+    kind = algorithms.get(name)
+    own = {f.name: short for f in fields(kind) if f.name in ("local", "distill", "server")}
+    return kind(**own, **GNN.get(name, {}))
+
+
+def clients(*models):
+    return federate(fake(3, 40), 4, models, 0, partition.greedy, NodeShares(public=0.2))
+
+
+@every_algorithm
+def test_engines_agree_on_graph_clients(name, double):
+    federation = clients("gcn-8", "gcn-8", "sage-8", "gcn-8").federated
+    task, algorithm = federation.task, small(name)
+    check_federation(algorithm, task, federation.clients)
+    scored = []
+    for engine in (sequential, batched()):
+        *_, last = simulate(algorithm, task, federation.clients, rounds=2, engine=engine)
+        assert last.rejected == last.failed == {}
+        used = deployed(algorithm, task, last, engine=engine)
+        about = federation.test, federation.kind_counts, engine, federation.kinds
+        scored.append([[c.params for c in used], last.server, dict(evaluate(task, used, *about))])
+    one, other = map(tree_leaves, scored)
+    assert len(one) == len(other)
+    for expected, found in zip(one, other, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fml", "fedkd"])
+def test_a_shared_network_is_one_on_graphs(name):
+    federation = clients("gcn-8").federated
+    (last,) = simulate(small(name), federation.task, federation.clients, rounds=1)
+    shapes = {k: tuple(v.shape) for k, v in last.broadcasts[0].items() if "weight" in k}
+    assert shapes == {"layer0.weight": (8, 12), "head.weight": (3, 8)}  # of 12 features, not of ids
