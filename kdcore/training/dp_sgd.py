@@ -22,9 +22,9 @@ TINY = 1e-12  # a norm below which a gradient is left as it is
 CLOSE = 1e-4  # how near, of the largest number, two ways to compute the same come
 
 
-def factors(squares: Tensor, norm: float) -> Tensor:
-    """By what each example's gradient is multiplied, from the square of its norm."""
-    found: Tensor = (norm / squares.sqrt().clamp(min=TINY)).clamp(max=1)
+def factors(lengths: Tensor, norm: float) -> Tensor:
+    """By what each example's gradient is multiplied, from its own norm."""
+    found: Tensor = (norm / lengths.clamp(min=TINY)).clamp(max=1)
     return found
 
 
@@ -53,14 +53,14 @@ def clipped(
     """
     known = {name: g for name, g in gradients.items() if not isinstance(g, Tensor)}
     squares = torch.stack([g.squares() for g in known.values()]).sum(dim=0)  # (K, B)
-    factor = (factors(squares, norm) * weight).unsqueeze(-1)
+    factor = (factors(squares.sqrt(), norm) * weight).unsqueeze(-1)
     return {name: g.scaled(factor) for name, g in known.items()}
 
 
 def clipped_sum(each: Mapping[str, Tensor], norm: float, weight: Tensor) -> dict[str, Tensor]:
     """The same for the gradients themselves, (B, ...) of one model, and weights (B,)."""
-    squares = torch.stack([g.flatten(1).square().sum(dim=1) for g in each.values()]).sum(dim=0)
-    factor = factors(squares, norm) * weight
+    parts = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in each.values()])
+    factor = factors(torch.linalg.vector_norm(parts, dim=0), norm) * weight
     return {name: torch.tensordot(factor, g, dims=1) for name, g in each.items()}
 
 

@@ -16,7 +16,7 @@ from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
 from fedkd.models import build
 from fedkd.models.modules import from_module
-from fedkd.rounds.round import check_federation
+from fedkd.rounds.round import check_federation, private_of
 from kdcore.rng import generator
 from kdcore.training.loop import Clipping, Examples, TrainingConfig, draw, fit, supervised
 
@@ -37,9 +37,9 @@ def clients_of(model, kind=torch.float32):
     return Task({"model": model}, 10, shape=(1, 8, 8)), clients
 
 
-def inputs_of(clients, training, index=1):
+def inputs_of(clients, training):
     """What each client is given: mini-batches of its own."""
-    return [(draw(c.private, training, generator(1, "b", index, c.id)),) for c in clients]
+    return [(draw(c.private, training, generator(1, "b", c.id)),) for c in clients]
 
 
 def update(training, predict, params, private):
@@ -234,7 +234,7 @@ def test_every_architecture_of_ours_can_be_trained_privately():
 def test_each_round_has_noise_and_examples_of_its_own():
     _, clients = clients_of(build("mlp-8", (1, 8, 8), 10))
     training = TrainingConfig(batch_size=6, steps=6, privacy=Clipping(0.5, 0.8))
-    (first,), (second,) = (inputs_of(clients[:1], training, index)[0] for index in (1, 2))
+    first, second = (private_of(Local(training), clients[0], 0, index) for index in (1, 2))
     assert not set(first.noise.tolist()) & set(second.noise.tolist())
     taken = [set(tree_map(int, list(b.order[b.mask]))) for b in (first, second)]
     assert taken[0] != taken[1]

@@ -112,18 +112,31 @@ def test_a_step_that_takes_nobody_is_a_step_of_noise(predict, stack):
 MANY = 20_000
 
 
-def noise_of(training, batches):
-    """By how much 20,000 parameters, on which nothing depends, are moved, over the rate."""
+def noise_of(training, batches, stack):
+    """By how much 20,000 parameters, on which nothing depends, are moved, over the rate.
+
+    Of a stack, those of the second of two models.
+    """
     start = {"w": torch.zeros(1), "more": torch.zeros(MANY)}
-    after = fit(one_number, start, batches, training, product)
-    return after["more"] / training.learning_rate
+    if not stack:
+        after = fit(one_number, start, batches, training, product)
+        return after["more"] / training.learning_rate
+
+    def one(params, noise):
+        own = batches._replace(noise=noise)
+        return fit(one_number, params, own, training, product)["more"]
+
+    seeds = torch.stack([batches.noise + 1, batches.noise])
+    both = tree_map(lambda v: torch.stack([v, v]), start)
+    return torch.func.vmap(one)(both, seeds)[1] / training.learning_rate
 
 
+@pytest.mark.parametrize("stack", [False, True])
 @pytest.mark.parametrize("steps", [1, 4])
-def test_noise_has_the_std_of_the_sum_over_the_expected_batch_anew_at_each_step(steps):
+def test_noise_has_the_std_of_the_sum_over_the_expected_batch_anew_at_each_step(steps, stack):
     training = TrainingConfig(learning_rate=0.1, batch_size=10, privacy=Clipping(2.0, 3.0))
     batches = taken(*[[0, 1]] * steps, records=40, x=X.float(), y=X.float())
-    noise = noise_of(training, batches)
+    noise = noise_of(training, batches, stack)
     wanted = 2.0 * 3.0 / 10 * math.sqrt(steps)  # the same noise twice would add up, not its square
     # The standard error of a std of N numbers is std / sqrt(2 N) = 0.5 %; of the mean 0.7 % of it.
     assert noise.std().item() == pytest.approx(wanted, rel=0.025)
