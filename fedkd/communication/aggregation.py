@@ -15,6 +15,7 @@ from fedkd.communication.channel import Channel
 from fedkd.core import Algorithm, Task
 from fedkd.messages import ROWS, WEIGHT, Message, PayloadSpec, Received, Transform, summed
 from fedkd.privacy.client_noise import ClientNoise
+from fedkd.privacy.events import Event, RandomizedResponse
 from fedkd.privacy.mechanisms import gaussian_sum, onto_simplex
 from fedkd.privacy.releases import Sizes, clipped, find
 
@@ -47,9 +48,17 @@ class Aggregation:
 
     Attributes:
         noise: on the sum; None for none.
+        projected: whether what is summed are distributions on average alone, so that their mean has
+            to be made one.
     """
 
     noise: ClientNoise | None = None
+    projected: bool = False
+
+    @property
+    def compares(self) -> bool:
+        """Whether the server has uploads that it can measure by each other."""
+        return self.noise is None
 
     def check(self, algorithm: Algorithm, task: Task, channel: Channel) -> None:
         """Raise ValueError, before anything runs, for what such a sum would not cover."""
@@ -57,7 +66,7 @@ class Aggregation:
         if self.noise is not None:
             for group in task.models:
                 sensitivity(self.noise, algorithm.payload_spec(task, group))
-            if any(isinstance(s, Transform) and math.isinf(s.error) for s in channel.uplink):
+            if noisy(channel):
                 raise ValueError(
                     "labels that clients randomise are no distributions, and noise on their sum is "
                     "for such; take the one or the other"
@@ -68,12 +77,41 @@ class Aggregation:
         algorithm: Algorithm,
         uploads: Iterable[Received],
         cohort: Cohort,
-        stream: torch.Generator,
+        stream: torch.Generator | None,
     ) -> tuple[Message, float]:
         """The sum that the server learns from, and of how many clients it is taken to be."""
-        if self.noise is None:
-            return summed(map(algorithm.summand, uploads))
-        return noisy_sum(self.noise, algorithm, uploads, cohort, stream)
+        if self.noise is not None:
+            assert stream is not None
+            return noisy_sum(self.noise, algorithm, uploads, cohort, stream)
+        total, count = summed(map(algorithm.summand, uploads))
+        if count and self.projected:
+            total = _sensible(total, _all_specs(cohort), count, 0.0)
+        return total, count
+
+
+def randomised(channel: Channel, algorithm: Algorithm, specs: Iterable[Specs]) -> bool:
+    """Whether uploads are distributions on average alone, and all that is learnt is their sum."""
+    simplex = any(spec.simplex for group in specs for spec in group.values())
+    return noisy(channel) and simplex and algorithm.properties.summand != "none"
+
+
+def noisy(channel: Channel) -> bool:
+    """Whether a stage of the channel adds noise, so that nothing that is read is a distribution."""
+    return any(isinstance(s, Transform) and math.isinf(s.error) for s in channel.uplink)
+
+
+def label_events(epsilon: float, spec: PayloadSpec) -> tuple[Event, ...]:
+    """What one upload of labels that were randomised (`krr`) costs its sender.
+
+    Raises:
+        ValueError: it says more than labels: which rows there are, or no distributions.
+    """
+    if spec.rows or not spec.simplex:
+        raise ValueError(
+            "compression krr randomises the labels of public examples, and what is sent are no "
+            "distributions over them; take dsfl or fedmd"
+        )
+    return (RandomizedResponse(epsilon, spec.shape[-1], math.prod(spec.shape[:-1])),)
 
 
 def check_summed(algorithm: Algorithm) -> None:
@@ -180,9 +218,13 @@ def noisy_sum(
         key: gaussian_sum(private[key], size, noise.noise, stream).value for key in sorted(private)
     }
     count = sum(cohort.counts.values())
-    specs = reduce(lambda one, other: {**one, **other}, cohort.specs.values())
-    total = _sensible(total, specs, count, SURE * size * noise.noise)
+    total = _sensible(total, _all_specs(cohort), count, SURE * size * noise.noise)
     return _with_public(algorithm, total, cohort), count
+
+
+def _all_specs(cohort: Cohort) -> Specs:
+    """What payloads must look like, by their keys, which have one shape where groups share them."""
+    return reduce(lambda one, other: {**one, **other}, cohort.specs.values())
 
 
 def _nobody(group: str, cohort: Cohort) -> Received:
@@ -204,7 +246,7 @@ def _sensible(total: Message, specs: Specs, count: float, least: float) -> Messa
         held = total[ROWS] >= max(0.5, least)
         found[ROWS] = torch.where(held, total[ROWS].clamp(min=1), 0.0)
     for key, spec in specs.items():
-        if not (spec.rows or spec.simplex):
+        if key not in total or not (spec.rows or spec.simplex):
             continue
         parts = found[ROWS].unsqueeze(1) if spec.rows else torch.full_like(total[key], count)
         found[key] = torch.where(parts > 0, total[key], 0.0)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils._pytree import tree_map
 
-from fedkd.communication.aggregation import Aggregation, Cohort
+from fedkd.communication.aggregation import Aggregation, Cohort, randomised
 from fedkd.communication.border import Border
 from fedkd.communication.channel import Channel, weigh_broadcast, weigh_upload
 from fedkd.core import Algorithm, Client, Engine, Failure, Public, Server, Task
@@ -242,7 +242,10 @@ def close_round(
     }
     received = dict(zip(opening.cohort, read_all(channel, opening, task.device), strict=True))
     channel = replace(channel, max_weight=min(channel.max_weight, task.private))
-    border = Border(channel, payload_spec, received, task.device, aggregation is None)
+    if aggregation is None and randomised(channel, algorithm, payload_spec.values()):
+        aggregation = Aggregation(projected=True)
+    compared = aggregation is None or aggregation.compares
+    border = Border(channel, payload_spec, received, task.device, compared)
 
     def arriving() -> Iterator[tuple[int, str, Upload]]:
         for client, upload in sent:
@@ -251,10 +254,11 @@ def close_round(
 
     uploads = iter(counted(border.admitted(arriving(), WAVE)))
     if aggregation is not None:
-        assert stream is not None
         cohort = _public_of(algorithm, task, server, groups, opening.cohort, received, aggregation)
         total, count = aggregation.total(algorithm, uploads, cohort, stream)
-        server = on(algorithm.server_from_sum(task, server, total, count, public), task.device)
+        if count:
+            server = algorithm.server_from_sum(task, server, total, count, public)
+            server = on(server, task.device)
     elif (first := next(uploads, None)) is not None:
         server = algorithm.server_update(task, server, itertools.chain([first], uploads), public)
         server = on(server, task.device)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from fedkd import engines
 from fedkd.attacks import byzantine
+from fedkd.communication import compression
 from fedkd.communication.private_size import Disclosure, PrivateSize
 from fedkd.data import partition
 from fedkd.data.own.containers import is_file
@@ -35,6 +36,7 @@ Compression = Literal[
     "top3",
     "argmax",
     "argmax-delta",
+    "krr",
 ]
 
 
@@ -185,9 +187,15 @@ class FedExperiment:
         ),
     ] = field(default=False, metadata=ADDED)
 
+    epsilon_label: Annotated[
+        float | None,
+        Setting("epsilon of each label that clients send, for compression krr", gt=0),
+    ] = field(default=None, metadata=ADDED)
+
     def __post_init__(self) -> None:
         """Refuse what makes no run."""
         check_ranges(self)
+        compression.channel(self.compression, self.epsilon_label)
         for name, value in {**self.columns, "target": self.target}.items():
             if value not in (None, "auto") and not is_file(self.data):
                 raise ValueError(
@@ -199,6 +207,11 @@ class FedExperiment:
         engines.REGISTRY.check(self.engine)
         if self.corrupt is not None:
             tampering(self.corrupt, self.clients)
+        if self.topology != "server" and self.compression == compression.KRR:
+            raise ValueError(
+                f"topology {self.topology}: labels that are randomised (krr) are for a server, "
+                "which makes distributions of their mean; take the topology server"
+            )
         if self.topology != "server" and self.clock != Clock():
             raise ValueError(
                 f"topology {self.topology}: peers have no common clock; leave out the settings of "
@@ -250,7 +263,10 @@ class FedExperiment:
         if self.private_size != "public":
             said.append(f"{self.private_size} numbers of examples")
         if self.compression != "none":
-            said.append(self.compression)
+            each = (
+                "" if self.epsilon_label is None else f" at epsilon {self.epsilon_label:g} a label"
+            )
+            said.append(self.compression + each)
         if self.corrupt is not None:
             said.append(f"client {self.corrupt.replace(':', ' sends ')}")
         if self.clock != Clock():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fedkd.communication import compression
+from fedkd.communication.aggregation import check_summed, label_events
 from fedkd.communication.channel import Channel, weigh_upload
 from fedkd.core import Algorithm, Engine
 from fedkd.data.federated_data import FederatedData
@@ -116,8 +117,12 @@ def federated_run(experiment: FedExperiment, federation: FederatedData) -> Feder
             under which late predictions would be about other examples; privacy that cannot be had.
     """
     e, costs = private(experiment, federation)
-    channel = replace(compression.channel(e.compression), private_size=e.size_disclosure)
+    channel = replace(
+        compression.channel(e.compression, e.epsilon_label), private_size=e.size_disclosure
+    )
     check_clock(e.algorithm, federation.task, e.clock)
+    if e.epsilon_label is not None:
+        _check_labels(e, federation)
     if e.topology == "server":
         return FederatedRun(e, e.algorithm, channel, costs=costs)
     from fedkd.rounds.topology import build  # networkx takes a while to import
@@ -134,6 +139,16 @@ def federated_run(experiment: FedExperiment, federation: FederatedData) -> Feder
     among = gossip(e.algorithm, topology.neighbourhoods)
     channel.with_algorithm(among)  # refuses what peers could not read
     return FederatedRun(e, among, channel, topology, costs)
+
+
+def _check_labels(experiment: FedExperiment, federation: FederatedData) -> None:
+    """Raise ValueError unless labels are all that clients say of what they hold."""
+    algorithm, epsilon = experiment.algorithm, experiment.epsilon_label
+    assert epsilon is not None
+    for group in federation.task.models:
+        for spec in algorithm.payload_spec(federation.task, group).values():
+            label_events(epsilon, spec)
+    check_summed(algorithm)
 
 
 def saved(current: Round) -> Round:

@@ -4,18 +4,20 @@
 """
 
 from fedkd.communication.channel import Channel
-from fedkd.communication.compression.distributions import argmax, root8, simplex, top
+from fedkd.communication.compression.distributions import argmax, krr, root8, simplex, top
 from fedkd.communication.compression.lossless import deflate, delta
 from fedkd.communication.compression.quantization import float16, quantise
 from fedkd.messages import Stage, Transform
 
 __all__ = [
     "CHANNELS",
+    "KRR",
     "argmax",
     "channel",
     "deflate",
     "delta",
     "float16",
+    "krr",
     "quantise",
     "root8",
     "simplex",
@@ -48,12 +50,22 @@ CHANNELS: dict[str, tuple[tuple[Stage, ...], tuple[Transform, ...]]] = {
 }
 
 
-def channel(name: str) -> Channel:
-    """The channel of a name.
+KRR = "krr"  # beside these: labels that are randomised, up, by how much is a setting
+
+
+def channel(name: str, epsilon_label: float | None = None) -> Channel:
+    """The channel of a name; that of `krr` for an epsilon of each label.
 
     Raises:
-        ValueError: there is none; the message lists all.
+        ValueError: there is none, or an epsilon is lacking, or is one too many.
     """
+    if (name == KRR) != (epsilon_label is not None):
+        raise ValueError(
+            f"compression {name} and epsilon_label {epsilon_label}: krr takes an epsilon of each "
+            "label, and no other compression does; give both, or neither"
+        )
+    if epsilon_label is not None:
+        return Channel((krr(epsilon_label),))
     if name not in CHANNELS:
-        raise ValueError(f"compression must be one of {', '.join(CHANNELS)}, got {name!r}")
+        raise ValueError(f"compression must be one of {', '.join(CHANNELS)}, {KRR}, got {name!r}")
     return Channel(*CHANNELS[name])

@@ -2,7 +2,10 @@
 
 The last axis is the classes. Rows are checked on sending, so that nothing else is taken for a
 distribution in silence; whatever bytes arrive, what is made of them is one, or is turned away.
+(`krr` is the exception: what it makes are distributions on average.)
 """
+
+import math
 
 import numpy as np
 import torch
@@ -12,6 +15,8 @@ from fedkd.communication.channel import ROUNDING
 from fedkd.communication.compression.bit_packing import each, each_coded, put, shape_of, take
 from fedkd.communication.compression.quantization import check_finite, levels
 from fedkd.messages import Message, Transform
+from fedkd.privacy.events import RandomizedResponse
+from fedkd.privacy.mechanisms import randomized_response, unbiased
 
 
 def root8() -> Transform:
@@ -116,6 +121,39 @@ def argmax() -> Transform:
         return each_coded(sent, read)
 
     return Transform(encode, decode)
+
+
+def krr(epsilon: float) -> Transform:
+    """The likeliest class, or another one by chance: k-ary randomised response on the label.
+
+    `fedkd.privacy.mechanisms.randomized_response`, with an epsilon of **each label**; what is read
+    is `unbiased`, so that a mean of rows is right on average, and may have negative entries. It
+    becomes a distribution where it is used (`onto_simplex`). ceil(log2 C) bits a row, as `argmax`.
+
+    Raises:
+        ValueError: epsilon is not positive; on sending, rows that are no distributions, or of one
+            class.
+    """
+    RandomizedResponse(epsilon, 2)
+
+    def encode(message: Message, generator: torch.Generator) -> Message:
+        def code(key: str, value: Tensor) -> Tensor:
+            labels = _distributions(key, value).argmax(dim=-1).cpu()
+            said = randomized_response(labels, value.shape[-1], epsilon, generator).value
+            return put(said, _width(value.shape[-1]), value.shape)
+
+        return each(message, code)
+
+    def decode(sent: Message) -> Message:
+        def read(key: str, value: Tensor) -> Tensor:
+            shape, data = _rows_of(value)
+            said = take(data, _width(shape[-1]), torch.Size(shape[:-1]).numel())
+            _check_classes(key, said, shape[-1])
+            return _read(unbiased(said.reshape(shape[:-1]), shape[-1], epsilon))
+
+        return each_coded(sent, read)
+
+    return Transform(encode, decode, error=math.inf)
 
 
 def top(count: int = 3) -> Transform:

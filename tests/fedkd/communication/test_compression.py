@@ -551,7 +551,7 @@ def test_numbers_of_few_bits_are_packed_and_unpacked(bits, numbers):
 
 
 def test_the_command_knows_the_channels_there_are():
-    assert get_args(experiments.Compression) == tuple(compression.CHANNELS)
+    assert get_args(experiments.Compression) == (*compression.CHANNELS, compression.KRR)
     with pytest.raises(ValueError, match="compression must be one of none, float16, .* got 'zip'"):
         compression.channel("zip")
 

@@ -196,16 +196,20 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else(tmp_path):
         "topology": "ring",
         "rewiring": 0.5,
         "clock": Clock(dropout=0.1),
+        "sampling": "poisson",
+        "private_size": "hidden",
     }
     of_files = {"label": "b", "target": "real", "client": "b", "by": "b"}
     for field in dataclasses.fields(FedExperiment):
-        if field.name in of_files:
+        if field.name in (*of_files, "epsilon_label"):
             continue
         other = others.get(field.name, getattr(one, field.name))
         changed = dataclasses.replace(
             one, **{field.name: other if field.name in others else other + 1}
         )
         assert identity.digest(changed) != identity.digest(one), field.name
+    said = [FedExperiment(DSFL(), compression="krr", epsilon_label=e) for e in (1.0, 2.0)]
+    assert identity.digest(said[0]) != identity.digest(said[1])
     table = tmp_path / "table.csv"
     table.write_text("a,b,c\n1,2,3\n")
     one = FedExperiment(DSFL(), data=str(table), label="a")

@@ -132,6 +132,30 @@ def test_hidden_sizes_change_weighted_means_and_say_so():
     assert ran(private_size="noisy", size_noise=5.0)["state"] != noisy["state"]
 
 
+def test_randomised_labels_cross_in_four_bits_each():
+    krr = dict(compression="krr", epsilon_label=4.0)
+    *rounds, last = federated.run(experiment("dsfl", **krr))
+    # Five clients and twenty labels of ten classes in four bits each, behind a shape of nine bytes.
+    assert [one["bytes_up"] for one in rounds] == [95, 190, 285]  # 5 (20 / 2 + 9) a round
+    assert "rejected" not in last
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("fedavg", {"epsilon_label": 4.0}, "no distributions over them; take dsfl or fedmd"),
+        ("fd", {"epsilon_label": 4.0}, "no distributions over them; take dsfl or fedmd"),
+        ("dsfl", {}, "krr and epsilon_label None: .* give both, or neither"),
+        ("dsfl", {"epsilon_label": 4.0, "topology": "ring"}, "are for a server"),
+        ("dsfl", {"epsilon_label": 4.0, "compression": "argmax"}, "argmax and epsilon_label 4.0"),
+    ],
+    ids=["parameters", "held", "alone", "peers", "other"],
+)
+def test_what_no_epsilon_of_labels_covers_is_refused_before_anything_runs(name, settings, said):
+    with pytest.raises(ValueError, match=said):
+        next(federated.run(experiment(name, **({"compression": "krr"} | settings))))
+
+
 def test_mistakes_are_one_line(kdsim, small):
     cases = [("fedmd", ["--topology", "ring", "--clients", "1"])]
     cases += [("fedmd", ["--clock-stragglers", "0.2"]), ("fedgen", ["--private-size", "hidden"])]
