@@ -198,10 +198,28 @@ def noisy_sum(
     cohort: Cohort,
     stream: torch.Generator,
 ) -> tuple[Message, float]:
-    r"""\sum_k v_k + N(0, (z S)^2), ready for `Algorithm.server_from_sum`.
+    """What was `released`, ready for `Algorithm.server_from_sum`, and of how many clients it is.
+
+    How many that are is public, and not counted.
+    """
+    total = released(noise, algorithm, uploads, cohort, stream)
+    count = sum(cohort.counts.values())
+    least = SURE * noise.noise * _largest(noise, cohort)
+    total = _sensible(total, _all_specs(cohort), count, least)
+    return _with_public(algorithm, total, cohort), count
+
+
+def released(
+    noise: ClientNoise,
+    algorithm: Algorithm,
+    uploads: Iterable[Received],
+    cohort: Cohort,
+    stream: torch.Generator,
+) -> Message:
+    r"""\sum_k v_k + N(0, (z S)^2): all that is told of uploads, and what an audit looks at.
 
     There is noise for all groups and keys, whoever has answered, nobody included. Clients who were
-    turned away, or have failed, add zeros; how many the sum is of is public, and not counted.
+    turned away, or have failed, add zeros.
     """
 
     def terms() -> Iterator[Message]:
@@ -212,14 +230,16 @@ def noisy_sum(
             yield algorithm.summand(bounded(upload, specs, told, noise.bound))
 
     exact, _ = summed(terms())
-    size = max(sensitivity(noise, specs) for specs in cohort.specs.values())
-    private = {key: value for key, value in exact.items() if not key.endswith(WEIGHT)}
-    total = {
-        key: gaussian_sum(private[key], size, noise.noise, stream).value for key in sorted(private)
+    size = _largest(noise, cohort)
+    return {
+        key: gaussian_sum(exact[key], size, noise.noise, stream).value
+        for key in sorted(exact)
+        if not key.endswith(WEIGHT)
     }
-    count = sum(cohort.counts.values())
-    total = _sensible(total, _all_specs(cohort), count, SURE * size * noise.noise)
-    return _with_public(algorithm, total, cohort), count
+
+
+def _largest(noise: ClientNoise, cohort: Cohort) -> float:
+    return max(sensitivity(noise, specs) for specs in cohort.specs.values())
 
 
 def _all_specs(cohort: Cohort) -> Specs:
