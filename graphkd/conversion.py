@@ -64,6 +64,112 @@ def from_pyg(data: Any, name: str, classes: int | None) -> GraphParts:
     return _graph(data.x, pairs, data.y, classes, name, unused=unused, parts=parts)
 
 
+class EdgeTypes(NamedTuple):
+    """What a `graphkd.graph.TypedGraph` has beside a `Graph`, by the names of its fields."""
+
+    kinds: Tensor
+    typed_edges: Tensor
+    type_names: tuple[str, ...]
+    relation_types: tuple[tuple[int, int], ...]
+    target: int
+
+
+def from_hetero(data: Any, name: str, classes: int | None) -> tuple[GraphParts, EdgeTypes]:
+    """PyG's `HeteroData`, with labels of one type of nodes: see `graphkd.Graph.from_pyg`.
+
+    Nodes are numbered type after type. Features that are of one width in all types are taken as of
+    the same columns; others stand side by side, each type in columns of its own; a type without
+    features has a column of ones. A relation without its opposite gets it, as a relation of its
+    own, as by PyG's `ToUndirected`.
+    """
+    types = list(data.node_types)
+    labelled = [kind for kind in types if _given(data[kind], "y")]
+    if len(labelled) != 1 or not data.edge_types:
+        raise ValueError(
+            f"{name}: the HeteroData has {len(data.edge_types)} types of edges, and labels y of "
+            f"{' and '.join(map(repr, labelled)) or 'none'} of its types of nodes; expected labels "
+            f"of one, and edges: delete the others, as in del data[{(labelled or ['author'])[-1]!r}"
+            "].y"
+        )
+    counts = [int(data[kind].num_nodes or 0) for kind in types]
+    start = dict(zip(types, np.cumsum([0, *counts]).tolist(), strict=False))
+    x, notes = _columns([data[kind] for kind in types], counts, types, name)
+    target, own = types.index(labelled[0]), data[labelled[0]]
+    place = slice(start[labelled[0]], start[labelled[0]] + counts[target])
+    y, classes, said = _labels(own.y, name, classes)
+    if len(y) != counts[target]:
+        raise ValueError(f"{name} has {counts[target]} nodes {labelled[0]} and {len(y)} labels")
+    whole = torch.full((len(x),), torch.nan if y.is_floating_point() else HIDDEN)
+    whole = whole.to(y.dtype).index_copy(0, torch.arange(len(x))[place], y)
+    parts = {
+        part: _spread(own[f"{part}_mask"], len(x), place)
+        for part in PARTS
+        if _given(own, f"{part}_mask")
+    }
+    relations, pairs, more = _relations(data, types, start, name)
+    typed = [torch.cat([p, p.new_full((1, p.shape[1]), r)]) for r, p in enumerate(pairs)]
+    kinds = torch.arange(len(types)).repeat_interleave(torch.tensor(counts))
+    edge_index = edges.simple(torch.cat(pairs, dim=1), len(x))
+    given = parts if set(parts) == set(PARTS) else {}
+    words = (*notes, *more, *said, f"labels are of the type {labelled[0]!r}, {len(y):,} nodes")
+    return (
+        GraphParts(x, edge_index, whole, classes, name, (), given, words),
+        EdgeTypes(kinds, torch.cat(typed, dim=1), tuple(types), tuple(relations), target),
+    )
+
+
+def _columns(
+    stores: Sequence[Any], counts: Sequence[int], types: Sequence[str], name: str
+) -> tuple[Tensor, list[str]]:
+    """The features of all types in one matrix (N, D), and what was done to them in words."""
+    found, said = [], []
+    for store, count, kind in zip(stores, counts, types, strict=True):
+        x, notes = _features(store.x, f"{name}, {kind}") if _given(store, "x") else (None, [])
+        said += notes
+        if x is None:
+            said.append(f"the type {kind!r} has no features: a column of ones")
+        found.append(torch.ones(count, 1) if x is None else x)
+    if len({one.shape[1] for one in found}) == 1:
+        return torch.cat(found), said
+    said.append("features of types have columns of their own, side by side")
+    return torch.block_diag(*found), said
+
+
+def _spread(mask: Tensor, nodes: int, place: slice) -> Tensor:
+    whole = torch.zeros(nodes, *mask.shape[1:], dtype=torch.bool)
+    whole[place] = mask.cpu()
+    return whole
+
+
+def _relations(
+    data: Any, types: Sequence[str], start: Mapping[str, int], name: str
+) -> tuple[list[tuple[int, int]], list[Tensor], list[str]]:
+    """The types of the ends of each relation, its edges (2, E), and what was added in words."""
+    ends, pairs, notes = [], [], []
+    n = sum(int(data[kind].num_nodes or 0) for kind in types)
+    for a, called, b in data.edge_types:
+        own = integers(data[a, called, b].edge_index.cpu())
+        for side, kind in enumerate((a, b)):
+            last = int(data[kind].num_nodes or 0)
+            if own.numel() and not 0 <= own[side].min() <= own[side].max() < last:
+                raise ValueError(
+                    f"{name}: edges {a} {called} {b} go to node {int(own[side].max())} of {last} "
+                    f"nodes {kind}; expected ids from 0 to {last - 1}"
+                )
+        moved = own + torch.tensor([[start[a]], [start[b]]])
+        keys = (moved[0] * n + moved[1]).unique()
+        ends.append((types.index(a), types.index(b)))
+        pairs.append(torch.stack([keys // n, keys % n]))
+    known = [set(zip(*one.tolist(), strict=True)) for one in pairs]
+    for i, (a, called, b) in enumerate(data.edge_types):
+        back = {(target, source) for source, target in known[i]}
+        if back not in known:
+            notes.append(f"edges {a} {called} {b} had no opposite, and have one of their own now")
+            ends.append(ends[i][::-1])
+            pairs.append(pairs[i].flip(0))
+    return ends, pairs, notes
+
+
 def from_pyg_graphs(
     graphs: Sequence[Any], name: str, classes: int | None
 ) -> tuple[GraphParts, Tensor]:

@@ -97,7 +97,7 @@ class Split:
         labelled = {name: self._place[self.parts[name]] for name in ("train", "val")}
         if phase == "distill":
             withheld = torch.isin(self._seen, self.parts.get("ind", self._seen[:0]))
-            labelled["soft"] = (~withheld).nonzero()[:, 0]
+            labelled["soft"] = (~withheld & self._observed.examples).nonzero()[:, 0]
         return View(phase, self._observed, self._seen, labelled)
 
     def to(self, device: torch.device | str) -> "Split":

@@ -16,7 +16,7 @@ from graphkd.data.graph_collection import Graphs
 from graphkd.data.links import Pairs
 from graphkd.data.sources import graph_of
 from graphkd.evaluation import metrics as evaluation
-from graphkd.graph import Graph
+from graphkd.graph import Graph, TypedGraph
 from graphkd.inputs import Encoder
 from graphkd.method import DistillationContext, Method, Plan
 from graphkd.models import networks
@@ -275,7 +275,9 @@ def check(method: Method, graph: Graph) -> None:
         lacks |= {"inputs"}
     if missing := lacks & (method.needs | {"inputs"}):
         fit = [name for name in methods.names() if not methods.get(name).needs & lacks]
-        about = {"edges": "its examples are whole graphs", "classes": "its targets are real"}
+        typed = "its edges are of several types"
+        edges = typed if isinstance(graph, TypedGraph) else "its examples are whole graphs"
+        about = {"edges": edges, "classes": "its targets are real"}
         raise ValueError(
             f"{graph.name} has no {' and no '.join(sorted(missing))} of the kind that "
             f"{methods.REGISTRY.name_of(method)} needs: "

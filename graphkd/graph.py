@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 HIDDEN = conversion.HIDDEN  # a label that may not be seen; losses skip it, accuracy refuses
+
+
+class Types(NamedTuple):
+    """The types of nodes by name, and of each relation the types of its two ends."""
+
+    nodes: tuple[str, ...] = ("node",)
+    relations: tuple[tuple[int, int], ...] = ((0, 0),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +65,17 @@ class Graph:
 
         Args:
             data: with x (N, D), edge_index (2, E) and y (N,) or (N, 1), -1 or NaN where a node has
-                no label; see `graphkd.conversion` for what is made of directed edges and loops.
+                no label; see `graphkd.conversion` for what is made of directed edges and loops. Or
+                `HeteroData`, with y of one type of nodes: a `TypedGraph`.
             name: of the graph, in results.
             classes: C; by default one more than the largest label, or 1 for real targets.
 
         Raises:
             ValueError: something is missing, or not of such a form.
         """
+        if hasattr(data, "edge_types") and hasattr(data, "node_types"):
+            parts, typed = conversion.from_hetero(data, name, classes)
+            return TypedGraph(*parts, **typed._asdict())
         return cls(*conversion.from_pyg(data, name, classes))
 
     @classmethod
@@ -134,6 +145,32 @@ class Graph:
         return frozenset({"classes"} if real else ())
 
     @property
+    def examples(self) -> Tensor:
+        """Which nodes a run is about, (N,): all of them."""
+        return torch.ones(self.num_nodes, dtype=torch.bool)
+
+    @property
+    def types(self) -> Types:
+        """The types of nodes and of edges: one of each."""
+        return Types()
+
+    @property
+    def node_type(self) -> Tensor:
+        """The type of each node, (N,)."""
+        return self.edge_index.new_zeros(self.num_nodes)
+
+    @property
+    def relations(self) -> tuple[Tensor, ...]:
+        """The edges (2, E) of each relation: all of them."""
+        return (self.edge_index,)
+
+    @cached_property
+    def relation_means(self) -> tuple[sparse.Matrix, ...]:
+        """For each relation the mean over the neighbours by it, (N, N), 0 without any."""
+        n, dtype = self.num_nodes, self.x.dtype
+        return tuple(sparse.neighbour_mean(edges, n, dtype) for edges in self.relations)
+
+    @property
     def labelled(self) -> Tensor:
         """Which nodes have a label that may be seen, (N,)."""
         return ~hidden(self.y)
@@ -199,6 +236,67 @@ class Graph:
         """The same graph on another device."""
         moved = {name: getattr(self, name).to(device) for name in ("x", "edge_index", "y")}
         return replace(self, **moved)
+
+
+@dataclass(frozen=True, eq=False)
+class TypedGraph(Graph):
+    """A heterogeneous graph: nodes and edges of several types, and labels of nodes of one of them.
+
+    Its `edge_index` is all edges as those of a simple graph, for networks that know no types.
+    Methods that compare neighbours do not take it, since its edges do not join like with like.
+
+    Shapes:
+        kinds: (N,) the type of each node; typed_edges: (3, Z) from, to, relation, both ways;
+        type_names, relation_types: see `Types`; target: the type that has labels.
+    """
+
+    kinds: Tensor = field(kw_only=True)
+    typed_edges: Tensor = field(kw_only=True)
+    type_names: tuple[str, ...] = field(kw_only=True)
+    relation_types: tuple[tuple[int, int], ...] = field(kw_only=True)
+    target: int = field(kw_only=True)
+
+    @property
+    def lacks(self) -> frozenset[str]:
+        """Edges that all mean the same; and classes, if the targets are real."""
+        return super().lacks | {"edges"}
+
+    @property
+    def examples(self) -> Tensor:
+        """Which nodes are of the type that has labels, (N,)."""
+        return (self.kinds == self.target).cpu()
+
+    @property
+    def types(self) -> Types:
+        """The types of nodes and relations."""
+        return Types(self.type_names, self.relation_types)
+
+    @property
+    def node_type(self) -> Tensor:
+        """The type of each node, (N,)."""
+        return self.kinds
+
+    @property
+    def relations(self) -> tuple[Tensor, ...]:
+        """The edges (2, E) of each relation."""
+        ends, relation = self.typed_edges[:2], self.typed_edges[2]
+        return tuple(ends[:, relation == r] for r in range(len(self.relation_types)))
+
+    def subgraph(self, nodes: Tensor) -> "TypedGraph":
+        """The graph induced by some nodes, numbered in the order given; it has no parts."""
+        place = self.kinds.new_full((self.num_nodes,), -1)
+        place[nodes] = torch.arange(len(nodes), device=place.device)
+        ends = place[self.typed_edges[:2]]
+        kept = (ends >= 0).all(0)
+        typed = torch.cat([ends, self.typed_edges[2:]])[:, kept]
+        found = super().subgraph(nodes)
+        assert isinstance(found, TypedGraph)
+        return replace(found, kinds=self.kinds[nodes], typed_edges=typed)
+
+    def to(self, device: torch.device | str) -> "TypedGraph":
+        """The same graph on another device."""
+        names = ("x", "edge_index", "y", "kinds", "typed_edges")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 @dataclass(frozen=True, eq=False)

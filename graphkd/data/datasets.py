@@ -8,12 +8,22 @@
 | citeseer | 3,327 | 4,552 | 3,703 | 6 | `Planetoid` |
 | amazon-computers | 13,752 | 245,861 | 767 | 10 | `Amazon` |
 | amazon-photo | 7,650 | 119,081 | 745 | 8 | `Amazon` |
+| pubmed | 19,717 | 44,324 | 500 | 3 | `Planetoid`, sizes as published |
+| coauthor-cs | 18,333 | 81,894 | 6,805 | 15 | `Coauthor`, sizes as published |
+| coauthor-physics | 34,493 | 247,962 | 8,415 | 5 | `Coauthor`, sizes as published |
+| citation-dblp | 17,716 | 52,867 | 1,639 | 4 | `CitationFull` |
+| citation-cora, -cora-ml, -citeseer, -pubmed | | | | | `CitationFull` |
+| imdb | 11,605 | 17,096 | 3,065 | 3 | `IMDB`: movies, directors and actors; labels of movies |
+| dblp | | | | 4 | `DBLP`: authors, papers, terms and conferences; labels of authors |
 | ogbn-arxiv | 169,343 | 1.16 million | 128 | 40 | `graphkd.data.files.ogb`, sizes as published |
+| ogbn-products | 2,449,029 | 61.9 million | 100 | 47 | the same |
 
 Edges are undirected and counted once. Sen et al., "Collective Classification in Network Data", AI
 Magazine 2008, https://doi.org/10.1609/aimag.v29i3.2157 (Cora, CiteSeer, in the files of Yang et
 al., ICML 2016, https://arxiv.org/abs/1603.08861); Shchur et al., "Pitfalls of Graph Neural Network
-Evaluation", 2018, https://arxiv.org/abs/1811.05868 (Amazon).
+Evaluation", 2018, https://arxiv.org/abs/1811.05868 (Amazon, Coauthor); Bojchevski and Günnemann,
+"Deep Gaussian Embedding of Graphs", ICLR 2018, https://arxiv.org/abs/1707.03815 (CitationFull); Fu
+et al., "MAGNN", WWW 2020, https://arxiv.org/abs/2002.01680 (IMDB, DBLP, with a split of their own).
 
 The protocols (`graphkd.data.splits`) keep the largest connected component. For Cora and the Amazon
 graphs that has exactly CPF's counts; for CiteSeer it has 2,120 nodes where CPF's file gives 2,110.
@@ -42,17 +52,29 @@ NEIGHBOURS = 5
 
 _PLANETOID = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
 # name -> the PyG class, its name for the data set, and the raw files it reads
+_MAGNN = tuple(["adjM.npz", "features_0.npz", "features_1.npz", "labels.npy", "node_types.npy"])
+_MAGNN = (*_MAGNN, "train_val_test_idx.npz")
 _STORED: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "cora": ("Planetoid", "Cora", tuple(f"ind.cora.{part}" for part in _PLANETOID)),
     "citeseer": ("Planetoid", "CiteSeer", tuple(f"ind.citeseer.{part}" for part in _PLANETOID)),
     "amazon-computers": ("Amazon", "Computers", ("amazon_electronics_computers.npz",)),
     "amazon-photo": ("Amazon", "Photo", ("amazon_electronics_photo.npz",)),
+    "pubmed": ("Planetoid", "PubMed", tuple(f"ind.pubmed.{part}" for part in _PLANETOID)),
+    "coauthor-cs": ("Coauthor", "CS", ("ms_academic_cs.npz",)),
+    "coauthor-physics": ("Coauthor", "Physics", ("ms_academic_phy.npz",)),
+    "citation-cora": ("CitationFull", "cora", ("cora.npz",)),
+    "citation-cora-ml": ("CitationFull", "cora_ml", ("cora_ml.npz",)),
+    "citation-citeseer": ("CitationFull", "citeseer", ("citeseer.npz",)),
+    "citation-dblp": ("CitationFull", "dblp", ("dblp.npz",)),
+    "citation-pubmed": ("CitationFull", "pubmed", ("pubmed.npz",)),
+    "imdb": ("IMDB", "", (*_MAGNN, "features_2.npz")),
+    "dblp": ("DBLP", "", (*_MAGNN, "features_2.npy")),
 }
 
 
 def names() -> list[str]:
     """The names of all data sets."""
-    return sorted(["digits-knn", "ogbn-arxiv", "sbm-170k", *_STORED])
+    return sorted(["digits-knn", "sbm-170k", *ogb.names(), *_STORED])
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -77,8 +99,8 @@ def load(name: str, root: str | Path | None = None, download: bool = False) -> G
         return _digits()
     if name == "sbm-170k":
         return synthetic.blocks(name=name)
-    if name == "ogbn-arxiv":
-        return ogb.arxiv(data_root(root))
+    if name in ogb.names():
+        return ogb.load(name, data_root(root))
     if name not in _STORED:
         raise unknown("data set", name, names())
     kind, title, files = _STORED[name]
@@ -130,8 +152,10 @@ def _read(name: str, kind: str, title: str, raw: Path, files: tuple[str, ...]) -
         for file in files:
             (linked / file).symlink_to((raw / file).resolve())
         with contextlib.redirect_stderr(io.StringIO()):  # "Processing... Done!"
-            dataset = _reader(kind)(folder, title)
+            dataset = _reader(kind)(*filter(None, (folder, title)))
     stored = dataset[0]
+    if hasattr(stored, "edge_types"):
+        return Graph.from_pyg(stored, name)
     edge_index = simple(stored.edge_index, stored.num_nodes)
     return Graph(stored.x, edge_index, stored.y, dataset.num_classes, name)
 
@@ -139,7 +163,7 @@ def _read(name: str, kind: str, title: str, raw: Path, files: tuple[str, ...]) -
 def _download(name: str, kind: str, title: str, raw: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="kdsim-") as folder:
         try:
-            _reader(kind)(folder, title)
+            _reader(kind)(*filter(None, (folder, title)))
             shutil.copytree(Path(folder) / title / "raw", raw, dirs_exist_ok=True)
         except OSError as error:
             raise FileNotFoundError(

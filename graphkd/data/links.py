@@ -14,7 +14,7 @@ from torch import Tensor
 from graphkd.conversion import integers
 from graphkd.core import Split
 from graphkd.data import splits
-from graphkd.graph import HIDDEN, Graph
+from graphkd.graph import HIDDEN, Graph, TypedGraph
 from graphkd.ops.edges import keys, non_edges, said, simple
 from kdcore.rng import generator
 
@@ -87,6 +87,11 @@ def split(graph: Graph, seed: int, val: float = VAL, test: float = TEST) -> Spli
         raise ValueError(
             f"val is {val} and test {test}; expected shares of the edges whose sum is below 1, "
             f"such as {VAL} and {TEST}"
+        )
+    if isinstance(graph, TypedGraph):
+        raise ValueError(
+            f"{graph.name} has nodes and edges of several types, and links are predicted among "
+            "nodes of one: take a graph such as cora"
         )
     n = graph.x.shape[0]
     splits.check(replace(graph, y=graph.x.new_zeros(n), classes=1))  # as if labels were no matter

@@ -9,7 +9,7 @@ from typing import Any
 from graphkd.core import Split
 from graphkd.data import datasets, graph_collection, links, sources, splits
 from graphkd.data.files import tudataset
-from graphkd.graph import Graph
+from graphkd.graph import Graph, TypedGraph
 from kdcore.registry import Loader, Registry, unknown
 
 FOLDS = "folds"
@@ -120,6 +120,10 @@ def split(
                 "graphs a whole fold selects: leave them out"
             )
         return graph_collection.folds(graph, seed, train)
+    if isinstance(graph, TypedGraph) and removed_edges:
+        raise ValueError(
+            f"{graph.name} has edges of several types, and removed_edges is for one: leave it out"
+        )
     return splits.split(graph, protocol, seed, train, val, feature_noise, removed_edges)
 
 

@@ -5,6 +5,7 @@
 | `Graph`, `Graphs` | itself |
 | `Split` | its graph, with its parts |
 | PyTorch Geometric's `Data` | one graph, its nodes the examples: `Graph.from_pyg` |
+| `HeteroData` of PyG | one graph, its nodes of the type with labels the examples |
 | a list of `Data`, a `Batch` or a data set of PyG, of more than one graph | many graphs, each an
   example: `Graphs.from_pyg` |
 | a graph of networkx | `Graph.from_networkx` |
@@ -46,16 +47,11 @@ def graph_of(data: Any) -> Graph:
         return _of_split(data)
     if isinstance(data, networkx.Graph):
         return Graph.from_networkx(data)
-    if _pyg(data, "HeteroData"):
-        raise ValueError(
-            "data is HeteroData, with nodes and edges of several types; one type is distilled "
-            "here: take data.to_homogeneous(), or Data(x, edge_index, y) of one type of nodes"
-        )
     if _pyg(data, "Batch"):
         return Graphs.from_pyg(data.to_data_list())
     if isinstance(data, list | tuple) or _pyg(data, "Dataset"):
         return graph_of(data[0]) if len(data) == 1 else Graphs.from_pyg([*data])
-    if _pyg(data, "Data"):
+    if _pyg(data, "Data") or _pyg(data, "HeteroData"):
         return Graph.from_pyg(data)
     raise ValueError(f"data is {type(data).__name__}; expected {EXPECTED}")
 

@@ -45,23 +45,24 @@ class LLP(Method):
     others, `random_rate` times; it may have the anchor itself), means where the paper has sums, one
     margin for teacher and student, and no temperature, which the paper has. Ours are: the best
     epoch by AUC on validation pairs, where the authors take Hits@20, which depends on few pairs;
-    one weight w, where they search for two; a width of 64 and `anchors` drawn for a step, where
-    they have 256 and every node; no clipping of gradients.
+    one weight w, where they search for two; a GCN as teacher, where they have SAGE; a width of 64
+    and `anchors` drawn for a step, where they have 256 and every node; no clipping of gradients.
     """
 
     task = "links"
     needs = frozenset({"edges"})
     published_settings = {"": {"hidden": 64, "dropout": 0.5, "lr": 0.01, "weight_decay": 0.0}}
 
+    teacher: str = "gcn"
     teacher_hidden: Width = 64
     teacher_layers: Depth = 2
-    teacher_dropout: Dropout = 0.5
+    teacher_dropout: Dropout = 0.8
     teacher_lr: Rate = 0.01
     teacher_weight_decay: Decay = 0.0
     matching: Annotated[
         Literal["rank", "distribution", "both", "logits"], Setting("what of links is taught")
     ] = "rank"
-    matching_weight: Annotated[float, Setting("w, of what is taught", ge=0)] = 1.0
+    matching_weight: Annotated[float, Setting("w, of what is taught", ge=0)] = 10.0
     margin: Annotated[float, Setting("of likelihoods that differ, in rank", ge=0, le=1)] = 0.1
     walks: Annotated[int, Setting("from an anchor, that give context nodes", ge=1)] = 3
     hops: Annotated[int, Setting("of a walk, each a context node", ge=1)] = 2

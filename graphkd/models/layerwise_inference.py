@@ -75,7 +75,8 @@ def _layers(network: Any, graph: Graph) -> Iterator[Layer]:
         return _attention(network, graph)
     raise ValueError(
         f"{type(network).__name__} cannot be run layer by layer; expected one of "
-        f"{', '.join(networks.names())}: use graphkd.training.loop.predict"
+        f"{', '.join(n for n in networks.names() if n not in networks.TYPED)}: use "
+        "graphkd.training.loop.predict"
     )
 
 

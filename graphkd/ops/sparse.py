@@ -215,6 +215,19 @@ def mean(edge_index: Tensor, nodes: int, dtype: torch.dtype) -> Matrix:
     return matrix(target, source, 1 / degree[target], (nodes, nodes))
 
 
+def neighbour_mean(edge_index: Tensor, nodes: int, dtype: torch.dtype) -> Matrix:
+    r"""The mean over a node's neighbours without itself, (N, N), 0 where there are none.
+
+    Schlichtkrull, Kipf, Bloem, van den Berg, Titov and Welling, "Modeling Relational Data with
+    Graph Convolutional Networks", ESWC 2018, https://arxiv.org/abs/1703.06103.
+
+        (A x)_i = 1/|N(i)| \sum_{j in N(i)} x_j
+    """
+    source, target = edge_index
+    degree = torch.bincount(target, minlength=nodes).to(dtype)
+    return matrix(target, source, 1 / degree[target], (nodes, nodes))
+
+
 def normalized(edge_index: Tensor, nodes: int, dtype: torch.dtype) -> Matrix:
     r"""The symmetrically normalised adjacency with self-loops, (N, N).
 

@@ -140,7 +140,7 @@ REFUSED = {
         ring(y=torch.tensor([0.5, torch.inf] * 30)),
         "the target inf at node 1; expected finite",
     ),
-    "several kinds of nodes": (HeteroData(), r"HeteroData.*data\.to_homogeneous\(\)"),
+    "several kinds of nodes, none labelled": (HeteroData(), r"HeteroData has 0 types of edges"),
     "edges in time": (TemporalData(), "data is TemporalData; expected the name of a data set"),
     "a table": (np.zeros((3, 3)), "data is ndarray; expected .*of scipy: Graph.from_scipy"),
     "nothing": ([], "the list is empty; expected graphs"),

@@ -38,22 +38,28 @@ STUDENT, TEACHER = tensor([[0.5, 0.4, 0.7]]).double(), tensor([[0.9, 0.2, 0.85]]
 def test_rank_matching_is_the_sum_over_pairs_of_context_nodes():
     # The teacher tells 0 and 1, and 1 and 2 apart by over 0.1; 0 and 2 are alike: 0.1 whatever.
     # 0 above 1 by 0.1, which is the margin: 0; 2 above 1 by 0.3: 0. Mean over three pairs.
-    assert value(llp(), STUDENT, TEACHER) == pytest.approx(0.1 / 3)
+    assert value(llp(matching_weight=1.0), STUDENT, TEACHER) == pytest.approx(0.1 / 3)
     # The wrong way round the gaps are -0.1 and -0.3, and their hinges 0.2 and 0.4.
-    assert value(llp(), 1 - STUDENT, TEACHER) == pytest.approx((0.2 + 0.4 + 0.1) / 3)
+    assert value(llp(matching_weight=1.0), 1 - STUDENT, TEACHER) == pytest.approx(
+        (0.2 + 0.4 + 0.1) / 3
+    )
 
 
 def test_distribution_matching_is_the_divergence_over_the_context():
     p, q = (np.exp(x[0].numpy()) / np.exp(x[0].numpy()).sum() for x in (STUDENT, TEACHER))
     expected = (q * np.log(q / p)).sum()
-    assert value(llp(matching="distribution"), STUDENT, TEACHER) == pytest.approx(expected)
+    assert value(
+        llp(matching="distribution", matching_weight=1.0), STUDENT, TEACHER
+    ) == pytest.approx(expected)
     both = value(llp(matching="both", matching_weight=2.0), STUDENT, TEACHER)
     assert both == pytest.approx(2 * (expected + 0.1 / 3))
 
 
 def test_logits_are_matched_one_by_one():
     expected = (0.4**2 + 0.2**2 + 0.15**2) / 3
-    assert value(llp(matching="logits"), STUDENT, TEACHER) == pytest.approx(expected)
+    assert value(llp(matching="logits", matching_weight=1.0), STUDENT, TEACHER) == pytest.approx(
+        expected
+    )
     ends = tensor([[0, 1], [2, 3]])
     asked = llp(matching="logits").asked(ends, FAKE, torch.Generator())
     assert asked.tolist() == [[[0], [1]], [[2], [3]]]
