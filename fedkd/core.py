@@ -202,8 +202,9 @@ class Properties(NamedTuple):
             compared; "shared within a group" where all parameters go up and are averaged.
         summand: where the server needs no more than a sum over clients, so that secure aggregation
             applies, what is summed: each client's "payload", or its "weighted payload", weight x
-            payload, beside the weight (where rows are named, these are summed too); see
-            `Algorithm.summand`. "none" where it needs each upload. What is summed is what the
+            payload, beside the weight (where rows are named, these are summed too); or "weighted
+            rows", each row of a payload times a weight that is taken from it, beside these weights.
+            See `Algorithm.summand`. "none" where it needs each upload. What is summed is what the
             server reads; not so the messages of a coding of the algorithm's own (`uplink`).
         server_learns: what an honest but curious server gets to know of each client.
         beyond_training: what of an upload is a function of private examples otherwise than by
@@ -217,7 +218,7 @@ class Properties(NamedTuple):
     up: str
     down: str
     architectures: Literal["any", "one feature width", "shared within a group"]
-    summand: Literal["none", "payload", "weighted payload"]
+    summand: Literal["none", "payload", "weighted payload", "weighted rows"]
     server_learns: str
     beyond_training: tuple[str, ...] = ()
     validation: Literal["none", "labelled"] = "none"

@@ -7,6 +7,7 @@ import torch
 
 from fedkd.algorithms.fedavg import of_group
 from fedkd.communication.compression import CONSENSUS, argmax, deflate, delta, simplex
+from fedkd.components.aggregation import Aggregating
 from fedkd.components.public_consensus import (
     predictions,
     predictions_spec,
@@ -14,7 +15,7 @@ from fedkd.components.public_consensus import (
     student_steps,
     trained_and_asked,
 )
-from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
+from fedkd.core import Properties, Public, Server, Task, as_sent
 from fedkd.messages import Message, PayloadSpec, Stage, Upload
 from kdcore.rng import generator as stream
 from kdcore.settings import Setting
@@ -25,7 +26,7 @@ MODEL = "model"
 
 
 @dataclass(frozen=True)
-class CFD(Algorithm):
+class CFD(Aggregating):
     """Compressed federated distillation.
 
     Felix Sattler, Arturo Marban, Roman Rischke, Wojciech Samek. "CFD: Communication-Efficient
@@ -63,6 +64,14 @@ class CFD(Algorithm):
         server_learns="the client's quantised predictions for public examples",
         targets=("class", "sequence"),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rule.distributions and self.bits_up == 1:
+            raise ValueError(
+                f"aggregation {self.aggregation} weighs rows by how sure they are, and of one bit "
+                "all are; take bits_up >= 2"
+            )
 
     @property
     def public_training(self) -> TrainingConfig:
@@ -126,7 +135,7 @@ class CFD(Algorithm):
     ) -> Server:
         """Distil the mean of the votes into the server's model, and let that speak."""
         assert public is not None
-        votes = as_sent(total[task.target.sent] / count)
+        votes = as_sent(self.pooled(total, task.target.sent, count, task.target))
         votes = task.target.known(votes, public.labels)
         shuffles = stream(int(server["seed"]), "shuffle", int(server["round"]))
         batches = draw(Examples(public.x, votes, public.rows), self.server, shuffles)

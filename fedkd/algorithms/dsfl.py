@@ -1,8 +1,9 @@
 """DS-FL: a sharpened consensus on unlabelled public examples."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import Annotated
 
+from fedkd.components.aggregation import Aggregating, of_consensus
 from fedkd.components.public_consensus import (
     consensus_message,
     predictions_spec,
@@ -10,7 +11,7 @@ from fedkd.components.public_consensus import (
     student_steps,
     trained_and_asked,
 )
-from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
+from fedkd.core import Properties, Public, Server, Task, as_sent
 from fedkd.messages import Message, PayloadSpec, Upload
 from fedkd.targets import ALL
 from kdcore.settings import Setting
@@ -18,7 +19,7 @@ from kdcore.training.loop import Batches, Params, Predict, TrainingConfig
 
 
 @dataclass(frozen=True)
-class DSFL(Algorithm):
+class DSFL(Aggregating):
     """Distillation-based semi-supervised federated learning, with entropy reduction aggregation.
 
     Sohei Itahara, Takayuki Nishio, Yusuke Koda, Masahiro Morikura, Koji Yamamoto.
@@ -32,7 +33,7 @@ class DSFL(Algorithm):
 
     Conventions: the temperature divides probabilities, not logits; below 1/C or so it sharpens.
     That is the paper's ERA; with `aggregation = "sa"`, its simple aggregation, the mean stays as it
-    is.
+    is. Other papers' ways to a consensus are in `fedkd.consensus`.
     The consensus is digested at the start of the next round; the model in use is the one that has
     just digested the newest, as in the paper. The server keeps no model of its own.
     """
@@ -41,10 +42,8 @@ class DSFL(Algorithm):
     public_size: Annotated[int | None, Setting("public examples of a round; none: all", ge=1)] = (
         None
     )
-    aggregation: Annotated[
-        Literal["era", "sa"], Setting("entropy reduction, or the plain mean")
-    ] = "era"
-    temperature: Annotated[float, Setting("of the sharpening", gt=0)] = 0.1
+    aggregation: str = field(default="era", kw_only=True)
+    temperature: float = field(default=0.1, kw_only=True)
 
     properties = Properties(
         public="unlabelled",
@@ -55,14 +54,6 @@ class DSFL(Algorithm):
         server_learns="the client's predictions for public examples",
         targets=ALL,
     )
-
-    def check(self, task: Task) -> None:
-        """What is sharpened are distributions."""
-        if self.aggregation == "era" and task.target.sharpened is None:
-            raise ValueError(
-                f"DSFL with aggregation era sharpens distributions, and predictions of "
-                f"{task.target.words} are none; take aggregation sa, the plain mean"
-            )
 
     @property
     def public_training(self) -> TrainingConfig:
@@ -76,7 +67,7 @@ class DSFL(Algorithm):
 
     def broadcast(self, server: Server, client: int, group: str) -> Message:
         """The newest consensus, the same for all."""
-        return server
+        return of_consensus(server)
 
     def client_update(
         self,
@@ -114,8 +105,5 @@ class DSFL(Algorithm):
     ) -> Server:
         """Sharpen the mean."""
         assert public is not None
-        consensus = total[task.target.sent] / count
-        if self.aggregation == "era":
-            assert task.target.sharpened is not None
-            consensus = task.target.sharpened(consensus, self.temperature)
-        return consensus_message(as_sent(consensus), public)
+        agreed = self.pooled(total, task.target.sent, count, task.target)
+        return consensus_message(as_sent(agreed), public)

@@ -7,14 +7,15 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from fedkd.components.aggregation import Aggregating, of_consensus
 from fedkd.components.public_consensus import (
     consensus_message,
     digest,
     predictions_spec,
     student_steps,
 )
-from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
-from fedkd.messages import Message, PayloadSpec, Received, Upload, summed, unweighted
+from fedkd.core import Properties, Public, Server, Task, as_sent
+from fedkd.messages import Message, PayloadSpec, Received, Upload
 from fedkd.targets import ALL, CLASSES, Target
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
@@ -24,7 +25,7 @@ MET = "met"  # who has been heard, for as long as newcomers are treated differen
 
 
 @dataclass(frozen=True)
-class FedMD(Algorithm):
+class FedMD(Aggregating):
     """Heterogenous federated learning via model distillation.
 
     Daliang Li, Junpu Wang. "FedMD: Heterogenous Federated Learning via Model Distillation".
@@ -37,7 +38,8 @@ class FedMD(Algorithm):
     Conventions: clients send probabilities where the paper's code sends logits and fits them by
     mean absolute error, since a single client can turn a mean of logits at will. `exchange =
     "logits"` is the paper's way, with loss mean_c |f(public)_c - consensus_c|. The consensus is
-    digested at the start of the next round, and the model in use is the one after revisiting.
+    digested at the start of the next round, and the model in use is the one after revisiting. Other
+    ways to a consensus than the mean (`aggregation`) are other papers' (`fedkd.consensus`).
 
     With `pretrain` >= 1 the public examples are labelled, and a client's first round begins as the
     paper's does: that many passes over the labelled examples that the round asks about, CE(y,
@@ -66,6 +68,11 @@ class FedMD(Algorithm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.exchange == "logits" and self.aggregation != "sa":
+            raise ValueError(
+                f"aggregation {self.aggregation} is of probabilities, and exchange is logits; "
+                "leave one of them out"
+            )
         if self.pretrain and not self.distill.passes("pretrain"):
             raise ValueError(
                 f"pretrain must be 0, or distill.epochs >= 1 with it, got {self.pretrain} and "
@@ -88,11 +95,9 @@ class FedMD(Algorithm):
 
     def broadcast(self, server: Server, client: int, group: str) -> Message:
         """The newest consensus, the same for all; nothing for whoever has to pretrain."""
-        if MET not in server:
-            return server
-        if client not in server[MET].tolist():
+        if MET in server and client not in server[MET].tolist():
             return {}
-        return {key: value for key, value in server.items() if key != MET}
+        return of_consensus(server)
 
     def client_update(
         self,
@@ -130,6 +135,7 @@ class FedMD(Algorithm):
 
     def check(self, task: Task) -> None:
         """Logits are exchanged where the paper does so."""
+        super().check(task)
         if self.exchange == "logits" and task.target != CLASSES:
             raise ValueError(
                 f"FedMD exchanges logits of classes, and each example has {task.target.words}; "
@@ -139,17 +145,17 @@ class FedMD(Algorithm):
     def server_from_sum(
         self, task: Task, server: Server, total: Message, count: float, public: Public | None
     ) -> Server:
-        """Each client counts once."""
+        """Each client counts once, unless `aggregation` has it otherwise."""
         assert public is not None
-        return consensus_message(as_sent(total[self._key(task.target)] / count), public)
+        agreed = self.pooled(total, self._key(task.target), count, task.target)
+        return consensus_message(as_sent(agreed), public)
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
         """The same; and, where clients pretrain, who has done so."""
         senders: list[int] = []
-        total, count = summed(map(unweighted, _noted(uploads, senders)))
-        after = self.server_from_sum(task, server, total, count, public)
+        after = super().server_update(task, server, _noted(uploads, senders), public)
         if not self.pretrain:
             return after
         known = server[MET].tolist() if MET in server else []

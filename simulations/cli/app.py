@@ -223,8 +223,8 @@ def list_(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="algorithms, methods, losses, models, datasets, partitions, engines, faults, "
-            "attacks, trackers, recipes, experiments"
+            help="algorithms, methods, losses, models, datasets, partitions, engines, "
+            "aggregations, faults, attacks, trackers, recipes, experiments"
         ),
     ] = None,
     json: Json = False,

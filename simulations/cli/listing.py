@@ -75,6 +75,13 @@ def engines() -> Iterable[Record]:
     return _entries(REGISTRY)
 
 
+def aggregations() -> Iterable[Record]:
+    """Ways to a consensus of what clients predict."""
+    from fedkd.consensus import REGISTRY
+
+    return _entries(REGISTRY)
+
+
 def faults() -> Iterable[Record]:
     """What a corrupt client may send."""
     from fedkd.attacks.byzantine import REGISTRY
@@ -121,6 +128,7 @@ KINDS: dict[str, Callable[[], Iterable[Record]]] = {
     "datasets": datasets,
     "partitions": partitions,
     "engines": engines,
+    "aggregations": aggregations,
     "faults": faults,
     "attacks": attacks,
     "trackers": trackers,

@@ -42,7 +42,7 @@ FLOORS = {
         "attacks communication components data engines storage",
         "models",
         "core",
-        "messages privacy targets",
+        "consensus messages privacy targets",
     ],
     "graphkd": [
         "__init__",

@@ -59,7 +59,7 @@ def test_it_sharpens_below_and_flattens_above():
 def test_simple_aggregation_is_the_mean_and_knows_no_temperature():
     found = consensus([0.9, 0.1], [0.3, 0.7], aggregation="sa", temperature=0.01)
     torch.testing.assert_close(found, torch.tensor([0.6, 0.4]))
-    with pytest.raises(ValueError, match="aggregation must be era or sa, got 'mean'"):
+    with pytest.raises(ValueError, match="unknown aggregation 'mean'; choose one of"):
         DSFL(aggregation="mean")
 
 

@@ -1,0 +1,35 @@
+"""Ways to a consensus: many clients' predictions for the same examples into one, `--aggregation`.
+
+One paper a file. What a rule needs decides who may stand between clients and server: a weight for
+each row, taken from a client's own predictions, goes into a sum, so that secure aggregation and
+noise on a sum apply; a weight for each client is found by comparing uploads, so that they do not.
+"""
+
+from fedkd.consensus.client_filter import ClientFilter
+from fedkd.consensus.entropy import Entropy, EntropyERA
+from fedkd.consensus.expguard import ExpGuard
+from fedkd.consensus.mean import EntropyReduction, SimpleAggregation
+from fedkd.consensus.rule import ROW_WEIGHTS, Rule
+from fedkd.consensus.variance import Variance, VarianceERA
+from kdcore.registry import Registry, members, subclass_of
+
+__all__ = ["REGISTRY", "ROW_WEIGHTS", "RULES", "Rule"]
+
+RULES: dict[str, type[Rule]] = {
+    "sa": SimpleAggregation,
+    "era": EntropyReduction,
+    "variance": Variance,
+    "variance-era": VarianceERA,
+    "entropy": Entropy,
+    "entropy-era": EntropyERA,
+    "filter": ClientFilter,
+    "expguard": ExpGuard,
+}
+
+REGISTRY: Registry[type[Rule]] = Registry(
+    "aggregation",
+    members(RULES),
+    "kdsim.aggregations",
+    subclass_of(Rule),
+    "a class derived from fedkd.consensus.Rule",
+)
