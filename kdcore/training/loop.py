@@ -210,7 +210,8 @@ def _noisy_mean(
     assert training.privacy is not None
     norm, noise = training.privacy.norm, training.privacy.noise
     stream = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(sum(map(torch.numel, leaves)), generator=stream, dtype=leaves[0].dtype)
+    count, kind = sum(map(torch.numel, leaves)), leaves[0].dtype
+    drawn = torch.randn(count, generator=stream, dtype=kind, device="cpu")
     parts = drawn.to(leaves[0].device).split([leaf.numel() for leaf in leaves])
     total = [noise * norm * part.view_as(leaf) for part, leaf in zip(parts, leaves, strict=True)]
     for slopes in each:

@@ -33,6 +33,7 @@ from graphkd.data import datasets, registry
 from graphkd.ops.dropout import Dropout, drawn_on_device
 from kdcore.devices import Made
 from kdcore.rng import generator
+from kdcore.training.loop import Clipping, TrainingConfig
 from simulations.config.experiments import Compression, SurveyExperiment, Topology, build
 from simulations.config.resources import Resources
 from simulations.runners import federated
@@ -109,6 +110,20 @@ def test_an_algorithm_computes_on_a_device_what_it_computes_on_the_cpu(
     ]
     for name, cpu in scores[0].items():
         torch.testing.assert_close(scores[1][name].cpu(), cpu, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("engine", "family"), sorted(QUICK_PAIRS))
+def test_private_training_on_a_device_has_the_noise_of_the_cpu(
+    engine, family, tiny, double, device, undrawn
+):
+    here = tiny([family], RAGGED, public=5)
+    local = TrainingConfig(batch_size=3, privacy=Clipping(0.5, 0.7))
+    algorithm, found = algorithms.get("fd")(local=local), []
+    for federation in (here, here.to(device)):
+        asked = federation.task, federation.clients
+        found.append([*simulate(algorithm, *asked, rounds=2, engine=ENGINES[engine])][-1])
+    for cpu, other in zip(found[0].clients, found[1].clients, strict=True):
+        assert far(other.params, cpu.params) < 1e-6
 
 
 @every_algorithm
