@@ -7,6 +7,10 @@ If the lower bound is above the epsilon, the mechanism is wrong; if it is below,
 How runs are scored is fixed here, before any figure is made, with the share alpha of right
 mechanisms that would be found wrong:
 
+- `fd`: the noisy sum of class means and labels held, before the server makes anything of it, of
+  three clients who hold ten labels and are sure of one label whatever they see; the first says
+  another one in the second neighbour. The score is the release projected onto the difference of the
+  two sums. Alpha is .001.
 - `dpsgd`: 100 digits, with or without one canary, an example of label 0 whose one input nobody else
   has; every record is taken at each of 20 steps, with a learning rate so small that the model stays
   where it began. The score is the change of all parameters projected onto the step along which the
@@ -19,13 +23,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fedkd.algorithms.fd import FD
 from fedkd.algorithms.local import Local
+from fedkd.communication.aggregation import Cohort, released
 from fedkd.core import Client, Task
 from fedkd.data import datasets
 from fedkd.engines.batched import batched
+from fedkd.messages import Message, Received
 from fedkd.models import build
 from fedkd.privacy.accounting import noise_multiplier
-from fedkd.privacy.lower_bounds import FEWEST, lower_bound
+from fedkd.privacy.client_noise import ClientNoise
+from fedkd.privacy.lower_bounds import FEWEST, lower_bound, projected
 from fedkd.rounds.round import private_of_all
 from kdcore.rng import generator
 from kdcore.training.loop import Clipping, Examples, TrainingConfig, supervised
@@ -34,6 +42,7 @@ from simulations.results import run_folder
 
 Scores = tuple[Tensor, Tensor]  # (M,) of runs on one neighbour, and on the other
 
+LABELS = 10
 RECORDS, STEPS, CANARY = 100, 20, 100.0
 
 
@@ -112,6 +121,30 @@ def show(proof: Proof, json: bool) -> None:
     print(" ".join(lines))
 
 
+def fd(noise: float, runs: int, seed: int) -> Scores:
+    """Of sums over clients of which one is another one; see the module."""
+    algorithm = FD(leave_one_out=False)
+    specs = {"any": algorithm.payload_spec(Task({}, LABELS), "any")}
+    cohort = Cohort(specs, {"any": 3.0}, {"any": {}}, {client: {} for client in range(3)})
+
+    def release(label: int, noise: float, run: int) -> Tensor:
+        uploads = [_sure_of(label, 0), _sure_of(2, 1), _sure_of(3, 2)]
+        stream = generator(seed, "audit", label, run)
+        return flat(released(ClientNoise(noise), algorithm, uploads, cohort, stream))
+
+    exact = [release(label, 0.0, 0) for label in (0, 1)]
+    first, second = (
+        torch.stack([release(label, noise, run) for run in range(runs)]) for label in (0, 1)
+    )
+    return projected(first, *exact), projected(second, *exact)
+
+
+def _sure_of(label: int, client: int) -> Received:
+    """What a client sends who holds all labels, and answers with one whatever it sees."""
+    means = torch.eye(LABELS)[[label] * LABELS]
+    return Received(client, "any", {"means": means}, 1.0, torch.ones(LABELS))
+
+
 def dpsgd(noise: float, runs: int, seed: int) -> Scores:
     """Of training without and with the canary; see the module."""
     data = datasets.load("digits", None)
@@ -142,12 +175,15 @@ def trained(task: Task, clients: Sequence[Client], algorithm: Local, seed: int) 
     return [params for params, _ in batched()(algorithm.client_update, task, clients, inputs)]
 
 
-def flat(params: Params) -> Tensor:
-    """All parameters in a row, in float64."""
-    return torch.cat([value.detach().double().flatten() for value in params.values()])
+def flat(tensors: Params | Message) -> Tensor:
+    """All numbers in a row, in float64."""
+    return torch.cat([value.detach().double().flatten() for value in tensors.values()])
 
 
 MECHANISMS = {
+    "fd": Mechanism(
+        unit="client", relation="replace", alpha=0.001, noise=noise_multiplier, scores=fd
+    ),
     "dpsgd": Mechanism(
         unit="record",
         relation="add",
