@@ -1,4 +1,4 @@
-"""What the server learns of a cohort where it is not told each upload: a sum, with noise.
+"""What a server learns of a cohort where it is not told each upload: a sum, noisy or secure.
 
 It takes the place between `Algorithm.summand` and `Algorithm.server_from_sum`. How far one client
 moves the sum is by `fedkd.privacy.releases`; what comes after the noise is post-processing.
@@ -6,18 +6,26 @@ moves the sum is by `fedkd.privacy.releases`; what comes after the noise is post
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 
 import torch
 
 from fedkd.communication.channel import Channel
+from fedkd.communication.secure_aggregation import (
+    Learnt,
+    check_secure,
+    secure_total,
+    unseen,
+    vector_bytes,
+)
 from fedkd.core import Algorithm, Task
 from fedkd.messages import ROWS, WEIGHT, Message, PayloadSpec, Received, Transform, summed
 from fedkd.privacy.client_noise import ClientNoise
 from fedkd.privacy.events import Event, RandomizedResponse
 from fedkd.privacy.mechanisms import gaussian_sum, onto_simplex
 from fedkd.privacy.releases import Sizes, clipped, find
+from fedkd.privacy.secure_sum import SecureSum
 
 Specs = Mapping[str, PayloadSpec]
 SURE = 2.0  # standard deviations of noise by which a number of clients has to be above nobody
@@ -32,6 +40,8 @@ class Cohort:
         counts: group -> how many clients take part, or are expected to.
         held: group -> the message that the server would send it now.
         told: client number -> the message that it was sent, as it was read.
+        members: client number -> group, of those who were sent it.
+        private: how many examples weights are relative to in a secure sum.
         device: on which the server reads uploads.
     """
 
@@ -39,6 +49,8 @@ class Cohort:
     counts: Mapping[str, float]
     held: Mapping[str, Message]
     told: Mapping[int, Message]
+    members: Mapping[int, str] = field(default_factory=dict)
+    private: int = 1
     device: torch.device = torch.device("cpu")
 
 
@@ -48,21 +60,31 @@ class Aggregation:
 
     Attributes:
         noise: on the sum; None for none.
+        secure: a sum of masked vectors, of which the server sees no more than itself; None for one
+            that the server makes.
         projected: whether what is summed are distributions on average alone, so that their mean has
             to be made one.
     """
 
     noise: ClientNoise | None = None
+    secure: SecureSum | None = None
     projected: bool = False
 
     @property
     def compares(self) -> bool:
         """Whether the server has uploads that it can measure by each other."""
-        return self.noise is None
+        return self.noise is None and self.secure is None
 
-    def check(self, algorithm: Algorithm, task: Task, channel: Channel) -> None:
+    def check(self, algorithm: Algorithm, task: Task, channel: Channel, clients: int) -> None:
         """Raise ValueError, before anything runs, for what such a sum would not cover."""
         check_summed(algorithm)
+        if self.secure is not None:
+            check_secure(self.secure, algorithm, channel, clients, task.private)
+            if self.noise is not None:
+                raise ValueError(
+                    "noise at the server is on a sum of numbers as they are, and a secure sum is "
+                    "of rounded ones, which sensitivities do not know of; take one of the two"
+                )
         if self.noise is not None:
             for group in task.models:
                 sensitivity(self.noise, algorithm.payload_spec(task, group))
@@ -78,15 +100,28 @@ class Aggregation:
         uploads: Iterable[Received],
         cohort: Cohort,
         stream: torch.Generator | None,
-    ) -> tuple[Message, float]:
+    ) -> Learnt:
         """The sum that the server learns from, and of how many clients it is taken to be."""
         if self.noise is not None:
             assert stream is not None
-            return noisy_sum(self.noise, algorithm, uploads, cohort, stream)
+            return Learnt(*noisy_sum(self.noise, algorithm, uploads, cohort, stream))
+        if self.secure is not None:
+            assert stream is not None
+            nothing = {group: _nobody(group, cohort) for group in cohort.specs}
+            known = cohort.members, nothing, cohort.private
+            return secure_total(self.secure, algorithm, uploads, *known, stream)
         total, count = summed(map(algorithm.summand, uploads))
         if count and self.projected:
             total = _sensible(total, _all_specs(cohort), count, 0.0)
-        return total, count
+        return Learnt(total, count)
+
+    def bytes_of(self, algorithm: Algorithm, specs: Specs) -> Mapping[str, int] | None:
+        """Bytes of an upload, where it is not sent as it is."""
+        return None if self.secure is None else vector_bytes(algorithm, specs)
+
+    def seen(self, specs: Specs) -> Specs:
+        """What of the form of an upload can be held to what it claims."""
+        return specs if self.secure is None else unseen(specs)
 
 
 def randomised(channel: Channel, algorithm: Algorithm, specs: Iterable[Specs]) -> bool:

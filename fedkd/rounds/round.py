@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from fedkd.communication.aggregation import Aggregation, Cohort, randomised
 from fedkd.communication.border import Border
 from fedkd.communication.channel import Channel, weigh_broadcast, weigh_upload
+from fedkd.communication.secure_aggregation import tells_weights
 from fedkd.core import Algorithm, Client, Engine, Failure, Public, Server, Task
 from fedkd.data.checks import check_examples, check_finite
 from fedkd.engines.sequential import sequential
@@ -244,20 +245,24 @@ def close_round(
     channel = replace(channel, max_weight=min(channel.max_weight, task.private))
     if aggregation is None and randomised(channel, algorithm, payload_spec.values()):
         aggregation = Aggregation(projected=True)
-    compared = aggregation is None or aggregation.compares
-    border = Border(channel, payload_spec, received, task.device, compared)
+    how = aggregation or Aggregation()
+    seen = {group: how.seen(spec) for group, spec in payload_spec.items()}
+    border = Border(channel, seen, received, task.device, how.compares)
 
     def arriving() -> Iterator[tuple[int, str, Upload]]:
         for client, upload in sent:
-            ledger.up.update(weigh_upload(algorithm, client, upload, channel))
+            size = how.bytes_of(algorithm, payload_spec[groups[client]])
+            ledger.up.update(size or weigh_upload(algorithm, client, upload, channel))
             yield client, groups[client], upload
 
     uploads = iter(counted(border.admitted(arriving(), WAVE)))
     if aggregation is not None:
-        cohort = _public_of(algorithm, task, server, groups, opening.cohort, received, aggregation)
-        total, count = aggregation.total(algorithm, uploads, cohort, stream)
-        if count:
-            server = algorithm.server_from_sum(task, server, total, count, public)
+        cohort = _public_of(algorithm, task, server, groups, received, channel, aggregation)
+        learnt = aggregation.total(algorithm, uploads, cohort, stream)
+        ledger += Ledger(Counter(learnt.up), Counter(learnt.down))
+        border.rejected |= learnt.lost
+        if learnt.clients:
+            server = algorithm.server_from_sum(task, server, learnt.total, learnt.clients, public)
             server = on(server, task.device)
     elif (first := next(uploads, None)) is not None:
         server = algorithm.server_update(task, server, itertools.chain([first], uploads), public)
@@ -272,19 +277,21 @@ def _public_of(
     task: Task,
     server: Server,
     groups: Mapping[int, str],
-    members: Sequence[int],
     told: Mapping[int, Message],
+    channel: Channel,
     aggregation: Aggregation,
 ) -> Cohort:
     """What an aggregation may know of a cohort beside its uploads."""
     rate = 1.0 if aggregation.noise is None else aggregation.noise.rate
-    counted = Counter(groups[client] for client in (members if rate == 1 else groups))
+    counted = Counter(groups[client] for client in (told if rate == 1 else groups))
     first = {group: client for client, group in sorted(groups.items(), reverse=True)}
     return Cohort(
         {group: algorithm.payload_spec(task, group) for group in sorted(first)},
         {group: rate * counted[group] for group in sorted(first)},
         {group: algorithm.broadcast(server, client, group) for group, client in first.items()},
         told,
+        {client: groups[client] for client in told},
+        task.private if tells_weights(algorithm, channel) else 1,
         task.device,
     )
 

@@ -64,7 +64,8 @@ def simulate(
         store: where parameters are kept between rounds; by default in memory.
         witness: whether rounds hold what crossed the network (`Round.broadcasts`, `Round.uploads`).
         aggregation: what the server learns of a cohort where it is not told each upload; its noise
-            is of a stream of its own for each round.
+            is of a stream of its own for each round. Of a secure sum rounds hold no uploads, which
+            crossed masked.
 
     Raises:
         ValueError: no clients, a number used twice, an unknown group, or public examples missing.
@@ -73,7 +74,7 @@ def simulate(
     algorithm = algorithm.learning(task.target)
     channel = channel.with_algorithm(algorithm)
     if aggregation is not None:
-        aggregation.check(algorithm, task, channel)
+        aggregation.check(algorithm, task, channel, len(clients))
     known = clients if after is None else after.clients
     members = {client.id: client for client in sorted(known, key=lambda client: client.id)}
     groups = {client.id: client.group for client in members.values()}
@@ -90,12 +91,12 @@ def simulate(
             *(seed if secret is None else secret, index, members),
             *(refused, failed, keep),
         )
-        if witness:
+        if witness and (aggregation is None or aggregation.secure is None):
             uploads = _noted(uploads, seen)
         server, rejected, ledger = close_round(
             *(algorithm, task, server, groups, channel, opening, uploads, public),
             aggregation=aggregation,
-            stream=generator(seed, "noise", index),
+            stream=generator(seed if secret is None else secret, "noise", index),
         )
         rejected = dict(sorted((refused | rejected).items()))
         check_somebody(opening.cohort, failed)
