@@ -1,6 +1,7 @@
 """A Ray cluster of several nodes on this machine's loopback, for tests."""
 
 import gc
+import importlib
 import warnings
 from contextlib import contextmanager
 
@@ -10,12 +11,13 @@ STORE = 2**27  # bytes of a node's object store
 @contextmanager
 def cluster():
     """A head without cores; tests add nodes."""
-    from ray.cluster_utils import Cluster
-
     from fedkd.engines.ray.cluster import ray
 
+    utils = importlib.import_module("ray.cluster_utils")  # behind the switches of that import
     head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
-    found = Cluster(initialize_head=True, head_node_args=head | {"node_ip_address": "127.0.0.1"})
+    found = utils.Cluster(
+        initialize_head=True, head_node_args=head | {"node_ip_address": "127.0.0.1"}
+    )
     try:
         yield found
     finally:

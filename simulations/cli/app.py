@@ -132,6 +132,7 @@ def tune(
     workers: Workers = None,
     json: Json = False,
     download: Annotated[bool, typer.Option(help="fetch missing graph data")] = False,
+    ray_address: RayAddress = "",
 ) -> int:
     """Search settings by validation data, as widely for each algorithm; what is best, as a file.
 
@@ -145,7 +146,7 @@ def tune(
         path = library.find(experiment)
         how = ranges.assignments(search or (), trials, seeds, metric)
         document = files.override(files.read(path), [*(assign or []), *how])
-    options = _how(out, data_root, workers, download)
+    options = _how(out, data_root, workers, download, ray_address=ray_address)
     return console.tune(document, path.name, path.stem, options, json)
 
 

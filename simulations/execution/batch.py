@@ -5,7 +5,7 @@ Who wants to hear of it goes through what `run` yields: `console` prints it, a n
 
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import compress
 from operator import not_
@@ -23,6 +23,30 @@ from simulations.results.run_folder import Record
 from simulations.runners.objects import NONE, Objects
 
 
+class Connection:
+    """To a Ray cluster, for one batch or for several of the same code, joined with the first.
+
+    What has been started on its machines (workers, with all that they have imported) ends with it.
+    """
+
+    def __init__(self) -> None:
+        self._held: ExitStack | None = None
+
+    def join(self, address: str) -> None:
+        """Connect to the cluster; ValueError where nobody answers."""
+        from simulations.execution import cluster
+
+        if self._held is None:
+            with ExitStack() as held:
+                held.enter_context(cluster.joined(address))
+                self._held = held.pop_all()
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        if self._held is not None:
+            self._held.close()
+
+
 @dataclass(frozen=True)
 class Options:
     """How to run and where to; nothing here changes a number.
@@ -38,6 +62,7 @@ class Options:
         objects: data and models that were given as such.
         ray_address: of the Ray cluster to run on; by default as the document or $RAY_ADDRESS has
             it, and else this machine, which "local" says outright.
+        connection: to it, which stays when the batch is done; by default one for this batch.
     """
 
     out: Path | None = None
@@ -48,6 +73,7 @@ class Options:
     track: tuple[str, ...] = ()
     objects: Objects = NONE
     ray_address: str = ""
+    connection: Connection | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +126,7 @@ def opened(
     out = options.out or Path("runs") / f"{name}-{identity.digest_all(experiments)[:8]}"
     address = _address(options, resources, out, experiments)
     root = options.root.absolute() if options.root and address else options.root
-    with _connected(address, experiments, resources):
+    with _connected(address, experiments, resources, options.connection):
         resources = replace(resources, ray_address="")
         asked = root, options.download, resources, options.objects, not address
         scheduler.check(experiments, *asked)
@@ -158,7 +184,10 @@ def _address(
 
 @contextmanager
 def _connected(
-    address: str, experiments: Sequence[config.Experiment], resources: Resources
+    address: str,
+    experiments: Sequence[config.Experiment],
+    resources: Resources,
+    lasting: Connection | None,
 ) -> Iterator[None]:
     """Connected to a cluster that has room for the runs, if there is one."""
     if not address:
@@ -168,9 +197,14 @@ def _connected(
 
     for experiment in experiments:
         sources.sources(experiment)  # that is the user's code, which goes there
-    with cluster.joined(address):
+    connection = lasting or Connection()
+    try:
+        connection.join(address)
         cluster.check(experiments, resources)
         yield
+    finally:
+        if connection is not lasting:
+            connection.close()
 
 
 def _looked(

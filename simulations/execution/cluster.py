@@ -11,8 +11,6 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from fedkd.engines.ray import cluster as ours
 from fedkd.engines.ray.cluster import ray
 from fedkd.engines.ray.placement import Share, check_room
@@ -99,7 +97,7 @@ def look(
         if node["Alive"] and has.get("CPU"):
             gpus = has.get("GPU", 0.0) if resources.gpus else 0.0
             asked = remote.Asked(tuple(kinds.values()), root, resources, gpus, hashes)
-            at = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            at = ours.on_node(node["NodeID"])
             options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": at}
             call = ray.remote(remote.look).options(**options).remote(asked, given)
             calls[call] = f"{ours.node_name(node['NodeID'])} ({node['NodeManagerHostname']})"

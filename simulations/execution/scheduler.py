@@ -305,9 +305,7 @@ def failed(error: BaseException, log: Path | None) -> Record:
 
 def _on_ray(waiting: deque[Job], workers: int) -> Iterator[tuple[Job, Record]]:
     """Take jobs from those that wait, until there are none."""
-    import ray
-
-    from fedkd.engines.ray.cluster import send_users_code
+    from fedkd.engines.ray.cluster import ray, send_users_code
 
     send_users_code()
     _start(min(workers, len(waiting)) * waiting[0].resources.cpus)
@@ -327,12 +325,9 @@ def _on_ray(waiting: deque[Job], workers: int) -> Iterator[tuple[Job, Record]]:
 
 def _start(cores: int) -> None:
     """A Ray of our own, on loopback only, that says nothing and reports to nobody."""
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it binds 0.0.0.0
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     home = str(Path(__file__).resolve().parents[2])  # workers find this package where we did
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
-    import ray
+    from fedkd.engines.ray.cluster import ray
 
     with process.own_signals():
         ray.init(
@@ -346,7 +341,7 @@ def _start(cores: int) -> None:
 
 
 def _submit(job: Job) -> Any:
-    import ray
+    from fedkd.engines.ray.cluster import ray
 
     share = {"num_cpus": job.resources.cpus, "num_gpus": gpus_of(job)}
     return ray.remote(_task).options(**share, max_retries=RETRIES).remote(job)
@@ -358,7 +353,7 @@ def _task(job: Job) -> list[Record]:
 
 def _collect(reference: Any) -> list[Record]:
     """A finished task's records; a worker that kept dying is a failed run."""
-    import ray
+    from fedkd.engines.ray.cluster import ray
 
     try:
         return list(ray.get(reference))

@@ -13,9 +13,6 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
 from fedkd.engines.ray import cluster as ours
 from fedkd.engines.ray.cluster import ray
 from fedkd.engines.ray.placement import check_room
@@ -85,7 +82,7 @@ class _Run:
         with suppress(ray.exceptions.RayError):
             self.records.close()
             if self._group is not None:
-                remove_placement_group(self._group)
+                ray.util.remove_placement_group(self._group)
 
     def _begin(self, kept: int) -> Generator[Record, None, Begun]:
         """Submit it, and hear of where it is; see `scheduler.recorded`."""
@@ -101,10 +98,8 @@ class _Run:
         wanted = shares(self.job.experiment, self.job.resources)
         options: dict[str, Any] = {"num_cpus": wanted[0].cpus, "num_gpus": wanted[0].gpus}
         if len(wanted) > 1:  # with room for all of its actors, or it waits
-            self._group = placement_group([ours.resources(one) for one in wanted])
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
-                self._group, 0, placement_group_capture_child_tasks=True
-            )
+            self._group = ray.util.placement_group([ours.resources(one) for one in wanted])
+            options["scheduling_strategy"] = ours.within_group(self._group)
         home, newest = self.job.folder.parent, checkpoint.of_round(_kept(self.job), kept)
         files = {
             path.relative_to(home).as_posix(): ray.put(path.read_bytes())

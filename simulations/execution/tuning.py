@@ -10,7 +10,7 @@ beside the runs, and a search that was stopped ends like one that was not.
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +24,7 @@ from kdcore.rng import generator
 from simulations.config import files, search
 from simulations.config.search import Learner, Search, Span, Values
 from simulations.execution import batch as batches
-from simulations.execution.batch import Batch, Options
+from simulations.execution.batch import Batch, Connection, Options
 from simulations.results import run_folder
 from simulations.results.columns import SHARES, is_lower
 from simulations.results.run_folder import Record, Run
@@ -203,9 +203,9 @@ def opened(document: files.Document, source: str, name: str, options: Options) -
     out = options.out or Path("runs") / f"tune-{name}-{search.digest(document)[:8]}"
     _check_folder(out, document)
     studies = tuple(Study(one, found.how.seeds[0]) for one in found.learners)
-    with run_folder.locked(out):
+    with run_folder.locked(out), closing(Connection()) as connection:
         atomic_files.write(out / SEARCH, files.dump(document))
-        yield Tuning(found, studies, out, options)
+        yield Tuning(found, studies, out, replace(options, connection=connection))
 
 
 def _check_folder(out: Path, document: files.Document) -> None:

@@ -113,8 +113,7 @@ GLOSSARIES = {
 # Library -> where it may be imported, whether at the top of a file or inside a function.
 PLACES = {
     "flwr": ["fedkd/flower/*", "simulations/flower_app/*", "simulations/execution/flower.py"],
-    "ray": ["fedkd/engines/ray/*", "simulations/execution/scheduler.py"]
-    + ["simulations/execution/cluster.py", "simulations/execution/streaming.py"],
+    "ray": ["fedkd/engines/ray/*"],  # others take it from there, behind the switches that it reads
     "torch_geometric": ["graphkd/*"],
     "networkx": ["graphkd/*", "fedgraphkd/partition.py", "simulations/reporting/figures/*"]
     + ["*topolog*"],

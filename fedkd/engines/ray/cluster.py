@@ -26,7 +26,10 @@ from ray.util.placement_group import (  # noqa: E402
     placement_group_table,
     remove_placement_group,
 )
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # noqa: E402
+from ray.util.scheduling_strategies import (  # noqa: E402
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 CONNECT = 5.0  # seconds to wait for the address of a cluster
 
@@ -148,6 +151,16 @@ def resources(share: Share) -> dict[str, float]:
 def within(room: Room) -> Any:
     """The strategy of Ray's that puts an actor where room is reserved for it."""
     return PlacementGroupSchedulingStrategy(room.group, 0 if room.own else -1)
+
+
+def within_group(group: Any) -> Any:
+    """The same for a task that has the first room of a group, and its actors the others."""
+    return PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+
+
+def on_node(identity: str) -> Any:
+    """The strategy of Ray's that puts a task on a node, and nowhere else."""
+    return NodeAffinitySchedulingStrategy(identity, soft=False)
 
 
 def join(address: str, **options: Any) -> None:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import kdsim as api
-from simulations.execution import remote
+from simulations.execution import cluster, remote
 from simulations.execution.scheduler import TEACHERS
 from simulations.results import run_folder
 from tests import clusters
@@ -175,6 +175,38 @@ def test_code_of_ones_own_goes_along(two, kdsim, own_code):
     assert kdsim("run", "grid.toml", "--workers", "1", "--out", "here")[0] == 0
     assert records_in(own_code / "there") == records_in(own_code / "here")
 
+
+def test_a_search_joins_the_cluster_once(two, kdsim, own_code, monkeypatch):
+    (own_code / "parts.py").write_text("WIDTH = 12\n")
+    (own_code / "net.py").write_text(NET)
+    (own_code / "grid.toml").write_text(SEARCHED)
+    joined, join = [], cluster.ours.join
+
+    def counted(*where, **how):
+        joined.append(how)
+        join(*where, **how)
+
+    monkeypatch.setattr(cluster.ours, "join", counted)
+    rate = ["--search", "local.learning_rate=log(0.01, 1)", "--trials", "3"]
+    status, _, err = kdsim("tune", "grid.toml", *rate, "--ray-address", two.address, "--out", "a")
+    assert status == 0, err
+    assert len(joined) == 1
+    assert kdsim("tune", "grid.toml", *rate, "--workers", "1", "--out", "b")[0] == 0
+    for name in ("000", "001", "002"):
+        assert records_in(own_code / "a/trials" / name) == records_in(own_code / "b/trials" / name)
+
+
+SEARCHED = """
+[fed]
+algorithm = "fedmd"
+rounds = 1
+clients = 3
+private = 60
+public = 20
+validation = 20
+test = 40
+models = ["net.py:Net"]
+"""
 
 NET = """
 from torch import nn
