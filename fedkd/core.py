@@ -212,6 +212,8 @@ class Properties(NamedTuple):
             with differential privacy covers all the rest of an upload, and nothing of this.
         validation: the examples beside the public ones that the server needs, to select on.
         targets: the names of the targets (`fedkd.targets`) that it can learn.
+        distils: whether what it learns of others are predictions, by `Target.towards` or
+            `Target.divergence`, so that a distillation loss of the user's may take their place.
     """
 
     public: Literal["none", "unlabelled", "labelled"]
@@ -223,6 +225,7 @@ class Properties(NamedTuple):
     beyond_training: tuple[str, ...] = ()
     validation: Literal["none", "labelled"] = "none"
     targets: tuple[str, ...] = ("class",)
+    distils: bool = False
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Runs:
         """
         import pandas as pd
 
-        differ = _differing([run.experiment for run in self.runs])
+        differ = _differing(map(trained.settings_of, self.runs))
         rows = [_about(run, differ) | row for run in self.runs for row in _steps(run)]
         names = dict.fromkeys(name for row in rows for name in row)
         compared = [name for metric in PRIMARY for name in (metric, f"{metric}_local")]
@@ -114,7 +114,7 @@ class Runs:
         """
         import pandas as pd
 
-        differ = _differing([run.experiment for run in self.runs])
+        differ = _differing(map(trained.settings_of, self.runs))
         rows = []
         for run in self.runs:
             for record in run.records:
@@ -135,9 +135,10 @@ class Runs:
         import pandas as pd
 
         rows = [_row(run) for run in self.complete]
-        differ = _differing([run.experiment for run in self.complete])
+        differ = _differing(map(trained.settings_of, self.complete))
         for row, run in zip(rows, self.complete, strict=True):
-            own = {key: _cell(run.experiment[key]) for key in differ if key in run.experiment}
+            known = trained.settings_of(run)
+            own = {key: _cell(known[key]) for key in differ if key in known}
             row["settings"] = {_free(key, row): value for key, value in own.items()}
         names = [f"{name}" for row in rows for name in row["settings"]]
         metrics = [name for row in rows for name in row["metrics"]]
@@ -242,7 +243,7 @@ def _row(run: Run) -> dict[str, Any]:
 
 def _about(run: Run, differ: Iterable[str]) -> dict[str, Any]:
     """The columns that are the same in all rows of a run."""
-    known = run.experiment
+    known = trained.settings_of(run)
     data = known.get("data") or next((r["data"] for r in run.records if "data" in r), None)
     about = {"method": trained.method_of(run), "kind": known["kind"], "data": data}
     about |= {"seed": known["seed"], "folder": str(run.path)}
@@ -266,7 +267,7 @@ def _free(key: str, row: dict[str, Any]) -> str:
     return f"setting {key}" if key in row["metrics"] else key
 
 
-def _differing(experiments: list[dict[str, Any]]) -> list[str]:
+def _differing(experiments: Iterable[dict[str, Any]]) -> list[str]:
     """The settings that not all runs which have them have alike."""
     elsewhere = {*ABOUT, "algorithm", "recipe"}
     seen: dict[str, list[Any]] = {}

@@ -26,6 +26,7 @@ from simulations.survey import experiments as survey
 Settings = Mapping[str, Any]
 GRAPHS = {"graphkd", "networkx", "torch_geometric"}  # whose objects are graphs
 DEFAULT = FedExperiment.data  # where none are named
+LOSSES = {"loss", "distillation_loss"}
 LEARNERS = ("fed", "graph")  # kinds of experiments that an algorithm or a method stands for
 
 
@@ -113,7 +114,7 @@ def source(what: Any, given: Settings, assignments: Settings) -> Source:
 
 
 def named(given: Settings) -> tuple[dict[str, Any], Objects]:
-    """Settings with names in the places of data, models and parts, and what they stand for.
+    """Settings with names in the places of data, models, losses and parts, and what they stand for.
 
     Raises:
         ValueError: something that is none of these.
@@ -135,7 +136,10 @@ def named(given: Settings) -> tuple[dict[str, Any], Objects]:
             found["models"] if isinstance(found["models"], list | tuple) else [found["models"]]
         )
         found["models"] = _names(list(several), objects.name_of_model, models)
-    return found, Objects(data, models, parts)
+    losses = dict[str, Any]()
+    for key in LOSSES & found.keys():
+        found[key] = _names(found[key], objects.name_of_loss, losses)
+    return found, Objects(data, models, parts, losses)
 
 
 def _with_parts(given: Settings, kept: dict[str, Any]) -> dict[str, Any]:

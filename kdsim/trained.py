@@ -1,6 +1,7 @@
 """The networks that runs have ended with, as torch modules."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ def method_of(run: Run) -> str:
     return next(str(run.experiment[key]) for key in LEARNERS if key in run.experiment)
 
 
+def settings_of(run: Run) -> dict[str, Any]:
+    """What was run, with the defaults of settings that only runs have which differ from them."""
+    kind = experiments.KINDS[run.experiment["kind"]].experiment
+    added = {one.name: one.default for one in fields(kind) if one.metadata.get("added")}
+    return added | run.experiment
+
+
 def chosen(runs: Sequence[Run], method: str, seed: int, settings: Mapping[str, Any]) -> Run:
     """The one run of a method with a seed and settings.
 
@@ -35,11 +43,12 @@ def chosen(runs: Sequence[Run], method: str, seed: int, settings: Mapping[str, A
         there = sorted({f"{method_of(run)} with seed {run.experiment['seed']}" for run in runs})
         known = ", ".join(there) or "none"
         raise ValueError(f"no complete run of {method!r} with seed {seed}; there are {known}")
-    fit = [run for run in found if all(run.experiment.get(k) == v for k, v in settings.items())]
+    whole = {run.path: settings_of(run) for run in found}
+    fit = [run for run in found if all(whole[run.path].get(k) == v for k, v in settings.items())]
     if len(fit) == 1:
         return fit[0]
-    keys = dict.fromkeys(key for run in found for key in run.experiment)
-    differ = {k: [run.experiment.get(k) for run in fit or found] for k in keys}
+    keys = dict.fromkeys(key for one in whole.values() for key in one)
+    differ = {k: [whole[run.path].get(k) for run in fit or found] for k in keys}
     said = [f"{k} {_several(v)}" for k, v in differ.items() if any(one != v[0] for one in v)]
     how = f"{len(fit)} runs" if fit else f"none of the {len(found)} runs"
     raise ValueError(

@@ -63,6 +63,7 @@ class CFD(Aggregating):
         summand="payload",
         server_learns="the client's quantised predictions for public examples",
         targets=("class", "sequence"),
+        distils=True,
     )
 
     def __post_init__(self) -> None:

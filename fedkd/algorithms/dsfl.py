@@ -53,6 +53,7 @@ class DSFL(Aggregating):
         summand="payload",
         server_learns="the client's predictions for public examples",
         targets=ALL,
+        distils=True,
     )
 
     @property

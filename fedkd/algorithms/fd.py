@@ -10,7 +10,6 @@ from torch import Tensor
 from fedkd.components.features import each_once, label_means
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
 from fedkd.messages import ROWS, Message, PayloadSpec, Received, Upload
-from kdcore.losses.response import cross_entropy, soft_cross_entropy
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, fit, predict_logits
@@ -49,6 +48,7 @@ class FD(Algorithm):
         summand="none",  # a sum gives the mean, but leaving a client out takes its own row
         server_learns="which labels the client holds, and its mean prediction for each",
         beyond_training=("means", "rows"),
+        distils=True,
     )
 
     def __post_init__(self) -> None:
@@ -89,10 +89,14 @@ class FD(Algorithm):
         """Train with the others' means as a second teacher, then predict the own ones."""
 
         def loss(outputs: Outputs, y: Tensor, received: Message) -> Tensor:
-            hard = cross_entropy(outputs.logits, y)
+            hard = self.target.loss(outputs, y)
             if not received:
                 return hard
-            return hard + self.gamma * soft_cross_entropy(outputs.logits, received["means"][y])
+            means = received["means"][y]
+            there = means.sum(dim=-1) > 0
+            even = torch.full_like(means, 1 / means.shape[-1])
+            soft = self.target.towards(outputs, means.where(there.unsqueeze(-1), even))
+            return hard + self.gamma * soft.where(there, 0)
 
         params = fit(predict, params, private, self.local, loss, received)
         logits = predict_logits(predict, params, private.x, each_once(private))

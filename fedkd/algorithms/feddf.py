@@ -59,6 +59,7 @@ class FedDF(FedAvg):
         server_learns="the client's parameters and the number of its examples",
         beyond_training=("weight",),
         targets=ALL,
+        distils=True,
     )
 
     def __post_init__(self) -> None:

@@ -13,7 +13,6 @@ from fedkd.components.feature_generator import generator_loss, label_batches, ma
 from fedkd.components.features import feature_width, head_names, label_counts
 from fedkd.core import Model, Properties, Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Upload
-from kdcore.losses.response import cross_entropy, soft_cross_entropy
 from kdcore.outputs import Outputs
 from kdcore.rng import generator as stream
 from kdcore.settings import WIDEST, Setting
@@ -63,6 +62,7 @@ class FedGen(FedAvg):
         summand="none",
         server_learns="the client's parameters and its number of examples of each label",
         beyond_training=("label_counts", "weight"),
+        distils=True,
     )
 
     def __post_init__(self) -> None:
@@ -113,10 +113,10 @@ class FedGen(FedAvg):
             made["answers"] = logits.softmax(dim=-1).mean(dim=1)
 
         def loss(outputs: Outputs, y: Tensor, made: Message) -> Tensor:
-            hard = cross_entropy(outputs.logits, y)
+            hard = self.target.loss(outputs, y)
             if not made:
                 return hard
-            soft = soft_cross_entropy(outputs.logits, made["answers"][y])
+            soft = self.target.towards(outputs, made["answers"][y])
             return hard + self.answer_weight * made["strength"] * (made["shares"][y] > 0) * soft
 
         def on_generated(params: Params, y: Tensor, made: Message) -> Tensor:

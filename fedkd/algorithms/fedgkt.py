@@ -18,7 +18,7 @@ from fedkd.components.sample_exchange import (
 )
 from fedkd.core import Algorithm, Properties, Public, Server, Task
 from fedkd.messages import Message, PayloadSpec, Received, Upload
-from kdcore.losses.response import cross_entropy, kl
+from kdcore.losses.response import kl
 from kdcore.outputs import Outputs
 from kdcore.rng import generator as stream
 from kdcore.settings import WIDEST, Setting
@@ -97,9 +97,9 @@ class FedGKT(Algorithm):
 
         def loss(outputs: Outputs, y: Tensor | tuple[Tensor, Tensor]) -> Tensor:
             if isinstance(y, Tensor):
-                return cross_entropy(outputs.logits, y)
+                return self.target.loss(outputs, y)
             taught = kl(outputs.logits, y[1], self.temperature)
-            return cross_entropy(outputs.logits, y[0]) + self.loss_weight * taught
+            return self.target.loss(outputs, y[0]) + self.loss_weight * taught
 
         examples, spare, held = own_examples(private, self.local.epochs)
         batches = with_teacher(private, examples, received["logits"]) if received else private
@@ -143,7 +143,7 @@ class FedGKT(Algorithm):
 
         def loss(outputs: Outputs, y: tuple[Tensor, Tensor]) -> Tensor:
             taught = kl(outputs.logits, y[1], self.temperature)
-            return taught + self.loss_weight * cross_entropy(outputs.logits, y[0])
+            return taught + self.loss_weight * task.target.loss(outputs, y[0])
 
         everything = torch.arange(len(labels))
         batches = draw(Examples(hidden, labels.long(), everything), self.server, shuffles)

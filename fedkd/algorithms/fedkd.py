@@ -70,6 +70,7 @@ class FedKD(Algorithm):
         server_learns="most of the shared model's update, and the number of the client's examples",
         beyond_training=("weight",),
         targets=("class", "real", "labels"),
+        distils=True,
     )
 
     @property

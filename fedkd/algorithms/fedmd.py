@@ -64,6 +64,7 @@ class FedMD(Aggregating):
         summand="payload",
         server_learns="the client's predictions for public examples",
         targets=ALL,
+        distils=True,
     )
 
     def __post_init__(self) -> None:
@@ -82,6 +83,9 @@ class FedMD(Aggregating):
             # Who pretrained does not stand in a sum.
             labelled = self.properties._replace(public="labelled", summand="none")
             object.__setattr__(self, "properties", labelled)
+        if self.exchange == "logits":  # and fits them as the paper does
+            fitted = self.properties._replace(distils=False)
+            object.__setattr__(self, "properties", fitted)
 
     @property
     def public_training(self) -> TrainingConfig:
@@ -136,7 +140,7 @@ class FedMD(Aggregating):
     def check(self, task: Task) -> None:
         """Logits are exchanged where the paper does so."""
         super().check(task)
-        if self.exchange == "logits" and task.target != CLASSES:
+        if self.exchange == "logits" and task.target.name != CLASSES.name:
             raise ValueError(
                 f"FedMD exchanges logits of classes, and each example has {task.target.words}; "
                 "leave out the setting exchange"

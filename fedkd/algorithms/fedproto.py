@@ -9,7 +9,6 @@ from torch import Tensor
 from fedkd.components.features import each_once, feature_width, features, head_names, label_means
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
 from fedkd.messages import ROWS, Message, PayloadSpec, Upload
-from kdcore.losses.response import cross_entropy
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, fit, predict_logits
@@ -74,7 +73,7 @@ class FedProto(Algorithm):
         """Train with features drawn to the prototypes, then take the mean of the own ones."""
 
         def loss(outputs: Outputs, y: Tensor, received: Message) -> Tensor:
-            hard = cross_entropy(outputs.logits, y)
+            hard = self.target.loss(outputs, y)
             if not received:
                 return hard
             target = received["prototypes"][y]

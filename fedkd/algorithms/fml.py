@@ -56,6 +56,7 @@ class FML(Algorithm):
         "of its examples",
         beyond_training=("weight",),
         targets=("class", "real", "labels"),
+        distils=True,
     )
 
     def check(self, task: Task) -> None:

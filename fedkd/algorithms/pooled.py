@@ -130,4 +130,4 @@ def _read(x: Tensor, task: Task) -> Any:
 
 def _label_shape(task: Task) -> tuple[int, ...]:
     """Of one example: a number for a class, a row of all else."""
-    return () if task.target == CLASSES else task.outputs[:1]
+    return () if task.target.name == CLASSES.name else task.outputs[:1]

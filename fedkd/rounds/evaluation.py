@@ -71,7 +71,7 @@ def evaluate(
     """
     if not len(test):
         raise ValueError("there are no test examples to score the clients on")
-    score = _of_classes if task.target == CLASSES else _of_tallies
+    score = _of_classes if task.target.name == CLASSES.name else _of_tallies
     return score(task, clients, test, label_counts, engine, kinds, tests)
 
 

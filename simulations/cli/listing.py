@@ -31,10 +31,12 @@ def methods() -> Iterable[Record]:
 
 
 def losses() -> Iterable[Record]:
-    """Losses: of graph distillation, and those of `kdcore` on any outputs."""
+    """Losses: for `--loss`, of graph distillation, and those of `kdcore` on any outputs."""
     import graphkd.losses
+    from fedkd.losses import REGISTRY
     from kdcore import losses as ours
 
+    yield from _entries(REGISTRY)
     found = {module.name for module in pkgutil.iter_modules(ours.__path__)} - ours.PARTS
     modules = [importlib.import_module(f"kdcore.losses.{name}") for name in sorted(found)]
     for module in (graphkd.losses, *modules):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple
 
-from fedkd import engines
+from fedkd import engines, losses
 from fedkd.attacks import byzantine
 from fedkd.communication import compression
 from fedkd.communication.private_size import Disclosure, PrivateSize
@@ -44,10 +44,12 @@ Topology = Literal["server", "ring", "small-world", "random-geometric", "complet
 
 
 DATA, GRAPHS = "fedkd.data.datasets", "graphkd.data.registry"  # where data are found by name
+LOSSES = "fedkd.losses"
 
 Seed = Annotated[int, Setting("of every random choice")]
 
 OBJECT = "own:"  # how names begin of what was given as a Python object
+USUAL = "default"  # the name of the loss that follows from the target
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,17 @@ class FedExperiment:
         float | None,
         Setting("epsilon of each label that clients send, for compression krr", gt=0),
     ] = field(default=None, metadata=ADDED)
+    loss: Annotated[
+        str,
+        Setting(
+            "on private examples; default: what follows from the target; `kdsim list losses`",
+            names=LOSSES,
+        ),
+    ] = field(default=USUAL, metadata=ADDED)
+    distillation_loss: Annotated[
+        str,
+        Setting("towards what others predict, where that is learnt; likewise", names=LOSSES),
+    ] = field(default=USUAL, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Refuse what makes no run."""
@@ -202,9 +215,7 @@ class FedExperiment:
                     f"{name} {value}: of data in a file such as houses.csv, and data is "
                     f"{self.data}; leave it out, or give it to kdsim.data"
                 )
-        if self.partition != partition.AUTO and not self.partition.startswith(OBJECT):
-            partition.REGISTRY.check(self.partition)
-        engines.REGISTRY.check(self.engine)
+        self._check_names()
         if self.corrupt is not None:
             tampering(self.corrupt, self.clients)
         if self.topology != "server" and self.compression == compression.KRR:
@@ -217,6 +228,15 @@ class FedExperiment:
                 f"topology {self.topology}: peers have no common clock; leave out the settings of "
                 "`clock`, or take the topology server"
             )
+
+    def _check_names(self) -> None:
+        """Refuse names of what there is not."""
+        if self.partition != partition.AUTO and not self.partition.startswith(OBJECT):
+            partition.REGISTRY.check(self.partition)
+        engines.REGISTRY.check(self.engine)
+        for name in (self.loss, self.distillation_loss):
+            if name != USUAL and not name.startswith(OBJECT):
+                losses.REGISTRY.check(name)
 
     @property
     def name(self) -> str:

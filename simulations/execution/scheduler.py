@@ -184,7 +184,8 @@ def header(job: Job, found: Mapping[str, Source], device: str, threads: int) -> 
     settings = identity.settings(job.experiment, found)
     digest = identity.digest(job.experiment, found)
     head = run_folder.header(settings, digest, device, threads, job.command)
-    given = job.experiment.data, getattr(job.experiment, "partition", "")
+    parts = "partition", "loss", "distillation_loss"
+    given = job.experiment.data, *(getattr(job.experiment, part, "") for part in parts)
     own = job.objects.said([*given, *getattr(job.experiment, "models", ())])
     return head | sources.recorded(found) | ({"objects": own} if own else {})
 

@@ -25,6 +25,7 @@ from fedkd.data.partition import Partition
 from fedkd.engines import made
 from fedkd.engines.batched import batched
 from fedkd.engines.fault_tolerance import fault_tolerant
+from fedkd.losses import with_losses
 from fedkd.messages import Ledger
 from fedkd.models import build, size
 from fedkd.rounds import checkpoint
@@ -45,7 +46,7 @@ from kdcore.rng import generator
 from kdcore.training.loop import TrainingConfig
 from kdcore.training.mixed_precision import in_precision
 from simulations import machine, process
-from simulations.config.experiments import FedExperiment, tampering
+from simulations.config.experiments import USUAL, FedExperiment, tampering
 from simulations.config.identity import digest
 from simulations.config.resources import Resources
 from simulations.results import run_folder
@@ -79,6 +80,11 @@ def prepare(
     federation = dealt(experiment, data, objects)
     check(experiment, federation, resources)
     said = left_out(experiment.algorithm, federation.task, federation.clients)
+    if experiment.distillation_loss != USUAL and not experiment.algorithm.properties.distils:
+        said += (
+            f"{experiment.name} learns from no predictions of others: the distillation loss "
+            f"{experiment.distillation_loss} changes nothing",
+        )
     return federation._replace(notes=(*federation.notes, *said))
 
 
@@ -117,7 +123,9 @@ def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> 
     if e.label_noise:
         data = noisy(data, chosen.private, e.label_noise, generator(e.seed, "label noise"))
     more = e.rotations, tests, e.same_start
-    return federate(data, chosen, parts, e.models, e.seed, *more, built=models)
+    federation = federate(data, chosen, parts, e.models, e.seed, *more, built=models)
+    losses = objects.loss(e.loss), objects.loss(e.distillation_loss)
+    return federation._replace(task=with_losses(federation.task, federation.clients, *losses))
 
 
 def check(e: FedExperiment, federation: FederatedData, resources: Resources) -> None:
@@ -504,7 +512,7 @@ def _scores(
     first = scores.first
     spread = scores[first]
     forgot = {}
-    if _digests(way.algorithm) and federation.task.target == CLASSES:
+    if _digests(way.algorithm) and federation.task.target.name == CLASSES.name:
         forgot = collapsed(federation.task, current.clients, clients, engine)
     chosen_on = {}
     if len(federation.validation):  # what settings may be chosen on, test examples being spared

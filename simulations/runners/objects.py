@@ -1,9 +1,9 @@
-"""Data, models and partitions that are Python objects, and their names in experiments.
+"""Data, models, losses and partitions that are Python objects, and their names in experiments.
 
 An experiment is text: it says `own:`, a name and a hash. Of data that is one of all tensors, so the
-same numbers are the same experiment, and so of a partition; a model is known by its name and its
-source, an instance also by its weights. The objects themselves travel beside the experiment, and no
-file has them.
+same numbers are the same experiment, and so of a partition; a model or a loss is known by its name
+and its source, an instance also by its weights. The objects themselves travel beside the
+experiment, and no file has them.
 """
 
 import hashlib
@@ -12,16 +12,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedkd.core import Model
+from fedkd.losses import REGISTRY as LOSSES
 from fedkd.models import build
 from fedkd.targets import CLASSES, Target
 from kdcore.references import text_of
-from simulations.config.experiments import OBJECT
+from simulations.config.experiments import OBJECT, USUAL
 
 PREFIX = OBJECT
 SHOWN = 12  # hexadecimal digits of a hash in a name
@@ -36,11 +38,13 @@ class Objects:
         data: data sets (`Dataset`) and graphs (`graphkd.Graph`).
         models: classes or functions that make a module, modules, or a `Model` of either.
         partitions: of each client its rows (`fedkd.data.own.partition.ClientRows`).
+        losses: functions (outputs, y) (`fedkd.losses`).
     """
 
     data: Mapping[str, Any] = field(default_factory=dict)
     models: Mapping[str, Any] = field(default_factory=dict)
     partitions: Mapping[str, Any] = field(default_factory=dict)
+    losses: Mapping[str, Any] = field(default_factory=dict)
 
     def given(self, name: str) -> Any:
         """The data of a name; None for a name of data that were not given as an object.
@@ -57,6 +61,16 @@ class Objects:
             ValueError: it was given by hand, and is not here.
         """
         return _given(self.partitions, name, "partition")
+
+    def loss(self, name: str) -> Any:
+        """The loss of a name; None where it is the one that follows from the target.
+
+        Raises:
+            ValueError: there is none of this name, or it was given as an object and is not here.
+        """
+        if name == USUAL:
+            return None
+        return _given(self.losses, name, "loss") or LOSSES.get(name)
 
     def built(
         self, names: Iterable[str], shape: Sequence[Any], classes: int, rows: Any
@@ -77,6 +91,8 @@ class Objects:
                 about[name] = _about_data(self.data[name])
             elif name in self.models:
                 about[name] = {"model": _place(self.models[name])}
+            elif name in self.losses:
+                about[name] = {"loss": _place(self.losses[name])}
             elif name in self.partitions:
                 about[name] = _about_rows(self.partitions[name])
         return about
@@ -109,7 +125,39 @@ def name_of_model(what: Any) -> str:
             f"a model is a name, a class or function that makes a torch module, or a module; got "
             f"{what!r}"
         )
-    found = hashlib.sha256(_source(what).encode())
+    return _name_of_code(what, "model")
+
+
+def name_of_loss(what: Any) -> str:
+    """`own:hellinger-1a2b3c4d5e6f`, of a function, a class or a module.
+
+    Raises:
+        ValueError: it is none of these, or has no source.
+    """
+    if not callable(what):
+        raise ValueError(f"a loss is a name, or {LOSSES.expected}; got {what!r}")
+    return _name_of_code(what, "loss", _held(what))
+
+
+def _held(what: Any) -> Mapping[str, Any]:
+    """What a function keeps from around it, or an object in its attributes, where it is plain."""
+    if not inspect.isfunction(what):
+        kept = {} if inspect.isclass(what) else dict(getattr(what, "__dict__", {}))
+    else:
+        kept = dict(inspect.getclosurevars(what).nonlocals)
+        kept["defaults"] = [*(what.__defaults__ or ()), *(what.__kwdefaults__ or {}).values()]
+    return {name: value for name, value in sorted(kept.items()) if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, str | int | float | Tensor | None)
+
+
+def _name_of_code(what: Any, kind: str, held: Mapping[str, Any] = MappingProxyType({})) -> str:
+    found = hashlib.sha256(_source(what, kind).encode())
+    _add(found, "", held)
     if isinstance(what, nn.Module):
         for name, value in what.state_dict().items():
             _add(found, name, value)
@@ -133,7 +181,7 @@ def _name_of_description(what: Model) -> str:
     found = hashlib.sha256(name_of_model(build).encode())
     several = [local] if callable(local) or isinstance(local, str) else local
     for one in several:
-        found.update(one.encode() if isinstance(one, str) else _source(one).encode())
+        found.update(one.encode() if isinstance(one, str) else _source(one, "model").encode())
     return f"{PREFIX}{what.name}-{found.hexdigest()[:SHOWN]}"
 
 
@@ -220,12 +268,12 @@ def _place(what: Any) -> str:
     return f"{one.__module__}:{one.__qualname__}"
 
 
-def _source(what: Any) -> str:
+def _source(what: Any, kind: str) -> str:
     one = _named(what)
     try:
         return f"{one.__qualname__}\n{text_of(one)}"
     except (OSError, TypeError):
         raise ValueError(
             f"the source of {_place(what)} cannot be read, so that nothing would tell its runs "
-            "from those of another model; put it into a file or a cell of a notebook"
+            f"from those of another {kind}; put it into a file or a cell of a notebook"
         ) from None

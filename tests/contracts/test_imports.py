@@ -40,7 +40,7 @@ FLOORS = {
         "flower",
         "algorithms rounds",
         "attacks communication components data engines storage",
-        "models",
+        "losses models",
         "core",
         "consensus messages privacy targets",
     ],

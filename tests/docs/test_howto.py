@@ -19,7 +19,6 @@ PAGES = sorted((DOCS / "howto").glob("*.md"))
 FENCE = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 QUICK = {
     "flower",
-    "own-loss",
     "own-teacher",
     "pretrained-and-frozen",
     "reproduce-a-paper",

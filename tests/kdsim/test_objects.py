@@ -94,6 +94,44 @@ def test_a_model_is_known_by_its_name_its_source_and_what_it_holds():
     assert all(re.fullmatch(r"own:(Net|small|Linear)-[0-9a-f]{12}", name) for name in names)
 
 
+def weighted(first):
+    """Cross-entropy in which the first class counts more, or less."""
+
+    def loss(outputs, y):
+        each = nn.functional.cross_entropy(outputs, y, reduction="none")
+        return each * torch.where(y == 0, first, 1.0)
+
+    return loss
+
+
+def test_a_loss_is_known_by_its_source_and_what_it_keeps():
+    smooth = partial(nn.functional.cross_entropy, reduction="none", label_smoothing=0.1)
+    several = [weighted(2.0), weighted(0.0), nn.HuberLoss("none"), nn.HuberLoss("none", 2.0)]
+    names = [objects.name_of_loss(what) for what in [*several, nn.HuberLoss, smooth]]
+    assert len(set(names)) == 6
+    assert objects.name_of_loss(weighted(2.0)) == names[0]
+    assert re.fullmatch(r"own:loss-[0-9a-f]{12}", names[0])
+    with pytest.raises(ValueError, match="a loss is a name, or a function .*; got 3"):
+        objects.name_of_loss(3)
+
+
+def test_losses_of_the_users_are_an_axis_and_do_what_they_say():
+    """A class that counts nothing is never said; one that counts 20 times is said too often."""
+    given = GIVEN | {"loss": ["default", weighted(0.0), weighted(20.0)], "public": 0}
+    runs = kdsim.run("local", table(), models=[small], **given, out="out")
+    said = []
+    for run in runs:
+        test = federated.dealt(trained.experiment_of(run), table(), runs.given).test
+        model = runs.model("local", client=0, loss=run.experiment.get("loss", "default"))
+        said.append(float((model(test.x[test.rows]).argmax(1) == 0).double().mean()))
+    assert said[1] < said[0] < said[2]
+    own = [run.experiment["loss"] for run in runs if "loss" in run.experiment]
+    assert own == [objects.name_of_loss(weighted(0.0)), objects.name_of_loss(weighted(20.0))]
+    assert runs.frame().loss.tolist() == ["default"] * 2 + [own[0]] * 2 + [own[1]] * 2
+    place = f"{__name__}:weighted.<locals>.loss"
+    assert run_folder.head(runs[1].path)["objects"][own[0]] == {"loss": place}
+
+
 def test_own_data_and_models_run_and_are_what_was_scored():
     data = table()
     runs = kdsim.run([FedMD(public_size=20), "fedavg"], data, models=[Net], **GIVEN, out="out")

@@ -68,7 +68,7 @@ def terms(algorithm: Algorithm, task: Task, channel: Channel) -> dict[str, str]:
 
 def _asked(task: Task) -> str:
     """What is learnt, in words; nothing of classes, which is what most learn."""
-    return "" if task.target == CLASSES else f" for {task.target.words}"
+    return "" if task.target.name == CLASSES.name else f" for {task.target.words}"
 
 
 def check_terms(said: Mapping[str, object], expected: Mapping[str, object]) -> None:

@@ -37,11 +37,18 @@ FILES = {
     "run.py": "def each(function, task, clients, inputs):\n"
     "    found = zip(clients, inputs)\n"
     "    return [function(task.models[c.group].predict, c.params, *i) for c, i in found]\n",
+    "says.py": "import torch\n"
+    "import torch.nn.functional as F\n"
+    "def soft(outputs, q):\n"
+    "    return (outputs.softmax(-1) - q).square().sum(-1)\n"
+    "def hard(outputs, y):\n"
+    "    return soft(outputs, F.one_hot(y, outputs.shape[-1]))\n",
     "faults.py": "def loud(upload):\n    return upload._replace(weight=-upload.weight)\n",
 }
 OWN = ["fed", "own/algo.py:Mine", "--data", "own/data.py:load", "--models", "own/net.py:Net,mlp-4"]
 OWN += ["--partition", "own/parts.py:deal", "--clients", "3", "--private", "60", "--public", "30"]
 OWN += ["--rounds", "2", "--no-baseline"]
+OWN += ["--loss", "own/says.py:hard", "--distillation-loss", "own/says.py:soft"]
 
 
 @pytest.fixture
@@ -73,8 +80,10 @@ def test_all_of_it_on_the_command_line(kdsim, tmp_path):
     said = head(tmp_path / "out")
     assert said["experiment"]["boost"] == 3
     assert said["experiment"]["models"] == ["own/net.py:Net", "mlp-4"]
+    assert said["experiment"]["loss"] == "own/says.py:hard"
     places = {"algo.py:Mine", "data.py:load", "faults.py:loud", "net.py:Net", "parts.py:deal"}
-    assert set(said["sources"]) == {f"own/{place}" for place in places | {"run.py:each"}}
+    places |= {"run.py:each", "says.py:hard", "says.py:soft"}
+    assert set(said["sources"]) == {f"own/{place}" for place in places}
     assert set(said["sources"]["own/net.py:Net"]["parts"]) == {"net.py", "widths_of_net.py"}
     (folder,) = (tmp_path / "out").glob("*/run.json")
     assert folder.parent.name.startswith("algo.py.Mine-data.py.load-s0-")
@@ -114,6 +123,14 @@ def test_the_flags_are_those_of_the_class(kdsim, own):
         (["--partition", "own/parts.py:torch"], "unknown name 'torch'"),
         (["--partition", "own/data.py:load"], "partition 'own/data.py:load': TypeError: "),
         (["--partition", "dirichle"], "unknown partition 'dirichle'; did you mean 'dirichlet'?"),
+        (
+            ["--loss", "own/says.py:soft"],
+            "the loss soft fails with outputs (8, 3) and y (8,): Runt",
+        ),
+        (["--loss", "own/data.py:load"], "the loss load fails with outputs (8, 3) and y (8,): Typ"),
+        (["--loss", "hubber"], "unknown loss 'hubber'; did you mean 'huber'?"),
+        (["--loss", "huber"], "the loss huber is for the target real, and each example has one c"),
+        (["--distillation-loss", "own/says.py:hard"], "the distillation loss hard fails with outp"),
         (["--engine", "batch"], "unknown engine 'batch'; did you mean 'batched'?"),
         (["--corrupt", "1:nam"], "unknown fault 'nam'; did you mean 'nan'?"),
         (["--corrupt", "own/faults.py:loud"], "corrupt must be CLIENT:FAULT"),
