@@ -127,17 +127,17 @@ CLASSES = Target(
 
 
 @in_float32
-def _squared(outputs: Tensor, y: Tensor) -> Tensor:
+def _huber(outputs: Tensor, y: Tensor) -> Tensor:
     if outputs.shape != y.shape:
         raise ValueError(
             f"outputs have shape {tuple(outputs.shape)} and real targets {tuple(y.shape)}; both "
             "have to be (N, D)"
         )
-    return (outputs - y.detach()).square().mean(dim=-1)
+    return F.huber_loss(outputs, y.detach(), reduction="none").mean(dim=-1)
 
 
-def _squared_error(outputs: Outputs, y: Tensor) -> Tensor:
-    return _squared(outputs.logits, y)
+def _huber_error(outputs: Outputs, y: Tensor) -> Tensor:
+    return _huber(outputs.logits, y)
 
 
 def _tally_real(outputs: Tensor, y: Tensor) -> Tensor:
@@ -155,18 +155,24 @@ REAL = Target(
     name="real",
     words="real numbers",
     sent="values",
-    loss=_squared_error,
+    loss=_huber_error,
     prediction=_itself,
-    towards=_squared_error,
-    divergence=_squared,
+    towards=_huber_error,
+    divergence=_huber,
     tally=_tally_real,
     metrics=_metrics_real,
     lower=frozenset({"rmse", "mae"}),
 )
 r"""y is (B, D). A prediction is the outputs as they are.
 
-The loss is 1/D \sum_d (f_d - y_d)^2, on labels as towards others. Of several outputs rmse and mae
-are means over them, each of its own: 1/D \sum_d sqrt(1/N \sum_n (f_nd - y_nd)^2).
+The loss, on labels as towards others, is Huber's: 1/D \sum_d h(f_d - y_d) with h(x) = x^2 / 2 up to
+|x| = 1, which is one standard deviation of the targets, and |x| - 1/2 beyond. As that of a
+cross-entropy its slope is bounded, so learning rates that do for classes do for real numbers, and
+neither an outlier nor a prediction outside of a client's own range makes anybody diverge. Peter
+Huber. "Robust Estimation of a Location Parameter". 1964. https://doi.org/10.1214/aoms/1177703732
+
+Of several outputs rmse and mae are means over them, each of its own: 1/D \sum_d sqrt(1/N \sum_n
+(f_nd - y_nd)^2).
 """
 
 

@@ -23,7 +23,7 @@ REGISTRIES = {
     "fedkd.data.partition": ("dirichle", "dirichlet", FUNCTION),
     "fedkd.engines": ("batch", "batched", FUNCTION),
     "fedkd.consensus": ("varianc", "variance", CLASS.format("fedkd.consensus.rule", "Rule")),
-    "fedkd.losses": ("hubber", "huber", FUNCTION),
+    "fedkd.losses": ("squard", "squared", FUNCTION),
     "fedkd.attacks.byzantine": ("huge-value", "huge-values", FUNCTION),
     "kdattacks.attacks": ("lyra", "lira", FUNCTION),
     "graphkd.models.networks": ("sagee", "sage", MODULE),

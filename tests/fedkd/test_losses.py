@@ -55,8 +55,7 @@ def in_place(outputs, y):
 def test_losses_of_real_numbers_by_hand():
     outputs, y = torch.tensor([[0.5, 3.0], [0.0, 0.0]]), torch.zeros(2, 2)
     torch.testing.assert_close(losses.absolute(outputs, y), torch.tensor([1.75, 0.0]))
-    # 0.5^2 / 2 = 0.125 and 3 - 1/2 = 2.5
-    torch.testing.assert_close(losses.huber(outputs, y), torch.tensor([1.3125, 0.0]))
+    torch.testing.assert_close(losses.squared(outputs, y), torch.tensor([4.625, 0.0]))
 
 
 def test_the_focal_loss_by_hand():
@@ -83,7 +82,7 @@ def test_the_focal_loss_by_hand():
         (lambda outputs, y: each(outputs - outputs.mean(0), y), "depends on the other examples"),
         (nn.CrossEntropyLoss, "the loss CrossEntropyLoss gives shape ()"),
         (nn.Linear, "the loss Linear cannot be made: TypeError: "),
-        (losses.huber, "the loss huber is for the target real, and each example has one class"),
+        (losses.squared, "the loss squared is for the target real, and each example has one class"),
     ],
 )
 def test_what_is_no_loss_is_refused_in_a_line(tiny, loss, said):

@@ -40,7 +40,9 @@ def scores(target, outputs, y):
 def test_real_numbers_by_hand():
     # Two outputs, two examples, wrong by 3 and 1, and by 0 and 2.
     y, outputs = torch.zeros(2, 2), torch.tensor([[3.0, 0.0], [1.0, 2.0]])
-    assert REAL.loss(Outputs(outputs), y).tolist() == [4.5, 2.5]
+    # Huber: 3 - 1/2 and 0; 1/2 and 2 - 1/2. Below one it is half the square.
+    assert REAL.loss(Outputs(outputs), y).tolist() == [1.25, 1.0]
+    assert REAL.loss(Outputs(outputs / 4), y).tolist() == [9 / 64, (1 + 4) / 64]
     assert REAL.prediction(outputs) is outputs
     found = scores(REAL, outputs, y)
     assert found == pytest.approx({"rmse": (5**0.5 + 2**0.5) / 2, "mae": (2 + 1) / 2})
@@ -160,7 +162,7 @@ def test_losses_are_one_number_for_each_example_and_a_peer_gets_no_gradient(targ
 
 @every_target
 def test_to_follow_a_prediction_has_the_gradient_of_the_divergence(target):
-    # The two differ by what the peer alone decides, its entropy; of squared errors by nothing.
+    # The two differ by what the peer alone decides, its entropy; of real numbers by nothing.
     outputs, peer, _ = drawn(target)
     outputs.requires_grad_()
     first = target.towards(Outputs(outputs), target.prediction(peer))

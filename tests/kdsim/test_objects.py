@@ -169,6 +169,13 @@ def test_all_that_is_nothing_else_is_private():
     assert record["accuracy"] == other["accuracy"]  # 160 - 30 - 40 = 90
 
 
+def test_a_fifth_is_tested_on_where_nothing_is_said():
+    given = {k: v for k, v in GIVEN.items() if k not in ("test", "workers")} | {"rounds": 1}
+    (untold, _) = kdsim.simulate("local", data=table(), models=[Net], **given)
+    (told, _) = kdsim.simulate("local", data=table(), models=[Net], **given, test=160 // 5)
+    assert untold["accuracy"] == told["accuracy"]
+
+
 def sized(**more):
     return {k: v for k, v in GIVEN.items() if k != "workers"} | more
 
@@ -282,10 +289,6 @@ WRONG = {
     "source": (
         lambda: kdsim.run("local", table(), models=[eval("lambda: 0")], **GIVEN),
         "the source of tests.kdsim.test_objects:<lambda> cannot be read",
-    ),
-    "test": (
-        lambda: kdsim.run("local", table(), models=[Net]),
-        "private 0 is all other examples; say how many are to test on, test=...",
     ),
     "too many": (
         lambda: kdsim.run("local", table(), models=[Net], public=100, test=60),

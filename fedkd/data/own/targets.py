@@ -9,6 +9,7 @@ from torch import Tensor
 from fedkd.data.own.arrays import Names, as_array, in_order, labels
 from fedkd.targets import CLASSES, LABELS, NO_LABEL, REAL, SEQUENCE, TARGETS, Target
 
+KINDS = 20  # different whole numbers up to which they may be classes with gaps between them
 BETWEEN = "|"  # separates the labels of an example that are written into one text
 
 
@@ -38,9 +39,9 @@ def values(
 ) -> Values:
     """What is to be learnt of examples, and of which target it is where that is not said.
 
-    Not said, real numbers that are not all whole are real targets; rows of 0 and 1 that are no
-    one-hot rows are several labels; rows of other whole numbers are sequences; all else is one
-    class.
+    Not said, real numbers that are not all whole are real targets, and so are whole ones that can
+    be no classes: many, far apart, such as prices. Rows of 0 and 1 that are no one-hot rows are
+    several labels; rows of other whole numbers are sequences; all else is one class.
 
     Args:
         y: an array, a tensor or a sequence, (N,) or (N, ...).
@@ -58,9 +59,10 @@ def values(
     given = as_array(y, "labels")
     if len(given) != examples or given.ndim == 0:
         raise ValueError(f"{len(given)} labels for {examples} examples; each example needs one")
-    target = TARGETS[name] if name else _guessed(given)
+    apart = "" if name or classes else _far_apart(given)
+    target = TARGETS[name] if name else REAL if apart else _guessed(given)
     if not name and target != CLASSES:
-        notes.append(f"each example has {target.words}: target {target.name}")
+        notes.append(f"{apart or f'each example has {target.words}'}: target {target.name}")
     if target == CLASSES:
         numbers, names, count = labels(y, examples, classes, notes)
         return Values(target, numbers, names, count)
@@ -96,6 +98,20 @@ def _guessed(given: Any) -> Target:
     if np.isin(given, (0, 1)).all():
         return CLASSES if (given.sum(axis=1) == 1).all() else LABELS
     return REAL if given.dtype.kind == "f" else SEQUENCE
+
+
+def _far_apart(given: Any) -> str:
+    """What is said of whole numbers, one for each example, that are too many and too far apart.
+
+    Nothing of others: classes are from 0 on, or from 1, or a few numbers of any kind.
+    """
+    if given.dtype.kind not in "iuf" or given.size != len(given) or not np.isfinite(given).all():
+        return ""
+    kinds = np.unique(given)
+    least, most = float(kinds[0]), float(kinds[-1])
+    if (kinds != np.round(kinds)).any() or len(kinds) <= KINDS or most - least < 2 * len(kinds):
+        return ""
+    return f"labels are {len(kinds)} different whole numbers from {least:g} to {most:g}"
 
 
 def _numeric(given: Any, what: str) -> Any:

@@ -199,7 +199,7 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else(tmp_path):
         "sampling": "poisson",
         "private_size": "hidden",
         "loss": "focal",
-        "distillation_loss": "huber",
+        "distillation_loss": "squared",
     }
     of_files = {"label": "b", "target": "real", "client": "b", "by": "b"}
     for field in dataclasses.fields(FedExperiment):

@@ -128,8 +128,11 @@ def test_the_flags_are_those_of_the_class(kdsim, own):
             "the loss soft fails with outputs (8, 3) and y (8,): Runt",
         ),
         (["--loss", "own/data.py:load"], "the loss load fails with outputs (8, 3) and y (8,): Typ"),
-        (["--loss", "hubber"], "unknown loss 'hubber'; did you mean 'huber'?"),
-        (["--loss", "huber"], "the loss huber is for the target real, and each example has one c"),
+        (["--loss", "squard"], "unknown loss 'squard'; did you mean 'squared'?"),
+        (
+            ["--loss", "squared"],
+            "the loss squared is for the target real, and each example has one c",
+        ),
         (["--distillation-loss", "own/says.py:hard"], "the distillation loss hard fails with outp"),
         (["--engine", "batch"], "unknown engine 'batch'; did you mean 'batched'?"),
         (["--corrupt", "1:nam"], "unknown fault 'nam'; did you mean 'nan'?"),

@@ -1,5 +1,7 @@
 """A run whose training diverged says so: in its records, in the summary, and on the terminal."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -50,6 +52,52 @@ def test_a_prediction_that_is_no_number_counts_though_parameters_are(tiny):
     assert federated._divergence(federation, current, torch.zeros(5), sequential) == {}
     everyone = federated._divergence(federation, current, torch.full((9,), torch.nan), sequential)
     assert "clients 0, 1, 2, 3, 4 and 4 more are" in everyone["diverged"]
+
+
+def houses(path, rows, spread=0.5, outliers=0.0):
+    """A table whose targets are whole numbers, some of them wrong by a factor of a hundred."""
+    draw = np.random.default_rng(0)
+    size, age = draw.lognormal(4.5, spread, rows), draw.integers(0, 120, rows)
+    town = draw.choice(["Bern", "Basel", "Chur"], rows)
+    noise = draw.normal(0, 30_000, rows)
+    price = 3_000 * size - 500 * age + 50_000 * (town == "Bern") + noise
+    price = np.where(draw.random(rows) < outliers, 100 * price, price).astype(int)
+    table = pd.DataFrame({"size": size, "age": age, "town": town, "price": price})
+    others = pd.DataFrame(draw.normal(size=(rows, 8))).add_prefix("noise")
+    pd.concat([others, table], axis=1).to_csv(path, index=False)
+    return price.std()
+
+
+TABLES = {
+    "small": {"rows": 60},
+    "outliers": {"rows": 300, "outliers": 0.02},
+    "long tails": {"rows": 300, "spread": 1.2},
+}
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize("about", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("name", ["fedmd", "fedavg", "dsfl"])
+def test_real_targets_do_not_diverge_by_default(kdsim, tmp_path, about, name):
+    """And learn: they err by less than the spread, which is what the mean of all would err by."""
+    spread = houses(tmp_path / "houses.csv", **about)
+    command = ["fed", name, "--data", "houses.csv", "--label", "price"]
+    command += ["--public", str(about["rows"] // 3)]
+    command += ["--aggregation", "sa"] if name == "dsfl" else []
+    command += ["--models", "mlp-64"] if name == "fedavg" else []
+    status, out, err = kdsim(*command, "--rounds", "5", "--no-baseline", "--json")
+    assert (status, "DIVERGED" in err) == (0, False), err
+    *_, last, _ = read(out)
+    assert last["metrics"]["rmse"] < 1.1 * spread
+
+
+@pytest.mark.usefixtures("no_report")
+def test_squared_errors_did(kdsim, tmp_path):
+    houses(tmp_path / "houses.csv", **TABLES["outliers"])
+    more = ["--public", "100", "--no-baseline", "--loss", "squared"]
+    more += ["--distillation-loss", "squared", "--rounds", "5"]
+    status, _, err = kdsim("fed", "fedmd", "--data", "houses.csv", "--label", "price", *more)
+    assert (status, "DIVERGED" in err) == (0, True)
 
 
 def fed_experiment():

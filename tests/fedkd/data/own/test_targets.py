@@ -54,13 +54,45 @@ def test_a_target_may_be_said():
 
 
 @pytest.mark.parametrize(
+    ("y", "target"),
+    [
+        (1000 * np.arange(21), "real"),
+        (1000.0 * np.arange(21), "real"),
+        (3 * np.arange(-5, 20)[:, None], "real"),
+        (np.arange(21), "class"),
+        (np.arange(40) % 21, "class"),
+        (1000 * np.arange(20), None),
+        (np.arange(1, 27), None),  # letters
+        (np.arange(1900, 1960), None),  # years, or not
+    ],
+    ids=str,
+)
+def test_many_whole_numbers_far_apart_are_real(y, target):
+    x = np.arange(2.0 * len(y)).reshape(-1, 2)
+    if target is None:
+        with pytest.raises(ValueError, match="which are not 0 to .*--target real"):
+            data(x, y)
+        return
+    found = data(x, y)
+    assert found.target.name == target
+    said = f"labels are {len(y)} different whole numbers from {y.min():g} to {y.max():g}"
+    assert (f"{said}: target real" in found.notes) == (target == "real")
+
+
+def test_classes_that_are_said_are_classes():
+    x, y = np.ones((21, 2)), 1000 * np.arange(21)
+    assert data(x, y, classes=20_001).target.name == "class"
+
+
+@pytest.mark.parametrize(
     ("y", "target", "reason"),
     [
         (REAL, "price", "expected one of class, real, labels, sequence"),
         (np.array(["a", "b"] * 4), "real", "text, such as 'a'"),
         (np.where(REAL > 3, np.nan, REAL), "real", "NaN or infinite in 2 rows, first row 6"),
         (REAL, "class", 'say target="real"'),
-        (np.arange(8) * 1000, None, 'target="real"'),
+        (np.arange(8) * 1000, None, 'target="real"'),  # too few to be plainly no classes
+        (np.arange(8) * 1000, "class", 'target="real"'),
         (TOKENS, "labels", "rows of 0 and 1"),
         (REAL, "sequence", "whole numbers (N, T)"),
         (TOKENS - 5, "sequence", "sequences hold -5"),
