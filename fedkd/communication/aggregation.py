@@ -127,7 +127,7 @@ class Aggregation:
 def randomised(channel: Channel, algorithm: Algorithm, specs: Iterable[Specs]) -> bool:
     """Whether uploads are distributions on average alone, and all that is learnt is their sum."""
     simplex = any(spec.simplex for group in specs for spec in group.values())
-    return noisy(channel) and simplex and algorithm.properties.summand != "none"
+    return noisy(channel) and simplex and algorithm.properties.summand == "payload"
 
 
 def noisy(channel: Channel) -> bool:
@@ -157,6 +157,11 @@ def check_summed(algorithm: Algorithm) -> None:
             f"{name} with these settings has a server that needs each upload on its own, and is to "
             "be told a sum; take an algorithm with a summand (`kdsim list algorithms`), such as "
             "fedmd, dsfl or fedavg, or fd without leave_one_out"
+        )
+    if algorithm.properties.summand == "weighted rows":
+        raise ValueError(
+            f"{name} with these settings weighs rows by what they say, and such a sum of numbers "
+            "near nothing is not known to bear noise or rounding; take aggregation sa or era"
         )
     if algorithm.properties.up == "nothing":
         raise ValueError(f"{name} sends nothing up, so there is no sum to protect")

@@ -237,10 +237,13 @@ class Past(algorithms.get("fedmd")):
         (small("fedproto"), ClientNoise(1.0), "prototypes: what is sent has no bound"),
         (small("fedmd", exchange="logits"), ClientNoise(1.0), "logits: what is sent has no bound"),
         (small("fedavg"), ClientNoise(1.0), "has no bound; give a norm"),
+        (small("dsfl", aggregation="variance"), ClientNoise(1.0), "weighs rows by what they say"),
+        (small("dsfl", aggregation="expguard"), ClientNoise(1.0), "needs each upload"),
+        (small("fedmd", pretrain=1), ClientNoise(1.0), "FedMD .* needs each upload"),
         (small("local"), ClientNoise(1.0), "Local sends nothing up"),
         (Past(local=TrainingConfig()), ClientNoise(1.0), "Past learns from uploads .* past any"),
     ],
-    ids=["fd", "fedgen", "fedproto", "logits", "fedavg", "local", "past"],
+    ids=["fd", "gen", "proto", "logits", "avg", "rows", "each", "met", "local", "past"],
 )
 def test_what_a_noisy_sum_does_not_cover_is_refused(algorithm, noise, said, tiny):
     assert isinstance(algorithm, Algorithm)

@@ -129,6 +129,7 @@ def test_what_is_no_distribution_can_no_longer_be_seen(tiny):
     [
         (small("fd"), SECURE, Channel(), "FD .* needs each upload on its own"),
         (small("feddf"), SECURE, Channel(), "FedDF .* needs each upload on its own"),
+        (small("fedmd", aggregation="entropy"), SECURE, Channel(), "weighs rows by what they say"),
         (small("fedmd"), SECURE, compression.channel("uint8"), "take compression none"),
         (
             small("fedmd"),
@@ -143,7 +144,7 @@ def test_what_is_no_distribution_can_no_longer_be_seen(tiny):
             "28 private examples are too many for the weights of 5 clients",
         ),
     ],
-    ids=["fd", "feddf", "compression", "noise", "weights"],
+    ids=["fd", "feddf", "rows", "compression", "noise", "weights"],
 )
 def test_what_is_no_sum_of_vectors_is_refused(algorithm, aggregation, channel, said, tiny):
     with pytest.raises(ValueError, match=said):
