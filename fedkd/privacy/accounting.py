@@ -104,9 +104,11 @@ class Ledger:
         epsilon = _epsilon(self.events, delta, interval)
         return Guarantee(epsilon, delta, self.unit, self.relation)
 
-    def record(self, delta: float, count: int | None = None) -> dict[str, Any]:
+    def record(
+        self, delta: float, count: int | None = None, interval: float = INTERVAL
+    ) -> dict[str, Any]:
         """What is kept of it, as plain data."""
-        said = self.guarantee(delta, count)._asdict()
+        said = self.guarantee(delta, count, interval)._asdict()
         said["epsilon"] = said["epsilon"] if math.isfinite(said["epsilon"]) else None
         names = {kind: name for name, kind in KINDS.items()}
         return said | {"events": [{"kind": names[type(e)], **asdict(e)} for e in self.events]}

@@ -28,6 +28,8 @@ from fedkd.privacy.events import Event, Gaussian, RandomizedResponse
 class RoundCosts:
     """What one round of a federation costs.
 
+    Of labels, epsilon is that of each one; what all of a client's come to is beside it.
+
     Attributes:
         unit, relation: what the noise of all events is relative to.
         delta: at which epsilon is said.
@@ -78,8 +80,18 @@ class Spending:
 
     def guarantee(self, client: int) -> Guarantee:
         """What a client may be told; infinite where something is covered by no event."""
+        costs = self.costs
+        if costs.beyond:
+            return Guarantee(math.inf, costs.delta, costs.unit, costs.relation)
+        if costs.unit != "label":
+            return self.composed(client)
+        each = [e.epsilon for e in self.ledger(client).events if isinstance(e, RandomizedResponse)]
+        return Guarantee(max(each, default=0.0), costs.delta, costs.unit, costs.relation)
+
+    def composed(self, client: int) -> Guarantee:
+        """All events about a client's data together; of labels, for the client as a whole."""
         said = self.ledger(client).guarantee(self.costs.delta, interval=COARSE)
-        return said._replace(epsilon=math.inf) if self.costs.beyond else said
+        return said._replace(unit="client") if self.costs.unit == "label" else said
 
     def worst(self) -> int:
         """The client of whom most has been released; of several the first.
@@ -94,35 +106,28 @@ class Spending:
         for client, bound in sorted(bounds.items(), key=lambda item: -item[1]):
             if bound <= most:
                 break
-            if (epsilon := self.guarantee(client).epsilon) > most:
+            if (epsilon := self.composed(client).epsilon) > most:
                 first, most = client, epsilon
         return first
 
     def record(self) -> dict[str, Any]:
         """The events of the client of whom most has been released, and their epsilon, as data."""
         client = self.worst()
-        said = self.ledger(client).record(self.costs.delta)
-        epsilon = self.guarantee(client).epsilon
+        said = self.ledger(client).record(self.costs.delta, interval=COARSE)
+        said |= _plain(self.guarantee(client))
+        if self.costs.unit == "label":
+            said["composed"] = _plain(self.composed(client))
         beyond = {"beyond": list(self.costs.beyond)} if self.costs.beyond else {}
-        said["epsilon"] = epsilon if math.isfinite(epsilon) else None
         return said | {"client": client} | beyond
 
     def of_all(self) -> dict[str, float | None]:
         """Client -> its epsilon, None where it is infinite."""
-        found = {k: self.guarantee(k).epsilon for k in self.costs.taking_part}
-        return {str(k): value if math.isfinite(value) else None for k, value in found.items()}
+        return {str(k): _plain(self.guarantee(k))["epsilon"] for k in self.costs.taking_part}
 
 
-def training_events(
-    noise: float, batch_size: int, steps: int, records: int
-) -> tuple[Gaussian, ...]:
-    """DP-SGD in one round: a Gaussian for each step, on a Poisson sample; per record added.
-
-    Each of so many records is in the batch of a step with probability batch_size / records.
-    """
-    if not records or not steps:
-        return ()
-    return (Gaussian(noise, steps, min(1.0, batch_size / records)),)
+def _plain(said: Guarantee) -> dict[str, Any]:
+    """A guarantee as data: an epsilon that is infinite is None."""
+    return said._asdict() | {"epsilon": said.epsilon if math.isfinite(said.epsilon) else None}
 
 
 class Cost(NamedTuple):

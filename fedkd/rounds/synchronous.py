@@ -78,6 +78,7 @@ def simulate(
     known = clients if after is None else after.clients
     members = {client.id: client for client in sorted(known, key=lambda client: client.id)}
     groups = {client.id: client.group for client in members.values()}
+    own_seed = seed if secret is None else secret
     server = after.server if after else first_server(algorithm, task, seed)
     for index in range(after.index + 1 if after else 1, rounds + 1):
         opening = open_round(algorithm, server, groups, channel, sample, seed, index)
@@ -88,7 +89,7 @@ def simulate(
         keep = store or (None if len(opening.cohort) == len(members) else _apart)
         uploads = _work(
             *(algorithm, task, engine, channel, opening, public),
-            *(seed if secret is None else secret, index, members),
+            *(own_seed, index, members),
             *(refused, failed, keep),
         )
         if witness and (aggregation is None or aggregation.secure is None):
@@ -96,7 +97,7 @@ def simulate(
         server, rejected, ledger = close_round(
             *(algorithm, task, server, groups, channel, opening, uploads, public),
             aggregation=aggregation,
-            stream=generator(seed if secret is None else secret, "noise", index),
+            stream=generator(own_seed, "noise", index),
         )
         rejected = dict(sorted((refused | rejected).items()))
         check_somebody(opening.cohort, failed)

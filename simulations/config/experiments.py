@@ -17,6 +17,7 @@ from fedkd.communication import compression
 from fedkd.communication.private_size import Disclosure, PrivateSize
 from fedkd.data import partition
 from fedkd.data.own.containers import is_file
+from fedkd.privacy.accounting import Unit
 from fedkd.rounds.client_sampling import Sample, available, everyone, uniform
 from fedkd.rounds.clock import Clock
 from kdcore import references
@@ -174,8 +175,11 @@ class FedExperiment:
         float, Setting("at which epsilon is said; no more than 1 over the number of units", gt=0)
     ] = field(default=1e-5, metadata=ADDED)
     privacy_unit: Annotated[
-        Literal["record"],
-        Setting("whose data epsilon protects: record, by noise in training (DP-SGD)"),
+        Unit,
+        Setting(
+            "what epsilon protects: a record, by noise in training (DP-SGD); a client, by noise on "
+            "the server's sum; or each label that is sent, by randomised response"
+        ),
     ] = field(default="record", metadata=ADDED)
     clip_norm: Annotated[
         float,

@@ -384,6 +384,11 @@ COLUMNS = {
     "auc_baseline": "without teacher (%)",
     "auc_teacher": "teacher (%)",
     "hits20": "test Hits@20 (%)",
+    "epsilon_record_add": "epsilon, record",
+    "epsilon_client_add": "epsilon, client",
+    "epsilon_client_replace": "epsilon, client",
+    "epsilon_label_replace": "epsilon, label",
+    "delta": "at delta",
     "bytes_up": "sent up",
     "bytes_down": "down",
 }

@@ -76,7 +76,7 @@ def opened(folder: Path, root: Path | None = None) -> Opened:
     if experiment.secret_noise:
         raise ValueError(
             f"{run.path} has secret noise, which nobody can draw again, so what crossed cannot be "
-            "shown; run it without --secret-noise to look at it"
+            "shown; run it without secret_noise to look at it"
         )
     torch.set_num_threads(int(run_folder.head(run.path)["threads"]))
     resources = _resources_of(run.path)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fedkd.communication import compression
-from fedkd.communication.aggregation import check_summed, label_events
+from fedkd.communication.aggregation import Aggregation
 from fedkd.communication.channel import Channel, weigh_upload
 from fedkd.core import Algorithm, Engine
 from fedkd.data.federated_data import FederatedData
@@ -37,6 +37,7 @@ class FederatedRun:
         channel: of all messages.
         topology: of peers (`fedkd.rounds.topology.Topology`); None where there is a server.
         costs: of a round, where there is noise or ought to be; see `simulations.runners.privacy`.
+        aggregation: what the server learns of a cohort where that is not each upload.
     """
 
     experiment: FedExperiment
@@ -44,6 +45,7 @@ class FederatedRun:
     channel: Channel
     topology: Any = None
     costs: RoundCosts | None = None
+    aggregation: Aggregation | None = None
 
     def rounds(
         self,
@@ -64,7 +66,8 @@ class FederatedRun:
             "secret": secret,
         }
         if e.clock == Clock():
-            yield from simulate(self.algorithm, *federated, after=after, store=store, **more)
+            more |= {"store": store, "aggregation": self.aggregation}
+            yield from simulate(self.algorithm, *federated, after=after, **more)
         else:
             moment = None if after is None else unpack(after)
             yield from simulate_timed(self.algorithm, *federated, e.clock, after=moment, **more)
@@ -116,15 +119,12 @@ def federated_run(experiment: FedExperiment, federation: FederatedData) -> Feder
         ValueError: a topology that cannot be, or messages that its peers could not read; a clock
             under which late predictions would be about other examples; privacy that cannot be had.
     """
-    e, costs = private(experiment, federation)
-    channel = replace(
-        compression.channel(e.compression, e.epsilon_label), private_size=e.size_disclosure
-    )
+    e, costs, aggregation = private(experiment, federation)
+    channel = compression.channel(e.compression, e.epsilon_label)
+    channel = replace(channel, private_size=e.size_disclosure)
     check_clock(e.algorithm, federation.task, e.clock)
-    if e.epsilon_label is not None:
-        _check_labels(e, federation)
     if e.topology == "server":
-        return FederatedRun(e, e.algorithm, channel, costs=costs)
+        return FederatedRun(e, e.algorithm, channel, None, costs, aggregation)
     from fedkd.rounds.topology import build  # networkx takes a while to import
 
     numbers = [client.id for client in federation.clients]
@@ -139,16 +139,6 @@ def federated_run(experiment: FedExperiment, federation: FederatedData) -> Feder
     among = gossip(e.algorithm, topology.neighbourhoods)
     channel.with_algorithm(among)  # refuses what peers could not read
     return FederatedRun(e, among, channel, topology, costs)
-
-
-def _check_labels(experiment: FedExperiment, federation: FederatedData) -> None:
-    """Raise ValueError unless labels are all that clients say of what they hold."""
-    algorithm, epsilon = experiment.algorithm, experiment.epsilon_label
-    assert epsilon is not None
-    for group in federation.task.models:
-        for spec in algorithm.payload_spec(federation.task, group).values():
-            label_events(epsilon, spec)
-    check_summed(algorithm)
 
 
 def saved(current: Round) -> Round:

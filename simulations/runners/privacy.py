@@ -7,17 +7,21 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from fedkd.communication import compression
+from fedkd.communication.aggregation import Aggregation, check_summed, label_events
 from fedkd.core import Client
 from fedkd.data.federated_data import FederatedData
-from fedkd.privacy.accounting import check_delta
+from fedkd.privacy.accounting import Relation, check_delta
+from fedkd.privacy.client_noise import ClientNoise
 from fedkd.privacy.events import Event, Gaussian
-from fedkd.privacy.spending import Cost, RoundCosts, Spending, enough_noise, training_events
+from fedkd.privacy.spending import Cost, RoundCosts, Spending, enough_noise
 from fedkd.rounds import checkpoint
 from fedkd.rounds.clock import Clock
 from fedkd.rounds.round import Round
 from kdcore.rng import generator
+from kdcore.training.batches import rate_of, steps_of
 from kdcore.training.optimizers import Clipping, TrainingConfig
 from simulations.config.experiments import FedExperiment
 
@@ -25,7 +29,7 @@ Record = dict[str, Any]
 
 SEED_UNDOES = (
     "noise is drawn from the seed, which run.json has: whoever reads it can take the noise off; "
-    "--secret-noise draws it from the system"
+    "--secret-noise true draws it from the system"
 )
 NOT_KEPT = (
     "noise is drawn from the system and not kept: the run cannot be repeated, inspected or "
@@ -33,28 +37,127 @@ NOT_KEPT = (
 )
 
 
-def private(e: FedExperiment, federation: FederatedData) -> tuple[FedExperiment, RoundCosts | None]:
-    """The experiment with the noise that its privacy takes, and what a round costs, if anything.
+class Private(NamedTuple):
+    """An experiment as its privacy makes it.
+
+    Attributes:
+        experiment: with the noise that it takes.
+        costs: of a round; None where nobody counts them.
+        aggregation: what the server learns of a cohort where that is not each upload.
+    """
+
+    experiment: FedExperiment
+    costs: RoundCosts | None = None
+    aggregation: Aggregation | None = None
+
+
+def private(e: FedExperiment, federation: FederatedData) -> Private:
+    """The experiment with the noise that its privacy takes, and what a round costs.
 
     Raises:
         ValueError: no noise would do, or none would cover all that is sent; in a line.
     """
-    clients = federation.clients
     if e.epsilon is None:
-        by_hand = e.algorithm.local.privacy is not None
-        return e, _of_records(e, clients, uncovered(e)) if by_hand else None
-    if e.algorithm.local.privacy is not None:
+        return _by_hand(e, federation)
+    set_by_hand = {
+        "local.privacy": e.algorithm.local.privacy is not None,
+        "epsilon_label": e.epsilon_label is not None,
+    }
+    for setting, by_hand in set_by_hand.items():
+        if by_hand:
+            raise ValueError(
+                f"epsilon {e.epsilon:g} calibrates the noise, and {setting} sets it; leave out one "
+                "of the two (clip_norm is the norm under epsilon)"
+            )
+    return UNITS[e.privacy_unit](e, federation, e.epsilon)
+
+
+def _by_hand(e: FedExperiment, federation: FederatedData) -> Private:
+    """Noise as it is set: what it costs is counted just the same."""
+    if e.algorithm.local.privacy is None:
+        return Private(e, _of_labels(e, federation))
+    if e.epsilon_label is not None:
         raise ValueError(
-            f"epsilon {e.epsilon:g} calibrates the noise, and local.privacy sets it; leave out one "
-            "of the two (clip_norm is the norm under epsilon)"
+            "local.privacy is noise for records and epsilon_label for labels, and an account has "
+            "one unit; leave out one of the two"
         )
+    return Private(e, _of_records(e, federation.clients, uncovered(e)))
+
+
+def _by_record(e: FedExperiment, federation: FederatedData, epsilon: float) -> Private:
+    """Noise in each step of training."""
+    clients = federation.clients
     if beyond := uncovered(e):
-        raise ValueError(f"epsilon {e.epsilon:g} by record: {_way_out(e, beyond[0])}")
+        raise ValueError(f"epsilon {epsilon:g} by record: {_way_out(e, beyond[0])}")
     check_delta(e.delta, max(len(client.private) for client in clients))
-    noise = _enough(e, clients, e.epsilon)
+    noise = _enough(e, clients, epsilon)
     local = replace(e.algorithm.local, privacy=Clipping(e.clip_norm, noise))
     e = replace(e, algorithm=replace(e.algorithm, local=local))
-    return e, _of_records(e, clients)
+    return Private(e, _of_records(e, clients))
+
+
+def _by_client(e: FedExperiment, federation: FederatedData, epsilon: float) -> Private:
+    """Noise on the server's sum over a cohort.
+
+    A Poisson sample of clients is a secret, and costs all of them less. Who is drawn otherwise is
+    known, and it costs those who are drawn.
+    """
+    if e.algorithm.properties.up == "nothing":
+        return Private(e)
+    if e.topology != "server" or e.clock != Clock():
+        raise ValueError(
+            f"epsilon {epsilon:g} by client: noise is on the sum of a round at a server; take the "
+            "topology server without a clock, or another privacy_unit"
+        )
+    check_delta(e.delta, e.clients)
+    numbers = [client.id for client in federation.clients]
+    sampled = e.sampling == "poisson" and e.fraction < 1
+    if sampled:
+        costs = [Cost((Gaussian(1.0, e.rounds, e.fraction),))]
+    else:
+        costs = [Cost((Gaussian(1.0, parts),)) for parts in planned(e, numbers).values()]
+    rate = e.fraction if sampled else 1.0
+    relation: Relation = "add" if sampled else "replace"
+    noise = ClientNoise(enough_noise(epsilon, e.delta, costs), e.clip_norm, relation, rate)
+    aggregation, events = Aggregation(noise), noise.events()
+    channel = compression.channel(e.compression).with_algorithm(e.algorithm)
+    aggregation.check(e.algorithm, federation.task, channel)
+    each = dict.fromkeys(numbers, () if sampled else events)
+    cost = RoundCosts("client", relation, e.delta, each, events if sampled else ())
+    return Private(e, cost, aggregation)
+
+
+def _by_label(e: FedExperiment, federation: FederatedData, epsilon: float) -> Private:
+    """Labels that are sent in place of distributions, each perhaps another one."""
+    if e.compression != "none":
+        raise ValueError(
+            f"epsilon {epsilon:g} by label sends labels that are randomised (compression krr); "
+            f"leave out compression {e.compression}"
+        )
+    if e.algorithm.properties.up == "nothing":
+        return Private(e)
+    e = replace(e, compression="krr", epsilon_label=epsilon)
+    return Private(e, _of_labels(e, federation))
+
+
+def _of_labels(e: FedExperiment, federation: FederatedData) -> RoundCosts | None:
+    """The costs of labels that are randomised: an event for each of an upload."""
+    if e.epsilon_label is None or e.algorithm.properties.up == "nothing":
+        return None
+    check_summed(e.algorithm)
+    events = {
+        group: tuple(
+            event
+            for spec in e.algorithm.payload_spec(federation.task, group).values()
+            for event in label_events(e.epsilon_label, spec)
+        )
+        for group in federation.task.models
+    }
+    each = {client.id: events[client.group] for client in federation.clients}
+    return RoundCosts("label", "replace", e.delta, each)
+
+
+UNITS = {"record": _by_record, "client": _by_client, "label": _by_label}
 
 
 def uncovered(e: FedExperiment) -> tuple[str, ...]:
@@ -76,15 +179,10 @@ def _way_out(e: FedExperiment, key: str) -> str:
     )
 
 
-def steps_of(training: TrainingConfig, records: int) -> int:
-    """How many steps of DP-SGD a client takes in a round."""
-    if training.steps is not None:
-        return training.steps * min(records, 1)
-    return training.epochs * -(-records // training.batch_size)
-
-
 def _trained(training: TrainingConfig, noise: float, records: int) -> tuple[Gaussian, ...]:
-    return training_events(noise, training.batch_size, steps_of(training, records), records)
+    """DP-SGD in one round: a Gaussian for each step, of a Poisson sample; per record added."""
+    steps = steps_of(records, training)
+    return (Gaussian(noise, steps, rate_of(records, training)),) if steps else ()
 
 
 def _of_records(
@@ -169,7 +267,9 @@ def of_run(spent: Spending | None) -> tuple[Record, Record]:
 
 def _metrics(said: Record) -> Record:
     """Epsilon under a name that has its unit and its relation, and the delta that it is at."""
-    return {f"epsilon_{said['unit']}_{said['relation']}": said["epsilon"], "delta": said["delta"]}
+    every = [said, *([said["composed"]] if "composed" in said else [])]
+    found = {f"epsilon_{one['unit']}_{one['relation']}": one["epsilon"] for one in every}
+    return found | {"delta": said["delta"]}
 
 
 def notes(e: FedExperiment, costs: RoundCosts | None) -> list[str]:

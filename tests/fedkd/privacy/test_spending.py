@@ -8,10 +8,10 @@ from dp_accounting.pld import PLDAccountant
 
 from fedkd.privacy import Gaussian, Ledger, RandomizedResponse
 from fedkd.privacy.accounting import COARSE
-from fedkd.privacy.spending import Cost, RoundCosts, Spending, enough_noise, training_events
+from fedkd.privacy.spending import Cost, RoundCosts, Spending, enough_noise
 
 DELTA = 1e-5
-SMALL, LARGE = training_events(1.1, 8, 4, 32), training_events(1.1, 8, 16, 128)
+SMALL, LARGE = (Gaussian(1.1, 4, 0.25),), (Gaussian(1.1, 16, 0.0625),)
 COSTS = RoundCosts("record", "add", DELTA, {0: SMALL, 1: LARGE, 7: SMALL})
 
 
@@ -30,12 +30,6 @@ def after(*cohorts, costs=COSTS):
     for cohort in cohorts:
         spent = spent.after(cohort)
     return spent
-
-
-def test_a_step_is_a_poisson_sample_of_batch_size_over_records():
-    assert (Gaussian(1.1, 4, 0.25),) == SMALL
-    assert training_events(1.1, 50, 2, 20) == (Gaussian(1.1, 2, 1.0),)
-    assert training_events(1.1, 8, 0, 0) == ()
 
 
 def test_steps_count_for_those_who_took_part_and_for_nobody_else():
@@ -74,23 +68,27 @@ def test_no_epsilon_is_claimed_where_something_is_covered_by_no_event():
     bare = RoundCosts("record", "add", DELTA, {0: SMALL}, beyond=("means", "rows"))
     said = after([0], costs=bare).record()
     assert (said["epsilon"], said["beyond"]) == (None, ["means", "rows"])
-    no_noise = RoundCosts("record", "add", DELTA, {0: training_events(0.0, 8, 4, 32)})
+    no_noise = RoundCosts("record", "add", DELTA, {0: (Gaussian(0.0, 4, 0.25),)})
     assert after([0], costs=no_noise).record()["epsilon"] is None
     assert after([0], costs=no_noise).of_all() == {"0": None}
 
 
-def test_labels_compose_too():
+def test_of_labels_epsilon_is_of_each_and_beside_it_that_of_all_for_the_client():
     own = (RandomizedResponse(0.5, 10, 2),)
     spent = after([0], [0], costs=RoundCosts("label", "replace", DELTA, {0: own, 1: own}))
     assert spent.ledger(0).events == (RandomizedResponse(0.5, 10, 4),)
-    assert spent.worst() == 0
-    assert 1.5 < spent.guarantee(0).epsilon <= 2.0001
+    said = spent.record()
+    assert (said["client"], said["unit"], said["epsilon"]) == (0, "label", 0.5)
+    assert said["composed"]["unit"] == "client"
+    assert 1.5 < said["composed"]["epsilon"] <= 2.0001
+    assert spent.of_all() == {"0": 0.5, "1": 0.0}
 
 
+@pytest.mark.slow
 def test_enough_noise_is_enough_for_everybody_and_not_too_much_for_the_worst_off():
     sizes = (Gaussian(20.0, 3),)
-    rounds = [training_events(1.0, 8, 3 * steps, n) for steps, n in ((4, 32), (16, 128), (1, 5))]
-    costs = [Cost(own, sizes) for own in rounds]
+    rounds = [Gaussian(1.0, 3 * steps, rate) for steps, rate in ((4, 0.25), (16, 0.0625), (1, 1.0))]
+    costs = [Cost((own,), sizes) for own in rounds]
     noise = enough_noise(4.0, DELTA, costs)
     found = [Ledger("record", "add", tuple(c.at(noise))).guarantee(DELTA).epsilon for c in costs]
     assert 3.97 < max(found) <= 4.0
@@ -98,8 +96,9 @@ def test_enough_noise_is_enough_for_everybody_and_not_too_much_for_the_worst_off
     assert max(Ledger("record", "add", tuple(e)).guarantee(DELTA).epsilon for e in less) > 4.0
 
 
+@pytest.mark.slow
 def test_what_other_releases_cost_is_left_for_noise_to_make_up_for():
-    own = training_events(1.0, 8, 12, 32)
+    own = (Gaussian(1.0, 12, 0.25),)
     alone = enough_noise(2.0, DELTA, [Cost(own)])
     beside = enough_noise(2.0, DELTA, [Cost(own, (Gaussian(4.0),))])
     assert beside > 1.05 * alone
