@@ -144,7 +144,6 @@ def _of_labels(e: FedExperiment, federation: FederatedData) -> RoundCosts | None
     """The costs of labels that are randomised: an event for each of an upload."""
     if e.epsilon_label is None or e.algorithm.properties.up == "nothing":
         return None
-    check_summed(e.algorithm)
     events = {
         group: tuple(
             event
@@ -153,6 +152,7 @@ def _of_labels(e: FedExperiment, federation: FederatedData) -> RoundCosts | None
         )
         for group in federation.task.models
     }
+    check_summed(e.algorithm)
     each = {client.id: events[client.group] for client in federation.clients}
     return RoundCosts("label", "replace", e.delta, each)
 

@@ -288,7 +288,7 @@ def test_labels_are_randomised_and_both_figures_are_said():
 
 
 LABELS = [
-    (dict(name="fd"), "needs each upload"),
+    (dict(name="fd"), "no distributions"),
     (dict(name="fedavg"), "no distributions"),
     (dict(compression="argmax"), "leave out compression argmax"),
     (dict(compression="krr", epsilon_label=1.0), "epsilon_label sets it; leave out one"),
