@@ -121,7 +121,7 @@ def _by_client(e: FedExperiment, federation: FederatedData, epsilon: float) -> P
     noise = ClientNoise(enough_noise(epsilon, e.delta, costs), e.clip_norm, relation, rate)
     aggregation, events = Aggregation(noise), noise.events()
     channel = compression.channel(e.compression).with_algorithm(e.algorithm)
-    aggregation.check(e.algorithm, federation.task, channel)
+    aggregation.check(e.algorithm, federation.task, channel, e.clients)
     each = dict.fromkeys(numbers, () if sampled else events)
     cost = RoundCosts("client", relation, e.delta, each, events if sampled else ())
     return Private(e, cost, aggregation)
