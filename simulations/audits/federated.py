@@ -275,6 +275,11 @@ def _checked(replay: Opened, client: int | None, index: int | None) -> int:
     if e.topology != "server" or e.clock != Clock():
         what = f"topology {e.topology}" if e.topology != "server" else "a clock"
         raise ValueError(f"{name} has {what}; an audit follows synchronous rounds with a server")
+    if e.secure_sum:
+        raise ValueError(
+            f"{name} has a secure sum: of a client the server saw masked numbers, and an audit is "
+            "of uploads; audit a run without secure_sum for what the masks hide"
+        )
     if client is not None and not 0 <= client < e.clients:
         raise ValueError(f"--client {client}: the clients of {name} are 0 to {e.clients - 1}")
     ran = max((r["round"] for r in replay.run.records if r.get("record") == "round"), default=0)

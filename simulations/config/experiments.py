@@ -197,6 +197,9 @@ class FedExperiment:
         float | None,
         Setting("epsilon of each label that clients send, for compression krr", gt=0),
     ] = field(default=None, metadata=ADDED)
+    secure_sum: Annotated[
+        bool, Setting("the server is told a sum of masked uploads, and no upload; simulated")
+    ] = field(default=False, metadata=ADDED)
     loss: Annotated[
         str,
         Setting(
@@ -291,6 +294,8 @@ class FedExperiment:
                 "" if self.epsilon_label is None else f" at epsilon {self.epsilon_label:g} a label"
             )
             said.append(self.compression + each)
+        if self.secure_sum:
+            said.append("a secure sum")
         if self.corrupt is not None:
             said.append(f"client {self.corrupt.replace(':', ' sends ')}")
         if self.clock != Clock():

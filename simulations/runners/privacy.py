@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 from fedkd.communication import compression
 from fedkd.communication.aggregation import Aggregation, check_summed, label_events
+from fedkd.communication.channel import Channel
 from fedkd.core import Client
 from fedkd.data.federated_data import FederatedData
 from fedkd.privacy.accounting import Relation, check_delta
 from fedkd.privacy.client_noise import ClientNoise
 from fedkd.privacy.events import Event, Gaussian
+from fedkd.privacy.secure_sum import SecureSum
 from fedkd.privacy.spending import Cost, RoundCosts, Spending, enough_noise
 from fedkd.rounds import checkpoint
 from fedkd.rounds.clock import Clock
@@ -37,6 +39,12 @@ NOT_KEPT = (
 )
 
 
+UNSEEN = (
+    "a secure sum is simulated: the server sees no upload, so ranges, distributions and outliers "
+    "are not checked and a faulty or hostile client is not found; sums, and who takes part, it sees"
+)
+
+
 class Private(NamedTuple):
     """An experiment as its privacy makes it.
 
@@ -55,8 +63,31 @@ def private(e: FedExperiment, federation: FederatedData) -> Private:
     """The experiment with the noise that its privacy takes, and what a round costs.
 
     Raises:
-        ValueError: no noise would do, or none would cover all that is sent; in a line.
+        ValueError: no noise would do, or none would cover all that is sent; or there is no secure
+            sum of that; in a line.
     """
+    found = _with_noise(e, federation)
+    return _with_secure_sum(found, federation) if e.secure_sum else found
+
+
+def _with_secure_sum(found: Private, federation: FederatedData) -> Private:
+    e = found.experiment
+    if e.topology != "server" or e.clock != Clock():
+        raise ValueError(
+            "secure_sum: masks are of the clients of one round at a server; take the topology "
+            "server without a clock, or no secure_sum"
+        )
+    aggregation = replace(found.aggregation or Aggregation(), secure=SecureSum())
+    channel = replace(_channel(e), private_size=e.size_disclosure).with_algorithm(e.algorithm)
+    aggregation.check(e.algorithm, federation.task, channel, e.clients)
+    return found._replace(aggregation=aggregation)
+
+
+def _channel(e: FedExperiment) -> Channel:
+    return compression.channel(e.compression, e.epsilon_label)
+
+
+def _with_noise(e: FedExperiment, federation: FederatedData) -> Private:
     if e.epsilon is None:
         return _by_hand(e, federation)
     set_by_hand = {
@@ -120,7 +151,7 @@ def _by_client(e: FedExperiment, federation: FederatedData, epsilon: float) -> P
     relation: Relation = "add" if sampled else "replace"
     noise = ClientNoise(enough_noise(epsilon, e.delta, costs), e.clip_norm, relation, rate)
     aggregation, events = Aggregation(noise), noise.events()
-    channel = compression.channel(e.compression).with_algorithm(e.algorithm)
+    channel = _channel(e).with_algorithm(e.algorithm)
     aggregation.check(e.algorithm, federation.task, channel, e.clients)
     each = dict.fromkeys(numbers, () if sampled else events)
     cost = RoundCosts("client", relation, e.delta, each, events if sampled else ())
@@ -274,9 +305,10 @@ def _metrics(said: Record) -> Record:
 
 def notes(e: FedExperiment, costs: RoundCosts | None) -> list[str]:
     """What is to be known of a private run, in words."""
+    found = [UNSEEN] if e.secure_sum else []
     if costs is None:
-        return []
-    found = [NOT_KEPT if e.secret_noise else SEED_UNDOES]
+        return found
+    found.append(NOT_KEPT if e.secret_noise else SEED_UNDOES)
     if costs.beyond:
         found.append(f"no epsilon is claimed: {_way_out(e, costs.beyond[0])}")
     return found

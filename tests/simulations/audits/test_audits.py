@@ -227,8 +227,9 @@ def test_wrong_input_is_one_line(kdsim, small, tmp_path):
     _refused(kdsim, "is not finished; `kdsim resume", path)
 
 
-def test_peers_and_clocks_are_not_followed(tmp_path):
+def test_peers_clocks_and_sums_are_not_followed(tmp_path):
     for settings, message in [
+        (dict(secure_sum=True), "has a secure sum: of a client the server saw"),
         (dict(topology="ring"), "has topology ring; an audit follows synchronous rounds"),
     ]:
         _, path = write(tmp_path, **settings)

@@ -203,6 +203,7 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else(tmp_path):
         "epsilon": 2.0,
         "privacy_unit": "client",
         "secret_noise": True,
+        "secure_sum": True,
     }
     of_files = {"label": "b", "target": "real", "client": "b", "by": "b"}
     for field in dataclasses.fields(FedExperiment):

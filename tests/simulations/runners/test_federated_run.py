@@ -156,6 +156,36 @@ def test_what_no_epsilon_of_labels_covers_is_refused_before_anything_runs(name, 
         next(federated.run(experiment(name, **({"compression": "krr"} | settings))))
 
 
+def test_a_secure_sum_says_what_is_no_longer_checked_and_weighs_its_masks():
+    told = dict(models=("mlp-8",), rounds=1)
+    plain, secure = (
+        list(federated.run(experiment("dsfl", secure_sum=how, **told))) for how in (False, True)
+    )
+    # 5 vectors of 20 times 10 numbers, 10 keys, two shares and a tag for each of 20 pairs, and of
+    # each a share of each.
+    vectors, masks = 5 * 4 * 20 * 10, 10 * 32 + 20 * (2 * 32 + 16) + 25 * 32
+    assert secure[0]["bytes_up"] == vectors + masks
+    assert plain[0]["bytes_up"] == vectors
+    assert any("secure sum is simulated" in note for note in secure[0]["notes"])
+    assert secure[-1]["metrics"]["accuracy"] == pytest.approx(plain[-1]["metrics"]["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("fedgkt", {}, "needs each upload on its own"),
+        ("fedmd", {"topology": "ring"}, "the topology server without a clock"),
+        ("fedmd", {"clock": SLOW}, "the topology server without a clock"),
+        ("fedmd", {"compression": "uint8"}, "take compression none"),
+        ("fedmd", {"epsilon": 4.0, "privacy_unit": "client", "delta": 1e-2}, "one of the two"),
+    ],
+    ids=["each", "peers", "clock", "compression", "noise"],
+)
+def test_what_is_no_secure_sum_is_refused_before_anything_runs(name, settings, said):
+    with pytest.raises(ValueError, match=said):
+        next(federated.run(experiment(name, secure_sum=True, **settings)))
+
+
 def test_mistakes_are_one_line(kdsim, small):
     cases = [("fedmd", ["--topology", "ring", "--clients", "1"])]
     cases += [("fedmd", ["--clock-stragglers", "0.2"]), ("fedgen", ["--private-size", "hidden"])]
