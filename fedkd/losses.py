@@ -127,7 +127,7 @@ def _ready(loss: Any, what: str, target: Target) -> Loss:
     if inspect.isclass(loss):
         try:
             loss = loss()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"{_said(loss, what)} cannot be made: {_line(error)}") from error
     of = next((own for ours, own in _OF.items() if ours is loss), target.name)
     if of != target.name:
@@ -181,7 +181,7 @@ def _checked(loss: Loss, said: str, outputs: Tensor, y: Tensor) -> tuple[Tensor,
     try:
         with torch.enable_grad():
             values: Any = loss(leaf, y.clone())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shapes = f"outputs {tuple(outputs.shape)} and y {tuple(y.shape)}"
         raise ValueError(f"{said} fails with {shapes}: {_line(error)}") from error
     if not isinstance(values, Tensor):
@@ -229,6 +229,6 @@ def _said(loss: Any, what: str) -> str:
     return f"the {'' if what == 'loss' else f'{what} '}loss {name}"
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     text = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

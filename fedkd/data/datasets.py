@@ -120,7 +120,7 @@ def _own(name: str, loader: Callable[..., Any], root: Path) -> Dataset:
         return checked(found if isinstance(found, Dataset) else of_pair(*_two(found)))
     except OSError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"data set {name!r}: {type(error).__name__}: {error}") from error
 
 

@@ -357,7 +357,7 @@ def _own(
             raise TypeError(f"it gives {type(parts).__name__}; expected row numbers of each client")
         dealt = [integers(torch.as_tensor(part), "row numbers") for part in parts]
         check_dealt(dealt, len(labels), clients)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"partition {name!r}: {type(error).__name__}: {error}") from error
     return dealt
 

@@ -176,7 +176,7 @@ def _own(name: str, shape: tuple[Any, ...], num_classes: int, examples: Any) -> 
         module = inspect.isclass(make) or isinstance(make, nn.Module)
         made = make if module else asked(make, shape, num_classes)()
         return build(made if isinstance(made, Model) else make, shape, num_classes, examples)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(
             f"model {name!r} cannot be made for examples of shape {shape} and {num_classes} "

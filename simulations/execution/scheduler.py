@@ -146,7 +146,7 @@ def attempt(job: Job) -> Iterator[Record]:
     """The records of one run in this process; an error ends it with a record "failed"."""
     try:
         yield from _execute(job)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the latter of the user's code
         if process.to_end():
             raise KeyboardInterrupt from error
         yield failed(error, logged(job.folder / run_folder.ERROR))

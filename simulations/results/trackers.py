@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from inspect import isclass, signature
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, Protocol
@@ -160,7 +161,7 @@ REGISTRY: Registry[Any] = Registry(
         }
     ),
     "kdsim.trackers",
-    expected="a class called with (folder, about), whose instances are called with records",
+    expected="a class called with (folder, about); instances are called with records, and closed",
 )
 """Classes of `Tracker`, called with the folder of a run and what its `run.json` says.
 
@@ -169,14 +170,32 @@ REGISTRY: Registry[Any] = Registry(
 
 
 def check(names: Iterable[str]) -> None:
-    """Raise ValueError for a tracker that there is not, or whose library is not installed."""
+    """Raise ValueError for what is no tracker, or whose library is not installed."""
     for name in names:
-        needs = getattr(REGISTRY.get(name), "needs", None)
+        found = REGISTRY.get(name)
+        if why := _refused(found):
+            raise ValueError(f"tracker {name} {why}; expected {REGISTRY.expected}")
+        needs = getattr(found, "needs", None)
         if needs and find_spec(needs) is None:
             raise ValueError(
                 f"tracker {name} needs the package {needs}, which is not installed: "
                 f"pip install 'kdsim[{name}]'"
             )
+
+
+def _refused(found: Any) -> str:
+    """Why something is no tracker, as far as can be seen without making one."""
+    if isclass(found):
+        there = {name for base in found.__mro__ for name in vars(base)}
+        if lacks := [name for name in ("__call__", "close") if name not in there]:
+            return f"has no {lacks[0]}"
+    try:
+        signature(found).bind("folder", "about")
+    except TypeError as error:
+        return f"cannot be called with (folder, about): {error}"
+    except ValueError:  # it has no signature
+        return ""
+    return ""
 
 
 def track(

@@ -146,6 +146,45 @@ def test_what_is_none_of_a_kind_is_refused_in_a_line(kdsim, own, change, said):
     assert len(err.splitlines()) == 1
 
 
+EXIT = "raise SystemExit('no licence')"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        (
+            "parts",
+            f"def deal(labels, clients, dice):\n    {EXIT}\n",
+            "partition 'own/parts.py:deal'",
+        ),
+        ("data", f"def load(root):\n    {EXIT}\n", "data set 'own/data.py:load'"),
+        (
+            "net",
+            f"class Net:\n    def __init__(self, *_):\n        {EXIT}\n",
+            "model 'own/net.py:Net'",
+        ),
+        ("says", f"def hard(outputs, y):\n    {EXIT}\nsoft = hard\n", "the loss hard fails"),
+        ("run", EXIT, "'own/run.py:each' cannot be imported"),
+    ],
+)
+def test_code_that_exits_is_refused_in_a_line(kdsim, own, file, text, said):
+    (own / f"{file}.py").write_text(text)
+    status, _, err = kdsim(*OWN, "--engine", "own/run.py:each")
+    assert status == 2
+    assert said in err
+    assert "SystemExit: no licence" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("no_report")
+def test_an_algorithm_that_exits_has_failed(kdsim, own):
+    more = f"    def client_update(self, *given):\n        {EXIT}\n"
+    (own / "algo.py").write_text(FILES["algo.py"] + more)
+    status, _, err = kdsim(*OWN, "--out", "out")
+    assert status == 1
+    assert "no licence" in err
+
+
 @pytest.mark.parametrize(
     ("dealt", "said"),
     [

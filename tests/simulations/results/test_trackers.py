@@ -218,6 +218,25 @@ def test_an_unknown_tracker_is_refused_before_anything_runs(kdsim, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("from torch.nn import Linear as Mine", "has no close; expected a class called with (fol"),
+        ("class Mine:\n    def close(self): pass\n", "has no __call__; expected "),
+        (
+            "def Mine(folder):\n    return print\n",
+            "cannot be called with (folder, about): too many",
+        ),
+    ],
+)
+def test_what_is_no_tracker_is_refused_before_anything_runs(kdsim, own_code, text, said):
+    (own_code / "bad.py").write_text(text)
+    status, _, err = kdsim(*FED, "--track", "bad.py:Mine", "--out", "out")
+    assert status == 2
+    assert f"tracker bad.py:Mine {said}" in err
+    assert not (own_code / "out").exists()
+
+
 @pytest.mark.usefixtures("quick_report")
 @pytest.mark.parametrize(
     "command", ["graph", pytest.param("recipe", marks=pytest.mark.slow), "run", "python"]
