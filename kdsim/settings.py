@@ -209,7 +209,8 @@ def _name_of_data(value: Any) -> str:
     if not isinstance(value, Dataset) and not dataclasses.is_dataclass(value):
         raise ValueError(
             f"data must be a name, what kdsim.data gives, or a kdsim.Graph, got a "
-            f"{type(value).__name__}"
+            f"{type(value).__name__}; kdsim.data makes data of it: kdsim.data(x, y), or of a table "
+            "or a file kdsim.data(table, label=...)"
         )
     return objects.name_of_data(value)
 

@@ -284,6 +284,10 @@ def test_models_are_tried_with_what_clients_get_and_what_is_left_out_is_said():
 
 
 WRONG = {
+    "arrays": (
+        lambda: kdsim.run("local", (table().x, table().y)),
+        "got a Tensor; kdsim.data makes data of it: kdsim.data(x, y), or of a table or a file",
+    ),
     "data": (lambda: kdsim.run("local", 7), "data must be a name, what kdsim.data gives, or"),
     "model": (lambda: kdsim.run("local", table(), models=[7]), "a model is a name, a class or"),
     "source": (
