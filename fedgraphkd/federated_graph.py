@@ -5,9 +5,10 @@ is dealt out: the same for any partition, and for the graph with its edges given
 are drawn anew in each subgraph leak: a test node of one is a training node of the other.)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -65,6 +66,7 @@ def federate(
     shares: NodeShares = NodeShares(),  # noqa: B008  (frozen)
     same_start: bool = False,
     whole: bool = False,
+    modules: Mapping[str, Any] = MappingProxyType({}),
 ) -> GraphFederation:
     """Deal the nodes of a graph out to clients.
 
@@ -81,6 +83,7 @@ def federate(
         shares: what becomes of the nodes.
         same_start: whether clients of one architecture begin with the same weights.
         whole: whether all of the graph takes part, or its largest component alone.
+        modules: what names among the models stand for, where they are none of a network.
 
     Raises:
         ValueError: a graph without edges, more clients than nodes, a client without a node to train
@@ -93,7 +96,7 @@ def federate(
     parts = deal(private, clients, generator(seed, "partition"))
     roles = _roles(split, parts)
     blocks = _blocks(component, private, parts, split.public, shares)
-    task, members = _members(blocks, roles, models, seed, same_start)
+    task, members = _members(blocks, roles, models, seed, same_start, modules)
     tested = [blocks.of(client, role.test) for client, role in enumerate(roles)]
     chosen = [blocks.of(client, role.validation) for client, role in enumerate(roles)]
     cut = share_cut(private, parts)
@@ -205,13 +208,19 @@ def _roles(split: NodeSplit, parts: Partition) -> list[_Roles]:
 
 
 def _members(
-    blocks: _Blocks, roles: Sequence[_Roles], models: Sequence[Any], seed: int, same_start: bool
+    blocks: _Blocks,
+    roles: Sequence[_Roles],
+    models: Sequence[Any],
+    seed: int,
+    same_start: bool,
+    modules: Mapping[str, Any],
 ) -> tuple[Task, list[Client]]:
     union = blocks.union
     private = [blocks.examples(blocks.of(k, role.train)) for k, role in enumerate(roles)]
     few = union.table[private[0].rows[:TRIED]]
     names = group_names(models)
-    made = {n: build(what, union, few) for n, what in dict(zip(names, models, strict=True)).items()}
+    named = dict(zip(names, models, strict=True))
+    made = {name: build(modules.get(name, what), union, few) for name, what in named.items()}
     members = []
     for client, examples in enumerate(private):
         name = names[client % len(names)]

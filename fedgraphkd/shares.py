@@ -5,6 +5,9 @@ from typing import Annotated, Literal
 
 from kdcore.settings import Setting, check_ranges
 
+BY_EDGES = ("louvain", "greedy", "natural", "random")
+"""Partitions of `fedgraphkd.partition` that are of graphs alone."""
+
 
 @dataclass(frozen=True)
 class NodeShares:

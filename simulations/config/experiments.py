@@ -7,10 +7,11 @@ annotation (`kdcore.settings`), and nowhere else.
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple
 
+from fedgraphkd.shares import BY_EDGES, NodeShares
 from fedkd import engines, losses
 from fedkd.attacks import byzantine
 from fedkd.communication import compression
@@ -24,7 +25,9 @@ from kdcore import references
 from kdcore.registry import Registry
 from kdcore.settings import Setting, check_ranges
 from kdcore.training.mixed_precision import Precision
+from simulations import graph_settings
 from simulations.config.schema import ADDED, Form, Leaf, leaves, replaced
+from simulations.graph_settings import DATA, GRAPHS, OBJECT, is_graph
 
 Compression = Literal[
     "none",
@@ -44,13 +47,10 @@ Compression = Literal[
 Topology = Literal["server", "ring", "small-world", "random-geometric", "complete"]
 
 
-DATA, GRAPHS = "fedkd.data.datasets", "graphkd.data.registry"  # where data are found by name
 LOSSES = "fedkd.losses"
+USUAL = "default"  # the name of the loss that follows from the target
 
 Seed = Annotated[int, Setting("of every random choice")]
-
-OBJECT = "own:"  # how names begin of what was given as a Python object
-USUAL = "default"  # the name of the loss that follows from the target
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,7 @@ class FedExperiment:
             "be repeated, inspected or resumed"
         ),
     ] = field(default=False, metadata=ADDED)
+    nodes: NodeShares = field(default=NodeShares(), metadata=ADDED)
 
     epsilon_label: Annotated[
         float | None,
@@ -216,6 +217,7 @@ class FedExperiment:
         """Refuse what makes no run."""
         check_ranges(self)
         compression.channel(self.compression, self.epsilon_label)
+        self._check_graph()
         for name, value in {**self.columns, "target": self.target}.items():
             if value not in (None, "auto") and not is_file(self.data):
                 raise ValueError(
@@ -238,12 +240,37 @@ class FedExperiment:
 
     def _check_names(self) -> None:
         """Refuse names of what there is not."""
-        if self.partition != partition.AUTO and not self.partition.startswith(OBJECT):
+        if self.partition != partition.AUTO and not self.is_own_partition and not self.graph:
             partition.REGISTRY.check(self.partition)
         engines.REGISTRY.check(self.engine)
         for name in (self.loss, self.distillation_loss):
             if name != USUAL and not name.startswith(OBJECT):
                 losses.REGISTRY.check(name)
+
+    def _check_graph(self) -> None:
+        """Raise ValueError for settings that are of nodes, or of anything but nodes."""
+        if self.graph:
+            default = {one.name: one.default for one in fields(self)}
+            graph_settings.check_settings(self.data, vars(self), default)
+            graph_settings.check_training(self.data, vars(self.algorithm))
+            graph_settings.check_partition(self.partition)
+        elif self.partition in BY_EDGES and self.partition not in partition.REGISTRY:
+            raise ValueError(
+                f"partition {self.partition} goes by the edges of a graph, and {self.data} is none;"
+                " take one of `kdsim list partitions` for examples, such as dirichlet"
+            )
+        elif self.nodes != NodeShares():
+            raise ValueError(f"nodes: these are shares of a graph's, and {self.data} is no graph")
+
+    @property
+    def is_own_partition(self) -> bool:
+        """Whether the user has dealt out rows by hand."""
+        return self.partition.startswith(OBJECT)
+
+    @property
+    def graph(self) -> bool:
+        """Whether clients hold parts of a graph, so that an example is a node."""
+        return is_graph(self.data)
 
     @property
     def name(self) -> str:
@@ -283,6 +310,7 @@ class FedExperiment:
             f"{self.label_noise:.0%} wrong labels": self.label_noise,
         }
         said += [words for words, so in shifts.items() if so]
+        said += graph_settings.words(self.nodes) if self.graph else []
         said.append(f"{self.rounds} rounds")
         if self.fraction < 1:
             drawn = " (Poisson)" if self.sampling == "poisson" else ""
@@ -449,13 +477,23 @@ class Template:
         Raises:
             ValueError: a value that cannot be.
         """
-        if self.kind == "fed" and is_file(str(given.get("data"))):
-            given = {**OF_FILES, **given}
+        given = self._with_defaults(given)
         spelt = {name: _spelt(value) for name, value in given.items()}
         found, own = self._form.checked(spelt), leaves(self.learner)
         learner = replaced(self.learner, {k: v for k, v in found.items() if k in own})
         rest = {key: value for key, value in found.items() if key not in own}
         return replaced(KINDS[self.kind].experiment(learner), rest)
+
+    def _with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings with those that are other by default where data are a file, or a graph."""
+        data = str(given.get("data", ""))
+        if self.kind == "graph" and "data" in given:
+            return {**given, "data": graph_settings.plain(data)}
+        if self.kind == "fed" and is_file(data):
+            return {**OF_FILES, **given}
+        if self.kind == "fed" and is_graph(data):
+            return {**graph_settings.DEFAULTS, **given}
+        return dict(given)
 
 
 def build(kind: str, name: str, given: Mapping[str, Any]) -> Any:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdcore.references import SUFFIX, Source
-from simulations.config.experiments import KINDS, OBJECT, Experiment, kind_of
+from simulations.config.experiments import KINDS, Experiment, kind_of
 from simulations.config.schema import leaves, unsaid, values
 from simulations.config.sources import hashes
 from simulations.config.sources import sources as sources_of
+from simulations.graph_settings import OBJECT
 
 FOLDERS = re.compile(r"[^+]*/")  # of each name in `a+b`
 

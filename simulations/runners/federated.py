@@ -88,8 +88,12 @@ def prepare(
     return federation._replace(notes=(*federation.notes, *said))
 
 
-def _read(e: FedExperiment, root: Path | None) -> datasets.Dataset:
+def _read(e: FedExperiment, root: Path | None) -> Any:
     """The data of a name, or in a file."""
+    if e.graph:
+        from simulations.runners import federated_graphs  # networkx takes a while to import
+
+        return federated_graphs.read(e, root)
     if not is_file(e.data):
         return datasets.load(e.data, root)
     label = None if e.label is None else e.label.split(",")
@@ -98,12 +102,23 @@ def _read(e: FedExperiment, root: Path | None) -> datasets.Dataset:
     return own_sources.data(e.data, label=one, target=target, client=e.client, by=e.by)
 
 
-def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> FederatedData:
+def dealt(e: FedExperiment, data: Any, objects: Objects = NONE) -> FederatedData:
     """The clients of an experiment on some data.
 
     Raises:
         ValueError: data or models from which no such federation can be made.
     """
+    if e.graph:
+        from simulations.runners import federated_graphs
+
+        federation = federated_graphs.dealt(e, data, objects)
+    else:
+        federation = _of_examples(e, data, objects)
+    losses = objects.loss(e.loss), objects.loss(e.distillation_loss)
+    return federation._replace(task=with_losses(federation.task, federation.clients, *losses))
+
+
+def _of_examples(e: FedExperiment, data: Any, objects: Objects) -> FederatedData:
     if not isinstance(data, datasets.Dataset):
         raise ValueError(f"{e.name} learns from a Dataset (kdsim.data), got {type(data).__name__}")
     rows = objects.rows(e.partition)
@@ -123,9 +138,7 @@ def dealt(e: FedExperiment, data: datasets.Dataset, objects: Objects = NONE) -> 
     if e.label_noise:
         data = noisy(data, chosen.private, e.label_noise, generator(e.seed, "label noise"))
     more = e.rotations, tests, e.same_start
-    federation = federate(data, chosen, parts, e.models, e.seed, *more, built=models)
-    losses = objects.loss(e.loss), objects.loss(e.distillation_loss)
-    return federation._replace(task=with_losses(federation.task, federation.clients, *losses))
+    return federate(data, chosen, parts, e.models, e.seed, *more, built=models)
 
 
 def check(e: FedExperiment, federation: FederatedData, resources: Resources) -> None:
@@ -247,6 +260,7 @@ def _rounds(
     down = total.bytes_down + scores["bytes_deployed"]
     epsilon, account = privacy.of_run(spent)
     metrics |= {"bytes_up": total.bytes_up, "bytes_down": down} | way.metrics(record) | epsilon
+    metrics |= federation.measures
     yield {
         "record": "run",
         "kind": "fed",
@@ -257,6 +271,7 @@ def _rounds(
         "metrics": metrics,
         **way.drawn(),
         **account,
+        **federation.drawn,
         "state": checkpoint.digest(saved(current)),
         **({"diverged": scores["diverged"]} if "diverged" in scores else {}),
         **({"notes": said} if said else {}),
@@ -520,6 +535,9 @@ def _scores(
         chosen_on = {f"{first}_validation": _number(held_out[first].mean())}
     local = f"{first}_local"
     others = {n: _number(v.mean()) for n, v in scores.items() if n not in (first, local)}
+    for name, test in federation.elsewhere.items():
+        found = evaluate(federation.task, clients, test, *own[:-1])
+        others |= {f"{n}_{name}": _number(found[n].mean()) for n in (first, local)}
     return {
         first: _number(spread.mean()),
         f"{first}_median": _number(spread.quantile(0.5)),

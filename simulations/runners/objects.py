@@ -23,7 +23,8 @@ from fedkd.losses import REGISTRY as LOSSES
 from fedkd.models import build
 from fedkd.targets import CLASSES, Target
 from kdcore.references import text_of
-from simulations.config.experiments import OBJECT, USUAL
+from simulations.config.experiments import USUAL
+from simulations.graph_settings import OBJECT, plain
 
 PREFIX = OBJECT
 SHOWN = 12  # hexadecimal digits of a hash in a name
@@ -86,7 +87,7 @@ class Objects:
     def said(self, names: Iterable[str]) -> dict[str, Any]:
         """What `run.json` says of those that an experiment names."""
         about: dict[str, Any] = {}
-        for name in names:
+        for name in map(plain, names):
             if name in self.data:
                 about[name] = _about_data(self.data[name])
             elif name in self.models:
@@ -194,6 +195,7 @@ def name_of_rows(parts: Sequence[Any]) -> str:
 
 
 def _given(there: Mapping[str, Any], name: str, what: str) -> Any:
+    name = plain(name)
     if name.startswith(PREFIX) and name not in there:
         raise ValueError(
             f"{what} {name}: this was given as a Python object, which no file can name; call "

@@ -74,6 +74,7 @@ FLOORS = {
         "survey",
         "results",
         "config",
+        "graph_settings",
         "__init__ machine packages process",
     ],
     "kdsim": ["api", "runs", "display progress settings trained tuned", "record", "__init__"],
@@ -97,7 +98,7 @@ LATE = {
     "simulations/execution/console.py": "tables, verdicts and reports are for those who want them",
     "simulations/reporting/resolved_settings.py": "graphs are read for graph experiments alone",
     "simulations/execution/scheduler.py": "Ray is loaded where runs are spread over workers",
-    "simulations/runners/federated.py": "Ray is loaded by the engine that uses it",
+    "simulations/runners/federated.py": "Ray and graphs are loaded by those who use them",
     "simulations/runners/federated_run.py": "networkx is loaded for a topology alone",
 }
 # Folders that are lists by their nature, and may have more than ten files (without `__init__`).

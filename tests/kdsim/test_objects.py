@@ -299,8 +299,8 @@ WRONG = {
         "100 public, 0 validation and 60 test examples leave none of 160 to train on",
     ),
     "graph": (
-        lambda: kdsim.run("local", graphs.load("digits-knn"), models=["mlp-8"]),
-        "local learns from a Dataset (kdsim.data), got Graph",
+        lambda: kdsim.run("local", graphs.load("digits-knn"), models=["cnn"]),
+        "unknown model 'cnn' on a graph; did you mean 'gcn'?",
     ),
     "table": (
         lambda: kdsim.run("glnn", datasets.load("digits")),

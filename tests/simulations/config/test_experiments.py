@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedgraphkd.shares import NodeShares
 from fedkd import algorithms
 from fedkd.algorithms.dsfl import DSFL
 from fedkd.algorithms.feddf import FedDF
@@ -206,8 +207,9 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else(tmp_path):
         "secure_sum": True,
     }
     of_files = {"label": "b", "target": "real", "client": "b", "by": "b"}
+    of_graphs = {"nodes": NodeShares(train=0.1)}
     for field in dataclasses.fields(FedExperiment):
-        if field.name in (*of_files, "epsilon_label"):
+        if field.name in (*of_files, *of_graphs, "epsilon_label"):
             continue
         other = others.get(field.name, getattr(one, field.name))
         changed = dataclasses.replace(
@@ -216,6 +218,10 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else(tmp_path):
         assert identity.digest(changed) != identity.digest(one), field.name
     said = [FedExperiment(DSFL(), compression="krr", epsilon_label=e) for e in (1.0, 2.0)]
     assert identity.digest(said[0]) != identity.digest(said[1])
+    graph = FedExperiment(DSFL(), data="cora", partition="louvain")
+    for name, other in of_graphs.items():
+        changed = dataclasses.replace(graph, **{name: other})
+        assert identity.digest(changed) != identity.digest(graph), name
     table = tmp_path / "table.csv"
     table.write_text("a,b,c\n1,2,3\n")
     one = FedExperiment(DSFL(), data=str(table), label="a")

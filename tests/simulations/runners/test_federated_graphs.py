@@ -1,0 +1,142 @@
+"""Federated runs whose clients hold a graph: by the command's settings, in files and in Python."""
+
+import tomllib
+
+import pytest
+import torch
+from torch import nn
+
+import kdsim
+from fedgraphkd.shares import NodeShares
+from fedkd.algorithms.fml import FML
+from simulations.config.experiments import FedExperiment, build
+from simulations.config.grid import expand
+from simulations.runners import federated
+from tests.fedgraphkd.graphs import fake
+
+QUICK = {"rounds": 2, "models": ["gcn-8", "sage-8"], "clients": 3}
+
+
+def made(algorithm="fedmd", **given):
+    return build("fed", algorithm, {"data": "digits-knn", **QUICK, **given})
+
+
+def test_a_graph_has_defaults_of_its_own():
+    one = build("fed", "fedmd", {"data": "cora"})
+    assert (one.partition, one.models, one.nodes) == ("louvain", ("gcn-64",), NodeShares())
+    for training in (one.algorithm.local, one.algorithm.distill):
+        assert (training.optimizer, training.batch_size, training.epochs) == ("adam", 0, 5)
+    given = build("fed", "fedmd", {"data": "cora", "local.learning_rate": 0.5, "partition": "iid"})
+    assert (given.algorithm.local.learning_rate, given.partition) == (0.5, "iid")
+    assert build("fed", "fml", {"data": "cora"}).algorithm.meme == "gcn-64"
+    assert build("fed", "fml", {}).algorithm == FML()
+
+
+def test_files_give_shares_of_nodes():
+    text = (
+        "[fed]\nalgorithm = ['local', 'fedmd']\ndata = 'cora'\nseeds = 2\n"
+        "nodes = { public = 0.2, public_edges = false }"
+    )
+    found = expand(tomllib.loads(text), "experiment.toml").experiments
+    assert len(found) == 4
+    assert all(one.nodes == NodeShares(public=0.2, public_edges=False) for one in found)
+    assert found[0].protocol == (
+        "5 clients, louvain, 20% of nodes to train on, 40% to select on, 20% public without edges, "
+        "10 rounds"
+    )
+
+
+@pytest.fixture(scope="module")
+def records():
+    return list(federated.run(made(partition="greedy", **{"nodes.validation": 0.2})))
+
+
+def test_a_run_has_all_measures_side_by_side(records):
+    *_, end = records
+    metrics = end["metrics"]
+    for name in ("accuracy", "accuracy_local", "accuracy_whole", "accuracy_local_whole"):
+        assert 0 <= metrics[name] <= 1
+    assert 0 < metrics["cut"] < 0.3
+    assert metrics["accuracy_validation"] == pytest.approx(metrics["accuracy"], abs=0.1)
+
+
+def test_a_run_says_who_holds_what(records):
+    dealt = records[-1]["dealt"]
+    prepared = federated.prepare(made(partition="greedy", **{"nodes.validation": 0.2}))
+    assert dealt["labels"] == prepared.label_counts.tolist()
+    owner = torch.tensor(dealt["owner"])
+    edges = torch.tensor(dealt["edges"])
+    assert len(owner) == 1593  # of 1,770 in the largest component a tenth is public
+    lost = (owner[edges[:, 0]] != owner[edges[:, 1]]).double().mean()
+    assert records[-1]["metrics"]["cut"] == pytest.approx(float(lost))
+
+
+class Mine(nn.Module):
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.lin = nn.Linear(in_channels, out_channels)
+
+    def forward(self, x, edge_index):
+        h = self.lin(x)
+        return h.index_add(0, edge_index[1], h[edge_index[0]])
+
+
+def test_graphs_and_networks_may_be_objects():
+    how = {"rounds": 1, "clients": 3, "partition": "greedy", "models": [Mine, "gcn-8"]}
+    *_, end = kdsim.simulate("fedmd", data=fake(), **how)
+    assert end["data"].startswith("own:graph:fake-")
+    assert end["metrics"]["accuracy_local"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"data": "digits", "partition": "louvain", "models": ["mlp"]},
+            "louvain goes by the edges",
+        ),
+        ({"partition": "quantity"}, "unknown partition of a graph 'quantity'; choose one of"),
+        ({"public": 100}, "public 100: digits-knn is a graph, and nodes.public is the share of"),
+        ({"epsilon": 1.0}, "epsilon 1.0: digits-knn is a graph, and noise that hides an example"),
+        (
+            {"local.privacy.norm": 1.0, "local.privacy.noise": 1.0, "local.batch_size": 4},
+            r"local\.privacy: digits-knn is a",
+        ),
+        ({"data": "digits", "models": ["mlp"], "nodes.train": 0.3}, "digits is no graph"),
+    ],
+    ids=["louvain", "quantity", "public", "epsilon", "dp-sgd", "nodes"],
+)
+def test_settings_that_do_not_fit_are_refused_in_a_line(given, said):
+    with pytest.raises(ValueError, match=said) as refusal:
+        made(**given)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"models": ["cnn"]}, "unknown model 'cnn' on a graph; did you mean 'gcn'"),
+        (
+            {"clients": 1797, "partition": "random"},
+            "1593 nodes to deal out to 1797 clients; take 1",
+        ),
+        ({"clients": 1500, "partition": "random"}, "client 0 has 2 nodes and none with a label to"),
+        ({"data": "digits", "models": ["gcn-8"], "partition": "iid"}, "unknown model 'gcn-8'"),
+    ],
+    ids=["cnn", "clients", "labels", "gcn"],
+)
+def test_federations_that_cannot_be_are_refused_in_a_line(given, said):
+    with pytest.raises(ValueError, match=said) as refusal:
+        federated.prepare(made(**given))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_shared_network_reads_graphs_and_not_numbers_of_nodes():
+    federation = federated.prepare(made("fml", partition="greedy"))
+    meme = made("fml").algorithm.init(federation.task, torch.Generator())
+    assert meme["meme/layer0.weight"].shape == (64, 64)  # of 64 pixels
+
+
+def test_an_experiment_made_in_python_is_checked_as_well():
+    with pytest.raises(ValueError, match="unknown partition of a graph 'auto'"):
+        FedExperiment(FML(), data="cora", partition="auto")
