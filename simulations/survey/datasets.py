@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedkd.data import datasets
 from fedkd.data.datasets import data_root
+from graphkd.data import datasets as graphs
 from kdcore import metrics
 from kdcore.registry import Registry, members
 from kdcore.rng import generator
@@ -34,6 +35,15 @@ class Views(NamedTuple):
 
     x: tuple[Tensor, ...]
     y: Tensor
+
+
+class Citations(NamedTuple):
+    """A graph. Shapes: x (N, D); edge_index (2, E), both ways; y (N,), of so many classes."""
+
+    x: Tensor
+    edge_index: Tensor
+    y: Tensor
+    classes: int
 
 
 class Ratings(NamedTuple):
@@ -81,6 +91,11 @@ def _movielens(root: Path) -> Ratings:
     return Ratings(users, items)
 
 
+def _citations(root: Path) -> Citations:
+    cora = graphs.load("cora", root)
+    return Citations(cora.x, cora.edge_index, cora.y, cora.classes)
+
+
 def _views(root: Path) -> Views:
     from scipy.io import loadmat
 
@@ -106,6 +121,7 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "shakespeare": _shakespeare,
     "movielens": _movielens,
     "views": _views,
+    "citations": _citations,
     "mnist-8x8": small_mnist,
     "none": lambda root: None,
 }

@@ -7,13 +7,25 @@ from scipy.stats import entropy
 from sklearn.metrics.pairwise import rbf_kernel
 
 from fedkd.data.datasets import Dataset
+from graphkd.data import datasets as graphs
+from graphkd.graph import Graph
+from graphkd.models import networks
+from graphkd.training.loop import predict
+from kdcore.losses.response import cross_entropy
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
 from kdcore.schemes.learners import Learner
-from simulations.survey.datasets import load
+from kdcore.training.loop import TrainingConfig
+from simulations.survey.datasets import Citations, load
 from simulations.survey.recipes.applications import label_noise, regression
 from simulations.survey.recipes.knowledge import privileged
-from simulations.survey.recipes.schemes import codistillation, kernel_self, lifelong, multi_exit
+from simulations.survey.recipes.schemes import (
+    codistillation,
+    graph_data_free,
+    kernel_self,
+    lifelong,
+    multi_exit,
+)
 
 
 def by_numpy(number, x, noise, a):
@@ -197,3 +209,36 @@ def test_flipped_labels_are_all_wrong_evenly_so_and_no_others():
     shift = torch.bincount((found - y)[found != y] % 10, minlength=10)
     assert shift[0] == 0
     assert shift[1:].min() > 20
+
+
+def test_invented_nodes_are_named_as_wanted_and_joined_to_their_likes():
+    graph = graphs.fake(size=55)
+    data = Citations(graph.x.abs(), graph.edge_index, graph.y, graph.classes)
+    quick = TrainingConfig("adam", 0.05, epochs=30)
+    recipe = graph_data_free.GraphDataFree(
+        nodes=60,
+        hidden=8,
+        joined=0.5,
+        teacher_training=quick,
+        inverting=quick,
+        student_training=TrainingConfig(epochs=2),
+    )
+    classes = torch.arange(60) % 3
+    ends = recipe._edges(classes, 0)
+    assert (classes[ends[0]] == classes[ends[1]]).all()
+    # Each of 3 * 20 * 19 / 2 pairs with chance 1/2: mean 285, deviation 12.
+    assert 225 < ends.shape[1] / 2 < 345
+    known = Graph(data.x, graph.edge_index, graph.y, 3)
+    teacher = graph_data_free._fit(
+        networks.build("gcn", known, 8, 2, 0.0),
+        lambda network: cross_entropy(network(known).logits, known.y).mean(),
+        quick,
+        0,
+    )
+    x = recipe._inverted(teacher, classes, torch.rand(60, graph.x.shape[1]), 3)
+    assert x.min() >= 0
+    alone = Graph(x, ends[:, :0], classes, 3)
+    assert (predict(teacher, alone).logits.argmax(1) == classes).float().mean() > 0.8
+    found = recipe.measure(data, 0)
+    assert len(found) == 1 + 4 * 2 * 2
+    assert found["accuracy_teacher"] > 0.8
