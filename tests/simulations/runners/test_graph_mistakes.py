@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+import kdsim as kdsim_package
+from graphkd.data import datasets, links
+from kdcore import metrics
 from simulations.results.run_folder import load
 from simulations.results.tables import tables
 
@@ -44,6 +47,20 @@ def sums():
     return data.update({"y": data.x.sum(1)})
 
 
+def bare():
+    data = ring()
+    data.edge_index = data.edge_index[:, :0]
+    return data
+
+
+def films():
+    data = HeteroData()
+    data["film"].x, data["film"].y = torch.ones(60, 4), torch.arange(60) % 2
+    data["person"].x = torch.ones(9, 4)
+    data["film", "with", "person"].edge_index = torch.arange(9).repeat(2, 1)
+    return data
+
+
 there = ring()
 types = HeteroData()
 """
@@ -53,7 +70,7 @@ OWN = {
         "many",
         "graphs is many graphs, and the protocol 'transductive' .*choose folds",
     ),
-    "several types": ("types", "data set 'mine.py:types': data is HeteroData"),
+    "several types": ("types", "data set 'mine.py:types': graph: the HeteroData has 0"),
     "a loader that fails": ("nothing", "data set 'mine.py:nothing': KeyError: 'a'"),
     "a loader that asks for more": (
         "two",
@@ -93,6 +110,57 @@ def test_mistakes_are_one_line_with_the_way_out(kdsim, name, tmp_path):
     assert len(said.strip().splitlines()) == 1
     assert re.search(message, said), said
     assert not (tmp_path / "out").exists()
+
+
+LINKS = {
+    "unknown matching": (["--matching", "rnak"], "'rnak' is not one of 'rank', 'distribution'"),
+    "nodes are held out": (["--protocol", "inductive"], "'inductive' holds nodes out: leave it"),
+    "labels are counted": (["--train", "5"], "5% of the edges select and 10% test: leave"),
+    "few edges": (
+        ["--data", "mine.py:there"],
+        "graph has 60 edges, .*links need 20 of each.*larger",
+    ),
+    "no edges": (["--data", "mine.py:bare"], "graph has 0 edges, .*take a larger graph"),
+    "many graphs": (["--data", "mine.py:many", "--protocol", "folds"], "whole graphs; choose one"),
+    "several types": (["--data", "mine.py:films"], "needs: its edges are of several types; choose"),
+}
+
+
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize("name", LINKS)
+def test_mistakes_about_links_are_one_line_with_the_way_out(kdsim, name):
+    flags, message = LINKS[name]
+    status, out, said = kdsim("graph", "llp", *flags, "--out", "out")
+    assert (status, out, len(said.strip().splitlines())) == (2, "", 1), said
+    assert re.search(message, said), said
+
+
+def test_methods_of_nodes_have_no_matching(kdsim):
+    status, _, said = kdsim("graph", "glnn", "--matching", "rank")
+    assert (status, len(said.strip().splitlines())) == (2, 1)
+    assert "No such option '--matching'" in said
+
+
+@pytest.mark.usefixtures("no_report")
+def test_links_run_resume_and_are_loaded_by_name(kdsim, tmp_path):
+    quick = ["--epochs", "3", "--teacher-epochs", "3", "--workers", "1", "--out", tmp_path / "o"]
+    status, out, said = kdsim("graph", "llp", *quick)
+    assert status == 0, said
+    assert "test AUC (%)" in out
+    assert "Hits@20" in out
+    (folder,) = (tmp_path / "o").glob("llp-*")
+    before = (folder / "metrics.jsonl").read_text()
+    assert kdsim("resume", tmp_path / "o")[0] == 0
+    assert (folder / "metrics.jsonl").read_text() == before
+    (table,) = tables(load(tmp_path / "o"))
+    titles = {column.title for column in table.columns}
+    assert {"Student, AUC (%)", "Gain, AUC (points)", "Teacher, Hits@20 (%)"} <= titles
+    network = kdsim_package.load(folder).model("llp", seed=0)
+    last = json.loads(before.splitlines()[-1])["metrics"]
+    split = links.split(datasets.load("digits-knn"), 0).view("evaluate")
+    test = split.part("ind")
+    logits = network(split.graph.x, split.graph.pairs[:, test])[:, 0]
+    assert metrics.auc(logits, split.graph.y[test]) == pytest.approx(last["auc"])
 
 
 @pytest.mark.usefixtures("no_report")
