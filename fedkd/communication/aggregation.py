@@ -39,7 +39,7 @@ class Cohort:
         specs: group -> what its payloads must look like, of all groups that have clients.
         counts: group -> how many clients take part, or are expected to.
         held: group -> the message that the server would send it now.
-        told: client number -> the message that it was sent, as it was read.
+        received: client number -> the message that it was sent, as it was read.
         members: client number -> group, of those who were sent it.
         private: how many examples weights are relative to in a secure sum.
         device: on which the server reads uploads.
@@ -48,7 +48,7 @@ class Cohort:
     specs: Mapping[str, Specs]
     counts: Mapping[str, float]
     held: Mapping[str, Message]
-    told: Mapping[int, Message]
+    received: Mapping[int, Message]
     members: Mapping[int, str] = field(default_factory=dict)
     private: int = 1
     device: torch.device = torch.device("cpu")
@@ -201,7 +201,7 @@ def _kind(spec: PayloadSpec) -> str:
     return "predictions" if spec.simplex else "weighted payload"
 
 
-def bounded(upload: Received, specs: Specs, told: Message, bound: float | None) -> Received:
+def bounded(upload: Received, specs: Specs, received: Message, bound: float | None) -> Received:
     """An upload within the bounds of its release; the sender counts once.
 
     Distributions are made exact ones, prototypes are clipped each. Parameters become what training
@@ -212,7 +212,7 @@ def bounded(upload: Received, specs: Specs, told: Message, bound: float | None) 
     for key, spec in specs.items():
         value = upload.payload[key].double()
         if spec.trained == "parameters":
-            value = value - told[key].double()
+            value = value - received[key].double()
         if spec.simplex:
             value = onto_simplex(value)
         elif spec.rows:
@@ -266,8 +266,8 @@ def released(
         for group in cohort.specs:
             yield algorithm.summand(_nobody(group, cohort))
         for upload in uploads:
-            specs, told = cohort.specs[upload.group], cohort.told[upload.client]
-            yield algorithm.summand(bounded(upload, specs, told, noise.bound))
+            specs, received = cohort.specs[upload.group], cohort.received[upload.client]
+            yield algorithm.summand(bounded(upload, specs, received, noise.bound))
 
     exact, _ = summed(terms())
     size = _largest(noise, cohort)

@@ -277,20 +277,20 @@ def _public_of(
     task: Task,
     server: Server,
     groups: Mapping[int, str],
-    told: Mapping[int, Message],
+    received: Mapping[int, Message],
     channel: Channel,
     aggregation: Aggregation,
 ) -> Cohort:
     """What an aggregation may know of a cohort beside its uploads."""
     rate = 1.0 if aggregation.noise is None else aggregation.noise.rate
-    counted = Counter(groups[client] for client in (told if rate == 1 else groups))
+    counted = Counter(groups[client] for client in (received if rate == 1 else groups))
     first = {group: client for client, group in sorted(groups.items(), reverse=True)}
     return Cohort(
         {group: algorithm.payload_spec(task, group) for group in sorted(first)},
         {group: rate * counted[group] for group in sorted(first)},
         {group: algorithm.broadcast(server, client, group) for group, client in first.items()},
-        told,
-        {client: groups[client] for client in told},
+        received,
+        {client: groups[client] for client in received},
         task.private if tells_weights(algorithm, channel) else 1,
         task.device,
     )

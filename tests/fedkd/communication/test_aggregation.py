@@ -101,7 +101,7 @@ def test_noise_is_the_multiplier_times_the_sensitivity_on_every_entry():
     for index in range(20):
         stream = generator(5, "noise", index)
         uploads = [upload._replace(rows=held)] * 9
-        total, _ = noisy_sum(noise, algorithm, uploads, replace(cohort, told={1: {}}), stream)
+        total, _ = noisy_sum(noise, algorithm, uploads, replace(cohort, received={1: {}}), stream)
         found.append(torch.cat([total["prototypes"], total[ROWS].unsqueeze(1) - 9], dim=1))
     drawn = torch.stack(found)  # (20, 50, 41)
     expected = 1e-3 * math.sqrt(50 * 16)  # sqrt(C max(4 B^2, B^2 + 1)) for B = 2
