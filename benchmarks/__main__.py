@@ -1,6 +1,15 @@
 """`python -m benchmarks`: every benchmark, one after the other, each with its default settings."""
 
-from benchmarks import devices, engines, flower_grid, graphs, precision, scale, workers
+from benchmarks import (
+    devices,
+    engines,
+    flower_grid,
+    graph_clients,
+    graphs,
+    precision,
+    scale,
+    workers,
+)
 
 engines.main()
 scale.main()
@@ -9,3 +18,4 @@ workers.main()
 devices.main()
 graphs.main()
 flower_grid.main()
+graph_clients.main()

@@ -89,9 +89,9 @@ def _beside(union: Union, examples: Tensor, name: str) -> Predict:
     return build(name, union, examples).predict
 
 
-def _held(what: Any, union: Union, numbers: Tensor) -> Model:
-    """The same model with the graphs of some nodes alone."""
-    return build(what, union.only(numbers), numbers[:TRIED].unsqueeze(1))
+def _held(what: Any, union: Union, x: Tensor) -> Model:
+    """The same model with the graphs of some nodes (N, 1) alone."""
+    return build(what, union.only(x[:, 0]), x[:TRIED])
 
 
 def _made(what: Any, union: Union, examples: Tensor) -> Model:

@@ -71,7 +71,7 @@ class Model(NamedTuple):
     notes: tuple[str, ...] = ()
     name: str = "model"
     tried: Callable[[Any, int | None], "Model"] | None = None
-    held: Callable[[Tensor], "Model"] | None = None
+    held: Callable[[Any], "Model"] | None = None
 
     def shared(self, params: Mapping[str, Tensor]) -> Params:
         """What of a client's parameters may leave it, to be averaged with those of others.

@@ -25,6 +25,7 @@ from fedkd.data.partition import Partition
 from fedkd.engines import made
 from fedkd.engines.batched import batched
 from fedkd.engines.fault_tolerance import fault_tolerant
+from fedkd.engines.sequential import sequential
 from fedkd.losses import with_losses
 from fedkd.messages import Ledger
 from fedkd.models import build, size
@@ -231,6 +232,7 @@ def _rounds(
 ) -> Iterator[Record]:
     start = time.perf_counter()
     way = federated_run(experiment, federation)
+    scorer = sequential if experiment.graph and experiment.engine == "ray" else engine
     found = loaded(kept, federation, identity) if kept else None
     before, total = found or (None, Ledger())
     spent = privacy.begun(way.costs, kept, identity, before.index if before else 0)
@@ -242,7 +244,7 @@ def _rounds(
         spent = privacy.after(spent, current)
         due = current.index % experiment.eval_every == 0 or current.index == experiment.rounds
         used = _used(way, federation, current, engine) if due else None
-        scores = _scores(way, federation, current, used, engine) if used else {}
+        scores = _scores(way, federation, current, used, scorer) if used else {}
         record = _round(current, total, ledger, scores) | way.said(federation, current)
         record |= privacy.of_round(spent)
         if note := nothing_learnt(current.index, current.uploaders, current.rejected):

@@ -151,8 +151,8 @@ def test_other_networks_run_in_turn_and_can_be_taken_away(what, union):
 
 def test_a_model_holds_no_graphs_but_those_that_are_needed(union):
     model, params = made("gcn-7", union)
-    less = model.held(torch.tensor([7, 8]))
     x = union.table[torch.tensor([7, 8])]
+    less = model.held(x)
     assert torch.equal(less.predict(params, x).logits, model.predict(params, x).logits)
     with pytest.raises(LookupError):
         less.predict(params, union.table[1:2])

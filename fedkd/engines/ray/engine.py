@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from fedkd.core import Client, Failure, Model, Task
 from fedkd.engines.fault_tolerance import EngineError
@@ -21,6 +22,7 @@ from fedkd.engines.ray.cluster import check, connect, ray, send_users_code
 from fedkd.engines.ray.placement import Share
 from fedkd.engines.ray.serialization import SerializedTree, array, pack, tensor, unpack
 from fedkd.engines.ray.workers import Worker, Workers
+from kdcore.training.batches import Examples, rows
 
 __all__ = ["RayEngine", "Resident", "Share", "check", "check_models"]
 
@@ -68,6 +70,7 @@ class Resident(Mapping[str, Tensor]):
 
 class _Call(NamedTuple):
     function: Callable[..., Any]
+    models: Any  # where they are in the store
     people: list[tuple[int, str]]  # client number, group
     serialized: SerializedTree  # of (sources, inputs), a list of each
     share: Share
@@ -150,6 +153,8 @@ class RayEngine:
         self._chunks, self._tokens = itertools.count(), itertools.count()
         self._sent: dict[int, tuple[Any, Any]] = {}  # id of a large tensor -> itself, its copy
         self._task: tuple[Task, Any] | None = None
+        self._inputs: dict[int, list[Any]] = {}  # chunk -> private inputs, where models know data
+        self._models: dict[int, Any] = {}  # chunk -> models that know no more than these need
         self._unused: list[int] = []  # tokens of parameters that nobody holds any more
         self.restarts = 0
         self.notes: list[str] = []
@@ -179,7 +184,9 @@ class RayEngine:
         """`function(predict, params, *inputs)` for each client, on its own actor."""
         if self._task is None or self._task[0] is not task:
             check_models(task.models)
-            self._task = task, ray.put(task.models)
+            apart = {g: m for g, m in task.models.items() if m.held is None}
+            self._task = task, ray.put(apart)
+            self._models.clear()
         self._tidy()
         self._settle(clients)
         blocks: dict[int, list[int]] = {}
@@ -213,6 +220,26 @@ class RayEngine:
                 worker, chunk = load.index(min(load)), next(self._chunks)
                 load[worker] += sum(1 + len(members[i].private) for i in part)
                 self._homes |= {members[i].id: (chunk, share, worker) for i in part}
+                self._note(chunk, group, [members[i].private for i in part])
+
+    def _note(self, chunk: int, group: str, private: Sequence[Examples]) -> None:
+        """Remember the private inputs of a chunk, where its model knows data about them."""
+        assert self._task is not None
+        if self._task[0].models[group].held is not None:
+            self._inputs[chunk] = [rows(one.x, one.rows) for one in private]
+
+    def _models_of(self, chunk: int, group: str) -> Any:
+        """The models of a chunk in the store: those that know data know no more than it needs."""
+        assert self._task is not None
+        task, every = self._task
+        held = task.models[group].held
+        if held is None:
+            return every
+        if chunk not in self._models:
+            open_to_all = [] if task.public is None else [task.public]
+            x = tree_map(lambda *some: torch.cat(some), *self._inputs[chunk], *open_to_all)
+            self._models[chunk] = ray.put({group: held(x)})
+        return self._models[chunk]
 
     def _prepare(
         self, function: Callable[..., Any], clients: list[Client], inputs: list[Any]
@@ -225,18 +252,19 @@ class RayEngine:
             for c in clients
         ]
         serialized = pack((sources, inputs), self._once)
-        _, share, worker = self._homes[clients[0].id]
-        return _Call(function, [(c.id, c.group) for c in clients], serialized, share, worker)
+        chunk, share, worker = self._homes[clients[0].id]
+        models = self._models_of(chunk, clients[0].group)
+        people = [(client.id, client.group) for client in clients]
+        return _Call(function, models, people, serialized, share, worker)
 
     def _start(self, call: _Call) -> _Started:
-        assert self._task is not None
         if call.share not in self._pools:
             self._pools[call.share] = Workers(self._workers, call.share, self._patience)
             self._hear(call.share)
         worker, token = self._pools[call.share].places[call.place], next(self._tokens)
         crossing, staying = worker.actor.run.remote(
             call.function,
-            [self._task[1]],
+            [call.models],
             call.people,
             call.serialized,
             token,
