@@ -8,10 +8,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fedkd.core import Model, Task
 from fedkd.models import made_up
-from kdcore.training.loop import Params
+from kdcore.training.loop import Network, Params
 from kdcore.training.stacked import STATE, learning, least_batch, statistics
 
-WAY_OUT = "leave out local.privacy, or take a model that normalises within an example"
+WAY_OUT = "leave out local.privacy, or take a model that looks at one example at a time"
 CLOSE = 1e-5
 
 
@@ -30,6 +30,8 @@ def coupled(model: Model, few: Any) -> str | None:
         model: whose network is looked at, and run, if there are at least two inputs.
         few: a few inputs, (N, ...); None where none are at hand.
     """
+    if isinstance(model.predict, Network) and model.predict.whole:
+        return "answers an example by others, as a node by its neighbours"
     if least_batch(model.predict) > 1:
         return "normalises over its mini-batches"
     params = model.init(torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ from fedkd.engines.sequential import sequential
 from fedkd.rounds.evaluation import evaluate
 from fedkd.rounds.synchronous import simulate
 from graphkd.graph import HIDDEN
-from kdcore.training.loop import TrainingConfig
+from kdcore.training.loop import Clipping, TrainingConfig
 from tests.fedgraphkd.graphs import fake, rings
 
 MODELS = ["gcn-8", "sage-8"]
@@ -183,3 +183,10 @@ def test_real_targets_and_no_models_are_refused():
         ValueError, match=r"nodes.train 0.5 and nodes.validation 0.5 leave no nodes"
     ):
         NodeShares(train=0.5, validation=0.5)
+
+
+def test_privacy_of_each_example_is_refused_since_a_node_is_in_its_neighbours_gradients():
+    federated = made().federated
+    private = get("local")(TrainingConfig(privacy=Clipping(1.0, 1.0)))
+    with pytest.raises(ValueError, match="gcn-8 answers an example by others, as a node by its"):
+        next(simulate(private, federated.task, federated.clients, rounds=1))
