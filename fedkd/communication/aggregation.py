@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import reduce
 
 import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
 
 from fedkd.communication.channel import Channel
 from fedkd.communication.secure_aggregation import (
@@ -23,9 +25,10 @@ from fedkd.core import Algorithm, Task
 from fedkd.messages import ROWS, WEIGHT, Message, PayloadSpec, Received, Transform, summed
 from fedkd.privacy.client_noise import ClientNoise
 from fedkd.privacy.events import Event, RandomizedResponse
-from fedkd.privacy.mechanisms import gaussian_sum, onto_simplex
+from fedkd.privacy.mechanisms import confident_gnmax, gaussian_sum, onto_simplex
 from fedkd.privacy.releases import Sizes, clipped, find
 from fedkd.privacy.secure_sum import SecureSum
+from fedkd.privacy.votes import NoisyVotes
 
 Specs = Mapping[str, PayloadSpec]
 SURE = 2.0  # standard deviations of noise by which a number of clients has to be above nobody
@@ -62,37 +65,42 @@ class Aggregation:
         noise: on the sum; None for none.
         secure: a sum of masked vectors, of which the server sees no more than itself; None for one
             that the server makes.
+        votes: noisy elections in place of means of distributions; None for no election.
         projected: whether what is summed are distributions on average alone, so that their mean has
             to be made one.
     """
 
     noise: ClientNoise | None = None
     secure: SecureSum | None = None
+    votes: NoisyVotes | None = None
     projected: bool = False
 
     @property
     def compares(self) -> bool:
         """Whether the server has uploads that it can measure by each other."""
-        return self.noise is None and self.secure is None
+        return self.noise is None and self.secure is None and self.votes is None
 
     def check(self, algorithm: Algorithm, task: Task, channel: Channel, clients: int) -> None:
         """Raise ValueError, before anything runs, for what such a sum would not cover."""
         check_summed(algorithm)
+        specs = [algorithm.payload_spec(task, group) for group in task.models]
+        if sum(one is not None for one in (self.noise, self.secure, self.votes)) > 1:
+            raise ValueError(
+                "noise and elections at the server are of numbers as they are, and a secure sum is "
+                "of rounded ones, which sensitivities do not know of; take one of them"
+            )
         if self.secure is not None:
             check_secure(self.secure, algorithm, channel, clients, task.private)
-            if self.noise is not None:
-                raise ValueError(
-                    "noise at the server is on a sum of numbers as they are, and a secure sum is "
-                    "of rounded ones, which sensitivities do not know of; take one of the two"
-                )
+        if self.votes is not None:
+            check_votes(algorithm, channel, specs)
         if self.noise is not None:
-            for group in task.models:
-                sensitivity(self.noise, algorithm.payload_spec(task, group))
-            if noisy(channel):
-                raise ValueError(
-                    "labels that clients randomise are no distributions, and noise on their sum is "
-                    "for such; take the one or the other"
-                )
+            for spec in specs:
+                sensitivity(self.noise, spec)
+        if noisy(channel) and (self.noise is not None or self.votes is not None):
+            raise ValueError(
+                "labels that clients randomise are no distributions, and noise at the server is "
+                "for such; take the one or the other"
+            )
 
     def total(
         self,
@@ -105,6 +113,9 @@ class Aggregation:
         if self.noise is not None:
             assert stream is not None
             return Learnt(*noisy_sum(self.noise, algorithm, uploads, cohort, stream))
+        if self.votes is not None:
+            assert stream is not None
+            return Learnt(*elected(self.votes, algorithm, uploads, cohort, stream))
         if self.secure is not None:
             assert stream is not None
             nothing = {group: _nobody(group, cohort) for group in cohort.specs}
@@ -174,6 +185,55 @@ def check_summed(algorithm: Algorithm) -> None:
             f"{name} learns from uploads in a server_update of its own, past any sum; give it "
             "server_from_sum instead"
         )
+
+
+def check_votes(algorithm: Algorithm, channel: Channel, specs: Iterable[Specs]) -> None:
+    """Raise ValueError unless clients predict classes, and no coding stops at rows of zeros."""
+    if not all(s.simplex and not s.rows for spec in specs for s in spec.values()):
+        raise ValueError(
+            "an election is of the classes of public examples, and what is sent are no "
+            "distributions over them; take fedmd, dsfl or cfd"
+        )
+    if len(channel.downlink) > len(algorithm.downlink):
+        raise ValueError(
+            "of an example without a winner nothing is told, and no compression of distributions "
+            "says that; take compression none"
+        )
+
+
+def elected(
+    votes: NoisyVotes,
+    algorithm: Algorithm,
+    uploads: Iterable[Received],
+    cohort: Cohort,
+    stream: torch.Generator,
+) -> tuple[Message, float]:
+    """A sum whose mean is all for the winner where there is one, and zeros where there is none.
+
+    A client votes for the class that it takes for the likeliest; of equals, for the first.
+    """
+
+    def terms() -> Iterator[Message]:
+        for group in cohort.specs:
+            yield algorithm.summand(_nobody(group, cohort))
+        for upload in uploads:
+            ballots = {key: _ballots(value) for key, value in upload.payload.items()}
+            yield algorithm.summand(upload._replace(payload=ballots))
+
+    counts, _ = summed(terms())
+    number = sum(cohort.counts.values())
+    total = {}
+    for key, value in counts.items():
+        flat = value.reshape(-1, value.shape[-1])
+        limits = votes.threshold, votes.test_noise, votes.noise, votes.most
+        labels = confident_gnmax(flat, *limits, stream).labels
+        winners = one_hot(labels.clamp(min=0), value.shape[-1]) * (labels >= 0).unsqueeze(1)
+        total[key] = number * winners.double().reshape(value.shape)
+    return total, number
+
+
+def _ballots(rows: Tensor) -> Tensor:
+    return one_hot(rows.argmax(dim=-1), rows.shape[-1]).double()
 
 
 def sensitivity(noise: ClientNoise, specs: Specs) -> float:

@@ -151,14 +151,17 @@ def confident_gnmax(
     """
     if counts.ndim != 2:
         raise ValueError(f"counts have shape {tuple(counts.shape)}; expected (N, C)")
-    events = (
-        Gaussian(test_noise, len(counts)),
-        Gaussian(noise / math.sqrt(2), min(most, len(counts))),
-    )
+    events = gnmax_events(len(counts), test_noise, noise, most)
     sure = _noisy(counts.amax(1), test_noise, generator) >= threshold
     spoken = sure & (sure.cumsum(0) <= most)
     winners = _noisy(counts, noise, generator).argmax(1)
     return Elected(torch.where(spoken, winners, -1), events)
+
+
+def gnmax_events(queries: int, test_noise: float, noise: float, most: int) -> tuple[Event, ...]:
+    """What `confident_gnmax` costs, whatever the votes are."""
+    tests = Gaussian(test_noise, queries)
+    return tests, Gaussian(noise / math.sqrt(2), min(most, queries))
 
 
 def _chances(epsilon: float, classes: int) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from fedkd.communication.private_size import Disclosure, PrivateSize
 from fedkd.data import partition
 from fedkd.data.own.containers import is_file
 from fedkd.privacy.accounting import Unit
+from fedkd.privacy.votes import NoisyVotes
 from fedkd.rounds.client_sampling import Sample, available, everyone, uniform
 from fedkd.rounds.clock import Clock
 from kdcore import references
@@ -198,6 +199,7 @@ class FedExperiment:
         float | None,
         Setting("epsilon of each label that clients send, for compression krr", gt=0),
     ] = field(default=None, metadata=ADDED)
+    votes: NoisyVotes = field(default=NoisyVotes(), metadata=ADDED)
     secure_sum: Annotated[
         bool, Setting("the server is told a sum of masked uploads, and no upload; simulated")
     ] = field(default=False, metadata=ADDED)
@@ -324,6 +326,8 @@ class FedExperiment:
             said.append(self.compression + each)
         if self.secure_sum:
             said.append("a secure sum")
+        if self.votes.most:
+            said.append(f"{self.votes.most} noisy elections a round")
         if self.corrupt is not None:
             said.append(f"client {self.corrupt.replace(':', ' sends ')}")
         if self.clock != Clock():

@@ -93,6 +93,7 @@ def _with_noise(e: FedExperiment, federation: FederatedData) -> Private:
     set_by_hand = {
         "local.privacy": e.algorithm.local.privacy is not None,
         "epsilon_label": e.epsilon_label is not None,
+        "votes": e.votes.most > 0,
     }
     for setting, by_hand in set_by_hand.items():
         if by_hand:
@@ -105,6 +106,8 @@ def _with_noise(e: FedExperiment, federation: FederatedData) -> Private:
 
 def _by_hand(e: FedExperiment, federation: FederatedData) -> Private:
     """Noise as it is set: what it costs is counted just the same."""
+    if e.votes.most:
+        return _by_votes(e, federation)
     if e.algorithm.local.privacy is None:
         return Private(e, _of_labels(e, federation))
     if e.epsilon_label is not None:
@@ -113,6 +116,39 @@ def _by_hand(e: FedExperiment, federation: FederatedData) -> Private:
             "one unit; leave out one of the two"
         )
     return Private(e, _of_records(e, federation.clients, uncovered(e)))
+
+
+def _by_votes(e: FedExperiment, federation: FederatedData) -> Private:
+    """Noisy elections at the server: all tests and elections of a round cost who votes in it."""
+    if e.algorithm.local.privacy is not None or e.epsilon_label is not None:
+        raise ValueError(
+            "votes are noise for clients, and local.privacy and epsilon_label for records and "
+            "labels; an account has one unit, leave out one of the two"
+        )
+    if e.topology != "server" or e.clock != Clock():
+        raise ValueError(
+            "votes: elections are of a round at a server; take the topology server without a clock"
+        )
+    rule = getattr(e.algorithm, "rule", None)
+    if rule is not None and rule.sharpened:
+        raise ValueError(
+            f"votes: {e.name} with these settings sharpens, and makes a distribution of a row "
+            "without a winner; take aggregation sa"
+        )
+    check_delta(e.delta, e.clients)
+    aggregation = Aggregation(votes=e.votes)
+    channel = _channel(e).with_algorithm(e.algorithm)
+    aggregation.check(e.algorithm, federation.task, channel, e.clients)
+    events = {
+        group: tuple(
+            event
+            for spec in e.algorithm.payload_spec(federation.task, group).values()
+            for event in e.votes.events(spec.shape)
+        )
+        for group in federation.task.models
+    }
+    each = {client.id: events[client.group] for client in federation.clients}
+    return Private(e, RoundCosts("client", "replace", e.delta, each), aggregation)
 
 
 def _by_record(e: FedExperiment, federation: FederatedData, epsilon: float) -> Private:

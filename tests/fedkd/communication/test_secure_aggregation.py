@@ -135,7 +135,7 @@ def test_what_is_no_distribution_can_no_longer_be_seen(tiny):
             small("fedmd"),
             Aggregation(ClientNoise(1.0), SecureSum()),
             Channel(),
-            "take one of the two",
+            "take one of them",
         ),
         (
             small("fedavg"),

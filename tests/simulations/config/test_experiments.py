@@ -9,6 +9,7 @@ from fedgraphkd.shares import NodeShares
 from fedkd import algorithms
 from fedkd.algorithms.dsfl import DSFL
 from fedkd.algorithms.feddf import FedDF
+from fedkd.privacy.votes import NoisyVotes
 from fedkd.rounds.clock import Clock
 from kdcore.settings import WIDEST
 from simulations.config import files, grid, identity
@@ -205,6 +206,7 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else(tmp_path):
         "privacy_unit": "client",
         "secret_noise": True,
         "secure_sum": True,
+        "votes": NoisyVotes(most=5),
     }
     of_files = {"label": "b", "target": "real", "client": "b", "by": "b"}
     of_graphs = {"nodes": NodeShares(train=0.1)}

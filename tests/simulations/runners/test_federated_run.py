@@ -9,6 +9,8 @@ import signal
 import pytest
 
 from fedkd import algorithms
+from fedkd.privacy.accounting import Ledger
+from fedkd.privacy.votes import NoisyVotes
 from fedkd.rounds import checkpoint
 from fedkd.rounds.clock import Clock
 from kdcore.training.loop import TrainingConfig
@@ -177,13 +179,40 @@ def test_a_secure_sum_says_what_is_no_longer_checked_and_weighs_its_masks():
         ("fedmd", {"topology": "ring"}, "the topology server without a clock"),
         ("fedmd", {"clock": SLOW}, "the topology server without a clock"),
         ("fedmd", {"compression": "uint8"}, "take compression none"),
-        ("fedmd", {"epsilon": 4.0, "privacy_unit": "client", "delta": 1e-2}, "one of the two"),
+        ("fedmd", {"epsilon": 4.0, "privacy_unit": "client", "delta": 1e-2}, "take one of them"),
     ],
     ids=["each", "peers", "clock", "compression", "noise"],
 )
 def test_what_is_no_secure_sum_is_refused_before_anything_runs(name, settings, said):
     with pytest.raises(ValueError, match=said):
         next(federated.run(experiment(name, secure_sum=True, **settings)))
+
+
+def test_elections_are_counted_for_those_who_vote():
+    votes = NoisyVotes(most=10, threshold=3.0, test_noise=4.0, noise=2.0)
+    told = dict(models=("mlp-8",), rounds=2, votes=votes, delta=1e-2)
+    *rounds, last = federated.run(experiment("fedmd", **told))
+    spent = Ledger("client", "replace", votes.events((20, 10)) * 2).guarantee(1e-2)
+    assert last["metrics"]["epsilon_client_replace"] == pytest.approx(spent.epsilon, rel=1e-4)
+    assert rounds[0]["privacy"]["unit"] == "client"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("dsfl", {}, "sharpens, and makes a distribution of a row without a winner"),
+        ("fedavg", {}, "an election is of the classes"),
+        ("fedmd", {"topology": "ring"}, "take the topology server"),
+        ("fedmd", {"epsilon": 4.0, "privacy_unit": "client"}, "votes sets it"),
+        ("fedmd", {"compression": "krr", "epsilon_label": 1.0}, "an account has one unit"),
+        ("fedmd", {"secure_sum": True}, "take one of them"),
+    ],
+    ids=["sharpened", "parameters", "peers", "epsilon", "labels", "secure"],
+)
+def test_what_is_no_election_is_refused_before_anything_runs(name, settings, said):
+    votes = NoisyVotes(most=10)
+    with pytest.raises(ValueError, match=said):
+        next(federated.run(experiment(name, **({"votes": votes, "delta": 1e-2} | settings))))
 
 
 def test_mistakes_are_one_line(kdsim, small):
