@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from graphkd.data.graph_collection import Graphs
 from graphkd.data.neighbor_sampling import neighbourhood
 from graphkd.graph import Graph
+from graphkd.methods.adagmlp import Boosted
 from graphkd.methods.cpf import Propagation
 from graphkd.models import networks
 from graphkd.models.adapters import FeatureModule
@@ -178,6 +179,8 @@ def hops(network: nn.Module) -> int:
         return int(network.layer.K)
     if isinstance(network, TeacherEnsemble):
         return max(map(hops, network.teachers))
+    if isinstance(network, Boosted):
+        return max(map(hops, network.students))
     if isinstance(network, Propagation):
         return network.rounds + hops(network.network)
     if type(network) in networks.NETWORKS.values():

@@ -16,7 +16,7 @@ def test_every_method_is_found_by_its_name():
 
 def test_an_unknown_method_lists_the_known_ones_and_the_nearest():
     with pytest.raises(
-        ValueError, match="'glnnn'; did you mean 'glnn'. choose one of cpf, .*, glnn, "
+        ValueError, match="'glnnn'; did you mean 'glnn'. choose one of adagmlp, cpf, .*, glnn, "
     ):
         methods.get("glnnn")
 

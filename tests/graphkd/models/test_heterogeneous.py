@@ -149,7 +149,7 @@ def test_what_a_teacher_says_of_other_types_teaches_nobody():
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-FIT = {"gcrd", "glnn", "gsp", "logits", "mlp", "multiteacher", "privileged", "rkd"}
+FIT = {"adagmlp", "gcrd", "glnn", "gsp", "logits", "mlp", "multiteacher", "privileged", "rkd"}
 
 
 @pytest.mark.parametrize("name", methods.names())
