@@ -5,7 +5,7 @@ each row, taken from a client's own predictions, goes into a sum, so that secure
 noise on a sum apply; a weight for each client is found by comparing uploads, so that they do not.
 """
 
-from fedkd.consensus.client_filter import ClientFilter
+from fedkd.consensus.client_filter import ClientFilter, FilteredVariance
 from fedkd.consensus.entropy import Entropy, EntropyERA
 from fedkd.consensus.expguard import ExpGuard
 from fedkd.consensus.mean import EntropyReduction, SimpleAggregation
@@ -23,6 +23,7 @@ RULES: dict[str, type[Rule]] = {
     "entropy": Entropy,
     "entropy-era": EntropyERA,
     "filter": ClientFilter,
+    "filter-variance": FilteredVariance,
     "expguard": ExpGuard,
 }
 

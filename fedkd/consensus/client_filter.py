@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fedkd.consensus.rule import Rule
+from fedkd.consensus.variance import Variance
 
 
 class ClientFilter(Rule):
@@ -29,7 +30,7 @@ class ClientFilter(Rule):
     """
 
     each = True
-    apart: ClassVar[float] = 4.0
+    apart: ClassVar[float] = 6.0
 
     def clients(self, q: Tensor, outlying: Tensor) -> tuple[Tensor, Tensor]:
         """1 for those who are left, 0 for the others."""
@@ -43,6 +44,14 @@ class ClientFilter(Rule):
             kept = fewer
         weights = kept.to(outlying)
         return weights, outlying + (1 - weights)
+
+
+class FilteredVariance(ClientFilter, Variance):
+    """The mean weighted by variance, of those whom the filter has left.
+
+    `Variance` believes whoever is certain, and `ClientFilter` finds those who are so together; of
+    two papers, the combination is ours. https://arxiv.org/abs/1912.11279
+    """
 
 
 def _outliers(products: Tensor, kept: Tensor, apart: float) -> Tensor:

@@ -29,7 +29,7 @@ class ExpGuard(Rule):
     """
 
     each = True
-    step: ClassVar[float] = 10.0
+    step: ClassVar[float] = 0.5
 
     def clients(self, q: Tensor, outlying: Tensor) -> tuple[Tensor, Tensor]:
         """exp(-step x score), the largest of them made 1."""

@@ -225,7 +225,7 @@ def list_(
         str | None,
         typer.Argument(
             help="algorithms, methods, losses, models, datasets, partitions, engines, "
-            "aggregations, faults, attacks, trackers, recipes, experiments"
+            "aggregations, faults, lies, attacks, trackers, recipes, experiments"
         ),
     ] = None,
     json: Json = False,

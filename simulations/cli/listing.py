@@ -91,6 +91,13 @@ def faults() -> Iterable[Record]:
     yield from ({"name": name, **_from(REGISTRY, name)} for name in REGISTRY.names())
 
 
+def lies() -> Iterable[Record]:
+    """What clients that lie within the border may do."""
+    from fedkd.attacks.lies import REGISTRY
+
+    return _entries(REGISTRY)
+
+
 def attacks() -> Iterable[Record]:
     """Attacks on privacy, for `kdsim audit`."""
     from kdattacks import REGISTRY
@@ -132,6 +139,7 @@ KINDS: dict[str, Callable[[], Iterable[Record]]] = {
     "engines": engines,
     "aggregations": aggregations,
     "faults": faults,
+    "lies": lies,
     "attacks": attacks,
     "trackers": trackers,
     "recipes": recipes,

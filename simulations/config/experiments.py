@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from fedgraphkd.shares import BY_EDGES, NodeShares
 from fedkd import engines, losses
-from fedkd.attacks import byzantine
+from fedkd.attacks import byzantine, lies
+from fedkd.attacks.lying import liars
 from fedkd.communication import compression
 from fedkd.communication.private_size import Disclosure, PrivateSize
 from fedkd.data import partition
@@ -52,6 +53,8 @@ LOSSES = "fedkd.losses"
 USUAL = "default"  # the name of the loss that follows from the target
 
 Seed = Annotated[int, Setting("of every random choice")]
+
+HONEST = "none"  # of liars: nobody lies
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,14 @@ class FedExperiment:
     label_noise: Annotated[
         float, Setting("share of private examples with a wrong label", ge=0, le=1)
     ] = field(default=0.0, metadata=ADDED)
+    liars: Annotated[
+        str,
+        Setting(
+            "SHARE:LIE, a share of the clients, by lot, that lies within the border, or none; "
+            "`kdsim list lies`",
+            names="fedkd.attacks.lies",
+        ),
+    ] = field(default=HONEST, metadata=ADDED)
     label: Annotated[
         str | None, Setting("of data in a file: the column to predict, or several, A,B")
     ] = field(default=None, metadata=ADDED)
@@ -229,6 +240,8 @@ class FedExperiment:
         self._check_names()
         if self.corrupt is not None:
             tampering(self.corrupt, self.clients)
+        if self.liars != HONEST:
+            deception(self.liars, self.clients, self.seed)
         if self.topology != "server" and self.compression == compression.KRR:
             raise ValueError(
                 f"topology {self.topology}: labels that are randomised (krr) are for a server, "
@@ -292,6 +305,14 @@ class FedExperiment:
         return available(self.fraction) if self.sampling == "poisson" else uniform(self.fraction)
 
     @property
+    def lie(self) -> tuple[tuple[int, ...], lies.Lie] | None:
+        """Who lies, and how; None where nobody does."""
+        if self.liars == HONEST:
+            return None
+        who, name = deception(self.liars, self.clients, self.seed)
+        return who, lies.REGISTRY.get(name)()
+
+    @property
     def columns(self) -> dict[str, str | None]:
         """What the columns of a file are for."""
         return {"label": self.label, "client": self.client, "by": self.by}
@@ -330,6 +351,9 @@ class FedExperiment:
             said.append(f"{self.votes.most} noisy elections a round")
         if self.corrupt is not None:
             said.append(f"client {self.corrupt.replace(':', ' sends ')}")
+        if self.liars != HONEST:
+            share, _, lie = self.liars.partition(":")
+            said.append(f"{float(share):.0%} liars ({lie})")
         if self.clock != Clock():
             said.append(self.clock.words)
         return ", ".join(said)
@@ -532,3 +556,23 @@ def tampering(text: str, clients: int) -> tuple[int, str]:
         )
     byzantine.REGISTRY.check(fault)
     return int(number), fault
+
+
+def deception(text: str, clients: int, seed: int) -> tuple[tuple[int, ...], str]:
+    """Who lies, and the lie, of `0.2:noise`.
+
+    Raises:
+        ValueError: it is not of that form, there is no such lie, or nobody, or too many, would lie.
+    """
+    share, _, lie = text.partition(":")
+    try:
+        number = float(share)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < 0.5:
+        raise ValueError(
+            f"liars must be SHARE:LIE with a share above 0 and below 0.5, and one of "
+            f"{', '.join(lies.REGISTRY.names())}, or none, got {text!r}"
+        )
+    lies.REGISTRY.check(lie)
+    return liars(number, clients, seed), lie

@@ -96,10 +96,10 @@ def _added(module: str, name: str) -> str | None:
 
 
 def _names(text: str) -> Iterable[str]:
-    """The names in a value: `a+b` has two, `mnist:5-9` and `3:nan` have one beside numbers."""
+    """The names in a value: two in `a+b`; one in `mnist:5-9`, `3:nan`, `0.2:noise`, and numbers."""
     for part in text.split("+"):
         first, colon, rest = part.partition(":")
-        if colon and first.isdecimal():
+        if colon and first.replace(".", "").isdecimal():
             part = rest
         whole, colon, labels = part.rpartition(":")
         yield whole if colon and labels.replace("-", "").isdecimal() else part

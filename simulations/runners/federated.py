@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedkd.attacks.byzantine import corrupt
+from fedkd.attacks.lying import lying
 from fedkd.communication.private_size import check_disclosure
 from fedkd.core import Algorithm, Client, Engine, Model, Task
 from fedkd.data import datasets
@@ -30,7 +31,7 @@ from fedkd.losses import with_losses
 from fedkd.messages import Ledger
 from fedkd.models import build, size
 from fedkd.rounds import checkpoint
-from fedkd.rounds.evaluation import collapsed, diverged, evaluate
+from fedkd.rounds.evaluation import Scores, collapsed, diverged, evaluate
 from fedkd.rounds.round import (
     Deployment,
     Round,
@@ -138,6 +139,8 @@ def _of_examples(e: FedExperiment, data: Any, objects: Objects) -> FederatedData
     data = _in_bands(e, data, chosen, parts)
     if e.label_noise:
         data = noisy(data, chosen.private, e.label_noise, generator(e.seed, "label noise"))
+    if e.lie is not None and e.lie[1].about == "labels":
+        data = _mislabelled(e, data, [chosen.private[places] for places in parts])
     more = e.rotations, tests, e.same_start
     return federate(data, chosen, parts, e.models, e.seed, *more, built=models)
 
@@ -154,6 +157,7 @@ def check(e: FedExperiment, federation: FederatedData, resources: Resources) -> 
         channel.check(payload_spec)
         check_disclosure(e.size_disclosure, e.name, payload_spec)
     _check_fault(e, federation)
+    _check_lie(e, federation)
     _check_engine(e, federation, resources)
 
 
@@ -334,6 +338,8 @@ def engine_of(
         notes: list[str] = getattr(engine, "notes", [])
         actors: list[Record] = getattr(engine, "started", [])
         engine = fault_tolerant(engine)
+        if experiment.lie is not None and experiment.lie[1].about == "predictions":
+            engine = lying(engine, *experiment.lie, CLASSES.sent, experiment.seed)
         if experiment.corrupt is not None:
             engine = corrupt(engine, *tampering(experiment.corrupt, experiment.clients))
         yield engine, notes, actors
@@ -362,6 +368,27 @@ def _in_bands(
         return data
     held = [chosen.private[places] for places in parts]
     return data._replace(domains=partitions.in_bands(key, held))
+
+
+def _mislabelled(
+    e: FedExperiment, data: datasets.Dataset, held: Sequence[Tensor]
+) -> datasets.Dataset:
+    """The data with other labels on the rows of those who lie about them.
+
+    Raises:
+        ValueError: labels are no classes.
+    """
+    if data.target != CLASSES:
+        raise ValueError(
+            f"liars {e.liars}: wrong labels are of classes, and each example has "
+            f"{data.target.words}; leave it out"
+        )
+    assert e.lie is not None
+    who, lie = e.lie
+    y = data.y.clone()
+    for liar in who:
+        y[held[liar]] = lie.labels(y[held[liar]], data.num_classes)
+    return data._replace(y=y)
 
 
 def _dealt_by_hand(e: FedExperiment, data: datasets.Dataset, rows: Sequence[ClientRows]) -> Dealt:
@@ -481,6 +508,20 @@ def _check_fault(experiment: FedExperiment, federation: FederatedData) -> None:
         )
 
 
+def _check_lie(experiment: FedExperiment, federation: FederatedData) -> None:
+    """Raise ValueError for lies about predictions that nobody sends."""
+    if experiment.lie is None or experiment.lie[1].about != "predictions":
+        return
+    sent = [experiment.algorithm.payload_spec(federation.task, g) for g in federation.task.models]
+    specs = [spec.get(CLASSES.sent) for spec in sent]
+    if not all(spec and spec.simplex for spec in specs):
+        raise ValueError(
+            f"liars {experiment.liars}: the uploads of {experiment.name} are no distributions for "
+            "public examples; take label-flip, or an algorithm that exchanges predictions, such as "
+            "fedmd"
+        )
+
+
 def _used(
     way: FederatedRun, federation: FederatedData, current: Round, engine: Engine
 ) -> Deployment:
@@ -523,7 +564,9 @@ def _scores(
 ) -> Record:
     clients, brought = used
     own = federation.kind_counts, engine, federation.kinds, federation.tests
-    scores = evaluate(federation.task, clients, federation.test, *own)
+    everybody = evaluate(federation.task, clients, federation.test, *own)
+    honest = _honest(way.experiment)
+    scores = Scores({name: values[honest] for name, values in everybody.items()})
     first = scores.first
     spread = scores[first]
     forgot = {}
@@ -534,7 +577,7 @@ def _scores(
         held_out = evaluate(
             federation.task, clients, federation.validation, federation.label_counts, engine
         )
-        chosen_on = {f"{first}_validation": _number(held_out[first].mean())}
+        chosen_on = {f"{first}_validation": _number(held_out[first][honest].mean())}
     local = f"{first}_local"
     others = {n: _number(v.mean()) for n, v in scores.items() if n not in (first, local)}
     for name, test in federation.elsewhere.items():
@@ -551,11 +594,16 @@ def _scores(
         "bytes_deployed": brought.bytes_down,
         **chosen_on,
         "clients": {
-            first: _list(spread),
-            local: _list(scores[local]),
+            first: _list(everybody[first], honest),
+            local: _list(everybody[local], honest),
             "group": [client.group for client in clients],
         },
-        **_divergence(federation, current, scores.get("calibration_error", spread), engine),
+        **_divergence(
+            federation,
+            current,
+            everybody.get("calibration_error", everybody[first]),
+            engine,
+        ),
         **({"collapsed": {str(client): left for client, left in forgot.items()}} if forgot else {}),
     }
 
@@ -624,5 +672,12 @@ def _number(value: Tensor) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _list(values: Tensor) -> list[float | None]:
-    return [_number(value) for value in values]
+def _list(values: Tensor, honest: Sequence[int]) -> list[float | None]:
+    """Of each client; of those who lie null."""
+    return [_number(value) if k in honest else None for k, value in enumerate(values)]
+
+
+def _honest(experiment: FedExperiment) -> list[int]:
+    """Whose models are scored: of those who lie nobody wants to know."""
+    false = () if experiment.lie is None else experiment.lie[0]
+    return [client for client in range(experiment.clients) if client not in false]

@@ -24,6 +24,7 @@ REGISTRIES = {
     "fedkd.engines": ("batch", "batched", FUNCTION),
     "fedkd.consensus": ("varianc", "variance", CLASS.format("fedkd.consensus.rule", "Rule")),
     "fedkd.losses": ("squard", "squared", FUNCTION),
+    "fedkd.attacks.lies": ("nois", "noise", CLASS.format("fedkd.attacks.lies.lie", "Lie")),
     "fedkd.attacks.byzantine": ("huge-value", "huge-values", FUNCTION),
     "kdattacks.attacks": ("lyra", "lira", FUNCTION),
     "graphkd.models.networks": ("sagee", "sage", MODULE),

@@ -172,6 +172,7 @@ WRONG = {
     "features": (["fed", "fedproto"], "give all models one width by the end of their names"),
     "pools": (["fed", "fd", "--private", "1500", "--public", "900"], "1500 private, 900 public"),
     "fault": (["fed", "fd", "--corrupt", "7:nan"], "client from 0 to 4"),
+    "lie": (["fed", "fedmd", "--liars", "0.2:nois"], "unknown lie 'nois'; did you mean 'noise'?"),
     "gpus": (["fed", "fd", "--gpus", "99"], "gpus is 99, and this machine has"),
     "no file": (["run", "nowhere.toml"], "no experiment file nowhere.toml"),
     "no TOML": (["run", "broken.toml"], "broken.toml is no TOML"),

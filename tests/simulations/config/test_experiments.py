@@ -194,6 +194,7 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else(tmp_path):
         "precision": "bfloat16",
         "compression": "float16",
         "corrupt": "0:nan",
+        "liars": "0.2:noise",
         "fraction": 0.5,
         "topology": "ring",
         "rewiring": 0.5,

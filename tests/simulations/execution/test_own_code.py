@@ -43,6 +43,14 @@ FILES = {
     "    return (outputs.softmax(-1) - q).square().sum(-1)\n"
     "def hard(outputs, y):\n"
     "    return soft(outputs, F.one_hot(y, outputs.shape[-1]))\n",
+    "lies.py": "from fedkd.attacks.lies import Lie\n"
+    "class Turned(Lie):\n"
+    "    def predictions(self, own, others, generator):\n"
+    "        return own.flip(-1)\n",
+    "ways.py": "from fedkd.consensus import Rule\n"
+    "class Double(Rule):\n"
+    "    def rows(self, q):\n"
+    "        return 1 + q[..., 0]\n",
     "faults.py": "def loud(upload):\n    return upload._replace(weight=-upload.weight)\n",
 }
 OWN = ["fed", "own/algo.py:Mine", "--data", "own/data.py:load", "--models", "own/net.py:Net,mlp-4"]
@@ -73,6 +81,7 @@ def head(out):
 @pytest.mark.usefixtures("no_report", "own")
 def test_all_of_it_on_the_command_line(kdsim, tmp_path):
     more = ["--engine", "own/run.py:each", "--corrupt", "1:own/faults.py:loud", "--boost", "3"]
+    more += ["--liars", "0.3:own/lies.py:Turned", "--aggregation", "own/ways.py:Double"]
     status, out, err = kdsim(*OWN, *more, "--json", "--out", "out")
     assert status == 0, err
     *rounds, _, _ = read(out)
@@ -83,6 +92,7 @@ def test_all_of_it_on_the_command_line(kdsim, tmp_path):
     assert said["experiment"]["loss"] == "own/says.py:hard"
     places = {"algo.py:Mine", "data.py:load", "faults.py:loud", "net.py:Net", "parts.py:deal"}
     places |= {"run.py:each", "says.py:hard", "says.py:soft"}
+    places |= {"lies.py:Turned", "ways.py:Double"}
     assert set(said["sources"]) == {f"own/{place}" for place in places}
     assert set(said["sources"]["own/net.py:Net"]["parts"]) == {"net.py", "widths_of_net.py"}
     (folder,) = (tmp_path / "out").glob("*/run.json")
