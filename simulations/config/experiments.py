@@ -334,29 +334,26 @@ class FedExperiment:
         }
         said += [words for words, so in shifts.items() if so]
         said += graph_settings.words(self.nodes) if self.graph else []
-        said.append(f"{self.rounds} rounds")
-        if self.fraction < 1:
-            drawn = " (Poisson)" if self.sampling == "poisson" else ""
-            said.append(f"{self.fraction:.0%} of clients a round{drawn}")
-        if self.private_size != "public":
-            said.append(f"{self.private_size} numbers of examples")
-        if self.compression != "none":
-            each = (
-                "" if self.epsilon_label is None else f" at epsilon {self.epsilon_label:g} a label"
-            )
-            said.append(self.compression + each)
-        if self.secure_sum:
-            said.append("a secure sum")
-        if self.votes.most:
-            said.append(f"{self.votes.most} noisy elections a round")
-        if self.corrupt is not None:
-            said.append(f"client {self.corrupt.replace(':', ' sends ')}")
-        if self.liars != HONEST:
-            share, _, lie = self.liars.partition(":")
-            said.append(f"{float(share):.0%} liars ({lie})")
-        if self.clock != Clock():
-            said.append(self.clock.words)
-        return ", ".join(said)
+        return ", ".join([*said, *self._rounds_in_words])
+
+    @property
+    def _rounds_in_words(self) -> list[str]:
+        """What happens in each round, and who does not do as told, as far as it is not usual."""
+        drawn = " (Poisson)" if self.sampling == "poisson" else ""
+        by_label = f" at epsilon {self.epsilon_label or 0:g} a label"
+        share, _, lie = self.liars.replace(HONEST, "0:").partition(":")
+        said = {
+            f"{self.rounds} rounds": True,
+            f"{self.fraction:.0%} of clients a round{drawn}": self.fraction < 1,
+            f"{self.private_size} numbers of examples": self.private_size != "public",
+            self.compression + by_label * bool(self.epsilon_label): self.compression != "none",
+            "a secure sum": self.secure_sum,
+            f"{self.votes.most} noisy elections a round": self.votes.most,
+            f"client {str(self.corrupt).replace(':', ' sends ')}": self.corrupt,
+            f"{float(share):.0%} liars ({lie})": self.liars != HONEST,
+            self.clock.words: self.clock != Clock(),
+        }
+        return [words for words, so in said.items() if so]
 
 
 @dataclass(frozen=True)
