@@ -3,6 +3,7 @@
 [fed]                                   # and, or, [graph], with `method` for `algorithm`
 algorithm = ["local", "fedmd"]
 alpha = [0.1, 1.0]                      # a list where one value is due is an axis of the grid
+epsilon = ["none", 8.0]                 # none: as where it is not given
 seeds = 5                               # 0 to 4; or a list
 local.learning_rate = 0.05              # goes to each algorithm that has such a setting
 
@@ -25,6 +26,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
+from kdcore import settings
 from kdcore.settings import Setting
 from simulations.config.experiments import KINDS, Experiment, Template
 from simulations.config.files import Document, naming, tables
@@ -33,6 +35,8 @@ from simulations.config.schema import Leaf, check_keys, nearest
 
 SEEDS = Leaf(Annotated[tuple[int, ...], Setting("seeds 0 to N-1, or a list of seeds")], ())
 
+
+NONE = "none"  # in a list of numbers, one that is not given: TOML has no word for it
 
 MOST = 10_000  # runs of one file: each has a folder, and all are made before the first one starts
 
@@ -114,7 +118,10 @@ def _product(grid: _Grid) -> Iterable[Experiment]:
 
 def _axis(value: Any, leaf: Leaf) -> Sequence[Any]:
     several = isinstance(value, list) and (not leaf.many or any(isinstance(v, list) for v in value))
-    return value if several else [value]
+    values = value if several else [value]
+    if leaf.default is None and settings.numeric(leaf.hint):
+        return [None if one == NONE else one for one in values]
+    return values
 
 
 def _seeds(value: Any) -> Sequence[Any]:

@@ -301,3 +301,10 @@ def test_the_width_of_a_recipe_is_bounded_as_that_of_a_method(recipe, setting):
     assert vars(build("survey", recipe, {setting: WIDEST}).recipe)[setting] == WIDEST
     with pytest.raises(ValueError, match=f"{setting} must be from 1 to {WIDEST}, got {WIDEST + 1}"):
         build("survey", recipe, {setting: WIDEST + 1})
+
+
+def test_none_in_a_list_of_numbers_is_one_that_is_not_given():
+    found = expand('[fed]\nalgorithm = "dsfl"\nepsilon = ["none", 4, 8.0]')
+    assert [one.epsilon for one in found] == [None, 4.0, 8.0]
+    with pytest.raises(ValueError, match="rounds"):
+        expand('[fed]\nalgorithm = "dsfl"\nrounds = ["none", 3]')
