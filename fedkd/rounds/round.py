@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils._pytree import tree_map
 
-from fedkd.communication.aggregation import Aggregation, Cohort, randomised
+from fedkd.communication.aggregation import Aggregation, randomised
 from fedkd.communication.border import Border
 from fedkd.communication.channel import Channel, weigh_broadcast, weigh_upload
+from fedkd.communication.noisy_aggregation import Cohort
 from fedkd.communication.secure_aggregation import tells_weights
 from fedkd.core import Algorithm, Client, Engine, Failure, Public, Server, Task
 from fedkd.data.checks import check_examples, check_finite

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fedkd.algorithms.fd import FD
 from fedkd.algorithms.local import Local
-from fedkd.communication.aggregation import Cohort, released
+from fedkd.communication.noisy_aggregation import Cohort, released
 from fedkd.core import Client, Task
 from fedkd.data import datasets
 from fedkd.engines.batched import batched

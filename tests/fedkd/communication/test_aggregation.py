@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from fedkd import algorithms
-from fedkd.communication.aggregation import Aggregation, Cohort, bounded, noisy_sum, sensitivity
+from fedkd.communication.aggregation import Aggregation
 from fedkd.communication.channel import Channel
+from fedkd.communication.noisy_aggregation import Cohort, bounded, noisy_sum, sensitivity
 from fedkd.core import Algorithm
 from fedkd.engines.sequential import sequential
 from fedkd.messages import ROWS, WEIGHT, PayloadSpec, Received, Transform

@@ -5,8 +5,9 @@ import torch
 
 from fedkd.algorithms.fedmd import FedMD
 from fedkd.communication import compression
-from fedkd.communication.aggregation import Aggregation, Cohort, elected
+from fedkd.communication.aggregation import Aggregation
 from fedkd.communication.channel import Channel
+from fedkd.communication.noisy_aggregation import Cohort, elected
 from fedkd.messages import PayloadSpec, Received
 from fedkd.privacy.accounting import Ledger
 from fedkd.privacy.events import Gaussian

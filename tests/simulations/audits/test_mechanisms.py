@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from fedkd.communication import aggregation
+from fedkd.communication import noisy_aggregation
 from fedkd.privacy.lower_bounds import lower_bound
 from simulations.audits import mechanisms
 from simulations.cli import app
@@ -43,8 +43,8 @@ def test_fd_keeps_its_epsilon_and_a_sensitivity_that_lacks_a_root_is_caught(
     epsilon, lacking, monkeypatch
 ):
     """The seed is fixed: at epsilon 4 one in twelve does not show a root of two that is missing."""
-    whole = aggregation.sensitivity
-    monkeypatch.setattr(aggregation, "sensitivity", lambda *given: whole(*given) / lacking)
+    whole = noisy_aggregation.sensitivity
+    monkeypatch.setattr(noisy_aggregation, "sensitivity", lambda *given: whole(*given) / lacking)
     found = bound("fd", right("fd", epsilon))
     if lacking == 1.0:
         assert 0.6 * epsilon <= found <= epsilon
