@@ -108,10 +108,14 @@ def _far_apart(given: Any) -> str:
     if given.dtype.kind not in "iuf" or given.size != len(given) or not np.isfinite(given).all():
         return ""
     kinds = np.unique(given)
-    least, most = float(kinds[0]), float(kinds[-1])
-    if (kinds != np.round(kinds)).any() or len(kinds) <= KINDS or most - least < 2 * len(kinds):
+    least, most = kinds[0], kinds[-1]
+    if (
+        (kinds != np.round(kinds)).any()
+        or len(kinds) <= KINDS
+        or int(most) - int(least) < 2 * len(kinds)
+    ):
         return ""
-    return f"labels are {len(kinds)} different whole numbers from {least:g} to {most:g}"
+    return f"labels are {len(kinds)} different whole numbers from {int(least)} to {int(most)}"
 
 
 def _numeric(given: Any, what: str) -> Any:

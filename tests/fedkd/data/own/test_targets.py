@@ -75,7 +75,7 @@ def test_many_whole_numbers_far_apart_are_real(y, target):
         return
     found = data(x, y)
     assert found.target.name == target
-    said = f"labels are {len(y)} different whole numbers from {y.min():g} to {y.max():g}"
+    said = f"labels are {len(y)} different whole numbers from {int(y.min())} to {int(y.max())}"
     assert (f"{said}: target real" in found.notes) == (target == "real")
 
 
