@@ -15,6 +15,8 @@ With a graph, a teacher and a student of one's own:
     *_, result = graphkd.run("glnn", split, teacher=my_trained_gnn, student=MyNet)
     graphkd.save(result, "student.safetensors")                         # or graphkd.plain(result)
 
+`graphkd.run("llp", "cora")` predicts links; PyG's `HeteroData` is a graph with types.
+
 `run(method, data, protocol, seed, root, download, device, teacher, student)` is all that an
 experiment needs. The names: `methods.names()`, `datasets.names()`, `networks.names()`,
 `losses.__all__`, `splits.PROTOCOLS`. Mistakes of the user raise ValueError or FileNotFoundError

@@ -31,7 +31,7 @@ from graphkd.training.distillation import (
     fit_together,
 )
 from graphkd.training.given import Given
-from graphkd.training.links import Teaching
+from graphkd.training.links import LinkDistillation
 from graphkd.training.loop import Fit, Fitted, build, predict, seeded
 
 
@@ -388,9 +388,9 @@ def _taught(task: _Task, teacher: Trained | None) -> Fit:
             term.loss.to(seen.graph.x)  # its device and floating type
     weight = plan.method.hard_weight or 0.0
     if isinstance(guide, Hadamard) and isinstance(known, Pairs):
-        teaching = Teaching(guide, known, terms, plan.method.asked)
+        matched = LinkDistillation(guide, known, terms, plan.method.asked)
         return fit_student_on_links(
-            network, plan.student, seen, teaching, hard_weight=weight, seed=seed
+            network, plan.student, seen, matched, hard_weight=weight, seed=seed
         )
     return fit_student(network, plan.student, seen, targets, terms, hard_weight=weight, seed=seed)
 

@@ -125,7 +125,7 @@ def fit_student_on_links(
     network: nn.Module,
     student: StudentSpec,
     view: View,
-    teaching: links.Teaching,
+    distillation: links.LinkDistillation,
     *,
     hard_weight: float,
     seed: int,
@@ -136,7 +136,7 @@ def fit_student_on_links(
         network: a fresh one.
         student: how it is trained.
         view: of the phase "distill", its pairs with the student's inputs.
-        teaching: what the teacher says; terms of weight 0 are skipped.
+        distillation: what the teacher says; terms of weight 0 are skipped.
         hard_weight: of the binary cross-entropy on the edges; 0 skips it.
         seed: of dropout and of the draws.
 
@@ -144,12 +144,12 @@ def fit_student_on_links(
         ValueError: there is nothing to learn from.
     """
     graph, train = view.graph, view.part("train")
-    terms = [term for term in teaching.terms if term.weight]
+    terms = [term for term in distillation.terms if term.weight]
     if not terms:
         return fit_student(network, student, view, hard_weight=hard_weight, seed=seed)
     assert isinstance(graph, Pairs)
-    heard = replace(teaching, terms=terms)
-    step = links.supervised(graph, train, hard_weight, student.batch, heard)
+    kept = replace(distillation, terms=terms)
+    step = links.supervised(graph, train, hard_weight, student.batch, kept)
     return _on_terms(network, student, view, terms, step, "student", seed)
 
 

@@ -17,11 +17,11 @@ Asked = Callable[[Tensor, Pairs, Generator], Tensor]  # as `Method.asked`
 
 
 @dataclass(frozen=True, eq=False)
-class Teaching:
-    """What a teacher says of links, and by which terms a student hears it.
+class LinkDistillation:
+    """What a teacher says of links, and the terms of the loss by which a student learns it.
 
     Args:
-        teacher: a network, or None if there is nobody to ask.
+        teacher: its network, trained.
         seen: the pairs with the teacher's inputs.
         terms: of the loss.
         asked: about which pairs, see `graphkd.method.Method.asked`.
@@ -38,14 +38,18 @@ class Teaching:
         states = self.teacher.eval().states(self.seen)
 
         @torch.no_grad()
-        def answer(asked: Tensor) -> Outputs:
+        def ask(asked: Tensor) -> Outputs:
             return _logits(self.teacher, states, asked)
 
-        return answer
+        return ask
 
 
 def supervised(
-    graph: Pairs, train: Tensor, weight: float, batch: int, teaching: Teaching | None = None
+    graph: Pairs,
+    train: Tensor,
+    weight: float,
+    batch: int,
+    distillation: LinkDistillation | None = None,
 ) -> Step:
     """An epoch on the edges of training, all at once or in batches, the rest dropped.
 
@@ -58,11 +62,11 @@ def supervised(
         train: (E,) the places of the edges among the pairs.
         weight: of the labels; 0 skips them.
         batch: edges in a step, 0 for all at once.
-        teaching: what a teacher says, if there is one.
+        distillation: what a teacher says, if there is one.
     """
     edges = graph.pairs[:, train.to(graph.pairs.device)]
     known = keys(edges, len(graph.x))
-    answer = None if teaching is None else teaching.says()
+    ask = None if distillation is None else distillation.says()
 
     def loss(network: Hadamard, ends: Tensor, draw: Generator) -> Tensor:
         apart = non_edges(known, len(graph.x), ends.shape[1], draw).to(ends.device)
@@ -71,10 +75,10 @@ def supervised(
         if weight:
             y = torch.arange(both.shape[1], device=ends.device) < ends.shape[1]
             total = total + weight * hard(network.logits(states, both), y.long())
-        if teaching is not None and answer is not None:
-            asked = teaching.asked(both, graph, draw).to(ends.device)
-            own, theirs = _logits(network, states, asked), answer(asked)
-            for term in teaching.terms:
+        if distillation is not None and ask is not None:
+            asked = distillation.asked(both, graph, draw).to(ends.device)
+            own, theirs = _logits(network, states, asked), ask(asked)
+            for term in distillation.terms:
                 total = total + term.weight * term.loss(own, theirs, graph).mean()
         return total
 

@@ -12,7 +12,7 @@ from graphkd.data import datasets, links
 from graphkd.graph import Graph
 from graphkd.method import DistillationContext
 from graphkd.models import readout
-from graphkd.training.links import Teaching, supervised
+from graphkd.training.links import LinkDistillation, supervised
 from graphkd.training.loop import predict
 from kdcore.outputs import Outputs
 
@@ -111,9 +111,11 @@ def test_a_step_weighs_labels_and_terms_and_draws_pairs_that_training_does_not_j
         seen.append(ends)
         return ends.unsqueeze(-1)
 
-    teaching = Teaching(teacher, graph, terms(llp(matching="logits", matching_weight=3.0)), asked)
+    distillation = LinkDistillation(
+        teacher, graph, terms(llp(matching="logits", matching_weight=3.0)), asked
+    )
     still = torch.optim.SGD(network.parameters(), 0.0)
-    loss = supervised(graph, train, 0.5, 0, teaching)(network, still, torch.Generator())
+    loss = supervised(graph, train, 0.5, 0, distillation)(network, still, torch.Generator())
     (ends,), count = seen, len(train)
     assert {tuple(pair) for pair in ends[:, :count].T.tolist()} == {
         tuple(pair) for pair in graph.pairs[:, train].T.tolist()
