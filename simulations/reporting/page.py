@@ -41,8 +41,9 @@ CAPTIONS = {
     "it is not.",
     "topologies": "Who exchanges messages with whom. The number in each peer, and its colour, is "
     "its accuracy in the last round on the global test set, in per cent, of the first seed.",
-    "students": "Test accuracy of the teacher, of the student with knowledge distillation, and of "
-    "the same student trained on labels alone: mean, and sample standard deviation over seeds.",
+    "students": "Test accuracy (of links, AUC) of the teacher, of the student with knowledge "
+    "distillation, and of the same student trained on labels alone: mean, and sample standard "
+    "deviation over seeds.",
     "accuracy_per_class": f"Accuracy on the test examples of each class. {GROUPS}",
     "accuracy_per_degree": "Accuracy on the test nodes with so many neighbours in the graph of the "
     f"evaluation; of whole graphs, on those with so many nodes. {GROUPS}",

@@ -156,13 +156,16 @@ def client_spread(group: Sequence[Result], look: Mapping[str, Look], sheet: Shee
 
 def students(group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet) -> Figure | None:
     """Teacher, student with and without distillation: mean over seeds, sample deviation, value."""
-    bars: dict[str, tuple[str, dict[str, Any]]] = {
-        "accuracy_teacher": ("teacher", {"color": "#888888", "hatch": "//", "ec": PAPER}),
-        "accuracy": ("student with KD", {}),
-        "accuracy_baseline": ("student without KD", {"color": PAPER, "ec": SOFT}),
-    }
-    if not any("accuracy_baseline" in result.metrics for result in group):
+    known = {name for result in group for name in result.metrics}
+    axis = {"accuracy": "accuracy on test nodes (%)", "auc": "AUC of test links (%)"}
+    by = next((name for name in axis if f"{name}_baseline" in known), None)
+    if by is None:
         return None
+    bars: dict[str, tuple[str, dict[str, Any]]] = {
+        f"{by}_teacher": ("teacher", {"color": "#888888", "hatch": "//", "ec": PAPER}),
+        by: ("student with KD", {}),
+        f"{by}_baseline": ("student without KD", {"color": PAPER, "ec": SOFT}),
+    }
     labels = dict(by_label(group))
     figure, (axes,) = paper(group, sheet, 1.3 + 0.75 * len(labels))
     for row, (metric, (text, style)) in enumerate(bars.items()):
@@ -172,7 +175,7 @@ def students(group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet) ->
         axes.bar(0, 0, label=text, **{"color": SOFT, **style})
     axes.set_xlim(0, 145 if sheet.narrow else 118)
     axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel("accuracy on test nodes (%)")
+    axes.set_xlabel(axis[by])
     name_rows([axes], list(labels), sheet)
     return with_legend(figure, sheet, axes, "outside lower center")
 
