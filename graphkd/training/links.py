@@ -65,7 +65,7 @@ def supervised(
         distillation: what a teacher says, if there is one.
     """
     edges = graph.pairs[:, train.to(graph.pairs.device)]
-    known = keys(edges, len(graph.x))
+    known = keys(edges, len(graph.x)).cpu()  # draws are made there
     ask = None if distillation is None else distillation.says()
 
     def loss(network: Hadamard, ends: Tensor, draw: Generator) -> Tensor:

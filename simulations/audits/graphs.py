@@ -14,7 +14,9 @@ from torch import Tensor
 
 import graphkd
 from graphkd.data.graph_collection import Graphs
+from graphkd.data.links import Pairs
 from graphkd.evaluation import metrics
+from graphkd.graph import TypedGraph
 from graphkd.training.distillation import fit_one_teacher
 from kdattacks import Attack, Knowledge, Recorded, truth
 from kdattacks.attacks.links import FEATURES
@@ -134,13 +136,16 @@ def trained(
         train: of teachers, see `graphkd.distill.carry_out`.
 
     Raises:
-        ValueError: it is of many graphs or of real targets.
+        ValueError: it is of many graphs, of links, of several types or of real targets.
         FileNotFoundError: a data file is missing.
     """
     plan, split = runner.prepare(experiment, root)
     graph = split.view("evaluate").graph
-    if isinstance(graph, Graphs) or graph.y.is_floating_point():
-        raise ValueError(f"{experiment.data}: links and nodes are asked of one graph with labels")
+    if isinstance(graph, Graphs | Pairs | TypedGraph) or graph.y.is_floating_point():
+        raise ValueError(
+            f"{experiment.data}: links and nodes are asked of one graph with labels of all nodes, "
+            f"and {experiment.name} learnt something else there: audit a run such as glnn on cora"
+        )
     *_, result = graphkd.distill.carry_out(plan, split, seed=experiment.seed, train=train)
     assert isinstance(result, graphkd.Result)
     predictions = {

@@ -12,6 +12,7 @@ from simulations.audits import federated, graphs
 from simulations.audits import run as audits
 from simulations.audits.candidates import matched
 from simulations.audits.outcomes import Outcome, pooled
+from simulations.config import experiments
 from simulations.reporting.figures import roc
 from tests.simulations.conftest import read
 from tests.simulations.execution.test_replay import write
@@ -247,3 +248,9 @@ def test_a_table_has_a_dash_where_nothing_can_be_told():
     received = Outcome(outcome().about, nothing, {"exact": 1.0}).record
     assert received["auc"] is None
     assert audits.row(received)[2:4] == ["–", "–"]
+
+
+def test_runs_of_links_are_not_audited_and_say_which_are():
+    llp = experiments.build("graph", "llp", {"epochs": 1, "teacher_epochs": 1})
+    with pytest.raises(ValueError, match="llp learnt something else there: audit a run such as"):
+        graphs.trained(llp)
