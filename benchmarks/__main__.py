@@ -7,6 +7,7 @@ from benchmarks import (
     graph_clients,
     graphs,
     precision,
+    private_training,
     scale,
     workers,
 )
@@ -15,6 +16,7 @@ engines.main()
 scale.main()
 precision.main()
 workers.main()
+private_training.main()
 devices.main()
 graphs.main()
 flower_grid.main()

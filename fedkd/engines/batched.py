@@ -228,11 +228,16 @@ def _joined_batches(column: Sequence[Batches]) -> tuple[Batches, Batches]:
         pad_sequence([_widened(one, widest) for one in tables], batch_first=True)
         for tables in (orders, masks)
     )
-    seeds, records = (
-        pad_sequence(list(lists), batch_first=True, padding_value=NOBODY) for lists in (noise, own)
-    )
+    (seeds, of_seeds), (records, of_records) = map(_joined_lists, (noise, own))
     joined = Batches(x, y, order, mask, size, seeds, records)
-    return joined, Batches._make((dims[0], dims[1], 0, 0, dims[2], 0, 0))
+    return joined, Batches._make((dims[0], dims[1], 0, 0, dims[2], of_seeds, of_records))
+
+
+def _joined_lists(column: Sequence[Tensor]) -> tuple[Tensor, int | None]:
+    """Lists of seeds or of records, as long as the longest; what is nobody's stays one."""
+    if all(value is column[0] for value in column):
+        return column[0], None
+    return pad_sequence(list(column), batch_first=True, padding_value=NOBODY), 0
 
 
 def _widened(table: Tensor, width: int) -> Tensor:
