@@ -2,7 +2,7 @@
 
     python -m benchmarks.membership        # digits with 20 % wrong labels, 128 shadow models
     python -m benchmarks.membership --label-noise 0 --shadows 64 --seed 1
-    python -m benchmarks.membership --epsilon 20    # of clients trained by DP-SGD
+    python -m benchmarks.membership --epsilon 20 --steps 100    # of clients trained by DP-SGD
 
 32 targets, each trained on its own 300 of the same 600 digits, so that the other 300 are no
 members: 9,600 decisions of either kind, pooled. Shadow models are trained on other halves. All are
@@ -32,7 +32,7 @@ from kdcore.rng import generator
 from kdcore.training.loop import Clipping, Examples, TrainingConfig
 
 TARGETS, POOL, PUBLIC = 32, 600, 578
-STEPS, DELTA = 100, 1e-4  # of DP-SGD
+DELTA = 1e-4
 LOCAL = TrainingConfig(learning_rate=0.5, epochs=40, batch_size=20)
 ATTACKS = ("yeom", "lira", "lira-offline", "rmia", "public", "public-nearest")
 
@@ -82,14 +82,14 @@ def study(noise: float, shadows: int, seed: int) -> None:
     print(f"control's interval {low:.3f} to {high:.3f}; {time.process_time() - start:.1f} s in all")
 
 
-def private(noise: float, shadows: int, seed: int, epsilon: float) -> None:
+def private(noise: float, shadows: int, seed: int, epsilon: float, steps: int) -> None:
     """LiRA on DP-SGD of this epsilon, and on the same steps without noise, and without clipping.
 
     Beside the rates those of shuffled truths, of which 95 % lie between the two that are named.
     """
     own = POOL // 2
-    multiplier = noise_multiplier(epsilon, DELTA, STEPS, LOCAL.batch_size / own)
-    print(f"epsilon {epsilon:g} at delta {DELTA:g}, {STEPS} steps: noise {multiplier:.3f}")
+    multiplier = noise_multiplier(epsilon, DELTA, steps, LOCAL.batch_size / own)
+    print(f"epsilon {epsilon:g} at delta {DELTA:g}, {steps} steps: noise {multiplier:.3f}")
     print("| steps | accuracy | AUC | TPR at 1 % | TPR at 0.1 % | shuffled at 0.1 % | CPU s |")
     print("|---|---|---|---|---|---|---|")
     arms = {
@@ -99,7 +99,7 @@ def private(noise: float, shadows: int, seed: int, epsilon: float) -> None:
     }
     for name, privacy in arms.items():
         begun = time.process_time()
-        local = replace(LOCAL, steps=STEPS, privacy=privacy)
+        local = replace(LOCAL, steps=steps, privacy=privacy)
         config, candidates, population = federation(noise, seed, batched(), local)
         knowledge = Knowledge(10, candidates, population, config, shadows, seed)
         parts = halves(POOL, TARGETS, generator(seed, "targets"))
@@ -159,11 +159,12 @@ def main() -> None:
     parser.add_argument("--shadows", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epsilon", type=float, help="of clients trained by DP-SGD, and no more")
+    parser.add_argument("--steps", type=int, default=600, help="of each of these")
     given = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())
     if given.epsilon is not None:
-        private(given.label_noise, given.shadows, given.seed, given.epsilon)
+        private(given.label_noise, given.shadows, given.seed, given.epsilon, given.steps)
         return
     study(given.label_noise, given.shadows, given.seed)
     speed(given.shadows, 6, given.seed)

@@ -30,7 +30,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("epsilon", "lacking"),
     [
-        (4.0, 1.0),
+        pytest.param(4.0, 1.0, marks=SLOW),
         (4.0, math.sqrt(2)),
         pytest.param(4.0, math.sqrt(mechanisms.LABELS), marks=SLOW),
         pytest.param(8.0, 1.0, marks=SLOW),
