@@ -7,7 +7,7 @@ from fedkd.communication.aggregation import Aggregation
 from fedkd.communication.channel import Channel
 from fedkd.core import Algorithm, Client, Engine, Public, Task
 from fedkd.engines.sequential import sequential
-from fedkd.messages import Upload
+from fedkd.messages import Ledger, Upload
 from fedkd.rounds.client_sampling import Sample, everyone
 from fedkd.rounds.round import (
     WAVE,
@@ -75,35 +75,60 @@ def simulate(
     channel = channel.with_algorithm(algorithm)
     if aggregation is not None:
         aggregation.check(algorithm, task, channel, len(clients))
-    known = clients if after is None else after.clients
-    members = {client.id: client for client in sorted(known, key=lambda client: client.id)}
-    groups = {client.id: client.group for client in members.values()}
+    if after is None:
+        server = first_server(algorithm, task, seed)
+        after = Round(0, server, tuple(clients), (), {}, Ledger())
+    by_number = sorted(after.clients, key=lambda client: client.id)
+    current = replace(after, clients=tuple(by_number))
+    how = engine, channel, sample, seed, secret, store, witness, aggregation
+    while current.index < rounds:
+        current = next_round(algorithm, task, current, *how)
+        yield current
+
+
+def next_round(
+    algorithm: Algorithm,
+    task: Task,
+    before: Round,
+    engine: Engine,
+    channel: Channel,
+    sample: Sample,
+    seed: int,
+    secret: int | None,
+    store: ClientStore | None,
+    witness: bool,
+    aggregation: Aggregation | None,
+) -> Round:
+    """The round after another one; see `simulate`, which has checked all of it.
+
+    `before` has its clients in the order of their numbers.
+    """
+    index, members = before.index + 1, {client.id: client for client in before.clients}
+    groups = {client.id: client.group for client in before.clients}
     own_seed = seed if secret is None else secret
-    server = after.server if after else first_server(algorithm, task, seed)
-    for index in range(after.index + 1 if after else 1, rounds + 1):
-        opening = open_round(algorithm, server, groups, channel, sample, seed, index)
-        public = public_of(algorithm, task, seed, index)
-        seen: dict[int, Upload] = {}
-        refused: dict[int, str] = {}
-        failed: dict[int, str] = {}
-        keep = store or (None if len(opening.cohort) == len(members) else _apart)
-        uploads = _work(
-            *(algorithm, task, engine, channel, opening, public),
-            *(own_seed, index, members),
-            *(refused, failed, keep),
-        )
-        if witness and (aggregation is None or aggregation.secure is None):
-            uploads = _noted(uploads, seen)
-        server, rejected, ledger = close_round(
-            *(algorithm, task, server, groups, channel, opening, uploads, public),
-            aggregation=aggregation,
-            stream=generator(own_seed, "noise", index),
-        )
-        rejected = dict(sorted((refused | rejected).items()))
-        check_somebody(opening.cohort, failed)
-        everybody = tuple(members.values())
-        crossed = (opening.broadcasts, seen) if witness else ({}, {})
-        yield Round(index, server, everybody, opening.cohort, rejected, ledger, failed, *crossed)
+    opening = open_round(algorithm, before.server, groups, channel, sample, seed, index)
+    public = public_of(algorithm, task, seed, index)
+    seen: dict[int, Upload] = {}
+    refused: dict[int, str] = {}
+    failed: dict[int, str] = {}
+    keep = store or (None if len(opening.cohort) == len(members) else _apart)
+    uploads = _work(
+        *(algorithm, task, engine, channel, opening, public),
+        *(own_seed, index, members),
+        *(refused, failed, keep),
+    )
+    if witness and (aggregation is None or aggregation.secure is None):
+        uploads = _noted(uploads, seen)
+    server, rejected, ledger = close_round(
+        *(algorithm, task, before.server, groups, channel, opening, uploads, public),
+        aggregation=aggregation,
+        stream=generator(own_seed, "noise", index),
+    )
+    rejected = dict(sorted((refused | rejected).items()))
+    check_somebody(opening.cohort, failed)
+    everybody = tuple(members.values())
+    crossed = (opening.broadcasts, seen) if witness else ({}, {})
+    return Round(index, server, everybody, opening.cohort, rejected, ledger, failed, *crossed)
 
 
 def _work(

@@ -37,7 +37,7 @@ FLOORS = {
     ],
     "fedkd": [
         "__init__",
-        "flower",
+        "flower sharding",
         "algorithms rounds",
         "attacks communication components data engines storage",
         "losses models",
