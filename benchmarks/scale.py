@@ -5,6 +5,7 @@ a module, a loader and an optimiser for each client, and is measured with the sa
 of the CPU say on a busy machine what those of the clock say on one that does nothing else:
 
     python -m benchmarks.scale --counts 1000 10000 100000 --threads 1 --repeats 1 --alone
+    python -m benchmarks.scale --counts 100000 --repeats 1 --shards 1 2    # clients in processes
 """
 
 import argparse
@@ -14,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -24,8 +26,12 @@ from benchmarks.harness import machine, seconds
 from fedkd.algorithms.fd import FD
 from fedkd.core import Client, Task
 from fedkd.engines.batched import batched
+from fedkd.engines.ray.residents import Residents
 from fedkd.models import build
 from fedkd.rounds.synchronous import simulate
+from fedkd.sharding.rounds import dealt
+from fedkd.sharding.rounds import simulate as simulate_shards
+from fedkd.sharding.shard import Rules, Shard
 from kdcore.rng import generator
 from kdcore.training.loop import Examples, TrainingConfig
 
@@ -56,6 +62,47 @@ def clients(count: int, each: int) -> list[Client]:
         Client(k, "mlp-32", model.init(generator(0, "init", k)), Examples(x, y, part))
         for k, part in enumerate(parts)
     ]
+
+
+def some(each: int, numbers: Sequence[int]) -> list[Client]:
+    """The same for some numbers, over a tensor of their own."""
+    x = torch.rand(len(numbers) * each, 1, 8, 8, generator=generator(0, "noise", numbers[0]))
+    y = torch.arange(len(x)) % 10
+    model = build("mlp-32", (1, 8, 8), 10)
+    parts = torch.arange(len(x)).view(len(numbers), each)
+    return [
+        Client(k, "mlp-32", model.init(generator(0, "init", k)), Examples(x, y, part))
+        for k, part in zip(numbers, parts, strict=True)
+    ]
+
+
+def spent(shard: Shard) -> tuple[float, float]:
+    """Seconds of the CPU and the peak memory, in MB, of the process that a shard is in."""
+    return time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_shards(count: int, each: int, repeats: int, shards: int) -> None:
+    """Print what a round takes with clients in so many processes of one thread each."""
+    task = Task({"mlp-32": build("mlp-32", (1, 8, 8), 10)}, 10)
+    rules = Rules(FD(TrainingConfig(), leave_one_out=False), task)
+    given = dealt(rules, partial(some, each), count, shards)
+    with Residents(Shard, given) as residents:
+        before = residents.map(spent)
+        gc.freeze()
+        rounds = simulate_shards(rules, residents, count, rounds=repeats + 2)
+        next(rounds)
+        start, own = residents.map(spent), time.process_time()
+        for _ in range(repeats):
+            next(rounds)
+        end, own = residents.map(spent), time.process_time() - own
+    each_cpu = [(b[0] - a[0]) / repeats for a, b in zip(start, end, strict=True)]
+    peaks = [peak for _, peak in end]
+    print(
+        f"  {count:6d} clients in {shards} processes: {max(each_cpu):.3f} s of the CPU in the one "
+        f"with most ({sum(each_cpu):.3f} s in all), {own / repeats:.3f} s where the sums meet; "
+        f"{max(peaks):.0f} MB each at most, {sum(peaks):.0f} MB in all; "
+        f"{max(cpu for cpu, _ in before):.1f} s to start and make the clients"
+    )
 
 
 def one(side: str, count: int, each: int, repeats: int, threads: int) -> None:
@@ -125,9 +172,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="of clients")
     parser.add_argument("--alone", action="store_true", help="without the plain loop")
+    parser.add_argument("--shards", type=int, nargs="*", default=(), help="clients in processes")
     options = parser.parse_args()
     print(machine())
     print(f"\nFD, MLP 64-32-10, {options.each} examples a client, a round")
+    for count in options.counts if options.shards else ():
+        for shards in options.shards:
+            in_shards(count, options.each, options.repeats, shards)
+    if options.shards:
+        return
     first, given = None, (options.each, options.repeats, options.threads)
     for count in options.counts:
         ours = measured("ours", count, *given)

@@ -88,9 +88,10 @@ def check_numbers(found: Shaped, measures: Sequence[Measures], slack: float) -> 
 
 def _held_shape(spec: PayloadSpec, rows: Tensor) -> tuple[int, ...]:
     fits = rows.ndim == 1 if spec.shape[0] == ANY else rows.shape == spec.shape[:1]
-    if not fits or not bool(((rows == 0) | (rows == 1)).all()):
+    held = rows.tolist() if fits else []  # they are few: three operations of torch take longer
+    if not fits or not set(held) <= {0, 1}:
         raise ValueError(f"a list of rows of shape {tuple(rows.shape)} that are not all 0 or 1")
-    return (int(rows.sum()), *spec.shape[1:])
+    return (int(sum(held)), *spec.shape[1:])
 
 
 def _check_shape(key: str, value: Tensor, spec: PayloadSpec) -> None:
