@@ -22,6 +22,7 @@ from simulations.config.resources import Resources
 from simulations.execution import remote, scheduler
 from simulations.results import run_folder
 from simulations.runners import federated
+from simulations.runners.data_sketches import Sketch, same
 from simulations.runners.objects import Objects
 
 LOCAL = "local"  # in the place of an address: this machine after all
@@ -102,6 +103,9 @@ def look(
             call = ray.remote(remote.look).options(**options).remote(asked, given)
             calls[call] = f"{ours.node_name(node['NodeID'])} ({node['NodeManagerHostname']})"
     replies = [(name, _answer(call, name)) for call, name in calls.items()]
+    here = [scheduler.prepare(one, root, resources, objects) for one in kinds.values()]
+    for name, answer in replies:
+        _check_data(name, list(kinds.values()), here, answer.data)
     return [f"{name}: {answer.note}" for name, answer in replies if answer.note]
 
 
@@ -124,6 +128,20 @@ def _answer(call: Any, name: str) -> remote.Answer:
     if answer.mistake:
         raise ValueError(f"{name}: {answer.mistake}")
     return answer
+
+
+def _check_data(
+    name: str,
+    experiments: Sequence[Experiment],
+    here: Sequence[Sequence[Sketch]],
+    there: Sequence[Sequence[Sketch]],
+) -> None:
+    for experiment, own, theirs in zip(experiments, here, there, strict=True):
+        if not same(own, theirs):
+            raise ValueError(
+                f"{name} has other data under the name {getattr(experiment, 'data', '')!r} than "
+                "this machine; copy the data root of the one that is right"
+            )
 
 
 def _same(theirs: str | None, own: str) -> bool:

@@ -26,6 +26,7 @@ from simulations.config.resources import Resources
 from simulations.execution import scheduler
 from simulations.execution.scheduler import Job, Record
 from simulations.results import run_folder
+from simulations.runners.data_sketches import Sketch
 from simulations.runners.objects import Objects
 
 PREFIX = "kdsim-run-"  # of the folders of runs; then the machine and the process that has it
@@ -51,17 +52,21 @@ class Asked(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What it answers: versions there, what is wrong, and what is worth a note; "" for nothing."""
+    """What it answers: versions there, what is wrong, and what is worth a note; "" for nothing.
+
+    `data` are sketches of the data of each experiment, in their order.
+    """
 
     versions: Mapping[str, str]
     mistake: str = ""
     note: str = ""
+    data: tuple[list[Sketch], ...] = ()
 
 
 def look(asked: Asked, objects: Objects) -> Answer:
     """Whether runs could run here; folders of runs whose processes are gone are removed."""
     sweep(Path(tempfile.gettempdir()))
-    versions, note = run_folder.versions(), ""
+    versions, note, data = run_folder.versions(), "", []
     try:
         _check_sources(asked.sources)
         if asked.gpus:
@@ -70,10 +75,10 @@ def look(asked: Asked, objects: Objects) -> Answer:
             own = _own(experiment, asked.resources)
             if asked.gpus or not own.gpus:
                 scheduler.module_of(experiment).device_for(experiment, own)
-            scheduler.prepare(experiment, asked.root, asked.resources, objects)
+            data.append(scheduler.prepare(experiment, asked.root, asked.resources, objects))
     except (ValueError, OSError) as error:
         return Answer(versions, " ".join(str(error).split()))
-    return Answer(versions, note=note)
+    return Answer(versions, note=note, data=tuple(data))
 
 
 def work(

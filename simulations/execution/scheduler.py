@@ -27,6 +27,7 @@ from simulations.config import identity, sources
 from simulations.config.experiments import Experiment, FedExperiment
 from simulations.config.resources import Resources
 from simulations.results import metrics_table, run_folder, trackers
+from simulations.runners.data_sketches import Sketch, sketches
 from simulations.runners.objects import NONE, Objects
 
 Record = dict[str, Any]
@@ -100,14 +101,19 @@ def prepare(
     resources: Resources,
     objects: Objects,
     download: bool = False,
-) -> None:
-    """Make all that a run starts from, and drop it; raise as `check`."""
+) -> list[Sketch]:
+    """Make all that a run starts from, and drop it, but for sketches of its data.
+
+    Raises:
+        ValueError, FileNotFoundError: as `check`.
+    """
     more: dict[str, dict[str, Any]] = {
         "graph": {"download": download, "objects": objects},
         "fed": {"resources": resources, "objects": objects},
     }
     own = more.get(config.kind_of(experiment), {})
-    module_of(experiment).prepare(experiment, root, **own)
+    module = module_of(experiment)
+    return sketches(module.tables(module.prepare(experiment, root, **own)))
 
 
 def run(jobs: Sequence[Job], workers: int, patience: float = 0.0) -> Iterator[tuple[Job, Record]]:

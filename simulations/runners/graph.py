@@ -72,6 +72,12 @@ def prepare(
     return plan, split
 
 
+def tables(prepared: tuple[Plan, graphkd.Split]) -> Any:
+    """The data of it."""
+    graph = prepared[1].view("evaluate").graph
+    return graph.x, graph.edge_index, graph.y
+
+
 def teachers_of(
     experiment: GraphExperiment, root: Path | None = None, objects: Objects = NONE
 ) -> frozenset[str]:

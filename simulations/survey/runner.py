@@ -35,6 +35,11 @@ def prepare(experiment: SurveyExperiment, root: Path | None = None) -> Any:
     return datasets.load(experiment.data, root)
 
 
+def tables(prepared: Any) -> Any:
+    """The data of it."""
+    return prepared
+
+
 def device_for(experiment: SurveyExperiment, resources: Resources) -> torch.device:
     """Where a recipe computes.
 

@@ -16,6 +16,7 @@ from simulations.execution.scheduler import TEACHERS
 from simulations.results import run_folder
 from tests import clusters
 from tests.clusters import add
+from tests.fedkd.data.test_datasets import write
 from tests.simulations.conftest import timeless
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("no_report")]
@@ -296,6 +297,36 @@ def test_data_that_one_node_lacks_are_said_before_any_run(two, kdsim, tmp_path, 
     assert status == 2
     assert err.startswith("node ")
     assert str(tmp_path / "MNIST") in err
+
+
+def test_other_data_on_a_node_are_said_before_any_run(two, kdsim, tmp_path):
+    """This process has read them already when a label of theirs is changed."""
+    folder = write(tmp_path / "MNIST" / "raw", packed=False)
+    (tmp_path / "grid.toml").write_text(FEW)
+    status, _, err = kdsim("run", "grid.toml", "--data-root", tmp_path, "--out", "here")
+    assert status == 0, err
+    for path in folder.glob("train-labels*"):
+        path.write_bytes(path.read_bytes()[:-1] + b"\x09")
+    more = ["--data-root", tmp_path, "--ray-address", two.address, "--out", "out"]
+    status, _, err = kdsim("run", "grid.toml", *more)
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith("node ")
+    assert "has other data under the name 'mnist' than this machine; copy the data root" in err
+    assert not (tmp_path / "out").exists()
+
+
+FEW = """
+[fed]
+algorithm = "local"
+data = "mnist"
+rounds = 1
+clients = 2
+private = 4
+public = 0
+test = 3
+partition = "iid"
+models = ["mlp-8"]
+"""
 
 
 def test_a_node_that_is_lost_costs_nothing_but_time(small_nodes, kdsim, tmp_path):
