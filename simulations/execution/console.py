@@ -23,7 +23,7 @@ from simulations.config import files
 from simulations.execution import batch as batches
 from simulations.execution import tuning
 from simulations.execution.batch import Batch, Options
-from simulations.execution.scheduler import Job
+from simulations.execution.scheduler import ClusterLostError, Job
 from simulations.execution.tuning import Trial, Tuning
 from simulations.results import run_folder
 from simulations.results.run_folder import Record
@@ -123,6 +123,11 @@ def _run(batch: Batch, display: Display) -> int:
             f"stopped; {len(batch.complete)} of {total} runs are done and kept in {batch.out}; "
             "the same command goes on from there"
         ) from None
+    except ClusterLostError as error:
+        raise click.ClickException(
+            f"{error}; {len(batch.complete)} of {total} runs are done and kept in {batch.out}; "
+            "start the cluster, and the same command goes on from the newest checkpoints"
+        ) from None
 
 
 def _listen(batch: Batch, display: Display) -> int:
@@ -163,6 +168,11 @@ def tune(document: files.Document, source: str, name: str, options: Options, jso
             raise Stopped(
                 f"stopped; {len(trials)} trials are done and kept in {search.out}; the same "
                 "command goes on from there"
+            ) from None
+        except ClusterLostError as error:
+            raise click.ClickException(
+                f"{error}; {len(trials)} trials are done and kept in {search.out}; start the "
+                "cluster, and the same command goes on from there"
             ) from None
         with users_input():
             best = search.keep(trials)

@@ -38,6 +38,10 @@ TEACHERS = "teachers"  # the folder of graph networks that several runs share, b
 PATIENCE = 20.0  # seconds; starting Ray and its workers takes about ten
 
 
+class ClusterLostError(RuntimeError):
+    """The head of a cluster is gone, and with it all that ran there."""
+
+
 class Job(NamedTuple):
     """A run and all it needs.
 

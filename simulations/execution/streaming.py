@@ -22,13 +22,22 @@ from simulations import process
 from simulations.config import experiments as config
 from simulations.execution import remote, scheduler
 from simulations.execution.cluster import shares
-from simulations.execution.scheduler import CHECKPOINT, RETRIES, TEACHERS, Begun, Job, Record
+from simulations.execution.scheduler import (
+    CHECKPOINT,
+    RETRIES,
+    TEACHERS,
+    Begun,
+    ClusterLostError,
+    Job,
+    Record,
+)
 from simulations.results import run_folder
 from simulations.runners.objects import NONE
 
 ROOM = 60.0  # seconds in which lost machines may come back, where runs have no room without
 ENDING = 3.0  # seconds in which runs end that were cancelled
 AWAKE = 5.0  # seconds from one look at the machines to the next, while nothing is heard
+PATIENCE = 20.0  # seconds without an answer after which the head is lost; at 60 Ray ends us
 SUBMITTED = {"record": "submitted"}  # for the grid; nobody else hears of it
 
 
@@ -43,6 +52,7 @@ def run(jobs: Sequence[Job], most: int | None = None) -> Iterator[tuple[Job, Rec
     grid = _Grid(jobs, most)
     try:
         while grid.waiting or grid.running:
+            grid.check()
             yield from grid.start()
             yield from grid.hear()
     finally:
@@ -146,11 +156,14 @@ class _Grid:
     Attributes:
         waiting: those that are not submitted, all settings' first seeds before any second.
         running: those that are.
+        lost: whether the head of the cluster is.
     """
 
     def __init__(self, jobs: Sequence[Job], most: int | None) -> None:
         self.waiting = deque(sorted(jobs, key=lambda job: job.experiment.seed))
         self.running: list[_Run] = []
+        self.lost = False
+        self._head, self._seen = ours.head(), time.monotonic()
         self._most = most or 1 + 2 * int(sum(node.cpus for node in ours.nodes()))
         self._lost = Counter[tuple[Path, int]]()  # how often, of a run and the round it had reached
         self._claims: dict[Path, frozenset[str]] = {}
@@ -158,6 +171,15 @@ class _Grid:
         self._objects = ray.put(jobs[0].objects)
         found = sorted((jobs[0].folder.parent / TEACHERS).glob("*.safetensors"))
         self._teachers = {path.name: ray.put(path.read_bytes()) for path in found}
+
+    def check(self) -> None:
+        """Raise ClusterLostError where the head of the cluster has not answered for a while."""
+        if time.monotonic() - self._seen < AWAKE:
+            return
+        if ours.answers(self._head):
+            self._seen = time.monotonic()
+        elif time.monotonic() - self._seen > PATIENCE:
+            self._give_in()
 
     def start(self) -> Iterator[tuple[Job, Record]]:
         """Submit what the cluster may have to choose from; a teacher is trained by one run."""
@@ -188,7 +210,11 @@ class _Grid:
             yield from self._give_up()
 
     def end(self) -> None:
-        """Cancel what is running, and wait a little for it to clear up."""
+        """Cancel what is running, and wait a little for it to clear up, if anybody is there."""
+        if self.lost:
+            for run in self.running:
+                run.records.close()
+            return
         with suppress(ray.exceptions.RayError):
             ended = [run.stream.completed() for run in self.running if run.stream is not None]
             for run in self.running:
@@ -198,6 +224,12 @@ class _Grid:
                 ray.wait(ended, num_returns=len(ended), timeout=ENDING, fetch_local=False)
         for run in self.running:
             run.close()
+
+    def _give_in(self) -> None:
+        self.lost = True
+        raise ClusterLostError(
+            f"the head of the Ray cluster at {self._head} was lost, and with it all that ran there"
+        )
 
     def _claimed(self, job: Job) -> frozenset[str]:
         """The teachers of a run that are not there yet."""
@@ -215,6 +247,8 @@ class _Grid:
         except Exception as end:
             if process.to_end():
                 raise KeyboardInterrupt from end
+            if not isinstance(end, StopIteration | _Failed) and not ours.answers(self._head):
+                self._give_in()
             self._close(run)
             if (said := self._said(run.job, end)) is not None:
                 yield run.job, said

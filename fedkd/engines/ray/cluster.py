@@ -158,6 +158,21 @@ def within_group(group: Any) -> Any:
     return PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
 
 
+def head() -> str:
+    """The address of the head of the cluster that this process is connected to."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def answers(address: str) -> bool:
+    """Whether the head of a cluster is there."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT).close()
+    except OSError:
+        return False
+    return True
+
+
 def on_node(identity: str) -> Any:
     """The strategy of Ray's that puts a task on a node, and nowhere else."""
     return NodeAffinitySchedulingStrategy(identity, soft=False)
