@@ -27,6 +27,11 @@ CAPTIONS = {
     "accuracy_per_megabyte": "The same accuracy against what has crossed the network so far, up "
     "and down, all clients together; 1 megabyte is 10^6 bytes. A dashed horizontal line without "
     f"marks is the last round of a method that sends nothing. {LINES}",
+    "privacy_against_accuracy": "Accuracy on the global test set in the last round against the "
+    "epsilon that was spent, of the client of whom most was released, at the delta in the title. A "
+    "panel for each unit: epsilons of two units, or relations, say nothing together. Marks are "
+    "means, bars 95% intervals over seeds, of three seeds or more; the dashed line, with its "
+    "interval, is the same method without noise.",
     "client_spread": "Accuracy of each client in the last round. A mark is a client with one seed; "
     "its height in the row is the client's number, its shape the architecture. Shaded: the middle "
     "half of the clients; upright line: the median.",

@@ -6,6 +6,7 @@ from scipy import stats
 
 from simulations.reporting.figures.common import NARROW, WIDE, looks
 from simulations.reporting.figures.privacy import drawings
+from simulations.reporting.page import CAPTIONS
 from simulations.results.run_results import Result
 
 SCORES = {0: 0.5, 1: 0.6, 2: 0.7}
@@ -36,7 +37,9 @@ def draw(group, sheet=WIDE):
 
 
 def test_a_method_is_drawn_over_epsilon_with_its_interval_and_without_noise_dashed():
-    (axes,) = draw(RECORD)["privacy_against_accuracy"].axes
+    figures = draw(RECORD)
+    assert figures.keys() <= CAPTIONS.keys()
+    (axes,) = figures["privacy_against_accuracy"].axes
     assert axes.get_xscale() == "log"
     (container,) = axes.containers
     line, _, (bars,) = container
