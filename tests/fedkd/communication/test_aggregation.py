@@ -215,6 +215,18 @@ def test_a_run_with_noise_goes_on_from_a_round_as_if_it_had_not_stopped(tiny):
     assert not torch.equal(first.server["consensus"], other.server["consensus"])
 
 
+def test_each_round_has_noise_of_its_own(tiny):
+    # Nobody trains, so all predictions stay what they are, and what differs is the noise.
+    still = TrainingConfig(epochs=0)
+    algorithm = small("fedmd", local=still, distill=still)
+    exact, twice = (
+        [current.server["consensus"] for current in run(algorithm, tiny(), ClientNoise(z))]
+        for z in (0.0, 0.5)
+    )
+    assert torch.equal(*exact)
+    assert not torch.equal(*twice)
+
+
 def test_events_are_of_the_multiplier_and_the_rate():
     assert ClientNoise(2.0).events() == (Gaussian(2.0),)
     assert ClientNoise(2.0, relation="add", rate=0.1).events() == (Gaussian(2.0, rate=0.1),)
