@@ -28,7 +28,7 @@ from fedkd.communication.secure_aggregation import (
     vector_bytes,
 )
 from fedkd.core import Algorithm, Task
-from fedkd.messages import PayloadSpec, Received, Transform, summed
+from fedkd.messages import PayloadSpec, Received, Transform, on, summed
 from fedkd.privacy.client_noise import ClientNoise
 from fedkd.privacy.events import Event, RandomizedResponse
 from fedkd.privacy.secure_sum import SecureSum
@@ -98,7 +98,8 @@ class Aggregation:
             assert stream is not None
             nothing = {group: nobody(group, cohort) for group in cohort.specs}
             known = cohort.members, nothing, cohort.private
-            return secure_total(self.secure, algorithm, uploads, *known, stream)
+            learnt = secure_total(self.secure, algorithm, uploads, *known, stream)
+            return learnt._replace(total=on(learnt.total, cohort.device))
         total, count = summed(map(algorithm.summand, uploads))
         if count and self.projected:
             total = sensible(total, all_specs(cohort), count, 0.0)

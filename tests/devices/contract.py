@@ -171,6 +171,14 @@ def test_a_chunk_of_a_ray_actor_leaves_the_device_at_once(device):
 SMALL = {"clients": 3, "rounds": 2, "private": 60, "public": 40, "test": 50, "models": ["mlp-8"]}
 WAYS = {
     **{f"compression={c}": {"compression": c} for c in get_args(Compression)[1:-1]},
+    "clients": {"epsilon": 8.0, "privacy_unit": "client"},
+    "votes": {
+        "votes.most": 20,
+        "votes.threshold": 1.0,
+        "votes.test_noise": 1.0,
+        "votes.noise": 1.0,
+    },
+    "secure": {"secure_sum": True},
     "compression=krr": {"compression": "krr", "epsilon_label": 4.0},
     **{f"topology={t}": {"topology": t, "degree": 2} for t in get_args(Topology)[1:]},
     "clock": {
