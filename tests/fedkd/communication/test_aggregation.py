@@ -13,7 +13,6 @@ from fedkd.communication.noisy_aggregation import Cohort, bounded, noisy_sum, se
 from fedkd.core import Algorithm
 from fedkd.engines.sequential import sequential
 from fedkd.messages import ROWS, WEIGHT, PayloadSpec, Received, Transform
-from fedkd.privacy.accounting import Ledger
 from fedkd.privacy.client_noise import ClientNoise
 from fedkd.privacy.events import Gaussian
 from fedkd.rounds.synchronous import simulate
@@ -230,8 +229,6 @@ def test_each_round_has_noise_of_its_own(tiny):
 def test_events_are_of_the_multiplier_and_the_rate():
     assert ClientNoise(2.0).events() == (Gaussian(2.0),)
     assert ClientNoise(2.0, relation="add", rate=0.1).events() == (Gaussian(2.0, rate=0.1),)
-    spent = Ledger("client", "add").plus(*ClientNoise(2.0, relation="add", rate=0.1).events())
-    assert 0 < spent.guarantee(1e-5).epsilon < 1
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fedkd.rounds.synchronous import simulate
 from kdcore.rng import generator
 from tests.contracts.test_algorithms import small
 
-DRAWS = 200_000
+DRAWS = 50_000
 
 
 def read_of(label, epsilon, count=DRAWS, classes=10, seed=0):
