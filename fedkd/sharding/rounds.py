@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fedkd.communication.aggregation import check_summed
+from fedkd.communication.aggregation import check_summed, noisy
 from fedkd.core import Client
 from fedkd.messages import on
 from fedkd.rounds.client_sampling import Sample, everyone
@@ -37,10 +37,12 @@ def dealt(
     """What each of some shards is made of (`Shard`): every so-manieth block of clients.
 
     Raises:
-        ValueError: the server needs each upload, or messages down are coded by chance in an order
-            that shards do not know.
+        ValueError: the server needs each upload, or what is to be made of their sum is not known
+            here, or messages down are coded by chance in an order that shards do not know.
     """
     check_summed(rules.algorithm)
+    if noisy(rules.channel):
+        raise ValueError("clients in shards send no messages with noise; take one process for that")
     if rules.channel.with_algorithm(rules.algorithm).downlink and len(rules.task.models) > 1:
         raise ValueError(
             "messages down are coded, for clients of several architectures in the order in which "

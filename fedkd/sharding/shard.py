@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedkd.communication.aggregation import Aggregation, Cohort
 from fedkd.communication.channel import Channel
+from fedkd.communication.secure_aggregation import Learnt
 from fedkd.core import Algorithm, Client, Engine, Server, Task
 from fedkd.engines.batched import batched
 from fedkd.messages import Ledger, Message, Received, summed
@@ -121,15 +122,15 @@ class Shard:
         )
         fresh = {client.id: client for client in after.clients}
         self._blocks[block] = [fresh.get(client.id, client) for client in clients]
-        ((total, count),) = sums.kept
-        return Partial(total, count, after.ledger, after.rejected, after.failed)
+        (kept,) = sums.kept
+        return Partial(kept.total, kept.clients, after.ledger, after.rejected, after.failed)
 
 
 @dataclass(frozen=True)
 class _Upward(Aggregation):
     """The sum goes up, to be added to others; nothing is learnt from it here."""
 
-    kept: list[tuple[Message, float]] = field(default_factory=list)
+    kept: list[Learnt] = field(default_factory=list)
 
     def total(
         self,
@@ -137,10 +138,10 @@ class _Upward(Aggregation):
         uploads: Iterable[Received],
         cohort: Cohort,
         stream: torch.Generator | None,
-    ) -> tuple[Message, float]:
+    ) -> Learnt:
         """The sum is kept; for here there is none, of nobody."""
         self.kept.append(super().total(algorithm, uploads, cohort, stream))
-        return {}, 0.0
+        return Learnt({}, 0)
 
 
 class Shards(Protocol):

@@ -12,6 +12,7 @@ from fedkd.attacks.byzantine import corrupt
 from fedkd.communication.aggregation import check_summed
 from fedkd.communication.channel import Channel
 from fedkd.communication.compression import quantization
+from fedkd.communication.compression.distributions import krr
 from fedkd.engines.batched import batched
 from fedkd.rounds.client_sampling import available, everyone, uniform
 from fedkd.rounds.round import deployed
@@ -113,6 +114,9 @@ def test_what_no_shard_could_do_is_said(tiny):
         ValueError, match="4 shards of 12 clients; expected 1 to 3, as a block of 4"
     ):
         sharded.dealt(Rules(small("fedavg"), task, block=4), list, 12, 4)
+    noise = Channel(uplink=(krr(1.0),))
+    with pytest.raises(ValueError, match="send no messages with noise"):
+        sharded.dealt(Rules(small("dsfl"), task, channel=noise), list, 12, 1)
     coded = Channel(downlink=(quantization.quantise(8),))
     with pytest.raises(ValueError, match="coded, for clients of several architectures"):
         sharded.dealt(Rules(small("fedavg"), task, channel=coded), list, 12, 1)
