@@ -86,7 +86,7 @@ def ask(shards: Shards, current: Round, question: Callable[[list[Client]], Any])
     return _in_order(shards.map(Shard.ask, current.server, current.index, question))
 
 
-def _in_order(answers: Sequence[dict[int, Any]]) -> list[Any]:
+def _in_order(replies: Sequence[dict[int, Any]]) -> list[Any]:
     """What shards say of their blocks, in the order of the blocks."""
-    blocks = {block: one for answer in answers for block, one in answer.items()}
+    blocks = {block: one for reply in replies for block, one in reply.items()}
     return [blocks[block] for block in sorted(blocks)]

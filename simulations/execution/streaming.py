@@ -176,7 +176,7 @@ class _Grid:
         """Raise ClusterLostError where the head of the cluster has not answered for a while."""
         if time.monotonic() - self._seen < AWAKE:
             return
-        if ours.answers(self._head):
+        if ours.is_reachable(self._head):
             self._seen = time.monotonic()
         elif time.monotonic() - self._seen > PATIENCE:
             self._give_in()
@@ -247,7 +247,7 @@ class _Grid:
         except Exception as end:
             if process.to_end():
                 raise KeyboardInterrupt from end
-            if not isinstance(end, StopIteration | _Failed) and not ours.answers(self._head):
+            if not isinstance(end, StopIteration | _Failed) and not ours.is_reachable(self._head):
                 self._give_in()
             self._close(run)
             if (said := self._said(run.job, end)) is not None:

@@ -163,7 +163,7 @@ def head() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-def answers(address: str) -> bool:
+def is_reachable(address: str) -> bool:
     """Whether the head of a cluster is there."""
     host, _, port = address.rpartition(":")
     try:
