@@ -65,9 +65,11 @@ def datasets() -> Iterable[Record]:
 
 def partitions() -> Iterable[Record]:
     """Ways to deal private examples out to clients."""
+    from fedgraphkd import partition
     from fedkd.data.partition import REGISTRY
 
-    return _entries(REGISTRY)
+    yield from (entry | {"for": "fed"} for entry in _entries(REGISTRY))
+    yield from (entry | {"for": "fed, graphs"} for entry in _entries(partition.REGISTRY))
 
 
 def engines() -> Iterable[Record]:

@@ -46,6 +46,11 @@ CAPTIONS = {
     "it is not.",
     "topologies": "Who exchanges messages with whom. The number in each peer, and its colour, is "
     "its accuracy in the last round on the global test set, in per cent, of the first seed.",
+    "graph_partition": "Who holds which node: those of a client, and the edges among them, are in "
+    "its colour; edges between clients, which nobody has, are grey. Of the first seed.",
+    "labels_of_clients": "How many nodes of each class each client trains on, in the first seed.",
+    "own_against_all": "Accuracy on everybody's test nodes against that on a client's own, a mean "
+    "over clients in the last round; a mark for each seed. On the grey line they are equal.",
     "students": "Test accuracy (of links, AUC) of the teacher, of the student with knowledge "
     "distillation, and of the same student trained on labels alone: mean, and sample standard "
     "deviation over seeds.",

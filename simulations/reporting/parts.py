@@ -6,7 +6,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simulations.reporting.figures import common, curves, embeddings, graph, privacy, systems
+from simulations.reporting.figures import (
+    common,
+    curves,
+    embeddings,
+    graph,
+    graph_clients,
+    privacy,
+    systems,
+)
 from simulations.reporting.figures import recipes as plots_recipes
 from simulations.results import run_folder
 from simulations.results.model_selection import Choice, choices
@@ -15,7 +23,7 @@ from simulations.results.tables import Table, table
 from simulations.survey import experiments, page
 from simulations.survey.claims import About, BySeed, verdict
 
-ROOMS = (curves, privacy, common, systems, graph, embeddings)
+ROOMS = (curves, privacy, common, systems, graph_clients, graph, embeddings)
 
 
 class Drawn(NamedTuple):

@@ -71,6 +71,9 @@ def _compared(metric: str, title: str, unit: str) -> tuple[Column, ...]:
 
 FED = (
     *(column for name, about in PRIMARY.items() for column in _compared(name, *about)),
+    Column("accuracy_whole", "Accuracy, edges between clients given back (%)", "share"),
+    Column("accuracy_local_whole", "Own nodes, edges given back (%)", "share"),
+    Column("cut", "Edges cut (%)", "share"),
     Column("mae", "Mean absolute error"),
     Column("label_accuracy", "Accuracy of a label (%)", "share"),
     Column("token_accuracy", "Accuracy of a token (%)", "share"),
@@ -126,12 +129,16 @@ NOTES = {
 # Metrics that are shares.
 SHARES = (
     *("accuracy", "agreement", "fidelity", "recall", "r2"),
-    *("f1_macro", "label_accuracy", "token_accuracy", "auc", "hits20"),
+    *("f1_macro", "label_accuracy", "token_accuracy", "auc", "hits20", "cut"),
 )
 MORE_NOTES = {
     "rounds_to_90": "Rounds to 90% of the best: the first evaluated round with nine tenths of the "
     "run's own best score on the global test set (where less is better, with no more than ten "
     "ninths of it); how fast, not how well.",
+    "cut": "Clients hold parts of a graph: accuracy on the global test set is on everybody's test "
+    "nodes, each among the nodes of its own client, and own distribution on a client's own ones. "
+    "Edges given back: the same nodes, among all private nodes with all edges between them. Edges "
+    "cut: of those between private nodes, how many lead from one client to another.",
     "accuracy_least": "Median and least client: of the clients' accuracies on the global test set "
     "in the last round, of each run; means over seeds.",
     "rmse": "RMSE and mean absolute error are in the units of the target, and less is better; "

@@ -30,6 +30,7 @@ class Result(NamedTuple):
             `graphkd.evaluation.predictions`.
         diverged: why its numbers mean nothing, or nothing where they do.
         notes: what else its records say in words.
+        dealt: of a graph that was dealt out, who holds which node, and labels by client.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Result(NamedTuple):
     predictions: Mapping[str, np.ndarray] | None = None
     diverged: str = ""
     notes: tuple[str, ...] = ()
+    dealt: Mapping[str, Any] | None = None
 
     @property
     def group(self) -> tuple[str, str, str]:
@@ -109,7 +111,8 @@ def _finished(run: Any) -> Iterable[Result]:
                 own |= {DIVERGED: float(bool(why))} if kind != "survey" else {}
                 about = (kind, data, protocol, who, seed, own, rounds, settings, who)
                 yield Result(
-                    *about, record.get("topology"), run_folder.predictions(run.path), why, said
+                    *(*about, record.get("topology"), run_folder.predictions(run.path), why, said),
+                    dealt=record.get("dealt"),
                 )
             curve = {}
 
