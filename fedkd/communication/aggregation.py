@@ -67,7 +67,9 @@ class Aggregation:
                 "noise and elections at the server are of numbers as they are, and a secure sum is "
                 "of rounded ones, which sensitivities do not know of; take one of them"
             )
-        if self.secure is not None:
+        if self.secure is None:
+            check_linear(algorithm)
+        else:
             check_secure(self.secure, algorithm, channel, clients, task.private)
         if self.votes is not None:
             check_votes(algorithm, channel, specs)
@@ -148,11 +150,6 @@ def check_summed(algorithm: Algorithm) -> None:
             "be told a sum; take an algorithm with a summand (`kdsim list algorithms`), such as "
             "fedmd, dsfl or fedavg, or fd without leave_one_out"
         )
-    if algorithm.properties.summand == "weighted rows":
-        raise ValueError(
-            f"{name} with these settings weighs rows by what they say, and such a sum of numbers "
-            "near nothing is not known to bear noise or rounding; take aggregation sa or era"
-        )
     if algorithm.properties.up == "nothing":
         raise ValueError(f"{name} sends nothing up, so there is no sum to protect")
     updates, learns = (
@@ -163,6 +160,16 @@ def check_summed(algorithm: Algorithm) -> None:
         raise ValueError(
             f"{name} learns from uploads in a server_update of its own, past any sum; give it "
             "server_from_sum instead"
+        )
+
+
+def check_linear(algorithm: Algorithm) -> None:
+    """Raise ValueError where noise on a sum, or in uploads, would turn what is made of the sum."""
+    if algorithm.properties.summand == "weighted rows":
+        raise ValueError(
+            f"{type(algorithm).__name__} with these settings weighs rows by what they say, and a "
+            "sum of such weights, which may be near nothing, is not known to bear noise; take "
+            "aggregation sa or era"
         )
 
 

@@ -64,6 +64,9 @@ def vector_bytes(algorithm: Algorithm, payload_spec: Mapping[str, PayloadSpec]) 
     size = Counter({k: NUMBER * torch.Size(s.shape).numel() for k, s in payload_spec.items()})
     if algorithm.properties.summand == "weighted payload":
         size["weight"] = NUMBER
+    if algorithm.properties.summand == "weighted rows":
+        shapes = [torch.Size(spec.shape[:-1]) for spec in payload_spec.values()]
+        size["row weights"] = NUMBER * sum(shape.numel() for shape in shapes)
     rows = [spec.shape[0] for spec in payload_spec.values() if spec.rows]
     return size + Counter({"rows": NUMBER * rows[0]} if rows else {})
 

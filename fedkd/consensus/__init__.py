@@ -1,8 +1,8 @@
 """Ways to a consensus: many clients' predictions for the same examples into one, `--aggregation`.
 
-One paper a file. What a rule needs decides who may stand between clients and server: a weight for
-each row, taken from a client's own predictions, goes into a sum, so that secure aggregation and
-noise on a sum apply; a weight for each client is found by comparing uploads, so that they do not.
+One paper a file. What a rule needs decides what may stand between clients and server: a weight for
+each row, taken from a client's own predictions, goes into a sum, so that secure aggregation
+applies; a weight for each client is found by comparing uploads, so that it does not.
 """
 
 from fedkd.consensus.client_filter import ClientFilter, FilteredVariance

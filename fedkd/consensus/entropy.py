@@ -18,7 +18,7 @@ class Entropy(Rule):
 
     Convention: the paper's principle in a form that is 0 for a client that says nothing and 1 for
     one that is certain (`kdcore.ensemble.entropy_weighted` takes exp(-H), which is 1/C for the
-    former), to which 1e-12 is added. What noise has made negative counts as 0.
+    former); 0.001 at the least. What noise has made negative counts as 0.
     """
 
     distributions = True
@@ -27,14 +27,15 @@ class Entropy(Rule):
         """How far the entropy is below that of a uniform prediction, as a share of it."""
         known = q.clamp(min=0)
         entropy = -torch.special.xlogy(known, known).sum(dim=-1)
-        certain: Tensor = (1 - entropy / math.log(q.shape[-1])).clamp(min=0)
-        return certain + LEAST
+        certain: Tensor = 1 - entropy / math.log(q.shape[-1])
+        return certain.clamp(min=LEAST)
 
 
 class EntropyERA(Entropy):
     """The mean weighted by entropy, sharpened as in DS-FL.
 
-    `Entropy`, then the softmax of `EntropyReduction`, of two papers; the combination is ours. https://doi.org/10.1109/ICASSP40776.2020.9054698
+    `Entropy`, then the softmax of `EntropyReduction`, of two papers; the combination is ours.
+    https://doi.org/10.1109/ICASSP40776.2020.9054698
     """
 
     sharpened = True

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 ROW_WEIGHTS = "/row weights"  # in a sum over clients: the weights of each row together
-LEAST = 1e-12  # of a row's weight: of a row of which nobody says anything all say as much
+LEAST = 1e-3  # of a row's weight: a sum of them is far enough from 0 to be rounded in a secret sum
 
 
 class Rule:
@@ -29,7 +29,7 @@ class Rule:
     each: ClassVar[bool] = False
 
     def rows(self, q: Tensor) -> Tensor | None:
-        """(*P, C) of one client -> (*P), v_k, positive; None where all rows count alike."""
+        """(*P, C) of one client -> (*P), v_k, over 0 and up to 1; None: all rows count alike."""
         return None
 
     def clients(self, q: Tensor, outlying: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,26 +12,29 @@ class Variance(Rule):
     Ensemble Knowledge Transfer for Training Large Models in Federated Learning" (FedET). IJCAI
     2022. https://arxiv.org/abs/2204.12703
 
-        \sum_k v_kp q_kp / \sum_k v_kp,    v_kp = 1/C \sum_c (q_kpc - 1/C)^2
+        \sum_k v_kp q_kp / \sum_k v_kp,    v_kp = C / (C - 1) \sum_c (q_kpc - 1/C)^2
 
     Convention: of FedET the weights alone: clients learn the distribution, not its likeliest class.
-    v is 0 where a client says nothing (and 1e-12 is added, so that a row of which nobody says
-    anything is the plain mean), and 1/C (1 - 1/C) where it is certain. Rows of which all are
-    certain, as with one bit for each, are the plain mean. Who is certain and wrong, by mistake or
-    not, counts as much as who is right.
+    The factor, which cancels out, makes v 1 where a client is certain; where it says nothing v is
+    0.001 and not 0, so that a row of which nobody says anything is the plain mean. So are rows of
+    which all are certain, as with one bit for each. Who is certain and wrong, by mistake or not,
+    counts as much as who is right.
     """
 
     distributions = True
 
     def rows(self, q: Tensor) -> Tensor:
-        """The variance over the classes."""
-        return q.var(dim=-1, correction=0) + LEAST
+        """The variance over the classes, as a share of the largest."""
+        classes = q.shape[-1]
+        share = q.var(dim=-1, correction=0) * classes**2 / (classes - 1)
+        return share.clamp(min=LEAST)
 
 
 class VarianceERA(Variance):
     """The mean weighted by variance, sharpened as in DS-FL.
 
-    `Variance`, then the softmax of `EntropyReduction`, of two papers; the combination is ours. https://arxiv.org/abs/2204.12703
+    `Variance`, then the softmax of `EntropyReduction`, of two papers; the combination is ours.
+    https://arxiv.org/abs/2204.12703
     """
 
     sharpened = True

@@ -515,8 +515,15 @@ def _check_fault(experiment: FedExperiment, federation: FederatedData) -> None:
 
 
 def _check_lie(experiment: FedExperiment, federation: FederatedData) -> None:
-    """Raise ValueError for lies about predictions that nobody sends."""
-    if experiment.lie is None or experiment.lie[1].about != "predictions":
+    """Raise ValueError for lies about predictions that nobody sends, or labels of nodes."""
+    if experiment.lie is None:
+        return
+    if experiment.lie[1].about == "labels":
+        if experiment.graph:
+            raise ValueError(
+                f"liars {experiment.liars}: wrong labels are of examples, and clients hold graphs; "
+                "take another lie, such as noise"
+            )
         return
     sent = [experiment.algorithm.payload_spec(federation.task, g) for g in federation.task.models]
     specs = [spec.get(CLASSES.sent) for spec in sent]

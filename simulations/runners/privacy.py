@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedkd.communication import compression
-from fedkd.communication.aggregation import Aggregation, check_summed, label_events
+from fedkd.communication.aggregation import Aggregation, check_linear, check_summed, label_events
 from fedkd.communication.channel import Channel
 from fedkd.core import Client
 from fedkd.data.federated_data import FederatedData
@@ -220,6 +220,7 @@ def _of_labels(e: FedExperiment, federation: FederatedData) -> RoundCosts | None
         for group in federation.task.models
     }
     check_summed(e.algorithm)
+    check_linear(e.algorithm)
     each = {client.id: events[client.group] for client in federation.clients}
     return RoundCosts("label", "replace", e.delta, each)
 

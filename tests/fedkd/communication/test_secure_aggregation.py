@@ -49,6 +49,21 @@ def test_the_server_learns_what_it_would_have_been_told(name, tiny):
         torch.testing.assert_close(secure.server[key], plain.server[key], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("way", ["variance", "entropy-era"])
+def test_rows_that_are_weighted_are_summed_with_their_weights(way, tiny):
+    federation, algorithm = tiny(["mlp-8"], sizes=(7, 1, 12, 3, 5)), small("dsfl", aggregation=way)
+    plain, secure = (run(algorithm, federation, how)[0] for how in (None, SECURE))
+    assert secure.rejected == {}
+    assert secure.uploads == {}
+    torch.testing.assert_close(
+        secure.server["consensus"], plain.server["consensus"], rtol=1e-3, atol=1e-3
+    )
+    mean = run(small("dsfl", aggregation="sa"), federation)[0].server["consensus"]
+    assert not torch.allclose(mean, plain.server["consensus"], atol=1e-2)
+    assert secure.ledger.up["probabilities"] == 5 * 4 * 11 * 5
+    assert secure.ledger.up["row weights"] == 5 * 4 * 11
+
+
 def test_groups_that_are_averaged_apart_have_sums_of_their_own(tiny):
     federation, algorithm = tiny(["mlp-8", "mlp-9"], sizes=(7, 3, 12, 3, 5)), small("fedavg")
     plain, secure = (run(algorithm, federation, how)[0] for how in (None, SECURE))
@@ -129,7 +144,7 @@ def test_what_is_no_distribution_can_no_longer_be_seen(tiny):
     [
         (small("fd"), SECURE, Channel(), "FD .* needs each upload on its own"),
         (small("feddf"), SECURE, Channel(), "FedDF .* needs each upload on its own"),
-        (small("fedmd", aggregation="entropy"), SECURE, Channel(), "weighs rows by what they say"),
+        (small("fedmd", aggregation="filter"), SECURE, Channel(), "FedMD .* needs each upload"),
         (small("fedmd"), SECURE, compression.channel("uint8"), "take compression none"),
         (
             small("fedmd"),
