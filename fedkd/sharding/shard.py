@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fedkd.communication.aggregation import Aggregation, Cohort
+from fedkd.communication.aggregation import Aggregation
 from fedkd.communication.channel import Channel
+from fedkd.communication.noisy_aggregation import Cohort
 from fedkd.communication.secure_aggregation import Learnt
 from fedkd.core import Algorithm, Client, Engine, Server, Task
 from fedkd.engines.batched import batched
