@@ -109,9 +109,9 @@ def private(noise: float, shadows: int, seed: int, epsilon: float, steps: int) -
         scores = REGISTRY.get("lira")(recorded, knowledge, generator(seed, "attack", "lira"))
         found = truth.Facts(targets.member).decisions(scores, generator(seed, "control", "lira"))
         clean = datasets.load("digits", None).y[population.rows]
-        told = targets.predictions[:, POOL:].argmax(dim=-1) == clean
+        correct = targets.predictions[:, POOL:].argmax(dim=-1) == clean
         rates = [scoring.tpr_at(rate, found.values, found.truth) for rate in (0.01, 0.001)]
-        cells = [told.double().mean(), scoring.auc(found.values, found.truth), *rates]
+        cells = [correct.double().mean(), scoring.auc(found.values, found.truth), *rates]
         low, high = shuffled(found, seed)
         print(
             f"| {name} | {' | '.join(f'{cell:.4f}' for cell in cells)} | {low:.4f} to {high:.4f} "
