@@ -67,9 +67,9 @@ class Aggregation:
                 "noise and elections at the server are of numbers as they are, and a secure sum is "
                 "of rounded ones, which sensitivities do not know of; take one of them"
             )
-        if self.secure is None:
+        if self.noise is not None or self.votes is not None or noisy(channel):
             check_linear(algorithm)
-        else:
+        if self.secure is not None:
             check_secure(self.secure, algorithm, channel, clients, task.private)
         if self.votes is not None:
             check_votes(algorithm, channel, specs)

@@ -111,7 +111,23 @@ def test_it_passes_the_border_and_changes_nothing_but_what_is_sent(algorithm, na
         assert not torch.allclose(false.server["consensus"], true.server["consensus"], atol=1e-3)
 
 
-def test_other_functions_and_failures_are_left_alone():
+def test_liars_know_each_other_and_what_the_honest_send():
+    federation, learner = tiny_federation(), quick("dsfl")
+    known = []
+
+    class Curious(LIES["noise"]):
+        def predictions(self, own, others, generator):
+            known.extend([own, others])
+            return own
+
+    engine = lying(sequential, (1, 3), Curious(), "probabilities", 0)
+    (last,) = simulate(learner, federation.task, federation.clients, rounds=1, engine=engine)
+    sent = [last.uploads[client].payload["probabilities"] for client in range(5)]
+    assert torch.equal(known[0], torch.stack([sent[1], sent[3]]))
+    assert torch.equal(known[1], torch.stack([sent[0], sent[2], sent[4]]))
+
+
+def test_other_functions_are_left_alone():
     federation, learner = tiny_federation(), quick("dsfl")
     engine = lying(batched(), (0, 1), LIES["noise"](), "probabilities", 0)
     given = learner, federation.task, federation.clients
