@@ -40,7 +40,7 @@ _PUBLIC = {
     **{name: f"fedkd.algorithms.{name.lower()}" for name in ALGORITHMS.split()},
     **{name: f"graphkd.methods.{name.lower()}" for name in METHODS.split()},
     "Outputs": "kdcore.outputs",
-    **dict.fromkeys(("Batches", "Examples", "TrainingConfig"), "kdcore.training.loop"),
+    **dict.fromkeys(("Batches", "Clipping", "Examples", "TrainingConfig"), "kdcore.training.loop"),
 }
 
 __all__ = [*sorted(_PUBLIC), "__version__"]

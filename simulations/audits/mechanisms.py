@@ -12,9 +12,9 @@ mechanisms that would be found wrong:
   another one in the second neighbour. The score is the release projected onto the difference of the
   two sums. Alpha is .001.
 - `dpsgd`: 100 digits, with or without one canary, an example of label 0 whose one input nobody else
-  has; every record is taken at each of 20 steps, with a learning rate so small that the model stays
-  where it began. The score is the change of all parameters projected onto the step along which the
-  canary's gradient moves them first. Alpha is .05. The runs are clients of one stack.
+  has; each of 20 steps takes 100 records on average, with a learning rate so small that the model
+  stays where it began. The score is the change of all parameters projected onto the step along
+  which the canary's gradient moves them first. Alpha is .05. The runs are clients of one stack.
 """
 
 from collections.abc import Callable, Sequence
