@@ -229,6 +229,7 @@ class FedExperiment:
     def __post_init__(self) -> None:
         """Refuse what makes no run."""
         check_ranges(self)
+        self._leave_out_idle()
         compression.channel(self.compression, self.epsilon_label)
         self._check_graph()
         for name, value in {**self.columns, "target": self.target}.items():
@@ -242,6 +243,16 @@ class FedExperiment:
             tampering(self.corrupt, self.clients)
         if self.liars != HONEST:
             deception(self.liars, self.clients, self.seed)
+        self._check_peers()
+
+    def _leave_out_idle(self) -> None:
+        """Without epsilon its unit says nothing: such runs are one and the same."""
+        if self.epsilon is None:
+            for name in ("privacy_unit", "clip_norm"):
+                object.__setattr__(self, name, getattr(type(self), name))
+
+    def _check_peers(self) -> None:
+        """Raise ValueError for what takes a server, and there is none."""
         if self.topology != "server" and self.compression == compression.KRR:
             raise ValueError(
                 f"topology {self.topology}: labels that are randomised (krr) are for a server, "

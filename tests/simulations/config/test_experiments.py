@@ -204,15 +204,15 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else(tmp_path):
         "loss": "focal",
         "distillation_loss": "squared",
         "epsilon": 2.0,
-        "privacy_unit": "client",
         "secret_noise": True,
         "secure_sum": True,
         "votes": NoisyVotes(most=5),
     }
     of_files = {"label": "b", "target": "real", "client": "b", "by": "b"}
     of_graphs = {"nodes": NodeShares(train=0.1)}
+    of_epsilon = {"privacy_unit": "client", "clip_norm": 2.0}
     for field in dataclasses.fields(FedExperiment):
-        if field.name in (*of_files, *of_graphs, "epsilon_label"):
+        if field.name in (*of_files, *of_graphs, *of_epsilon, "epsilon_label"):
             continue
         other = others.get(field.name, getattr(one, field.name))
         changed = dataclasses.replace(
@@ -221,6 +221,11 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else(tmp_path):
         assert identity.digest(changed) != identity.digest(one), field.name
     said = [FedExperiment(DSFL(), compression="krr", epsilon_label=e) for e in (1.0, 2.0)]
     assert identity.digest(said[0]) != identity.digest(said[1])
+    private = dataclasses.replace(one, epsilon=2.0)
+    for name, other in of_epsilon.items():
+        changed = dataclasses.replace(private, **{name: other})
+        assert identity.digest(changed) != identity.digest(private), name
+        assert dataclasses.replace(one, **{name: other}) == one  # without epsilon it says nothing
     graph = FedExperiment(DSFL(), data="cora", partition="louvain")
     for name, other in of_graphs.items():
         changed = dataclasses.replace(graph, **{name: other})
