@@ -71,13 +71,11 @@ class FedMD(Aggregating):
         super().__post_init__()
         if self.exchange == "logits" and self.aggregation != "sa":
             raise ValueError(
-                f"aggregation {self.aggregation} is of probabilities, and exchange is logits; "
-                "leave one of them out"
+                f"aggregation {self.aggregation} is of probabilities, not logits; leave one out"
             )
         if self.pretrain and not self.distill.passes("pretrain"):
             raise ValueError(
-                f"pretrain must be 0, or distill.epochs >= 1 with it, got {self.pretrain} and "
-                f"{self.distill.epochs}"
+                f"pretrain {self.pretrain} takes distill.epochs >= 1, got {self.distill.epochs}"
             )
         if self.pretrain:
             # Who pretrained does not stand in a sum.
@@ -162,8 +160,8 @@ class FedMD(Aggregating):
         after = super().server_update(task, server, _noted(uploads, senders), public)
         if not self.pretrain:
             return after
-        known = server[MET].tolist() if MET in server else []
-        return after | {MET: torch.tensor(sorted({*known, *senders}))}
+        met = {*senders, *(server[MET].tolist() if MET in server else [])}
+        return after | {MET: torch.tensor(sorted(met))}
 
     def _key(self, target: Target) -> str:
         return "logits" if self.exchange == "logits" else target.sent

@@ -162,7 +162,7 @@ def test_settings_that_cannot_be_are_errors():
         FedMD(exchange="votes")
     with pytest.raises(ValueError, match="pretrain must be >= 0"):
         FedMD(pretrain=-1)
-    with pytest.raises(ValueError, match="distill.epochs >= 1 with it, got 2 and 0"):
+    with pytest.raises(ValueError, match="pretrain 2 takes distill.epochs >= 1, got 0"):
         FedMD(distill=TrainingConfig(epochs=0), pretrain=2)
     with pytest.raises(ValueError, match="pretrain takes whole epochs, and steps is 5"):
         FedMD(distill=TrainingConfig(steps=5), pretrain=2)
