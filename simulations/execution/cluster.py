@@ -103,7 +103,7 @@ def look(
             call = ray.remote(remote.look).options(**options).remote(asked, given)
             calls[call] = f"{ours.node_name(node['NodeID'])} ({node['NodeManagerHostname']})"
     replies = [(name, _answer(call, name)) for call, name in calls.items()]
-    here = [scheduler.prepare(one, root, resources, objects) for one in kinds.values()]
+    here = [scheduler.sketches_of(one, root, resources, objects) for one in kinds.values()]
     for name, answer in replies:
         _check_data(name, list(kinds.values()), here, answer.data)
     return [f"{name}: {answer.note}" for name, answer in replies if answer.note]

@@ -75,7 +75,7 @@ def look(asked: Asked, objects: Objects) -> Answer:
             own = _own(experiment, asked.resources)
             if asked.gpus or not own.gpus:
                 scheduler.module_of(experiment).device_for(experiment, own)
-            data.append(scheduler.prepare(experiment, asked.root, asked.resources, objects))
+            data.append(scheduler.sketches_of(experiment, asked.root, asked.resources, objects))
     except (ValueError, OSError) as error:
         return Answer(versions, " ".join(str(error).split()))
     return Answer(versions, note=note, data=tuple(data))

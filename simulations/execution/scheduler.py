@@ -105,19 +105,22 @@ def prepare(
     resources: Resources,
     objects: Objects,
     download: bool = False,
-) -> list[Sketch]:
-    """Make all that a run starts from, and drop it, but for sketches of its data.
-
-    Raises:
-        ValueError, FileNotFoundError: as `check`.
-    """
+) -> Any:
+    """All that a run starts from; raise as `check`."""
     more: dict[str, dict[str, Any]] = {
         "graph": {"download": download, "objects": objects},
         "fed": {"resources": resources, "objects": objects},
     }
     own = more.get(config.kind_of(experiment), {})
-    module = module_of(experiment)
-    return sketches(module.tables(module.prepare(experiment, root, **own)))
+    return module_of(experiment).prepare(experiment, root, **own)
+
+
+def sketches_of(
+    experiment: Experiment, root: Path | None, resources: Resources, objects: Objects
+) -> list[Sketch]:
+    """Sketches of the data of a run; raise as `check`."""
+    prepared = prepare(experiment, root, resources, objects)
+    return sketches(module_of(experiment).tables(prepared))
 
 
 def run(jobs: Sequence[Job], workers: int, patience: float = 0.0) -> Iterator[tuple[Job, Record]]:

@@ -422,7 +422,8 @@ def test_a_head_that_is_lost_is_said_in_a_line(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     with clusters.cluster() as found:
         add(found, 2)
-        command += ["--ray-address", found.address]
+        address = found.address
+        command += ["--ray-address", address]
         driver = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
         while len(list(tmp_path.glob("out/*/checkpoint/round-*"))) < 3:
             assert driver.poll() is None, driver.stderr.read()
@@ -430,7 +431,7 @@ def test_a_head_that_is_lost_is_said_in_a_line(tmp_path):
         found.remove_node(found.head_node, allow_graceful=False)
         _, err = driver.communicate()
     assert driver.returncode == 1
-    said = f"the head of the Ray cluster at {found.address} was lost, and with it all that ran "
+    said = f"the head of the Ray cluster at {address} was lost, and with it all that ran "
     assert f"{said}there; 0 of 2 runs are done and kept in out; start the cluster, and " in err
     assert "Traceback" not in err
     assert not list(tmp_path.glob("out/*/error.txt"))
