@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from simulations.results.columns import PRIMARY as METRICS
-from simulations.results.columns import SHARES, Column, is_lower
+from simulations.results.columns import SHARES, Column, figure, is_lower
 from simulations.results.run_results import Result
 from simulations.results.tables import FEW, Quantity, Table
 from simulations.survey.claims import About, BySeed, Finding, findings, verdict
@@ -194,11 +194,11 @@ def _points(cell: Quantity) -> str:
 def _gap(cell: Quantity, form: str) -> str:
     if form == POINTS:
         return _points(cell)
-    return f"{abs(cell.mean):.3g} {'above' if cell.mean > 0 else 'below'}"
+    return f"{figure(abs(cell.mean), '.3g')} {'above' if cell.mean > 0 else 'below'}"
 
 
 def _value(cell: Quantity, share: bool) -> str:
-    return f"{f'{100 * cell.mean:.1f} %' if share else f'{cell.mean:.4g}'} {_over(cell)}"
+    return f"{f'{100 * cell.mean:.1f} %' if share else figure(cell.mean, '.4g')} {_over(cell)}"
 
 
 def _over(cell: Quantity) -> str:
@@ -214,4 +214,4 @@ def _ends(cell: Quantity, form: str = POINTS) -> str:
 
 
 def _signed(value: float, form: str = POINTS) -> str:
-    return f"{100 * value if form == POINTS else value:{form}}".replace("-", "−")
+    return figure(100 * value if form == POINTS else value, form).replace("-", "−")

@@ -49,9 +49,17 @@ def scale(metric: str) -> float:
     return 100.0 if titled(metric)[1] == "share" else 1.0
 
 
+def figure(value: float, form: str) -> str:
+    """A number by a form such as `+.3g`; of five to seven digits without exponent: +106,000."""
+    text = format(value, form)
+    if not form.endswith("g") or not 1e4 <= abs(float(text)) < 1e7:
+        return text
+    return format(float(text), "+,.0f" if form.startswith("+") else ",.0f")
+
+
 def written(metric: str, value: float) -> str:
     """A value as a line of text has it: shares in per cent."""
-    return f"{100 * value:.1f} %" if scale(metric) != 1 else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if scale(metric) != 1 else figure(value, ".4g")
 
 
 def _compared(metric: str, title: str, unit: str) -> tuple[Column, ...]:

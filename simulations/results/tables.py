@@ -20,6 +20,7 @@ from simulations.results.columns import (
     PRIMARY,
     SPREAD,
     Column,
+    figure,
     primary,
     scale,
     titled,
@@ -180,10 +181,21 @@ def _divergences(group: Sequence[Result]) -> list[str]:
 
 def _noted(group: Sequence[Result]) -> list[str]:
     """What engines, algorithms and protocols had to say of runs; once what is said of all."""
-    common = [n for n in group[0].notes if len(group) > 1 and all(n in r.notes for r in group)]
-    found = [(r, note) for r in group for note in r.notes if note not in common]
-    lines = [f"Note: {r.label}, seed {r.seed}: {note}." for r, note in found]
+    said: dict[str, list[Result]] = {}
+    for result in group:
+        for note in result.notes:
+            said.setdefault(note, []).append(result)
+    common = [note for note, own in said.items() if len(own) == len(group) > 1]
+    lines = [f"Note: {_whose(own, group)}: {n}." for n, own in said.items() if n not in common]
     return [f"Note: {note}." for note in common] + _first(lines, "Note: {} more.")
+
+
+def _whose(own: Sequence[Result], group: Sequence[Result]) -> str:
+    """Which runs: `fedmd, seed 0`; of all methods with some seeds, these alone."""
+    seeds = dict.fromkeys(result.seed for result in own)
+    if len(own) > len(seeds) and len(own) == sum(result.seed in seeds for result in group):
+        return f"seed {', '.join(map(str, seeds))}"
+    return "; ".join(f"{result.label}, seed {result.seed}" for result in own)
 
 
 def _rejections(group: Sequence[Result]) -> list[str]:
@@ -213,16 +225,16 @@ def _text(cell: Quantity | None, column: Column, seeds: int) -> str:
         return "–"
     if column.minus:
         times, form = (100, "+.1f") if column.unit == "share" else (1, "+.3g")
-        text = " and ".join(f"{times * value:{form}}" for value in cell.values)
+        text = " and ".join(figure(times * value, form) for value in cell.values)
         if cell.low is not None and cell.high is not None:
-            mean, low, high = (f"{times * v:{form}}" for v in (cell.mean, cell.low, cell.high))
+            mean, low, high = (figure(times * v, form) for v in (cell.mean, cell.low, cell.high))
             text = f"{mean} ({low} to {high})"
     else:
         size, form, unit = _scale(cell.mean, column.unit)
-        text = format(cell.mean / size, form)
+        text = figure(cell.mean / size, form)
         same = column.unit in ("bytes", "constant") and not cell.std  # often so in all seeds
         std = None if same else cell.std
-        text += ("" if std is None else f" ± {std / size:{form}}") + unit
+        text += ("" if std is None else f" ± {figure(std / size, form)}") + unit
     return text.replace("-", "−") + ("" if cell.n == seeds else f" (n = {cell.n})")
 
 

@@ -16,6 +16,7 @@ from simulations.reporting.page import html
 from simulations.reporting.parts import facts, gather
 from simulations.reporting.report import write_report
 from simulations.results import run_folder
+from simulations.results.columns import figure
 from simulations.results.run_results import results, rounds_to
 from simulations.results.tables import tables
 from tests.simulations.reporting.figures.test_graph import kept
@@ -202,6 +203,32 @@ class TestTables:
         (table,) = tables(run_folder.load(tmp_path))
         said = [n for n in table.notes if n.startswith("Note")]
         assert said == ["Note: slow.", "Note: fd, seed 4: late."]
+
+    def test_a_note_of_all_methods_with_a_seed_names_the_seed_alone(self, tmp_path):
+        for method, seed, note in (("fd", 3, "a"), ("md", 3, "a"), ("fd", 4, "b"), ("md", 4, "c")):
+            fed_run(tmp_path, method, seed, 0.8)
+            path = tmp_path / f"{method}-{seed}" / "metrics.jsonl"
+            noted = f'"notes": ["{note}"], "rejected"'
+            path.write_text(path.read_text().replace('"rejected"', noted))
+        (table,) = tables(run_folder.load(tmp_path))
+        said = [n for n in table.notes if n.startswith("Note")]
+        assert said == ["Note: seed 3: a.", "Note: fd, seed 4: b.", "Note: md, seed 4: c."]
+
+    @pytest.mark.parametrize(
+        ("value", "form", "text"),
+        [
+            (209_123.4, ".4g", "209,100"),
+            (-106_000, "+.3g", "-106,000"),
+            (85_900, "+.3g", "+85,900"),
+            (4_859.2, ".4g", "4859"),
+            (1e7, ".4g", "1e+07"),
+            (9_999.9, ".4g", "10,000"),
+            (0.25, "+.1f", "+0.2"),
+            (123_456.0, ".1f", "123456.0"),
+        ],
+    )
+    def test_large_numbers_have_no_exponent(self, value, form, text):
+        assert figure(value, form) == text
 
     def test_what_a_graph_method_calls_rounds_is_no_setting_of_the_task(self, tmp_path):
         for method, rounds in (("cpf", 5), ("other", 7)):
