@@ -9,11 +9,12 @@ they are.
 Initialisation of the first four is torch's default of linear maps, uniform within 1 / sqrt(D).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fedgraphkd import convolutions
@@ -23,12 +24,15 @@ from fedkd.core import Model
 from fedkd.models import TRIED, from_module
 from fedkd.models.architectures import initialiser, with_features
 from fedkd.models.stacked import in_turn
+from graphkd.graph import HIDDEN, Graph
 from graphkd.models import adapters, networks
 from graphkd.models.layers import rows
+from graphkd.ops import edges
 from kdcore.outputs import Outputs
 from kdcore.references import is_reference
 from kdcore.registry import nearest
-from kdcore.training.loop import Network, Predict
+from kdcore.training.loop import Network, Params, Predict
+from kdcore.training.torch_module import FunctionModule
 
 WIDTH = 64  # of a hidden layer where a name says none
 TURNS = "this network on graphs has no form for a stack"
@@ -77,7 +81,9 @@ def build(what: Any, union: Union, examples: Tensor) -> Model:
     assert isinstance(network, Network)
     beside: Callable[[str], Predict] = partial(_beside, union, examples)
     whole = replace(network, whole=True, beside=beside)
-    return model._replace(predict=whole, held=partial(_held, what, union), name=name)
+    restored = model.restored or partial(_restored, what, union, whole)
+    held = partial(_held, what, union)
+    return model._replace(predict=whole, restored=restored, held=held, name=name)
 
 
 def names() -> list[str]:
@@ -87,6 +93,22 @@ def names() -> list[str]:
 
 def _beside(union: Union, examples: Tensor, name: str) -> Predict:
     return build(name, union, examples).predict
+
+
+def _restored(what: Any, union: Union, own: Predict, params: Mapping[str, Tensor]) -> nn.Module:
+    """A module with these parameters, of nodes (B, 1), or of features (N, D) and edges (2, E)."""
+
+    def predict(values: Params, x: Any) -> Outputs:
+        if isinstance(x, Tensor) and not x.is_floating_point():
+            return own(values, x)
+        features, pairs = x if isinstance(x, tuple) else (x, torch.empty(2, 0, dtype=torch.long))
+        unknown = torch.full((len(features),), HIDDEN)
+        graph = Graph(features, edges.simple(pairs, len(features)), unknown, union.classes)
+        alone = Union([graph])
+        numbers = alone.table[1:]
+        return build(what, alone, numbers[:TRIED]).predict(values, numbers)
+
+    return FunctionModule(predict, params).eval()
 
 
 def _held(what: Any, union: Union, x: Tensor) -> Model:

@@ -149,6 +149,17 @@ def test_other_networks_run_in_turn_and_can_be_taken_away(what, union):
     torch.testing.assert_close(others, logits)
 
 
+@pytest.mark.parametrize("name", ["gcn-7", "gin-7@4"])
+def test_a_network_by_name_can_be_taken_away(name, union):
+    model, params = made(name, union)
+    x, graph = union.table[union.numbers(1)], union.block(1, torch.device("cpu"))
+    taken = model.module(params)
+    logits = model.predict(params, x).logits
+    torch.testing.assert_close(taken(graph.x, graph.edge_index), logits)
+    torch.testing.assert_close(taken(x), logits)
+    assert dict(taken.named_parameters()).keys() == params.keys()
+
+
 def test_a_model_holds_no_graphs_but_those_that_are_needed(union):
     model, params = made("gcn-7", union)
     x = union.table[torch.tensor([7, 8])]

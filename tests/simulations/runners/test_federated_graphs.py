@@ -131,6 +131,15 @@ def test_federations_that_cannot_be_are_refused_in_a_line(given, said):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
+def test_a_kept_network_answers_about_features_and_edges(tmp_path):
+    how = {"rounds": 1, "clients": 3, "partition": "greedy", "models": ["gcn-8"]}
+    graph = fake()
+    runs = kdsim.run("local", data=graph, out=tmp_path / "runs", workers=1, progress=False, **how)
+    network = runs.model("local", seed=0, client=1)
+    assert network(graph.x, graph.edge_index).shape == (240, 4)
+
+
 def test_a_shared_network_reads_graphs_and_not_numbers_of_nodes():
     federation = federated.prepare(made("fml", partition="greedy"))
     meme = made("fml").algorithm.init(federation.task, torch.Generator())
