@@ -47,8 +47,9 @@ def is_graph(data: str) -> bool:
         return data.startswith(GRAPH)
     if not data.replace("-", "").isalnum():  # a file, a reference, or several data sets
         return False
-    examples, graphs = (importlib.import_module(place).REGISTRY for place in (DATA, GRAPHS))
-    return data not in examples and data in graphs
+    if data in importlib.import_module(DATA).REGISTRY:
+        return False  # and graphs, which take a while to load, are not
+    return data in importlib.import_module(GRAPHS).REGISTRY
 
 
 def plain(data: str) -> str:

@@ -1,5 +1,7 @@
 """Federated runs whose clients hold a graph: by the command's settings, in files and in Python."""
 
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -30,6 +32,16 @@ def test_a_graph_has_defaults_of_its_own():
     assert (given.algorithm.local.learning_rate, given.partition) == (0.5, "iid")
     assert build("fed", "fml", {"data": "cora"}).algorithm.meme == "gcn-64"
     assert build("fed", "fml", {}).algorithm == FML()
+
+
+def test_an_experiment_on_images_loads_nothing_of_graphs():
+    code = (
+        "import sys; from simulations.config.experiments import build; build('fed', 'fedmd', {})\n"
+        "import simulations.runners.federated; print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"networkx", "torch_geometric", "graphkd"}
 
 
 def test_files_give_shares_of_nodes():
