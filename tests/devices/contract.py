@@ -190,6 +190,10 @@ WAYS = {
     "buffer": {"clock.buffer": 2, "clock.step_seconds": 1.0},
     "sample": {"fraction": 0.5},
     "corrupt": {"corrupt": "1:nan"},
+    "liars": {"liars": "0.3:noise"},
+    "variance": {"liars": "0.3:class-prior", "aggregation": "variance-era"},
+    "filter": {"liars": "0.3:confident", "aggregation": "filter-variance"},
+    "expguard": {"aggregation": "expguard"},
     "validation": {"validation": 20},
     "ray": {"engine": "ray"},
 }
