@@ -38,7 +38,7 @@ class Aggregating(Algorithm):
         super().__post_init__()
         if self.rule.each:
             declared = self.properties._replace(summand="none")
-        elif self.rule.distributions:
+        elif self.rule.weighs_rows:
             declared = self.properties._replace(summand="weighted rows")
         else:
             return

@@ -28,6 +28,11 @@ class Rule:
     distributions: ClassVar[bool] = False
     each: ClassVar[bool] = False
 
+    @property
+    def weighs_rows(self) -> bool:
+        """Whether a sum has the weights of rows in it."""
+        return type(self).rows is not Rule.rows
+
     def rows(self, q: Tensor) -> Tensor | None:
         """(*P, C) of one client -> (*P), v_k, over 0 and up to 1; None: all rows count alike."""
         return None

@@ -162,6 +162,17 @@ def test_outlier_scores_are_kept_by_number_and_not_told(rule):
         assert set(told) <= {"consensus", "rows"}
 
 
+def test_a_rule_of_ones_own_is_known_by_what_it_weighs():
+    class Doubled(RULES["sa"]):
+        def rows(self, q):
+            return 1 + q[..., 0]
+
+    assert Doubled().weighs_rows
+    assert {name for name, rule in RULES.items() if rule().weighs_rows} == {
+        name for name, rule in RULES.items() if rule.distributions
+    }
+
+
 # In algorithms
 
 
