@@ -99,6 +99,7 @@ def from_hetero(data: Any, name: str, classes: int | None) -> tuple[GraphParts, 
     y, classes, said = _labels(own.y, name, classes)
     if len(y) != counts[target]:
         raise ValueError(f"{name} has {counts[target]} nodes {labelled[0]} and {len(y)} labels")
+    y = y.to(x.dtype) if y.is_floating_point() else y
     whole = torch.full((len(x),), torch.nan if y.is_floating_point() else HIDDEN)
     whole = whole.to(y.dtype).index_copy(0, torch.arange(len(x))[place], y)
     parts = {
@@ -160,10 +161,10 @@ def _relations(
         keys = (moved[0] * n + moved[1]).unique()
         ends.append((types.index(a), types.index(b)))
         pairs.append(torch.stack([keys // n, keys % n]))
-    known = [set(zip(*one.tolist(), strict=True)) for one in pairs]
+    known = [source * n + target for source, target in pairs]
     for i, (a, called, b) in enumerate(data.edge_types):
-        back = {(target, source) for source, target in known[i]}
-        if back not in known:
+        back = (pairs[i][1] * n + pairs[i][0]).sort().values
+        if not any(torch.equal(back, other) for other in known):
             notes.append(f"edges {a} {called} {b} had no opposite, and have one of their own now")
             ends.append(ends[i][::-1])
             pairs.append(pairs[i].flip(0))
