@@ -54,6 +54,16 @@ def is_reference(name: str) -> bool:
     return is_file(place) or all(part.isidentifier() for part in place.split("."))
 
 
+def names_in(text: str) -> Iterable[str]:
+    """The names in a value: two in `a+b`; one in `mnist:5-9`, `3:nan`, `0.2:noise`, and numbers."""
+    for part in text.split("+"):
+        first, colon, rest = part.partition(":")
+        if colon and first.replace(".", "").isdecimal():
+            part = rest
+        whole, colon, labels = part.rpartition(":")
+        yield whole if colon and labels.replace("-", "").isdecimal() else part
+
+
 def is_file(place: str) -> bool:
     """Whether the part before the colon is that of a file."""
     return place.endswith(SUFFIX) and len(Path(place).name) > len(SUFFIX)

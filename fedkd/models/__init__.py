@@ -46,6 +46,12 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "mobile": mobile,
     "resnet8": resnet8,
 }
+SPELLING = (
+    "models are mlp, mlp-128-64 (hidden widths), cnn, cnn-16-32 (channels), mobile, mobile-16-32 "
+    "(channels), lenet, and resnet8, resnet8-32 (width), each also with a width of its features, "
+    "as in cnn@64"
+)
+
 REGISTRY: Registry[Callable[..., Any]] = Registry(
     "model",
     members(FAMILIES),
@@ -135,11 +141,7 @@ def _by_name(name: str, shape: Sequence[Any], num_classes: int, examples: Any = 
         return _own(name, tuple(shape), num_classes, examples)
     fits = family in FAMILIES and len(numbers) <= FEW.get(family, len(numbers))
     if not fits or not all(map(_is_size, [*numbers, *([width] if at else [])])):
-        raise ValueError(
-            f"unknown model {name!r}; {nearest(family, names())}models are mlp, mlp-128-64 "
-            "(hidden widths), cnn, cnn-16-32 (channels), mobile, mobile-16-32 (channels), lenet, "
-            "and resnet8, resnet8-32 (width), each also with a width of its features, as in cnn@64"
-        )
+        raise ValueError(f"unknown model {name!r}; {nearest(family, names())}{SPELLING}")
     if at:
         return with_features(_by_name(body, shape, int(width)), int(width), num_classes)
     sizes = tuple(int(n) for n in numbers)

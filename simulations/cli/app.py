@@ -7,7 +7,8 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ import click
 import typer
 
 from simulations import packages, process
+from simulations.cli import catalogue
 from simulations.cli.options import Methods, option
 
 # Nobody is told what runs here, and Ray listens on loopback only; a user may say otherwise.
@@ -78,7 +80,7 @@ def demo(
     from simulations.config import library
 
     path, workers = library.FOLDER / "demo.toml", workers or min(machine.cores(), 4)
-    return _run(path, [], _how(out, data_root, workers), json)
+    return _run(path, [], partial(_how, out, data_root, workers), json)
 
 
 @app.command()
@@ -102,7 +104,7 @@ def run(
 ) -> int:
     """All runs of an experiment; those that are done already are not run again."""
     assigned = [*(assign or []), *([f"resources.device={device}"] if device else [])]
-    how = _how(out, data_root, workers, download, track, ray_address)
+    how = partial(_how, out, data_root, workers, download, track, ray_address)
     return _run(experiment, assigned, how, json)
 
 
@@ -140,9 +142,10 @@ def tune(
     """
     from simulations.config import files, library
     from simulations.config import search as ranges
+    from simulations.errors import users_input
     from simulations.execution import console
 
-    with console.users_input():
+    with users_input():
         path = library.find(experiment)
         how = ranges.assignments(search or (), trials, seeds, metric)
         document = files.override(files.read(path), [*(assign or []), *how])
@@ -168,7 +171,13 @@ def recipe(
     ray_address: RayAddress = "",
 ) -> int:
     """A term of the surveys, measured: what it claims, its controls, and what came out."""
-    from simulations.execution.console import Display, execute, users_input
+    from simulations.errors import users_input
+
+    with users_input():
+        if name:
+            catalogue.check("simulations.survey.recipes", name)
+
+    from simulations.execution.console import Display, execute
     from simulations.survey import experiments
 
     with users_input():
@@ -187,7 +196,7 @@ def survey(
     out: Annotated[Path, typer.Option(help="the page, Markdown")] = Path("survey.md"),
 ) -> int:
     """The page of the surveys: a row for each term, with what was measured and a verdict."""
-    from simulations.execution.console import users_input
+    from simulations.errors import users_input
     from simulations.survey import page
 
     with users_input():
@@ -206,7 +215,8 @@ def resume(
 ) -> int:
     """Go on with what was stopped or killed, bit for bit from the newest checkpoint."""
     from simulations.config import files
-    from simulations.execution.console import Display, execute, users_input
+    from simulations.errors import users_input
+    from simulations.execution.console import Display, execute
     from simulations.results import run_folder
 
     with users_input():
@@ -232,10 +242,10 @@ def list_(
 ) -> int:
     """What there is, and what each algorithm needs and reveals."""
     from simulations.cli import listing
-    from simulations.execution.console import users_input
+    from simulations.errors import users_input
 
     with users_input():
-        listing.show(what, json)
+        listing.show(what, json, catalogue.listed)
     return 0
 
 
@@ -251,7 +261,7 @@ def report(
     ] = None,
 ) -> int:
     """One self-contained page about runs, with tables as Markdown and CSV, and figures."""
-    from simulations.execution.console import users_input
+    from simulations.errors import users_input
     from simulations.reporting.report import write_report
 
     with users_input():
@@ -272,8 +282,8 @@ def inspect(
     json: Json = False,
 ) -> int:
     """What exactly crossed the network to and from a client in a round, which is run again."""
+    from simulations.errors import users_input
     from simulations.execution import replay as module
-    from simulations.execution.console import users_input
 
     with users_input():
         module.show(module.inspect(folder, round_, client, data_root, rows, save), json)
@@ -314,7 +324,8 @@ def audit(
     """
     from simulations.audits import mechanisms
     from simulations.audits import run as module
-    from simulations.execution.console import ERRORS, users_input
+    from simulations.errors import users_input
+    from simulations.execution.console import ERRORS
 
     with users_input():
         if (folder is None) == (mechanism is None):
@@ -340,8 +351,8 @@ def flower(
     limit: Annotated[float, typer.Option(min=1, help="seconds before it is stopped")] = 3600,
 ) -> int:
     """The demo federation in Flower's own simulation: about a minute, and nothing stays running."""
+    from simulations.errors import users_input
     from simulations.execution import flower as module
-    from simulations.execution.console import users_input
 
     with users_input():
         results = module.folder(out)
@@ -358,7 +369,7 @@ def schema(
 
     from fedkd.storage import atomic_files
     from simulations.config import editors
-    from simulations.execution.console import users_input
+    from simulations.errors import users_input
 
     with users_input():
         text = json.dumps(editors.schema(), indent=1) + "\n"
@@ -446,20 +457,21 @@ def _return_to_code(folder: Path) -> None:
         packages.go_to(home)
 
 
-def _run(
-    path: Path,
-    assignments: list[str],
-    options: Any,
-    json: bool,
-) -> int:
-    from simulations.config import files, library
-    from simulations.execution.console import Display, execute, users_input
+def _run(path: Path, assignments: list[str], options: Callable[[], Any], json: bool) -> int:
+    from simulations.config import library
+    from simulations.errors import users_input
 
     with users_input():
         path = library.find(path)
+        catalogue.check_file(path)
+
+    from simulations.config import files
+    from simulations.execution.console import Display, execute
+
+    with users_input():
         document = files.override(files.read(path), assignments)
         text = "" if assignments else path.read_text(encoding="utf-8")
-    return execute(document, path.name, path.stem, options, Display(json), text)
+    return execute(document, path.name, path.stem, options(), Display(json), text)
 
 
 def _single(kind: str, name: str, settings: dict[str, Any], flags: dict[str, Any]) -> int:
@@ -516,11 +528,8 @@ def _options_fed() -> list[click.Option]:
 
 def _common(resources: Sequence[str] = ()) -> list[click.Option]:
     """What both have, and of the resources those named, or all."""
-    from simulations.config.resources import Resources
-    from simulations.config.schema import leaves
-
     path = click.Path(path_type=Path)
-    known = leaves(Resources)
+    known = catalogue.resources()
     return [
         _flag("--out", type=path, help="folder of the runs; by default in runs/"),
         _flag("--data-root", type=path, help="folder of data sets; $KDSIM_DATA, ~/.cache/kdsim"),

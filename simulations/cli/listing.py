@@ -2,14 +2,16 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-from kdcore.registry import Registry, unknown
-from simulations.config.schema import values
-from simulations.results.run_folder import Record, line
+from kdcore.references import unknown
+from kdcore.registry import Registry
+
+Record = dict[str, Any]
 
 
 def algorithms() -> Iterable[Record]:
@@ -149,8 +151,15 @@ KINDS: dict[str, Callable[[], Iterable[Record]]] = {
 }
 
 
-def show(what: str | None, json: bool) -> None:
+def show(
+    what: str | None, as_json: bool, kept: Callable[[str], list[Record] | None] = lambda kind: None
+) -> None:
     """Print one kind, or all of them.
+
+    Args:
+        what: a key of `KINDS`, or None for all.
+        as_json: a line for each entry, in place of a table.
+        kept: the entries of a kind where they are known already; None where they are not.
 
     Raises:
         ValueError: there is no such kind.
@@ -158,12 +167,11 @@ def show(what: str | None, json: bool) -> None:
     if what is not None and what not in KINDS:
         raise unknown("kind", what, KINDS)
     for kind in KINDS if what is None else [what]:
-        entries = list(KINDS[kind]())
-        if json:
+        entries = kept(kind) or list(KINDS[kind]())
+        if as_json:
+            record = kind.removesuffix("es" if kind == "losses" else "s")
             for entry in entries:
-                print(
-                    line({"record": kind.removesuffix("es" if kind == "losses" else "s"), **entry})
-                )
+                print(json.dumps({"record": record, **entry}, allow_nan=False))
         else:
             _print(kind, entries)
 
@@ -190,7 +198,7 @@ def _print(kind: str, entries: list[Record]) -> None:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "nothing"
     return str(value)
 
@@ -217,6 +225,8 @@ def _from(registry: Registry[Any], name: str) -> Record:
 
 
 def _settings(instance: Any) -> Record:
+    from simulations.config.schema import values
+
     return {"settings": values(instance)}
 
 

@@ -7,12 +7,12 @@ of such code are two runs, so its source is a part of what a run is known by.
 import hashlib
 import importlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedkd.data.own.containers import is_file
-from kdcore.references import Source, is_reference, source, source_of
+from kdcore.references import Source, is_reference, names_in, source, source_of
 from kdcore.registry import Registry
 from kdcore.settings import said_of
 from simulations.config.experiments import KINDS, Experiment, FedExperiment, kind_of
@@ -80,7 +80,7 @@ def _named(experiment: Experiment) -> Iterator[str]:
     for leaf in leaves(experiment).values():
         where = said_of(leaf.hint).names
         for text in leaf.default if leaf.many else [leaf.default]:
-            for name in _names(text) if isinstance(text, str) else ():
+            for name in names_in(text) if isinstance(text, str) else ():
                 if is_reference(name):
                     yield name
                 elif where and (place := _added(where, name)):
@@ -93,16 +93,6 @@ def _added(module: str, name: str) -> str | None:
     if name in registry.own() or name not in registry:
         return None
     return registry.reference(name)
-
-
-def _names(text: str) -> Iterable[str]:
-    """The names in a value: two in `a+b`; one in `mnist:5-9`, `3:nan`, `0.2:noise`, and numbers."""
-    for part in text.split("+"):
-        first, colon, rest = part.partition(":")
-        if colon and first.replace(".", "").isdecimal():
-            part = rest
-        whole, colon, labels = part.rpartition(":")
-        yield whole if colon and labels.replace("-", "").isdecimal() else part
 
 
 def _said(changed: list[str], most: int = 3) -> str:

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from kdcore import settings
-from simulations.cli import app, options
+from simulations.cli import app, catalogue, options
 from simulations.config import files, grid, search
 from simulations.config.experiments import KINDS, Template
 from simulations.config.resources import Resources
@@ -157,7 +157,7 @@ def flagged():
 def test_a_flag_reads_what_a_file_would_hold_and_says_the_range():
     """What a flag makes of its text is checked as a file's value is: one form for both."""
     for known in flagged():
-        flag = options.option(known.key, known.leaf)
+        flag = options.option(known.key, catalogue.flag_of(known.leaf))
         context = click.Context(click.Command("fed"))
         for bad in outside(known):
             assert flag.type.convert(str(bad), flag, context) == bad
