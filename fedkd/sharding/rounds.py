@@ -34,7 +34,7 @@ class Here:
 def dealt(
     rules: Rules, make: Callable[[Sequence[int]], Sequence[Client]], count: int, shards: int
 ) -> list[tuple[Any, ...]]:
-    """What each of some shards is made of (`Shard`): every so-manieth block of clients.
+    """What each of some shards is made of (`Shard`): blocks of clients, in turn.
 
     Raises:
         ValueError: the server needs each upload, or what is to be made of their sum is not known

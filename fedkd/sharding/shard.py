@@ -73,12 +73,15 @@ class Shard:
             make: makes the clients of some numbers.
             blocks: the blocks that are here.
             count: how many clients there are, here and elsewhere.
+
+        Raises:
+            ValueError: other clients were made, or they cannot take part in such a federation.
         """
         self._rules = rules
         self._algorithm = rules.algorithm.learning(rules.task.target)
         self._channel = rules.channel.with_algorithm(self._algorithm)
         self._blocks = {
-            block: list(make(range(count)[block * rules.block :][: rules.block]))
+            block: _made(make, range(count)[block * rules.block :][: rules.block])
             for block in blocks
         }
         everybody = [client for clients in self._blocks.values() for client in clients]
@@ -159,6 +162,16 @@ def added(partials: Sequence[Partial]) -> Partial:
     failed = {k: v for one in partials for k, v in one.failed.items()}
     ledger = sum((one.ledger for one in partials), Ledger())
     return Partial(total, sum(one.clients for one in partials), ledger, rejected, failed)
+
+
+def _made(make: Callable[[Sequence[int]], Iterable[Client]], numbers: range) -> list[Client]:
+    found = list(make(numbers))
+    if [client.id for client in found] != [*numbers]:
+        raise ValueError(
+            f"asked for clients {numbers.start} to {numbers.stop - 1}, in their order, and got "
+            f"{len(found)}: {[client.id for client in found[:5]]} ..."
+        )
+    return found
 
 
 def _after(index: int, server: Server, clients: Sequence[Client]) -> Round:

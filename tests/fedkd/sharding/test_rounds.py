@@ -122,6 +122,13 @@ def test_what_no_shard_could_do_is_said(tiny):
         sharded.dealt(Rules(small("fedavg"), task, channel=coded), list, 12, 1)
 
 
+def test_other_clients_than_were_asked_for_are_refused(tiny):
+    federation = tiny(["mlp-8"], SIZES, public=5)
+    rules = Rules(small("fedavg"), federation.task, block=4)
+    with pytest.raises(ValueError, match=r"clients 4 to 7, in their order, and got 4: \[7, 6, 5"):
+        Shard(rules, lambda numbers: clients_of(federation, numbers)[::-1], [1], 12)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_shards_in_processes_are_those_here(tiny):
