@@ -82,9 +82,10 @@ class Boosted(nn.Module):
 
     def __init__(self, network: nn.Module, count: int):
         super().__init__()
+        network = network.cpu()  # where weights are drawn, in the default type; a run moves all
         self.students = nn.ModuleList([network])
         for _ in range(count - 1):
-            other = copy.deepcopy(network).to(torch.get_default_dtype())  # draws depend on it
+            other = copy.deepcopy(network).to(torch.get_default_dtype())
             for part in other.modules():
                 fresh = getattr(part, "reset_parameters", None)
                 if callable(fresh):
