@@ -1,1 +1,1 @@
-"""`kdsim audit`: attacks on privacy (`kdattacks`) against what runs have exchanged and learnt."""
+"""`kdsim audit`: attacks (`kdattacks`) on what runs exchange; what mechanisms provably leak."""
