@@ -192,9 +192,10 @@ def _checked(loss: Loss, said: str, outputs: Tensor, y: Tensor) -> tuple[Tensor,
             f"{said} gives shape {tuple(values.shape)} for {len(y)} examples; expected one value "
             f"per example, ({len(y)},){hint}"
         )
-    if not values.requires_grad:
+    found = torch.autograd.grad(values.sum(), [leaf], allow_unused=True) if values.grad_fn else ()
+    if not found or found[0] is None:
         raise ValueError(f"{said} has no gradient: something is detached or rounded on the way")
-    (slopes,) = torch.autograd.grad(values.sum(), [leaf])
+    (slopes,) = found
     if not (values.isfinite().all() and slopes.isfinite().all()):
         bad = "values" if not values.isfinite().all() else "gradients"
         raise ValueError(

@@ -133,7 +133,7 @@ def _huber(outputs: Tensor, y: Tensor) -> Tensor:
             f"outputs have shape {tuple(outputs.shape)} and real targets {tuple(y.shape)}; both "
             "have to be (N, D)"
         )
-    return F.huber_loss(outputs, y.detach(), reduction="none").mean(dim=-1)
+    return 2 * F.huber_loss(outputs, y.detach(), reduction="none").mean(dim=-1)
 
 
 def _huber_error(outputs: Outputs, y: Tensor) -> Tensor:
@@ -165,8 +165,8 @@ REAL = Target(
 )
 r"""y is (B, D). A prediction is the outputs as they are.
 
-The loss, on labels as towards others, is Huber's: 1/D \sum_d h(f_d - y_d) with h(x) = x^2 / 2 up to
-|x| = 1, which is one standard deviation of the targets, and |x| - 1/2 beyond. As that of a
+The loss, on labels as towards others, is twice Huber's: 1/D \sum_d h(f_d - y_d) with h(x) = x^2 up
+to |x| = 1, which is one standard deviation of the targets, and 2 |x| - 1 beyond. As that of a
 cross-entropy its slope is bounded, so learning rates that do for classes do for real numbers, and
 neither an outlier nor a prediction outside of a client's own range makes anybody diverge. Peter
 Huber. "Robust Estimation of a Location Parameter". 1964. https://doi.org/10.1214/aoms/1177703732

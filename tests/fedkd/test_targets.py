@@ -40,9 +40,9 @@ def scores(target, outputs, y):
 def test_real_numbers_by_hand():
     # Two outputs, two examples, wrong by 3 and 1, and by 0 and 2.
     y, outputs = torch.zeros(2, 2), torch.tensor([[3.0, 0.0], [1.0, 2.0]])
-    # Huber: 3 - 1/2 and 0; 1/2 and 2 - 1/2. Below one it is half the square.
-    assert REAL.loss(Outputs(outputs), y).tolist() == [1.25, 1.0]
-    assert REAL.loss(Outputs(outputs / 4), y).tolist() == [9 / 64, (1 + 4) / 64]
+    # Beyond one 2 |x| - 1: 5 and 0, 1 and 3. Below it the square.
+    assert REAL.loss(Outputs(outputs), y).tolist() == [2.5, 2.0]
+    assert REAL.loss(Outputs(outputs / 4), y).tolist() == [9 / 32, (1 + 4) / 32]
     assert REAL.prediction(outputs) is outputs
     found = scores(REAL, outputs, y)
     assert found == pytest.approx({"rmse": (5**0.5 + 2**0.5) / 2, "mae": (2 + 1) / 2})
