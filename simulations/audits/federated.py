@@ -280,6 +280,11 @@ def _checked(replay: Opened, client: int | None, index: int | None) -> int:
             f"{name} has a secure sum: of a client the server saw masked numbers, and an audit is "
             "of uploads; audit a run without secure_sum for what the masks hide"
         )
+    if e.graph:
+        raise ValueError(
+            f"{name} is of clients that hold a graph, whose examples are numbers of nodes: attacks "
+            "look at features; audit a run on examples, or a graph distillation"
+        )
     if client is not None and not 0 <= client < e.clients:
         raise ValueError(f"--client {client}: the clients of {name} are 0 to {e.clients - 1}")
     ran = max((r["round"] for r in replay.run.records if r.get("record") == "round"), default=0)

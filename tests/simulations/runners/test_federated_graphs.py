@@ -11,6 +11,8 @@ from torch import nn
 import kdsim
 from fedgraphkd.shares import NodeShares
 from fedkd.algorithms.fml import FML
+from graphkd.data import registry
+from simulations.audits import federated as audits
 from simulations.config.experiments import FedExperiment, build
 from simulations.config.grid import expand
 from simulations.runners import federated
@@ -144,12 +146,15 @@ def test_federations_that_cannot_be_are_refused_in_a_line(given, said):
 
 
 @pytest.mark.slow
-def test_a_kept_network_answers_about_features_and_edges(tmp_path):
-    how = {"rounds": 1, "clients": 3, "partition": "greedy", "models": ["gcn-8"]}
-    graph = fake()
-    runs = kdsim.run("local", data=graph, out=tmp_path / "runs", workers=1, progress=False, **how)
+def test_a_kept_network_answers_about_features_and_edges_and_no_attack_looks_at_it(tmp_path):
+    how = {"rounds": 1, "clients": 3, "partition": "greedy", "models": ["gcn-8"], "workers": 1}
+    runs = kdsim.run("local", data="digits-knn", out=tmp_path / "runs", progress=False, **how)
+    graph = registry.load("digits-knn")
     network = runs.model("local", seed=0, client=1)
-    assert network(graph.x, graph.edge_index).shape == (240, 4)
+    assert network(graph.x, graph.edge_index).shape == (1797, 10)
+    (run,) = runs.complete
+    with pytest.raises(ValueError, match="hold a graph, .* attacks look at features"):
+        audits.seen(run.path, None, 0, None, None)
 
 
 def test_a_shared_network_reads_graphs_and_not_numbers_of_nodes():
