@@ -36,9 +36,10 @@ class ClientRuntime(NamedTuple):
         algorithm, task, channel: the same as the server's; any difference is an error.
         client: who it is, with the parameters it begins with.
         score: measures a client whose model is ready for use; None where nobody asks.
-        secret: the seed of what the uplink draws (noise). None takes the run's seed: the run can
-            be repeated, and the server, who knows that seed, can take the noise off again. Where
-            noise is to protect from the server, give every client a secret of its own.
+        secret: the seed of the client's own draws: its mini-batches, and the noise of its training
+            and its uplink. None takes the run's seed: the run can be repeated, and the server, who
+            knows that seed, can take the noise off again. Where noise is to protect from the
+            server, give every client a secret of its own.
     """
 
     algorithm: Algorithm
@@ -57,6 +58,10 @@ class ClientRuntime(NamedTuple):
     def wire(self) -> Channel:
         """The channel, with the algorithm's own coding."""
         return self.channel.with_algorithm(self.algorithm)
+
+    def own_seed(self, seed: int) -> int:
+        """Of the client's own draws; `seed` is the run's."""
+        return seed if self.secret is None else self.secret
 
     def terms(self) -> ConfigRecord:
         """What the server has to agree with."""
@@ -149,7 +154,7 @@ def _open_distil(
 ) -> Work:
     """One round of a client: read the broadcast, draw the mini-batches."""
     index, seed, received = _read(runtime, agreed, content, memo)
-    private = private_of(runtime.algorithm, runtime.client, seed, index)
+    private = private_of(runtime.algorithm, runtime.client, runtime.own_seed(seed), index)
     public = memo.public(runtime, str(agreed["algorithm"]), seed, index)
     return Work(runtime, agreed, index, seed, (received, private, public))
 
@@ -157,9 +162,10 @@ def _open_distil(
 def _close_distil(work: Work, result: tuple[Params, Upload]) -> tuple[RecordDict, Params]:
     """Send up through the channel; keep the parameters."""
     params, upload = result
-    runtime, noise = work.runtime, work.seed if work.runtime.secret is None else work.runtime.secret
+    runtime = work.runtime
     answer = runtime.wire.given_broadcast(work.inputs[0])
-    sent = answer.send_up(upload, generator(noise, "up", work.index, runtime.client.id))
+    stream = generator(runtime.own_seed(work.seed), "up", work.index, runtime.client.id)
+    sent = answer.send_up(upload, stream)
     return pack_upload(sent, work.agreed), params
 
 

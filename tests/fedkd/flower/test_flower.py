@@ -24,7 +24,7 @@ from fedkd.rounds.client_sampling import uniform
 from fedkd.rounds.evaluation import evaluate
 from fedkd.rounds.round import deploy_all, deployed
 from fedkd.rounds.synchronous import simulate
-from kdcore.training.loop import TrainingConfig
+from kdcore.training.loop import Clipping, TrainingConfig
 
 with warnings.catch_warnings():  # flwr imports typer, which imports names that click will drop
     warnings.filterwarnings("ignore", ".*click", DeprecationWarning)
@@ -577,6 +577,16 @@ def test_noise_is_that_of_the_simulation_unless_the_client_has_a_secret(tiny, do
     own = flower(algorithm, federation, rounds=2, channel=channel, app=client_app(build))
     assert own.strategy.records[0].rejected == {}
     assert not torch.equal(own.server["consensus"], expected[-1].server["consensus"])
+
+
+def test_the_noise_of_private_training_is_of_the_clients_secret_too(tiny, double):
+    private = TrainingConfig("sgd", 0.1, epochs=1, batch_size=4, privacy=Clipping(1.0, 1.0))
+    federation, algorithm = tiny(), replace(small("fedmd"), local=private)
+    app = client_app(functools.partial(party_of, algorithm, federation, Channel(), secret=7))
+    run = flower(algorithm, federation, rounds=2, app=app)
+    assert_same_run(run, rounds_of(algorithm, federation, rounds=2, secret=7))
+    known = rounds_of(algorithm, federation, rounds=2)[-1].server["consensus"]
+    assert not torch.allclose(run.server["consensus"], known, atol=1e-3)
 
 
 # --- who is there ---------------------------------------------------------------------------------
