@@ -123,6 +123,10 @@ class Union:
         graphs = [self.block(b, device) for b in blocks]
         return self._once(key, lambda: _padded_side_by_side(graphs, adjacency))
 
+    def highest(self, blocks: Sequence[int]) -> int:
+        """How many nodes the largest of some blocks has."""
+        return max(map(self._size, blocks))
+
     def _block(self, number: int) -> Graph:
         if number not in self._blocks:
             raise LookupError(f"the graph of block {number} is not here; {self._said()}")

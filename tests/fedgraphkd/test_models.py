@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedgraphkd import convolutions
 from fedgraphkd.models import build
 from fedgraphkd.union import Union
 from graphkd.graph import Graph
@@ -75,9 +76,15 @@ def test_the_head_is_linear_on_what_is_shown(name, union):
     torch.testing.assert_close(shown.hidden[-1] @ weight.T + bias, shown.logits)
 
 
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
 @pytest.mark.parametrize("kind", ["union", "sparse_union"])
 @pytest.mark.parametrize("name", STACKED)
-def test_a_stack_says_and_learns_what_each_model_does_alone(name, kind, request):
+def test_a_stack_says_and_learns_what_each_model_does_alone(
+    name, kind, large, request, monkeypatch
+):
+    if large:  # models take turns
+        monkeypatch.setattr(convolutions, "AT_ONCE", 1)
+        monkeypatch.setattr(convolutions, "BLOCKS_AT_ONCE", 1)
     union = request.getfixturevalue(kind)
     model = build(name, union, union.table[1:4])
     each = [model.init(generator(k, "stack")) for k in range(3)]
