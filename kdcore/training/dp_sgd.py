@@ -5,7 +5,8 @@ Learning with Differential Privacy". CCS 2016. https://arxiv.org/abs/1607.00133
 
 A step moves against (sum_i g_i min(1, norm / |g_i|) + N(0, (noise norm)^2 I)) / b, where b is how
 many examples a step takes on average, not how many it took: that would say something about them.
-Steps that took none are steps like the others.
+Steps that took none are steps like the others. An example whose gradient, or its norm, is no finite
+number adds nothing: no factor would make it small, and one such record would show in all weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,9 @@ def clipped(
     """
     known = {name: g for name, g in gradients.items() if not isinstance(g, Tensor)}
     squares = torch.stack([g.squares() for g in known.values()]).sum(dim=0)  # (K, B)
+    if not (finite := squares.isfinite()).all():
+        known = {name: g.only(finite.unsqueeze(-1)) for name, g in known.items()}
+        squares = squares.where(finite, 0)
     factor = (factors(squares.sqrt(), norm) * weight).unsqueeze(-1)
     return {name: g.scaled(factor) for name, g in known.items()}
 
@@ -62,6 +66,12 @@ def clipped_sum(each: Mapping[str, Tensor], norm: float, weight: Tensor) -> dict
     parts = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in each.values()])
     factor = factors(torch.linalg.vector_norm(parts, dim=0), norm) * weight
     return {name: torch.tensordot(factor, g, dims=1) for name, g in each.items()}
+
+
+def finite(each: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradients (B, ...) of examples, with zeros for an example with a number not finite."""
+    known = torch.stack([g.flatten(1).isfinite().all(dim=1) for g in each.values()]).all(dim=0)
+    return {n: g.where(known.view(-1, *[1] * (g.ndim - 1)), 0) for n, g in each.items()}
 
 
 def with_noise(
@@ -130,5 +140,6 @@ def check_loss(loss: Any, outputs: Outputs, y: Any, context: tuple[Any, ...]) ->
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
-    size = float(one.abs().max()) if one.numel() else 0.0
+    known = one[one.isfinite()]
+    size = float(known.abs().max()) if known.numel() else 0.0
     return bool(torch.allclose(one, other, rtol=CLOSE, atol=CLOSE * size, equal_nan=True))

@@ -4,6 +4,7 @@
 at once, by `kdcore.training.stacked`, with the same answer within rounding.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -216,6 +217,8 @@ def _noisy_mean(
     total = [noise * norm * part.view_as(leaf) for part, leaf in zip(parts, leaves, strict=True)]
     for slopes in each:
         length = float(torch.cat([slope.flatten() for slope in slopes]).norm())
+        if not math.isfinite(length):
+            continue  # no factor clips it, and its record would show
         factor = 1.0 if length <= norm else norm / length
         total = [part + factor * slope for part, slope in zip(total, slopes, strict=True)]
     return [part / min(training.batch_size, records) for part in total]

@@ -124,6 +124,10 @@ class Product(NamedTuple):
         """What each row adds multiplied by its factor, (K, B, 1)."""
         return Product(self.left * factor, self.right)
 
+    def only(self, kept: Tensor) -> "Product":
+        """What the rows add that are kept, (K, B, 1) bool; whatever stands in others is gone."""
+        return Product(self.left.where(kept, 0), self.right.where(kept, 0))
+
 
 class ByExample(NamedTuple):
     """The gradient of a stack of vectors, such as biases, by what each example adds to it.
@@ -145,6 +149,10 @@ class ByExample(NamedTuple):
     def scaled(self, factor: Tensor) -> "ByExample":
         """What each row adds multiplied by its factor, (K, B, 1)."""
         return ByExample(self.left * factor)
+
+    def only(self, kept: Tensor) -> "ByExample":
+        """What the rows add that are kept, (K, B, 1) bool; whatever stands in others is gone."""
+        return ByExample(self.left.where(kept, 0))
 
 
 Gradient = Tensor | Product | ByExample

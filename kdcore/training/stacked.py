@@ -9,7 +9,7 @@ A leading axis is K where each model has its own, and 1 where all share one.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -261,9 +261,10 @@ def _clipped(
     leaves = weights(model)
     if _by_hand(spec.predict):
         with torch.no_grad():
-            found = _backward(spec, model, x, y, context, weight.ne(0).to(weight.dtype))
-            if dp_sgd.apart(found, weight.shape[1]):
-                small = dp_sgd.clipped(found, norm, weight)
+            alone = replace(spec, loss=_of_each(spec.loss))
+            slopes = _backward(alone, model, x, y, context, weight.ne(0).to(weight.dtype))
+            if dp_sgd.apart(slopes, weight.shape[1]):
+                small = dp_sgd.clipped(slopes, norm, weight)
                 return {name: small[name] for name in leaves}
     held = {name: value for name, value in model.items() if name not in leaves}
     learn = learning(spec.predict)
@@ -281,6 +282,11 @@ def _clipped(
     ) -> Params:
         return dp_sgd.clipped_sum(each(leaves, held, x, y, context), norm, weight)
 
+    def of_finite(
+        leaves: Params, held: Params, x: Any, y: Any, context: Any, weight: Tensor
+    ) -> Params:
+        return dp_sgd.clipped_sum(dp_sgd.finite(each(leaves, held, x, y, context)), norm, weight)
+
     numbers = weight.shape[1] * sum(value[0].numel() for value in leaves.values())
     few = max(1, GRADIENTS // numbers)
     parts = []
@@ -290,7 +296,10 @@ def _clipped(
             (leaves, held, x, y, context, weight),
         )
         with torch.enable_grad():
-            parts.append(_mapped(of_a_model, *mine))
+            found = _mapped(of_a_model, *mine)
+            if not all(value.isfinite().all() for value in found.values()):
+                found = _mapped(of_finite, *mine)  # hardly ever, and dear to look for beforehand
+        parts.append(found)
     return {name: torch.cat([part[name] for part in parts]) for name in leaves}
 
 
@@ -309,6 +318,21 @@ def _with_penalty(
     more = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
     formed = [g if isinstance(g, Tensor) else g.formed() for g in gradients.values()]
     return dict(zip(gradients, torch._foreach_add(formed, [*more]), strict=True))
+
+
+def _of_each(loss: Loss) -> Loss:
+    """The loss of each example as it is where there is no other, so that none reaches another's."""
+
+    def each(outputs: Outputs, y: Any, *context: Any) -> Tensor:
+        def one(outputs: Outputs, y: Any) -> Tensor:
+            outputs, y = tree_map(lambda v: v.unsqueeze(0), (outputs, y))
+            found: Tensor = loss(outputs, y, *context).squeeze(0)
+            return found
+
+        values: Tensor = torch.func.vmap(one)(outputs, y)
+        return values
+
+    return each
 
 
 def _by_hand(predict: Predict) -> bool:

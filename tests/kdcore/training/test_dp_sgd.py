@@ -168,6 +168,22 @@ def test_models_that_share_their_mini_batches_are_not_given_the_same_noise():
         torch.func.vmap(lambda p: fit(one_number, p, batches, training, product))(start)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e200])
+@pytest.mark.parametrize("stack", [False, True], ids=["alone", "stack"])
+@every_form
+def test_a_gradient_that_no_factor_makes_small_moves_nothing_by_more_than_the_norm(
+    predict, stack, value
+):
+    training = TrainingConfig(learning_rate=1.0, batch_size=2, privacy=Clipping(1.0, 0.0))
+    x = torch.cat([X[:3], torch.tensor([[value]], dtype=torch.float64)])
+    with_it = moved(predict, training, taken([2, 3], records=4, x=x, y=x), stack)
+    without = moved(predict, training, taken([2], records=4, x=x, y=x), stack)
+    assert without == -0.125
+    assert abs(with_it - without) <= 1.0 / 2
+    left_out = moved(predict, training, taken([2], [], records=4, x=x[[3, 1, 2, 0]], y=x), stack)
+    assert left_out == without  # nor does it by standing in the place of padding
+
+
 # A stack against the plain loop.
 
 
@@ -323,6 +339,23 @@ def test_a_loss_that_couples_examples_is_refused():
             one(network(), batches[0])
         with pytest.raises(ValueError, match="couples the examples of a mini-batch"):
             in_a_stack(one, [network(seed) for seed in range(len(SIZES))], batches)
+
+
+def test_a_loss_that_couples_unseen_reaches_no_other_example():
+    """Whether one example is among the hardest depends on others: a swap of one may not show it."""
+    training = TrainingConfig(batch_size=6, steps=6, privacy=Clipping(0.1, 0.0))
+
+    def hardest(outputs, y):
+        each = cross_entropy(outputs.logits, y)
+        return each * (each >= each.detach().topk(max(1, len(each) // 2)).values[-1])
+
+    def one(own, mine):
+        return fit(BY_HAND, own, mine, training, hardest)
+
+    batches, params = drawn_for(training, (12, 11)), [network(4), network(5)]
+    alone = [one(*pair) for pair in zip(params, batches, strict=True)]
+    for found, wanted in zip(in_a_stack(one, params, batches), alone, strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 def test_statistics_of_mini_batches_are_refused():
