@@ -67,7 +67,7 @@ def private(e: FedExperiment, federation: FederatedData) -> Private:
             sum of that; in a line.
     """
     found = _with_noise(e, federation)
-    return _with_secure_sum(found, federation) if e.secure_sum else found
+    return _with_secure_sum(found, federation) if e.secure_sum and _sends(e) else found
 
 
 def _with_secure_sum(found: Private, federation: FederatedData) -> Private:
@@ -81,6 +81,12 @@ def _with_secure_sum(found: Private, federation: FederatedData) -> Private:
     channel = replace(_channel(e), private_size=e.size_disclosure).with_algorithm(e.algorithm)
     aggregation.check(e.algorithm, federation.task, channel, e.clients)
     return found._replace(aggregation=aggregation)
+
+
+def _sends(e: FedExperiment) -> bool:
+    """Whether there is anything to hide at a server: of a client alone, as for comparison, none."""
+    up: str = e.algorithm.properties.up
+    return up != "nothing"
 
 
 def _channel(e: FedExperiment) -> Channel:
@@ -106,7 +112,7 @@ def _with_noise(e: FedExperiment, federation: FederatedData) -> Private:
 
 def _by_hand(e: FedExperiment, federation: FederatedData) -> Private:
     """Noise as it is set: what it costs is counted just the same."""
-    if e.votes.most:
+    if e.votes.most and _sends(e):
         return _by_votes(e, federation)
     if e.algorithm.local.privacy is None:
         return Private(e, _of_labels(e, federation))
@@ -169,7 +175,7 @@ def _by_client(e: FedExperiment, federation: FederatedData, epsilon: float) -> P
     A Poisson sample of clients is a secret, and costs all of them less. Who is drawn otherwise is
     known, and it costs those who are drawn.
     """
-    if e.algorithm.properties.up == "nothing":
+    if not _sends(e):
         return Private(e)
     if e.topology != "server" or e.clock != Clock():
         raise ValueError(
@@ -201,7 +207,7 @@ def _by_label(e: FedExperiment, federation: FederatedData, epsilon: float) -> Pr
             f"epsilon {epsilon:g} by label sends labels that are randomised (compression krr); "
             f"leave out compression {e.compression}"
         )
-    if e.algorithm.properties.up == "nothing":
+    if not _sends(e):
         return Private(e)
     e = replace(e, compression="krr", epsilon_label=epsilon)
     return Private(e, _of_labels(e, federation))
@@ -209,7 +215,7 @@ def _by_label(e: FedExperiment, federation: FederatedData, epsilon: float) -> Pr
 
 def _of_labels(e: FedExperiment, federation: FederatedData) -> RoundCosts | None:
     """The costs of labels that are randomised: an event for each of an upload."""
-    if e.epsilon_label is None or e.algorithm.properties.up == "nothing":
+    if e.epsilon_label is None or not _sends(e):
         return None
     events = {
         group: tuple(
@@ -313,8 +319,15 @@ def begun(
 
 
 def after(spent: Spending | None, current: Round) -> Spending | None:
-    """What has been spent after a round: by those who trained, whatever became of their uploads."""
-    return None if spent is None else spent.after(set(current.cohort) - set(current.failed))
+    """What has been spent after a round: by those who trained, whatever became of their uploads.
+
+    Who fails has sent nothing that was trained. But of clients as wholes it may be its data by
+    which a client fails, and another's in its place would be in the sum: so it is counted.
+    """
+    if spent is None:
+        return None
+    failed = set() if spent.costs.unit == "client" else set(current.failed)
+    return spent.after(set(current.cohort) - failed)
 
 
 def of_round(spent: Spending | None) -> Record:
@@ -342,7 +355,7 @@ def _metrics(said: Record) -> Record:
 
 def notes(e: FedExperiment, costs: RoundCosts | None) -> list[str]:
     """What is to be known of a private run, in words."""
-    found = [UNSEEN] if e.secure_sum else []
+    found = [UNSEEN] if e.secure_sum and _sends(e) else []
     if costs is None:
         return found
     found.append(NOT_KEPT if e.secret_noise else SEED_UNDOES)

@@ -10,9 +10,12 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 
 from fedkd import algorithms
+from fedkd.messages import Ledger as Bytes
 from fedkd.privacy import Gaussian, Ledger
+from fedkd.privacy.spending import RoundCosts, Spending
+from fedkd.privacy.votes import NoisyVotes
 from fedkd.rounds.clock import Clock
-from fedkd.rounds.round import private_of_all
+from fedkd.rounds.round import Round, private_of_all
 from kdcore.training.optimizers import Clipping, TrainingConfig
 from kdsim import api
 from simulations.config.experiments import FedExperiment
@@ -239,6 +242,14 @@ def test_noise_for_clients_is_on_the_sum_and_costs_those_who_are_drawn():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("unit", "counted"), [("client", {0, 2}), ("record", {0})])
+def test_who_fails_sends_nothing_but_as_a_whole_it_may_have_failed_by_its_data(unit, counted):
+    costs = RoundCosts(unit, "add", 1e-5, {k: (Gaussian(2.0),) for k in range(3)})
+    current = Round(1, {}, (), (0, 2), {}, Bytes(), {2: "ZeroDivisionError"})
+    spent = privacy.after(Spending(costs), current)
+    assert {k for k in range(3) if spent.guarantee(k).epsilon > 0} == counted
+
+
 def test_a_poisson_sample_of_clients_costs_all_of_them_less():
     _, e, costs, aggregation = made(
         "fedmd", privacy_unit="client", epsilon=3.0, delta=0.1, fraction=0.5, sampling="poisson"
@@ -267,6 +278,11 @@ def test_what_noise_on_a_sum_would_not_cover_is_refused(settings, message):
 @pytest.mark.parametrize("unit", ["client", "label"])
 def test_who_sends_nothing_has_nothing_to_hide_at_a_server(unit):
     assert made("local", privacy_unit=unit, epsilon=1.0)[2:] == (None, None)
+
+
+@pytest.mark.parametrize("what", [{"secure_sum": True}, {"votes": NoisyVotes(most=5)}], ids=str)
+def test_who_sends_nothing_stands_beside_secure_sums_and_elections(what):
+    assert made("local", **what)[2:] == (None, None)
 
 
 # Labels as the unit
