@@ -21,6 +21,7 @@ __all__ = [
     "models",
     "privacy",
     "rounds",
+    "sharding",
     "storage",
     "targets",
 ]

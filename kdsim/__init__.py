@@ -22,7 +22,8 @@ ALGORITHMS = (
     "CFD DSFL FD FML FedAvg FedDF FedGKT FedGen FedKD FedMD FedProto FedProx FedTGP Local Pooled"
 )
 METHODS = (
-    "CPF FFG2M GCRD GLNN GNNSD GSP KRD LSP Logits MLP Mutual MultiTeacher NOSMOG Privileged RKD"
+    "AdaGMLP CPF FFG2M GCRD GLNN GNNSD GSP KRD LLP LSP Logits MLP Mutual MultiTeacher NOSMOG "
+    "Privileged RKD"
 )
 # Public name -> the module that it is in.
 _PUBLIC = {

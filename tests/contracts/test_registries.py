@@ -21,6 +21,7 @@ REGISTRIES = {
     "fedkd.models": ("resnet9", "resnet8", MODULE),
     "fedkd.data.datasets": ("digit", "digits", FUNCTION),
     "fedkd.data.partition": ("dirichle", "dirichlet", FUNCTION),
+    "fedgraphkd.partition": ("louvian", "louvain", FUNCTION),
     "fedkd.engines": ("batch", "batched", FUNCTION),
     "fedkd.consensus": ("varianc", "variance", CLASS.format("fedkd.consensus.rule", "Rule")),
     "fedkd.losses": ("squard", "squared", FUNCTION),
