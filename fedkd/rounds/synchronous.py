@@ -83,6 +83,7 @@ def simulate(
     how = engine, channel, sample, seed, secret, store, witness, aggregation
     while current.index < rounds:
         current = next_round(algorithm, task, current, *how)
+        check_somebody(current.cohort, current.failed)
         yield current
 
 
@@ -125,7 +126,6 @@ def next_round(
         stream=generator(own_seed, "noise", index),
     )
     rejected = dict(sorted((refused | rejected).items()))
-    check_somebody(opening.cohort, failed)
     everybody = tuple(members.values())
     crossed = (opening.broadcasts, seen) if witness else ({}, {})
     return Round(index, server, everybody, opening.cohort, rejected, ledger, failed, *crossed)

@@ -15,7 +15,7 @@ from fedkd.communication.aggregation import check_summed, noisy
 from fedkd.core import Client
 from fedkd.messages import on
 from fedkd.rounds.client_sampling import Sample, everyone
-from fedkd.rounds.round import Round, first_server, public_of
+from fedkd.rounds.round import Round, check_somebody, first_server, public_of
 from fedkd.sharding.shard import Rules, Shard, Shards, added
 from kdcore.rng import generator
 
@@ -74,6 +74,7 @@ def simulate(
     for index in range(1, rounds + 1):
         cohort = tuple(sorted(sample(range(count), generator(rules.seed, "sample", index))))
         whole = added(_in_order(shards.map(Shard.learn, server, index, torch.tensor(cohort))))
+        check_somebody(cohort, whole.failed)
         if whole.clients:
             public = public_of(algorithm, task, rules.seed, index)
             server = algorithm.server_from_sum(task, server, whole.total, whole.clients, public)

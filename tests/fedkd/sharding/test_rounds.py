@@ -13,6 +13,7 @@ from fedkd.communication.aggregation import check_summed
 from fedkd.communication.channel import Channel
 from fedkd.communication.compression import quantization
 from fedkd.communication.compression.distributions import krr
+from fedkd.core import Failure
 from fedkd.engines.batched import batched
 from fedkd.rounds.client_sampling import available, everyone, uniform
 from fedkd.rounds.round import deployed
@@ -104,6 +105,29 @@ def test_who_is_turned_away_somewhere_is_named(tiny, double):
     two = played(federation, algorithm, 2, engine=engine)
     assert_same(two, unsharded(federation, algorithm, engine=engine), 1e-9)
     assert [set(one.rejected) for one in two[0]] == [{7}, {7}]
+
+
+def failing(*who):
+    """An engine under which some clients give no result."""
+
+    def run(function, task, clients, inputs):
+        results = ENGINE(function, task, clients, inputs)
+        return [
+            Failure("lost") if client.id in who else result
+            for client, result in zip(clients, results, strict=True)
+        ]
+
+    return run
+
+
+def test_a_block_all_of_whom_fail_is_no_end_of_the_rounds(tiny, double):
+    federation = tiny(["mlp-8"], SIZES, public=5)
+    algorithm, engine = small("fedavg", "momentum"), failing(4, 5, 6, 7, 9)
+    two = played(federation, algorithm, 2, engine=engine)
+    assert_same(two, unsharded(federation, algorithm, engine=engine), 1e-9)
+    assert [set(one.failed) for one in two[0]] == [{4, 5, 6, 7, 9}] * 2
+    with pytest.raises(RuntimeError, match="every client failed; client 0: lost"):
+        played(federation, algorithm, 2, engine=failing(*range(len(SIZES))))
 
 
 def test_what_no_shard_could_do_is_said(tiny):
