@@ -67,7 +67,24 @@ def private(e: FedExperiment, federation: FederatedData) -> Private:
             sum of that; in a line.
     """
     found = _with_noise(e, federation)
+    _check_lie(found)
     return _with_secure_sum(found, federation) if e.secure_sum and _sends(e) else found
+
+
+def _check_lie(found: Private) -> None:
+    """Raise ValueError where others send what depends on what a client would have sent.
+
+    Then its data move more of a sum, or of what is sent, than its own part. What records have
+    trained with noise may be repeated by anybody.
+    """
+    e, costs = found.experiment, found.costs
+    if costs is None or costs.unit == "record" or e.lie is None:
+        return
+    if e.lie[1].about == "predictions":
+        raise ValueError(
+            f"liars {e.liars}: they know what others send before there is noise on it, which no "
+            f"account of a {costs.unit} counts; take label-flip, privacy_unit record, or no liars"
+        )
 
 
 def _with_secure_sum(found: Private, federation: FederatedData) -> Private:

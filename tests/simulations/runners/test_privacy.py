@@ -285,6 +285,25 @@ def test_who_sends_nothing_stands_beside_secure_sums_and_elections(what):
     assert made("local", **what)[2:] == (None, None)
 
 
+KNOWING = [
+    dict(privacy_unit="client", epsilon=8.0, delta=0.1),
+    dict(privacy_unit="label", epsilon=2.0),
+    dict(votes=NoisyVotes(most=5), delta=0.1),
+]
+
+
+@pytest.mark.parametrize("noise", KNOWING, ids=["client", "label", "votes"])
+def test_liars_who_know_what_others_send_are_in_no_account(noise):
+    told = dict(name="fedmd", clients=4, **noise)
+    with pytest.raises(ValueError, match="they know what others send before there is noise on it"):
+        made(**told, liars="0.25:weakest-class")
+    assert made(**told, liars="0.25:label-flip")[2] is not None
+
+
+def test_liars_may_repeat_what_was_trained_with_noise():
+    assert made("fedmd", noise=2.0, clients=4, liars="0.25:weakest-class")[2] is not None
+
+
 # Labels as the unit
 
 
