@@ -215,6 +215,11 @@ def test_what_is_no_election_is_refused_before_anything_runs(name, settings, sai
         next(federated.run(experiment(name, **({"votes": votes, "delta": 1e-2} | settings))))
 
 
+@pytest.mark.parametrize("what", [{"secure_sum": True}, {"liars": "0.2:noise"}], ids=str)
+def test_clients_alone_stand_beside_for_comparison_whatever_is_about_uploads(what):
+    federated.prepare(experiment("local", models=("mlp-8",), **what))
+
+
 def test_mistakes_are_one_line(kdsim, small):
     cases = [("fedmd", ["--topology", "ring", "--clients", "1"])]
     cases += [("fedmd", ["--clock-stragglers", "0.2"]), ("fedgen", ["--private-size", "hidden"])]
