@@ -37,8 +37,11 @@ NOT_KEPT = (
     "noise is drawn from the system and not kept: the run cannot be repeated, inspected or "
     "audited, and starts over where it was stopped"
 )
-
-
+UNPROVED = (
+    "epsilon rests on what {} says of itself, which nobody has checked: that but for trained "
+    "parameters all that it sends of private examples is in beyond_training, and that it trains on "
+    "them once a round"
+)
 UNSEEN = (
     "a secure sum is simulated: the server sees no upload, so ranges, distributions and outliers "
     "are not checked and a faulty or hostile client is not found; sums, and who takes part, it sees"
@@ -376,6 +379,8 @@ def notes(e: FedExperiment, costs: RoundCosts | None) -> list[str]:
     if costs is None:
         return found
     found.append(NOT_KEPT if e.secret_noise else SEED_UNDOES)
+    if costs.unit == "record" and not type(e.algorithm).__module__.startswith("fedkd."):
+        found.append(UNPROVED.format(e.name))
     if costs.beyond:
         found.append(f"no epsilon is claimed: {_way_out(e, costs.beyond[0])}")
     return found

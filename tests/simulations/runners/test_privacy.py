@@ -10,6 +10,7 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 
 from fedkd import algorithms
+from fedkd.algorithms.dsfl import DSFL
 from fedkd.messages import Ledger as Bytes
 from fedkd.privacy import Gaussian, Ledger
 from fedkd.privacy.spending import RoundCosts, Spending
@@ -222,6 +223,18 @@ def test_the_seed_draws_the_same_noise_again_and_says_so():
     (first, *_), end = ran(noise=5.0, rounds=1)
     assert ran(noise=5.0, rounds=1)[1]["state"] == end["state"]
     assert "whoever reads it can take the noise off" in first["notes"][0]
+
+
+class Own(DSFL):
+    """An algorithm of a user's, of which no contract knows."""
+
+
+@pytest.mark.parametrize(("kind", "said"), [(DSFL, False), (Own, True)], ids=["ours", "own"])
+def test_what_an_own_algorithm_says_of_itself_is_not_taken_for_proved(kind, said):
+    training = dataclasses.replace(TRAINING, privacy=Clipping(1.0, 2.0))
+    e = FedExperiment(kind(local=training), **SMALL)
+    costs = RoundCosts("record", "add", 1e-5, {0: (Gaussian(2.0),)})
+    assert any("nobody has checked" in note for note in privacy.notes(e, costs)) == said
 
 
 # Clients as the unit
