@@ -37,6 +37,10 @@ NOT_KEPT = (
     "noise is drawn from the system and not kept: the run cannot be repeated, inspected or "
     "audited, and starts over where it was stopped"
 )
+DRAWN = (
+    "epsilon counts on it that nobody knows who took part in a round; the seed and the records of "
+    "rounds say so, and whoever reads these is told more than it counts"
+)
 UNPROVED = (
     "epsilon rests on what {} says of itself, which nobody has checked: that but for trained "
     "parameters all that it sends of private examples is in beyond_training, and that it trains on "
@@ -379,6 +383,8 @@ def notes(e: FedExperiment, costs: RoundCosts | None) -> list[str]:
     if costs is None:
         return found
     found.append(NOT_KEPT if e.secret_noise else SEED_UNDOES)
+    if costs.every_round:
+        found.append(DRAWN)
     if costs.unit == "record" and not type(e.algorithm).__module__.startswith("fedkd."):
         found.append(UNPROVED.format(e.name))
     if costs.beyond:

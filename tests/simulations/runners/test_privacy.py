@@ -271,6 +271,7 @@ def test_a_poisson_sample_of_clients_costs_all_of_them_less():
     assert (event.rate, costs.relation, set(costs.taking_part.values())) == (0.5, "add", {()})
     assert by_hand(event.noise, 0.5, 3, 0.1) == pytest.approx(3.0, rel=0.01)
     assert aggregation.noise.events() == costs.every_round
+    assert privacy.DRAWN in privacy.notes(e, costs)
 
 
 CLIENTS = [
