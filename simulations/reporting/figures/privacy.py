@@ -64,7 +64,6 @@ def utility(group: Sequence[Result], sheet: Sheet = WIDE) -> Figure | None:
             _line(panel, points, without.get(method), method, methods.index(method))
         _scale(panel, [point.epsilon for points in found.values() for point in points])
         panel.set_title(_titled(group, unit), fontsize=9, loc="left")
-        panel.set_xlabel("epsilon (log scale)")
     panels[0].set_ylabel(axis(group))
     widest = max(range(len(panels)), key=lambda place: len(panels[place].get_lines()))
     return with_legend(figure, sheet, panels[widest], "outside lower center")
@@ -129,6 +128,10 @@ def _line(
 
 
 def _scale(axes: Axes, epsilons: Sequence[float]) -> None:
+    if min(epsilons) <= 0:  # so much noise that the account rounds to none: it has no logarithm
+        axes.set_xlabel("epsilon")
+        return
+    axes.set_xlabel("epsilon (log scale)")
     axes.set_xscale("log")
     axes.set_xlim(min(epsilons) / ROOM, max(epsilons) * ROOM)
     axes.set_xticks(sorted({float(f"{epsilon:.2g}") for epsilon in epsilons}))

@@ -70,3 +70,11 @@ def test_what_claims_no_epsilon_is_not_drawn():
     assert draw([*bare, *several("local", 0.0)]) == {}
     (axes,) = draw([*RECORD, *bare])["privacy_against_accuracy"].axes
     assert not any("fd" in line.get_label() for line in axes.get_lines())
+
+
+def test_an_epsilon_that_rounds_to_none_has_no_logarithm_and_is_drawn_at_zero():
+    spent = several("dsfl", 0.0, "epsilon=1e-09", epsilon_record_add=0.0, delta=1e-4)
+    (axes,) = draw([*RECORD, *spent])["privacy_against_accuracy"].axes
+    assert (axes.get_xscale(), axes.get_xlabel()) == ("linear", "epsilon")
+    ((line, _, _),) = axes.containers
+    np.testing.assert_allclose(line.get_xydata(), [[0, 60], [1, 60], [8, 70]])
