@@ -213,7 +213,9 @@ def test_batch_normalisation_is_refused_in_a_line(norm):
     model = from_module(partial(Normed, norm), examples=torch.rand(4, 1, 8, 8), num_classes=10)
     task, clients = clients_of(model)
     private = Local(TrainingConfig(privacy=Clipping(1.0, 1.0)))
-    with pytest.raises(ValueError, match=r"^local.privacy: model .*; leave out local.privacy, or"):
+    with pytest.raises(
+        ValueError, match=r"^local.privacy: model .*; leave out local.privacy, or the epsilon"
+    ):
         check_federation(private, task, clients)
     check_federation(replace(private, local=TrainingConfig()), task, clients)
 
