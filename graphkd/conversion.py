@@ -413,9 +413,10 @@ def _check_pairs(pairs: Tensor, nodes: int, name: str) -> None:
 def _row(node: Hashable, about: Mapping[str, Any], columns: Sequence[str], name: str) -> np.ndarray:
     """The features of one node, (D,)."""
     if missing := [column for column in columns if column not in about]:
+        known = f", only {', '.join(about)}" if about else ""
         raise ValueError(
-            f"{name}: node {node!r} has no attribute {missing[0]!r}, only {', '.join(about)}; name "
-            "what holds the features, such as from_networkx(G, features=['age', 'income'])"
+            f"{name}: node {node!r} has no attribute {missing[0]!r}{known}; name what holds the "
+            "features, such as from_networkx(G, features=['age', 'income'])"
         )
     try:
         parts = [np.asarray(about[column], dtype=np.float32).reshape(-1) for column in columns]

@@ -161,6 +161,7 @@ def test_a_part_of_a_graph_keeps_the_names_of_its_nodes():
         (lambda: Graph.from_pyg(square(edge_index=torch.rand(2, 3))), "edges .* no whole numbers"),
         (lambda: Graph.from_pyg(square(x=torch.zeros(4, 2, 2))), r"features \(4, 2, 2\)"),
         (lambda: Graph.from_networkx(clubs(), label="club"), "'ann' has no attribute 'x', only"),
+        (lambda: Graph.from_networkx(networkx.path_graph(2)), "node 0 has no attribute 'x'; name"),
         (lambda: Graph.from_networkx(clubs(), features="age"), "no node has the attribute 'y'"),
         (lambda: Graph.from_networkx(clubs(), "club", "age"), "'ann' are no numbers"),
         (lambda: Graph.from_scipy(np.ones((2, 3)), np.eye(2), [0, 1]), "2 x 3; expected a square"),
