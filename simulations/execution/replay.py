@@ -211,9 +211,12 @@ def _said(way: FederatedRun, current: Round, client: int, verified: bool) -> Rec
 def _run_in(folder: Path) -> run_folder.Run:
     if (folder / "run.json").is_file():
         return run_folder.load(folder)[0]
-    found = [run.path for run in run_folder.load(folder)] if folder.is_dir() else []
+    found = list(run_folder.load(folder)) if folder.is_dir() else []
+    if len(found) == 1:
+        return found[0]
     if found:
-        raise ValueError(f"{folder} holds {len(found)} runs; name one of them, such as {found[0]}")
+        such = f"name one of them, such as {found[0].path}"
+        raise ValueError(f"{folder} holds {len(found)} runs; {such}")
     raise ValueError(f"{folder} is no run folder; name one that `kdsim run` or `fed` has written")
 
 
