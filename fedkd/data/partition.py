@@ -245,6 +245,7 @@ PARTITIONS: dict[str, Callable[..., Partition]] = {
     "bands": bands,
 }
 OF_ALL = ("iid", "quantity", "natural", "bands")  # that ask for no classes
+BY_ALPHA = ("dirichlet", "dirichlet-min", "dirichlet-balanced", "quantity")
 AUTO = "auto"
 
 REGISTRY: Registry[Callable[..., Any]] = Registry(

@@ -331,8 +331,7 @@ class FedExperiment:
     @property
     def protocol(self) -> str:
         """What has to be equal for two algorithms to be compared, in words."""
-        by_alpha = "dirichlet", "dirichlet-min", "dirichlet-balanced", "quantity"
-        strength = dict.fromkeys(by_alpha, f" {self.alpha:g}")
+        strength = dict.fromkeys(partition.BY_ALPHA, f" {self.alpha:g}")
         strength["shards"] = f" {self.shards}"
         strength["pathological"] = f" {self.classes_per_client}"
         said = [f"{self.clients} clients", self.partition + strength.get(self.partition, "")]

@@ -5,14 +5,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
+from fedkd.data.partition import AUTO, BY_ALPHA
 from fedkd.rounds.clock import Clock
 from simulations.config import experiments
 from simulations.config.schema import values
+from simulations.graph_settings import OF_EXAMPLES, is_graph
 from simulations.results.run_results import Result
 
 # Settings of a federation that say something only where another one has these values.
 BELONGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "alpha": ("partition", ("dirichlet", "quantity")),
+    "alpha": ("partition", (*BY_ALPHA, AUTO)),
     "shards": ("partition", ("shards",)),
     "classes_per_client": ("partition", ("pathological",)),
     "degree": ("topology", ("small-world",)),
@@ -80,6 +82,7 @@ def used(result: Result) -> dict[str, str]:
 def _idle(given: Mapping[str, str]) -> set[str]:
     """Settings of a federation that had nothing to say beside others."""
     found = {name for name, (other, on) in BELONGS.items() if given.get(other, on[0]) not in on}
+    found |= {*OF_EXAMPLES} if _of_nodes(given) else set()
     clock = {name for name in given if name.startswith("clock.")}
     if all(_read(given)[name] == UNTIMED.get(name) for name in clock):
         found |= clock
@@ -89,8 +92,12 @@ def _idle(given: Mapping[str, str]) -> set[str]:
     return found
 
 
+def _of_nodes(given: Mapping[str, str]) -> bool:
+    return "algorithm" in given and is_graph(given.get("data", ""))
+
+
 def _federated(result: Result) -> dict[str, str]:
-    public = result.settings.get("public", "")
+    public = "" if _of_nodes(result.settings) else result.settings.get("public", "")
     return {"corrupt": "none", "public_size": f"{public}, all of them".lstrip(", "), "test": REST}
 
 

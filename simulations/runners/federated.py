@@ -87,7 +87,16 @@ def prepare(
             f"{experiment.name} learns from no predictions of others: the distillation loss "
             f"{experiment.distillation_loss} changes nothing",
         )
-    return federation._replace(notes=(*federation.notes, *said))
+    return federation._replace(notes=(*federation.notes, *_meant(experiment, data), *said))
+
+
+def _meant(e: FedExperiment, data: Any) -> tuple[str, ...]:
+    """What the partition auto is on these data, as a note: neither title nor settings say it."""
+    if e.partition != partitions.AUTO:
+        return ()
+    name = partitions.chosen(e.partition, data)
+    strength = f", alpha {e.alpha:g}" if name in partitions.BY_ALPHA else ""
+    return (f"partition auto is {name}{strength} on these data",)
 
 
 def tables(prepared: FederatedData) -> Any:

@@ -89,6 +89,8 @@ def test_a_real_column_is_learnt_and_the_file_is_known_by_its_bytes(kdsim, house
     assert not [name for name in end["metrics"] if name.startswith(("accuracy", "agreement"))]
     assert 0 < end["metrics"]["rmse"] < houses.price.std()
     assert "3 clients, auto, label price, by north" in end["protocol"]
+    notes = [note for r in records for note in r.get("notes", ())]
+    assert "partition auto is bands on these data" in notes
     (summary,) = [r for r in records if r["record"] == "summary" and r["method"] == "fedmd"]
     assert "rmse_baseline" in summary["metrics"]
     status, _, err = kdsim(*flags)

@@ -245,6 +245,23 @@ def test_settings_that_differ_come_first_and_are_marked(tmp_path):
 
 
 @pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("partition", ["dirichlet", "dirichlet-balanced", "quantity", "auto"])
+def test_alpha_is_told_of_every_partition_that_may_go_by_it(tmp_path, partition):
+    fed_run(tmp_path, "local", 0, 0.5, settings={"partition": partition, "alpha": 0.25})
+    assert ["alpha", "0.25", "all", ""] in Table(html(gather(run_folder.load(tmp_path)))).rows
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_settings_of_examples_are_not_told_of_clients_that_hold_a_graph(tmp_path):
+    given = {"algorithm": "fedmd", "data": "digits-knn", "private": 500}
+    given |= {"public": 578, "public_size": None, "test": 0}
+    fed_run(tmp_path, "fedmd", 0, 0.5, settings=given)
+    rows = Table(html(gather(run_folder.load(tmp_path)))).rows
+    assert ["public_size", "all of them", "all", ""] in rows
+    assert not {row[0] for row in rows} & {"private", "public", "test"}
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_that_diverged_is_said_everywhere(tmp_path):
     for seed in (0, 1):
         fed_run(tmp_path, "local", seed, 0.5)
