@@ -1,11 +1,13 @@
 """What settings of a federated experiment mean, and are by default, where its data are a graph."""
 
 import importlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 DATA, GRAPHS = "fedkd.data.datasets", "graphkd.data.registry"  # where data are found by name
 PARTITIONS = "fedgraphkd.partition"
+MODELS, NETWORKS = "fedkd.models", "graphkd.models.networks"
 
 OBJECT = "own:"  # how names begin of what was given as a Python object
 GRAPH = f"{OBJECT}graph:"  # and of a graph that was, where clients may hold other data as well
@@ -61,6 +63,22 @@ def check_partition(name: str) -> None:
     """Raise ValueError for a partition that is none of a graph's nodes."""
     if not name.startswith(OBJECT):
         importlib.import_module(PARTITIONS).check(name)
+
+
+def check_models(data: str, names: Iterable[str]) -> None:
+    """Raise ValueError for networks on graphs, of data that are none."""
+    known = importlib.import_module(MODELS).names()
+    for name in names:
+        word = re.split("[-@]", name)[0]
+        if (
+            word.isalnum()
+            and word not in known
+            and word in importlib.import_module(NETWORKS).names()
+        ):
+            raise ValueError(
+                f"model {name} is a network on graphs, and {data} is no graph by name; take one of "
+                "`kdsim list models`, or a graph such as digits-knn; one of yours goes to kdsim.run"
+            )
 
 
 def check_settings(data: str, given: Mapping[str, Any], default: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ GROUPS = "kdsim."  # how the groups of entry points begin by which packages add 
 
 LEARNERS = {"fed": "fedkd.algorithms", "graph": "graphkd.methods"}
 DATA, GRAPHS = "fedkd.data.datasets", "graphkd.data.registry"
+MODELS, NETWORKS = "fedkd.models", "graphkd.models.networks"
 OF_GRAPHS = ("data", "models", "partition")
 ARGUMENTS = (*LEARNERS.values(), "kdattacks.attacks", "simulations.survey.recipes")  # of commands
 
@@ -126,10 +127,26 @@ def check_values(flags: Mapping[str, Flag], given: Mapping[str, Any]) -> None:
 
     Of clients that hold a graph the names of data, models and partitions are others, and left out.
     """
-    of_graphs = _is_graph(given.get("data")) and flags["data"].names == DATA
+    federated = "data" in flags and flags["data"].names == DATA
+    of_graphs = federated and _is_graph(given.get("data"))
     for key, value in given.items():
-        if key in flags and not (of_graphs and key in OF_GRAPHS):
+        elsewhere = key in OF_GRAPHS and (of_graphs or (federated and _is_of_graphs(key, value)))
+        if key in flags and not elsewhere:
             _check_value(flags[key].names, value)
+
+
+def _is_of_graphs(key: str, value: Any) -> bool:
+    """Whether it names what is for graphs: of other data it is refused with a better reason."""
+    if key == "partition":
+        from fedgraphkd.shares import BY_EDGES
+
+        return value in BY_EDGES
+    found = stored()
+    if found is None or key != "models":
+        return False
+    networks, models = ({*found["names"][place]["names"]} for place in (NETWORKS, MODELS))
+    texts = value if isinstance(value, list | tuple) else [value]
+    return any(re.split("[-@]", str(text))[0] in networks - models for text in texts)
 
 
 def _check_value(place: str, value: Any) -> None:

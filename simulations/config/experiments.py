@@ -287,6 +287,8 @@ class FedExperiment:
             )
         elif self.nodes != NodeShares():
             raise ValueError(f"nodes: these are shares of a graph's, and {self.data} is no graph")
+        else:
+            graph_settings.check_models(self.data, self.models)
 
     @property
     def is_own_partition(self) -> bool:

@@ -11,6 +11,7 @@ import pytest
 import fedkd.models
 from kdcore.references import names_in
 from simulations.cli import catalogue
+from simulations.config.experiments import build
 
 QUICK = [
     ["fed", "--help"],
@@ -113,8 +114,15 @@ def test_clients_that_hold_a_graph_have_models_and_partitions_of_their_own():
     flags = catalogue.learner("fed", "fedmd").flags
     of_nodes = {"models": ["gcn-64"], "partition": "louvain"}
     catalogue.check_values(flags, {**of_nodes, "data": "cora"})
-    with pytest.raises(ValueError, match="unknown model 'gcn-64'"):
-        catalogue.check_values(flags, {**of_nodes, "data": "digits"})
+    with pytest.raises(ValueError, match="unknown model 'gcm-64'"):
+        catalogue.check_values(flags, {"models": ["gcm-64"], "data": "digits"})
+
+
+@pytest.mark.parametrize("given", [{"models": ["mlp", "gcn-64"]}, {"partition": "louvain"}])
+def test_what_is_for_graphs_is_refused_of_other_data_by_those_who_can_say_why(given):
+    catalogue.check_values(catalogue.learner("fed", "fedmd").flags, {**given, "data": "digits"})
+    with pytest.raises(ValueError, match=r"(louvain|gcn-64) .* graph.*, and digits is n"):
+        build("fed", "fedmd", {**given, "data": "digits"})
 
 
 def test_where_a_package_adds_a_name_all_is_looked_up(tmp_path, monkeypatch):

@@ -135,7 +135,10 @@ def test_settings_that_do_not_fit_are_refused_in_a_line(given, said):
             "1593 nodes to deal out to 1797 clients; take 1",
         ),
         ({"clients": 1500, "partition": "random"}, "client 0 has 2 nodes and none with a label to"),
-        ({"data": "digits", "models": ["gcn-8"], "partition": "iid"}, "unknown model 'gcn-8'"),
+        (
+            {"data": "digits", "models": ["gcn-8"], "partition": "iid"},
+            "gcn-8 is a network on graphs",
+        ),
     ],
     ids=["cnn", "clients", "labels", "gcn"],
 )
