@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from simulations.config.experiments import KINDS, Template
-from simulations.config.grid import SEEDS
+from simulations.config.grid import NONE, SEEDS, may_be_none
 from simulations.config.resources import Resources
 from simulations.config.schema import Leaf, json_schema, leaves
 from simulations.config.search import Tune
@@ -67,14 +67,19 @@ def _shared(key: str, known: Mapping[str, Mapping[str, Schema]]) -> Schema:
 
 def _axes(known: Mapping[str, Leaf]) -> dict[str, Schema]:
     """Settings by dotted names, each a value or a list of values."""
-    found = {name: _or_many(json_schema(leaf)) for name, leaf in known.items()}
+    found = {
+        name: _or_many(json_schema(leaf), *[NONE] * may_be_none(leaf))
+        for name, leaf in known.items()
+    }
     seeds = {"anyOf": [{"type": "integer", "minimum": 1}, _list({"type": "integer"})]}
     return found | {"seeds": seeds | {"description": json_schema(SEEDS)["description"]}}
 
 
-def _or_many(one: Schema) -> Schema:
+def _or_many(one: Schema, *words: str) -> Schema:
+    """A value, or a list of them, of which some may be words."""
     said = {key: value for key, value in one.items() if key in ("description", "default")}
     bare = {key: value for key, value in one.items() if key not in said}
+    bare = {"anyOf": [bare, {"enum": [*words]}]} if words else bare
     return {"anyOf": [bare, _list(bare)], **said}
 
 

@@ -116,10 +116,15 @@ def _product(grid: _Grid) -> Iterable[Experiment]:
         yield grid.template.build(dict(zip(grid.axes, combination, strict=True)))
 
 
+def may_be_none(leaf: Leaf) -> bool:
+    """Whether `NONE` is a value of a setting: that of a number which need not be given."""
+    return leaf.default is None and settings.numeric(leaf.hint)
+
+
 def _axis(value: Any, leaf: Leaf) -> Sequence[Any]:
     several = isinstance(value, list) and (not leaf.many or any(isinstance(v, list) for v in value))
     values = value if several else [value]
-    if leaf.default is None and settings.numeric(leaf.hint):
+    if may_be_none(leaf):
         return [None if one == NONE else one for one in values]
     return values
 

@@ -32,6 +32,7 @@ def test_the_files_that_come_with_kdsim_are_right(validator):
     [
         "[fed]\nalgorithm = 'fedmd'\nalpha = [0.1, 1]\nlocal.epochs = [1, 2]\nseeds = 3",
         "[fed]\nalgorithm = ['fedmd', 'mine:Own']\nmystery = 1\n[algorithm.'mine:Own']\nx = 1",
+        "[fed]\nalgorithm = 'dsfl'\nepsilon = ['none', 8.0]",
         "[fed]\nalgorithm = 'dsfl'\nmodels = [['cnn'], ['mlp-8', 'cnn']]\nseeds = [3, 5]",
         "[graph]\nmethod = 'glnn'\n[method.glnn]\ntemperature = 2.0\n[resources]\ncpus = 2",
     ],
@@ -48,6 +49,7 @@ def test_right_files_pass(validator, text):
         "[fed]\nalgorithm = 'fedmd'\nrounds = 0",
         "[fed]\nalgorithm = 'fedmd'\nrounds = [3, 0]",
         "[fed]\nalgorithm = 'fedmd'\nrounds = 'ten'",
+        "[fed]\nalgorithm = 'fedmd'\nrounds = [3, 'none']",
         "[fed]\nalgorithm = 'fedmd'\nlocal.epoch = 1",
         "[fed]\nalgorithm = 'fedmd'\nlocal.learning_rate = 0.0",
         "[fed]\nalgorithm = 'fedmd'\ntopology = 'star'",

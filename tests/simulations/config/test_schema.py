@@ -14,7 +14,7 @@ PRIVATE = TrainingConfig(privacy=Clipping(1.0, 0.5))
 
 def test_what_is_absent_has_settings_that_are_none_and_no_part_in_a_digest():
     found = schema.leaves(FedExperiment(DSFL()))
-    names = {name for name in found if "privacy" in name}
+    names = {name for name in found if "privacy." in name}
     assert names == {"algorithm.local.privacy.norm", "algorithm.local.privacy.noise"}
     assert {found[name].default for name in names} == {None}
     assert names <= schema.unsaid(FedExperiment(DSFL()))
