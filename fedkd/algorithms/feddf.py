@@ -157,9 +157,8 @@ def _passes(
     leaves = [start[name].detach().clone().requires_grad_() for name in names]
     model = start | dict(zip(names, leaves, strict=True))
     learn, least = learning(predict), least_batch(predict)
-    optimiser = rule(training)
-    state, steps = optimiser.init(leaves), batches.steps // training.epochs
-    sizes = batches.mask.sum(dim=1).tolist()
+    optimiser, steps = rule(training), batches.steps // training.epochs
+    state, sizes = optimiser.init(leaves), batches.mask.sum(dim=1).tolist()
     for count, (index, mask) in enumerate(zip(batches.order, batches.mask, strict=True), start=1):
         if sizes[count - 1] < least:
             continue
