@@ -278,7 +278,8 @@ def terminal_table(one: Any) -> Table:
     kept |= {i: COLUMNS[c.metric] for i, c in enumerate(one.columns, 2) if _fits(c)}
     table = Table(title=one.title, title_justify="left", box=SIMPLE_HEAD)
     for place, title in kept.items():
-        table.add_column(title, justify="left" if place == 0 else "right")
+        word = max(map(len, title.split()))  # is never cut, whatever else has to wrap
+        table.add_column(title, justify="left" if place == 0 else "right", min_width=word)
     for row in one.body:
         table.add_row(*(row[place] for place in kept))
     return table
