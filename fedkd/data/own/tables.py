@@ -169,7 +169,8 @@ def _one_hot(values: "pd.Series[Any]", name: str, missing: int, notes: list[str]
     if len(kinds) > MOST_KINDS:
         raise ValueError(
             f"column {name!r} is text of {len(kinds)} different values, over {MOST_KINDS}; code it "
-            "yourself, or leave it out with features=[...]"
+            "yourself, or leave it out: kdsim.data(..., features=[...]), on the command line in a "
+            "function that data names, as mine.py:load"
         )
     lost = f", {missing} missing, which are a kind of their own" if missing else ""
     notes.append(f"column {name} is text: one-hot, {len(kinds)} kinds{lost}")

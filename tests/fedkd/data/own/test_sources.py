@@ -264,8 +264,10 @@ def test_a_table_that_cannot_be_meant_is_refused(change, settings, message):
 
 def test_text_of_too_many_kinds_is_refused():
     names = pd.DataFrame({"name": [f"id{n}" for n in range(60)], "y": Y})
-    with pytest.raises(ValueError, match="'name' is text of 60 different values, over 50"):
+    with pytest.raises(ValueError, match="'name' is text of 60 different values, over 50") as no:
         data(names)
+    assert "features=[...]" in str(no.value)
+    assert "mine.py:load" in str(no.value)  # no flag says which columns are features
 
 
 # Folders of pictures
