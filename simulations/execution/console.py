@@ -265,7 +265,7 @@ def print_tables(runs: Sequence[run_folder.Run]) -> None:
 
     console = Console(file=sys.stdout, **PLAIN)
     for one in tables(runs):
-        console.print(terminal_table(one))
+        console.print(terminal_table(one), crop=False)  # rather a long line than one column less
     for run in runs:
         if why := next((r["diverged"] for r in run.records if "diverged" in r), None):
             console.print(f"DIVERGED: {run.path.name}: {why}", soft_wrap=True)
@@ -278,7 +278,8 @@ def terminal_table(one: Any) -> Table:
     kept |= {i: COLUMNS[c.metric] for i, c in enumerate(one.columns, 2) if _fits(c)}
     table = Table(title=one.title, title_justify="left", box=SIMPLE_HEAD)
     for place, title in kept.items():
-        word = max(map(len, title.split()))  # is never cut, whatever else has to wrap
+        cells = [row[place] for row in one.body] if place else []  # labels may be long, and wrap
+        word = max(len(word) for text in (title, *cells) for word in text.split())  # is never cut
         table.add_column(title, justify="left" if place == 0 else "right", min_width=word)
     for row in one.body:
         table.add_row(*(row[place] for place in kept))
