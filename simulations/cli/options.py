@@ -69,8 +69,11 @@ def option(key: str, flag: catalogue.Flag) -> click.Option:
     """The click option of a flag."""
     name = "--" + key.replace(".", "-").replace("_", "-")
     kind: Any = click.Choice(flag.choices) if flag.choices else TYPES[flag.kind]
+    # Alone, a switch is on; it takes a value as well, such as false, for those that are on.
+    alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if kind is bool else {}
     return click.Option(
         param_decls=[variable(key), name],
+        **alone,
         type=Listing() if flag.many else kind,
         default=None,  # so that what was given can be told from what was not
         multiple=flag.many,

@@ -31,7 +31,7 @@ Record = dict[str, Any]
 
 SEED_UNDOES = (
     "noise is drawn from the seed, which run.json has: whoever reads it can take the noise off; "
-    "--secret-noise true draws it from the system"
+    "--secret-noise draws it from the system"
 )
 NOT_KEPT = (
     "noise is drawn from the system and not kept: the run cannot be repeated, inspected or "
