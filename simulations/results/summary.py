@@ -10,6 +10,7 @@ from simulations.results.columns import primary
 from simulations.results.run_folder import Record, Run, line
 
 TRAINING = "local."  # the settings of an algorithm that the baseline shares
+ROUNDING = 1e-9  # of a mean: a smaller spread is that of last digits
 
 
 def summaries(runs: Sequence[Run]) -> list[Record]:
@@ -53,11 +54,11 @@ def _summary(group: Mapping[int, Run], groups: Sequence[Mapping[int, Run]]) -> R
 def spread(values: Iterable[float | None]) -> dict[str, Any]:
     """Mean, sample standard deviation (null for one value) and how many values there are."""
     x = [value for value in values if value is not None]
-    return {
-        "mean": statistics.fmean(x) if x else None,
-        "std": statistics.stdev(x) if len(x) > 1 else None,
-        "n": len(x),
-    }
+    mean = statistics.fmean(x) if x else None
+    std = statistics.stdev(x) if len(x) > 1 else None
+    if std is not None and std < ROUNDING * abs(mean or 0):
+        std = 0.0
+    return {"mean": mean, "std": std, "n": len(x)}
 
 
 def _baseline(group: Mapping[int, Run], groups: Sequence[Mapping[int, Run]]) -> Mapping[int, Run]:

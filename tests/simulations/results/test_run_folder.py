@@ -166,6 +166,8 @@ def run(name, seed, accuracy, **settings):
 def test_a_summary_has_mean_spread_and_number():
     assert spread([1.0, 2.0, 3.0]) == {"mean": 2.0, "std": 1.0, "n": 3}
     assert spread([1.0, None]) == {"mean": 1.0, "std": None, "n": 1}
+    assert spread([8.0, 8.0 + 2e-15]) == {"mean": 8.0, "std": 0.0, "n": 2}
+    assert spread([0.0, 2e-15])["std"] > 0
     assert spread([None]) == {"mean": None, "std": None, "n": 0}
 
 
