@@ -2,7 +2,7 @@
 
 `releases` says how far a client, or a record, can move what is sent; `events` are what was released
 with how much noise; `accounting` turns them into epsilon, and epsilon into noise; `mechanisms` add
-noise to sums and labels; `lower_bounds` audits them.
+noise to sums and labels; `lower_bounds` and `one_run` audit them.
 """
 
 from fedkd.privacy.accounting import Guarantee, Ledger, noise_multiplier, renyi

@@ -308,7 +308,8 @@ def audit(
         int | None, typer.Option("--round", help="from 1 [default: the last]")
     ] = None,
     mechanism: Annotated[
-        str | None, typer.Option(help="in the place of a run: does it keep its epsilon? fd, dpsgd")
+        str | None,
+        typer.Option(help="not a run: does it keep its epsilon? fd, dpsgd, dpsgd-one-run"),
     ] = None,
     epsilon: Annotated[float, typer.Option(help="that the mechanism promises")] = 4.0,
     delta: Annotated[float, typer.Option(help="at which it does")] = 1e-5,

@@ -71,6 +71,19 @@ def test_without_noise_few_runs_prove_that_there_is_none():
     assert bound("dpsgd", 0.5, 40) > 4  # epsilon of this noise is 107
 
 
+def test_one_run_proves_that_there_is_no_noise_and_not_that_a_root_of_two_is_missing():
+    mechanism = mechanisms.MECHANISMS["dpsgd-one-run"]
+    noise = mechanism.noise(4.0, DELTA)
+
+    def proved(noise):
+        found = mechanism.bounds(mechanism.scores(noise, 200, 0), DELTA, mechanism.alpha)
+        return found["lower_bound"]
+
+    assert 0 < proved(noise) < proved(noise / 4)
+    assert proved(noise / math.sqrt(2)) < 4
+    assert proved(0.0) == pytest.approx(math.log(0.05**0.01 / (1 - 0.05**0.01)), abs=0.02)
+
+
 @pytest.mark.slow
 def test_dp_sgd_keeps_its_epsilon_and_a_missing_root_of_two_is_caught():
     noise = right("dpsgd", 4.0)
