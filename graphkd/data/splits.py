@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -237,9 +238,9 @@ def largest_component(graph: Graph) -> tuple[Graph, Tensor]:
             "build them, for example from nearest neighbours"
         )
     source, target = edge_index.cpu().numpy()
-    adjacency = coo_matrix((torch.ones(len(source)).numpy(), (source, target)), shape=(n, n))
-    _, label = connected_components(adjacency, directed=False)
-    label = torch.from_numpy(label).long()
+    adjacency = coo_matrix((np.ones(len(source)), (source, target)), shape=(n, n))
+    _, found = connected_components(adjacency, directed=False)
+    label = torch.from_numpy(found).long().to(edge_index.device)
     origin = (label == torch.bincount(label).argmax()).nonzero()[:, 0]
     return replace(graph, edge_index=edge_index).subgraph(origin), origin
 

@@ -15,6 +15,7 @@ from graphkd.models import networks
 from graphkd.ops.edges import simple
 from graphkd.training.loop import descend, predict, seeded
 from kdcore import metrics
+from kdcore.devices import Made
 from kdcore.losses import response
 from kdcore.rng import generator
 from kdcore.settings import WIDEST, Setting
@@ -61,7 +62,7 @@ class GraphDataFree:
         edges = self._edges(classes, seed)
 
         def built(network: str, who: str) -> nn.Module:
-            with seeded(seed, device, who, "weights"):
+            with seeded(seed, device, who, "weights"), Made("cpu"):  # where weights are drawn
                 return networks.build(network, graph, self.hidden, 2, self.dropout)
 
         def score(network: nn.Module) -> float:
