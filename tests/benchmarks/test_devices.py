@@ -22,5 +22,7 @@ def test_the_table_of_a_device_has_all_its_rows():
     for what in ("FedMD, CNN", "FedAvg, CNN", "FedMD, ResNet-8", "FedAvg, ResNet-8", "two Ray"):
         (row,) = [row for row in rows if what in row[0] and ("two" in what) == ("two" in row[0])]
         ours, theirs = (float(re.search(r"([\d.]+) s", cell)[1]) for cell in row[1:3])
-        assert float(row[3].strip().rstrip("x")) == pytest.approx(theirs / ours, rel=0.02, abs=0.02)
+        rounding = 0.0005 / ours + 0.0005 / theirs  # seconds are told in thousandths
+        ratio = float(row[3].strip().rstrip("x"))
+        assert ratio == pytest.approx(theirs / ours, rel=1.1 * rounding, abs=0.006)
     assert {"teacher", "student"} <= {part.strip() for row in rows for part in row[0].split(",")}
