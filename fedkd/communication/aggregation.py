@@ -90,22 +90,21 @@ class Aggregation:
         stream: torch.Generator | None,
     ) -> Learnt:
         """The sum that the server learns from, and of how many clients it is taken to be."""
+        if self.compares:
+            total, count = summed(map(algorithm.summand, uploads))
+            if count and self.projected:
+                total = sensible(total, all_specs(cohort), count, 0.0)
+            return Learnt(total, count)
+        assert stream is not None
         if self.noise is not None:
-            assert stream is not None
             return Learnt(*noisy_sum(self.noise, algorithm, uploads, cohort, stream))
         if self.votes is not None:
-            assert stream is not None
             return Learnt(*elected(self.votes, algorithm, uploads, cohort, stream))
-        if self.secure is not None:
-            assert stream is not None
-            nothing = {group: nobody(group, cohort) for group in cohort.specs}
-            known = cohort.members, nothing, cohort.private
-            learnt = secure_total(self.secure, algorithm, uploads, *known, stream)
-            return learnt._replace(total=on(learnt.total, cohort.device))
-        total, count = summed(map(algorithm.summand, uploads))
-        if count and self.projected:
-            total = sensible(total, all_specs(cohort), count, 0.0)
-        return Learnt(total, count)
+        assert self.secure is not None
+        nothing = {group: nobody(group, cohort) for group in cohort.specs}
+        known = cohort.members, nothing, cohort.private
+        learnt = secure_total(self.secure, algorithm, uploads, *known, stream)
+        return learnt._replace(total=on(learnt.total, cohort.device))
 
     def bytes_of(self, algorithm: Algorithm, specs: Specs) -> Mapping[str, int] | None:
         """Bytes of an upload, where it is not sent as it is."""

@@ -4,9 +4,10 @@ How far is by `fedkd.privacy.releases`; what comes after the noise is post-proce
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -132,20 +133,24 @@ def released(
     turned away, or have failed, add zeros.
     """
 
-    def terms() -> Iterator[Message]:
-        for group in cohort.specs:
-            yield algorithm.summand(nobody(group, cohort))
-        for upload in uploads:
-            specs, received = cohort.specs[upload.group], cohort.received[upload.client]
-            yield algorithm.summand(bounded(upload, specs, received, noise.bound))
+    def within(upload: Received) -> Received:
+        specs, received = cohort.specs[upload.group], cohort.received[upload.client]
+        return bounded(upload, specs, received, noise.bound)
 
-    exact, _ = summed(terms())
+    exact = _sum_of_all(algorithm, map(within, uploads), cohort)
     size = _largest(noise, cohort)
     return {
         key: gaussian_sum(exact[key], size, noise.noise, stream).value
         for key in sorted(exact)
         if not key.endswith(WEIGHT)
     }
+
+
+def _sum_of_all(algorithm: Algorithm, uploads: Iterable[Received], cohort: Cohort) -> Message:
+    """The sum of summands, with all keys of all groups, whoever has answered."""
+    zeros = (nobody(group, cohort) for group in cohort.specs)
+    total, _ = summed(map(algorithm.summand, chain(zeros, uploads)))
+    return total
 
 
 def _largest(noise: ClientNoise, cohort: Cohort) -> float:
@@ -164,14 +169,11 @@ def elected(
     A client votes for the class that it takes for the likeliest; of equals, for the first.
     """
 
-    def terms() -> Iterator[Message]:
-        for group in cohort.specs:
-            yield algorithm.summand(nobody(group, cohort))
-        for upload in uploads:
-            ballots = {key: _ballots(value) for key, value in upload.payload.items()}
-            yield algorithm.summand(upload._replace(payload=ballots))
+    def voting(upload: Received) -> Received:
+        ballots = {key: _ballots(value) for key, value in upload.payload.items()}
+        return upload._replace(payload=ballots)
 
-    counts, _ = summed(terms())
+    counts = _sum_of_all(algorithm, map(voting, uploads), cohort)
     number = sum(cohort.counts.values())
     total = {}
     for key, value in counts.items():

@@ -65,7 +65,8 @@ class Aggregating(Algorithm):
 
     def summand(self, upload: Received) -> Message:
         """By the rule, from this upload alone."""
-        super().summand(upload)  # says where no sum would do
+        if self.properties.summand == "none":
+            return super().summand(upload)  # which says that no sum would do
         return self.rule.summand(upload.payload)
 
     def server_update(
@@ -104,20 +105,24 @@ def of_consensus(server: Server) -> Message:
 
 def _outlying(server: Server, clients: Tensor) -> Tensor:
     """(K,) the outlier scores of clients so far, on the CPU."""
-    known = dict(zip(_listed(server, UPLOADERS), _listed(server, OUTLYING), strict=True))
+    known = _scores(server)
     scores = [known.get(client, 0.0) for client in clients.tolist()]
     return torch.tensor(scores, dtype=torch.float64)
 
 
 def _noted(server: Server, clients: Tensor, outlying: Tensor) -> Server:
     """What a server keeps of all clients heard so far."""
-    known = dict(zip(_listed(server, UPLOADERS), _listed(server, OUTLYING), strict=True))
-    known |= dict(zip(clients.tolist(), outlying.tolist(), strict=True))
+    known = _scores(server) | dict(zip(clients.tolist(), outlying.tolist(), strict=True))
     everybody = sorted(known)
     return {
         UPLOADERS: torch.tensor(everybody),
         OUTLYING: torch.tensor([known[one] for one in everybody], dtype=torch.float64),
     }
+
+
+def _scores(server: Server) -> dict[float, float]:
+    """Client -> its outlier score, of all that were heard."""
+    return dict(zip(_listed(server, UPLOADERS), _listed(server, OUTLYING), strict=True))
 
 
 def _listed(server: Server, key: str) -> list[float]:

@@ -233,6 +233,14 @@ def flat(tensors: Params | Message) -> Tensor:
     return torch.cat([value.detach().double().flatten() for value in tensors.values()])
 
 
+DPSGD = Mechanism(
+    unit="record",
+    relation="add",
+    alpha=0.05,
+    noise=lambda epsilon, delta: noise_multiplier(epsilon, delta, STEPS),
+    scores=dpsgd,
+    bounds=by_many_runs,
+)
 MECHANISMS = {
     "fd": Mechanism(
         unit="client",
@@ -242,19 +250,8 @@ MECHANISMS = {
         scores=fd,
         bounds=by_many_runs,
     ),
-    "dpsgd": Mechanism(
-        unit="record",
-        relation="add",
-        alpha=0.05,
-        noise=lambda epsilon, delta: noise_multiplier(epsilon, delta, STEPS),
-        scores=dpsgd,
-        bounds=by_many_runs,
-    ),
-    "dpsgd-one-run": Mechanism(
-        unit="record",
-        relation="add",
-        alpha=0.05,
-        noise=lambda epsilon, delta: noise_multiplier(epsilon, delta, STEPS),
+    "dpsgd": DPSGD,
+    "dpsgd-one-run": DPSGD._replace(
         scores=dpsgd_one_run,
         bounds=by_one_run,
         samples="canaries in one run, and as many left out of it,",

@@ -4,7 +4,7 @@ What a round costs is data (`fedkd.privacy.spending.RoundCosts`); a run counts w
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from fedkd.communication.aggregation import Aggregation, check_linear, check_sum
 from fedkd.communication.channel import Channel
 from fedkd.core import Client
 from fedkd.data.federated_data import FederatedData
+from fedkd.messages import PayloadSpec
 from fedkd.privacy.accounting import Relation, check_delta
 from fedkd.privacy.client_noise import ClientNoise
 from fedkd.privacy.events import Event, Gaussian
@@ -96,7 +97,7 @@ def _check_lie(found: Private) -> None:
 
 def _with_secure_sum(found: Private, federation: FederatedData) -> Private:
     e = found.experiment
-    if e.topology != "server" or e.clock != Clock():
+    if not _in_rounds_at_a_server(e):
         raise ValueError(
             "secure_sum: masks are of the clients of one round at a server; take the topology "
             "server without a clock, or no secure_sum"
@@ -105,6 +106,11 @@ def _with_secure_sum(found: Private, federation: FederatedData) -> Private:
     channel = replace(_channel(e), private_size=e.size_disclosure).with_algorithm(e.algorithm)
     aggregation.check(e.algorithm, federation.task, channel, e.clients)
     return found._replace(aggregation=aggregation)
+
+
+def _in_rounds_at_a_server(e: FedExperiment) -> bool:
+    """Whether a server adds up a round's uploads: not so peers, nor who comes when it is done."""
+    return e.topology == "server" and e.clock == Clock()
 
 
 def _sends(e: FedExperiment) -> bool:
@@ -155,7 +161,7 @@ def _by_votes(e: FedExperiment, federation: FederatedData) -> Private:
             "votes are noise for clients, and local.privacy and epsilon_label for records and "
             "labels; an account has one unit, leave out one of the two"
         )
-    if e.topology != "server" or e.clock != Clock():
+    if not _in_rounds_at_a_server(e):
         raise ValueError(
             "votes: elections are of a round at a server; take the topology server without a clock"
         )
@@ -169,15 +175,7 @@ def _by_votes(e: FedExperiment, federation: FederatedData) -> Private:
     aggregation = Aggregation(votes=e.votes)
     channel = _channel(e).with_algorithm(e.algorithm)
     aggregation.check(e.algorithm, federation.task, channel, e.clients)
-    events = {
-        group: tuple(
-            event
-            for spec in e.algorithm.payload_spec(federation.task, group).values()
-            for event in e.votes.events(spec.shape)
-        )
-        for group in federation.task.models
-    }
-    each = {client.id: events[client.group] for client in federation.clients}
+    each = _of_payloads(e, federation, lambda spec: e.votes.events(spec.shape))
     return Private(e, RoundCosts("client", "replace", e.delta, each), aggregation)
 
 
@@ -201,7 +199,7 @@ def _by_client(e: FedExperiment, federation: FederatedData, epsilon: float) -> P
     """
     if not _sends(e):
         return Private(e)
-    if e.topology != "server" or e.clock != Clock():
+    if not _in_rounds_at_a_server(e):
         raise ValueError(
             f"epsilon {epsilon:g} by client: noise is on the sum of a round at a server; take the "
             "topology server without a clock, or another privacy_unit"
@@ -239,20 +237,26 @@ def _by_label(e: FedExperiment, federation: FederatedData, epsilon: float) -> Pr
 
 def _of_labels(e: FedExperiment, federation: FederatedData) -> RoundCosts | None:
     """The costs of labels that are randomised: an event for each of an upload."""
-    if e.epsilon_label is None or not _sends(e):
+    epsilon = e.epsilon_label
+    if epsilon is None or not _sends(e):
         return None
-    events = {
-        group: tuple(
-            event
-            for spec in e.algorithm.payload_spec(federation.task, group).values()
-            for event in label_events(e.epsilon_label, spec)
-        )
-        for group in federation.task.models
-    }
+    each = _of_payloads(e, federation, lambda spec: label_events(epsilon, spec))
     check_summed(e.algorithm)
     check_linear(e.algorithm)
-    each = {client.id: events[client.group] for client in federation.clients}
     return RoundCosts("label", "replace", e.delta, each)
+
+
+def _of_payloads(
+    e: FedExperiment,
+    federation: FederatedData,
+    of: Callable[[PayloadSpec], Iterable[Event]],
+) -> dict[int, tuple[Event, ...]]:
+    """Client -> the events of an upload, from what its payloads look like."""
+    events = {}
+    for group in federation.task.models:
+        specs = e.algorithm.payload_spec(federation.task, group).values()
+        events[group] = tuple(event for spec in specs for event in of(spec))
+    return {client.id: events[client.group] for client in federation.clients}
 
 
 UNITS = {"record": _by_record, "client": _by_client, "label": _by_label}
@@ -303,9 +307,9 @@ def _sizes(e: FedExperiment, beyond: Collection[str] = ()) -> tuple[Event, ...]:
 def _enough(e: FedExperiment, clients: Collection[Client], epsilon: float) -> float:
     """The noise multiplier of which nobody's records cost more than epsilon in all rounds."""
     training, sizes, costs = e.algorithm.local, _sizes(e), []
-    for client, parts in planned(e, [client.id for client in clients]).items():
-        records = next(len(c.private) for c in clients if c.id == client)
-        own = _trained(training, 1.0, records)
+    records = {client.id: len(client.private) for client in clients}
+    for client, parts in planned(e, list(records)).items():
+        own = _trained(training, 1.0, records[client])
         sought = tuple(replace(event, count=event.count * parts) for event in own)
         costs.append(Cost(sought, tuple(replace(s, count=s.count * parts) for s in sizes)))
     return enough_noise(epsilon, e.delta, [cost for cost in costs if cost.sought])

@@ -113,10 +113,7 @@ def argmax() -> Transform:
 
     def decode(sent: Message) -> Message:
         def read(key: str, value: Tensor) -> Tensor:
-            shape, data = _rows_of(value)
-            said = take(data, _width(shape[-1]), torch.Size(shape[:-1]).numel())
-            _check_classes(key, said, shape[-1])
-            return _read(torch.nn.functional.one_hot(said.reshape(shape[:-1]), shape[-1]).double())
+            return _read(torch.nn.functional.one_hot(*_labels(key, value)).double())
 
         return each_coded(sent, read)
 
@@ -146,10 +143,7 @@ def krr(epsilon: float) -> Transform:
 
     def decode(sent: Message) -> Message:
         def read(key: str, value: Tensor) -> Tensor:
-            shape, data = _rows_of(value)
-            said = take(data, _width(shape[-1]), torch.Size(shape[:-1]).numel())
-            _check_classes(key, said, shape[-1])
-            return _read(unbiased(said.reshape(shape[:-1]), shape[-1], epsilon))
+            return _read(unbiased(*_labels(key, value), epsilon))
 
         return each_coded(sent, read)
 
@@ -249,6 +243,14 @@ def _halves(key: str, data: bytes, rows: int, count: int) -> Tensor:
     if not bool(((sure >= 0) & (sure.sum(dim=-1, keepdim=True) <= 1 + 1e-2)).all()):
         raise ValueError(f"{key} has rows that are no distribution")
     return sure
+
+
+def _labels(key: str, value: Tensor) -> tuple[Tensor, int]:
+    """The labels that were sent, one a row, and of how many classes."""
+    shape, data = _rows_of(value)
+    said = take(data, _width(shape[-1]), torch.Size(shape[:-1]).numel())
+    _check_classes(key, said, shape[-1])
+    return said.reshape(shape[:-1]), shape[-1]
 
 
 def _check_classes(key: str, said: Tensor, classes: int) -> None:
