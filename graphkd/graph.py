@@ -10,7 +10,7 @@ from torch import Tensor
 
 from graphkd import conversion
 from graphkd.conversion import hidden, integers
-from graphkd.ops import sparse
+from graphkd.ops import edges, sparse
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -19,10 +19,27 @@ HIDDEN = conversion.HIDDEN  # a label that may not be seen; losses skip it, accu
 
 
 class Types(NamedTuple):
-    """The types of nodes by name, and of each relation the types of its two ends."""
+    """The types of nodes by name, of each relation those of its two ends, and which has labels."""
 
     nodes: tuple[str, ...] = ("node",)
     relations: tuple[tuple[int, int], ...] = ((0, 0),)
+    target: int = 0
+
+    @property
+    def meta_paths(self) -> tuple[tuple[int, ...], ...]:
+        """Ways from nodes with labels to such nodes, as relations by number.
+
+        They are a relation among them, or one to another type and one back from it.
+        """
+        ends = list(enumerate(self.relations))
+        direct = tuple((r,) for r, end in ends if end == (self.target, self.target))
+        by_others = tuple(
+            (there, back)
+            for there, (a, b) in ends
+            for back, (c, d) in ends
+            if a == d == self.target and b == c != self.target
+        )
+        return direct + by_others
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +185,23 @@ class Graph:
     def relation_means(self) -> tuple[sparse.Matrix, ...]:
         """For each relation the mean over the neighbours by it, (N, N), 0 without any."""
         n, dtype = self.num_nodes, self.x.dtype
-        return tuple(sparse.neighbour_mean(edges, n, dtype) for edges in self.relations)
+        return tuple(sparse.neighbour_mean(pairs, n, dtype) for pairs in self.relations)
+
+    @cached_property
+    def meta_paths(self) -> tuple[Tensor, ...]:
+        """For each of `Types.meta_paths` the nodes (2, P) that it joins: from, to.
+
+        Each node of the type with labels is joined to itself, and no other pair is there twice.
+        """
+        n, relations = self.num_nodes, self.relations
+        own = (self.node_type == self.types.target).nonzero()[:, 0]
+        found = []
+        for path in self.types.meta_paths:
+            pairs = relations[path[0]]
+            if len(path) > 1:
+                pairs = edges.composed(pairs, relations[path[1]], n)
+            found.append(edges.unique(torch.cat([pairs, own.expand(2, -1)], dim=1), n))
+        return tuple(found)
 
     @property
     def labelled(self) -> Tensor:
@@ -269,7 +302,7 @@ class TypedGraph(Graph):
     @property
     def types(self) -> Types:
         """The types of nodes and relations."""
-        return Types(self.type_names, self.relation_types)
+        return Types(self.type_names, self.relation_types, self.target)
 
     @property
     def node_type(self) -> Tensor:

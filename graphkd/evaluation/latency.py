@@ -184,7 +184,7 @@ def hops(network: nn.Module) -> int:
     if isinstance(network, Propagation):
         return network.rounds + hops(network.network)
     if type(network) in networks.NETWORKS.values():
-        return len(network.layers)  # type: ignore[arg-type]  # as all others have
+        return int(getattr(network, "hops", len(network.layers)))  # type: ignore[arg-type]
     from torch_geometric.nn import MessagePassing  # late: only a GNN of the user's comes here
 
     steps = [int(getattr(m, "K", 1)) for m in network.modules() if isinstance(m, MessagePassing)]

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from graphkd.graph import Graph
 from graphkd.models import adapters
 from graphkd.models.gat import GAT, GATv2
-from graphkd.models.heterogeneous import HGT, RGCN
+from graphkd.models.heterogeneous import HAN, HGT, RGCN
 from graphkd.models.layers import answering, convolution, first, linear, outputs_of, rows
 from graphkd.ops.dropout import dropout
 from kdcore.outputs import Outputs
 from kdcore.registry import Registry, members
 
-__all__ = ["APPNP", "GAT", "GATv2", "GCN", "GIN", "HGT", "MLP", "RGCN", "SAGE", "SGC"]
+__all__ = ["APPNP", "GAT", "GATv2", "GCN", "GIN", "HAN", "HGT", "MLP", "RGCN", "SAGE", "SGC"]
 __all__ += ["NETWORKS", "REGISTRY", "TYPED", "build", "get", "names", "rows"]
 
 
@@ -218,9 +218,9 @@ class APPNP(nn.Module):
 
 NETWORKS: dict[str, type[nn.Module]] = {
     network.__name__.lower(): network
-    for network in (APPNP, GAT, GATv2, GCN, GIN, HGT, MLP, RGCN, SAGE, SGC)
+    for network in (APPNP, GAT, GATv2, GCN, GIN, HAN, HGT, MLP, RGCN, SAGE, SGC)
 }
-TYPED = ("hgt", "rgcn")  # are made for the types of nodes and edges that a graph has
+TYPED = ("han", "hgt", "rgcn")  # are made for the types of nodes and edges that a graph has
 
 
 REGISTRY: Registry[Callable[..., nn.Module]] = Registry(
@@ -282,7 +282,7 @@ def build(
     sizes = [graph.x.shape[1], *[hidden] * (layers - 1), graph.classes]
     found = get(network) if isinstance(network, str) else network
     if found in NETWORKS.values():
-        typed = (graph.types,) if found in (HGT, RGCN) else ()
+        typed = (graph.types,) if found in (HAN, HGT, RGCN) else ()
         made = found(sizes, dropout, *typed)
         return made.to(device=graph.x.device, dtype=graph.x.dtype)
     made = adapters.adapt(adapters.make(found, sizes, dropout), graph)

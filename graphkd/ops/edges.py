@@ -7,9 +7,25 @@ from torch import Tensor
 def simple(edge_index: Tensor, nodes: int) -> Tensor:
     """The edges (2, E) of the simple undirected graph: both ways, once, no loops, in order."""
     edge_index = edge_index.long()  # the keys go up to N^2, for which int32 has no room
-    source, target = torch.cat([edge_index, edge_index.flip(0)], dim=1)
-    keys = (source * nodes + target)[source != target].unique()
+    both = torch.cat([edge_index, edge_index.flip(0)], dim=1)
+    return unique(both[:, both[0] != both[1]], nodes)
+
+
+def unique(pairs: Tensor, nodes: int) -> Tensor:
+    """The pairs of nodes (2, P) once each, in order."""
+    keys = (pairs[0].long() * nodes + pairs[1]).unique()
     return torch.stack([keys // nodes, keys % nodes])
+
+
+def composed(first: Tensor, second: Tensor, nodes: int) -> Tensor:
+    """Where an edge of the first kind and then one of the second lead: from, to, (2, P), once."""
+    source, target = second[:, second[0].argsort(stable=True)]
+    onward = torch.bincount(source, minlength=nodes)
+    start = onward.cumsum(0) - onward
+    many = onward[first[1]]
+    place = torch.arange(int(many.sum()), device=many.device)
+    place = place - (many.cumsum(0) - many - start[first[1]]).repeat_interleave(many)
+    return unique(torch.stack([first[0].repeat_interleave(many), target[place]]), nodes)
 
 
 def said(edge_index: Tensor, simple: Tensor, nodes: int) -> list[str]:

@@ -28,6 +28,7 @@ TEACHERS: Table = {
     "appnp": dict(hidden=128, dropout=0.5, lr=0.01, weight_decay=1e-2),
     "mlp": dict(hidden=128, dropout=0.5, lr=0.01, weight_decay=5e-4),
     "rgcn": dict(hidden=64, dropout=0.5, lr=0.01, weight_decay=5e-4),
+    "han": dict(hidden=64, dropout=0.6, lr=0.005, weight_decay=1e-3),
     "hgt": dict(hidden=64, dropout=0.5, lr=0.005, weight_decay=1e-3),
 }
 THIN: dict[str, Any] = dict(layers=2, hidden=16, dropout=0.5, lr=0.01, weight_decay=5e-4)

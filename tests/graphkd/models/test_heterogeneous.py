@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch_geometric.data import HeteroData
+from torch_geometric.nn import HANConv
 
 import graphkd
 from graphkd import methods, networks
@@ -111,6 +112,45 @@ def test_hgt_is_pygs_on_dictionaries():
     last = second(first(split, pairs), pairs)
     expected = network.outputs(torch.cat([last["0"], last["1"]]))
     torch.testing.assert_close(predict(network, GRAPH).logits, expected)
+
+
+def test_meta_paths_join_films_with_one_person_in_common_and_each_film_with_itself():
+    with_, follows, in_, before = (edges.T.tolist() for edges in GRAPH.relations)
+    common = {(a, c) for a, who in with_ for other, c in in_ if who == other}
+    assert GRAPH.types.meta_paths == ((1,), (3,), (0, 2))
+    itself = {(i, i) for i in range(FILMS)}
+    for ours, expected in zip(GRAPH.meta_paths, (follows, before, common), strict=True):
+        pairs = [tuple(pair) for pair in ours.T.tolist()]
+        assert len(pairs) == len(set(pairs))
+        assert set(pairs) == {tuple(pair) for pair in expected} | itself
+
+
+def test_han_is_pygs_on_meta_paths():
+    network = build("han", layers=3).eval()
+    theirs, films = [], GRAPH.x[:FILMS]
+    names = [("film", f"way{p}", "film") for p in range(3)]
+    for own, inputs in zip(network.layers, network.inputs, strict=True):
+        layer = HANConv(inputs.in_features, 16, (["film"], names), heads=8)
+        layer.proj["film"].load_state_dict(inputs.state_dict())
+        state = {
+            key.replace("node__p", "film__way").replace("__node", "__film"): value
+            for key, value in own.state_dict().items()
+        }
+        assert not layer.load_state_dict(state, strict=False).unexpected_keys
+        theirs.append(layer.eval())
+    pairs = dict(zip(names, GRAPH.meta_paths, strict=True))
+    for layer in theirs:
+        films = layer({"film": films}, pairs)["film"]
+    outputs = predict(network, GRAPH)
+    torch.testing.assert_close(outputs.logits[:FILMS], network.outputs(films))
+    torch.testing.assert_close(outputs.hidden[-1][:FILMS], films)
+    assert not outputs.hidden[-1][FILMS:].any()
+
+
+def test_han_has_nothing_to_attend_to_without_a_way_back():
+    types = Types(("film", "person"), ((1, 1),))
+    with pytest.raises(ValueError, match="no meta-path joins nodes film .* take rgcn or hgt"):
+        networks.HAN([4, 16, 2], 0.0, types)
 
 
 @pytest.mark.parametrize("name", networks.TYPED)
