@@ -157,7 +157,7 @@ def measure(name: str, clients: int, repeats: int, engine: Engine, grid: Grid) -
         slow, fast = silence(grid, clients), silence(ours, clients)
     else:
         slow, fast = Rounds(name, grid, clients), Rounds(name, ours, clients)
-    ratio = compare(slow, fast, repeats)
+    ratio = compare(slow, fast, repeats).clock  # the clients are in other processes
     print(f"\n{title(name)}, {clients} clients, a round")
     print("  Flower's Ray backend / EngineGrid ", ratio, flush=True)
     if isinstance(slow, Rounds) and isinstance(fast, Rounds):

@@ -1,7 +1,6 @@
 """Steps of clients that hold graphs: as one block-diagonal problem, and one after another."""
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -77,8 +76,8 @@ def main() -> None:
             continue
         fast = rounds(work, found, batched())
         slow = rounds(work, found, sequential)
-        measured = compare(slow, fast, options.repeats, time.process_time)
-        each = 1e3 * measured.fast / (2 * work.steps * work.clients)
+        measured = compare(slow, fast, options.repeats)
+        each = 1e3 * measured.cpu.fast / (2 * work.steps * work.clients)
         print(f"\n{work.name}: {2 * work.steps} steps")
         print(f"  sequential / batched {measured}; {each:.2f} ms a client's step")
         print(profile(fast), flush=True)

@@ -4,10 +4,17 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+
+
+class Spent(NamedTuple):
+    """Seconds of one call: of this process on all its cores, and by the clock."""
+
+    cpu: float
+    clock: float
 
 
 class Ratio(NamedTuple):
@@ -26,30 +33,70 @@ class Ratio(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.median:6.1f}x [{self.low:.1f} to {self.high:.1f}]   "
-            f"{self.slow * 1e3:9.1f} ms against {self.fast * 1e3:8.1f} ms"
+            f"{self.median:6.2f}x [{self.low:.2f} to {self.high:.2f}]  "
+            f"{self.slow * 1e3:8.1f} ms against {self.fast * 1e3:8.1f} ms"
         )
 
 
-def compare(
-    slow: Callable[[], object],
-    fast: Callable[[], object],
-    repeats: int = 5,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Ratio:
+class Comparison(NamedTuple):
+    """The ratio in seconds of the CPU, and that by the clock.
+
+    What another process does is in the second alone. On a machine that does something else beside,
+    the first says what the second would be without that.
+    """
+
+    cpu: Ratio
+    clock: Ratio
+
+    def __str__(self) -> str:
+        low, high = self.clock.low, self.clock.high
+        return f"{self.cpu} of the CPU; {self.clock.median:.2f}x [{low:.2f} to {high:.2f}] by clock"
+
+
+def compare(slow: Callable[[], object], fast: Callable[[], object], repeats: int = 5) -> Comparison:
     """Run both in turn, A B A B ..., after one uncounted run of each."""
-    slow(), fast()
-    pairs = [(seconds(slow, clock), seconds(fast, clock)) for _ in range(repeats)]
-    ratios = [a / b for a, b in pairs]
-    a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return Ratio(statistics.median(ratios), min(ratios), max(ratios), a, b)
+    times = interleaved({"slow": slow, "fast": fast}, repeats)
+    return comparison(times["slow"], times["fast"])
 
 
-def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Wall time of one call, or what another clock says, such as `time.process_time`."""
-    start = clock()
+def interleaved(
+    works: Mapping[str, Callable[[], object]], repeats: int, uncounted: int = 1
+) -> dict[str, list[Spent]]:
+    """Run all of them in turn, A B C A B C ..., after so many uncounted runs of each."""
+    for _ in range(uncounted):
+        for work in works.values():
+            work()
+    times: dict[str, list[Spent]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            times[name].append(spent(work))
+    return times
+
+
+def comparison(slow: Sequence[Spent], fast: Sequence[Spent]) -> Comparison:
+    """Of calls in turn, the n-th of one with the n-th of the other."""
+    return Comparison(
+        _ratio([one.cpu for one in slow], [one.cpu for one in fast]),
+        _ratio([one.clock for one in slow], [one.clock for one in fast]),
+    )
+
+
+def _ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    middle = statistics.median
+    return Ratio(middle(ratios), min(ratios), max(ratios), middle(slow), middle(fast))
+
+
+def spent(work: Callable[[], object]) -> Spent:
+    """What one call takes."""
+    cpu, clock = time.process_time(), time.perf_counter()
     work()
-    return clock() - start
+    return Spent(time.process_time() - cpu, time.perf_counter() - clock)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    return spent(work).clock
 
 
 KINDS = {

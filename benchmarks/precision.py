@@ -1,13 +1,11 @@
 """A training step in float32 against one in bfloat16, in CPU time."""
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 
-from benchmarks.harness import machine
+from benchmarks.harness import compare, machine
 from fedkd.models import build
 from kdcore.rng import generator
 from kdcore.training.batches import Examples, draw
@@ -34,13 +32,6 @@ def epoch(name: str, shape: tuple[int, ...], precision: Precision) -> Callable[[
     return lambda: fit(predict, params, batches, TRAINING, supervised)
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU time of one call."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
 def main() -> None:
     """Time both in turn and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -51,13 +42,11 @@ def main() -> None:
     print(machine())
     for name, shape in NETWORKS.items():
         full, half = epoch(name, shape, "float32"), epoch(name, shape, "bfloat16")
-        full(), half()
-        pairs = [(cpu_seconds(full), cpu_seconds(half)) for _ in range(options.repeats)]
-        ratios = [a / b for a, b in pairs]
-        step = 1e3 * statistics.median(a for a, _ in pairs) / STEPS
+        found = compare(full, half, options.repeats).cpu
         print(
-            f"  {name:11s} float32 / bfloat16  {statistics.median(ratios):.2f}x "
-            f"[{min(ratios):.2f} to {max(ratios):.2f}], {step:.1f} ms a step in float32",
+            f"  {name:11s} float32 / bfloat16  {found.median:.2f}x "
+            f"[{found.low:.2f} to {found.high:.2f}], {1e3 * found.slow / STEPS:.1f} ms a step in "
+            "float32",
             flush=True,
         )
 

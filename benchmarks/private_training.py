@@ -8,7 +8,6 @@ the parameters of each client, and ends with them.
 """
 
 import argparse
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -115,7 +114,7 @@ def measure(work: Workload, repeats: int) -> None:
 
     for name, one in (("Opacus", by_opacus), ("no privacy", without_privacy)):
         theirs = [one(work.module(), batches) for batches in drawn]
-        found = compare(lambda: [go() for go in theirs], ours, repeats, time.process_time)  # noqa: B023
+        found = compare(lambda: [go() for go in theirs], ours, repeats).cpu  # noqa: B023
         micro = 1e6 / steps
         print(
             f"{work.clients:4d} x {work.model:8s} against {name:10s} {found.median:5.1f}x "
