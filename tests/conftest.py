@@ -1,5 +1,6 @@
 """What all tests share: one thread, tiny federations, and where the real data sets lie."""
 
+import functools
 import math
 import os
 import sys
@@ -9,6 +10,7 @@ import hypothesis
 import pytest
 import torch
 
+from fedkd import algorithms
 from fedkd.data.datasets import Dataset
 from fedkd.data.federated_data import FederatedData, Pools, federate
 from simulations.execution import scheduler
@@ -39,11 +41,49 @@ def data_root():
     return root if root.is_dir() else None
 
 
+# Of algorithms that came later the quick tests take a few contracts alone, and their worked rounds;
+# all contracts are for all of them where slow tests run.
+FIRST = {"local", "pooled", "fedavg", "fedprox", "fedmd", "dsfl", "cfd", "feddf"}
+FIRST |= {"fd", "fml", "fedkd", "fedproto", "fedtgp", "fedgen", "fedgkt"}
+LATER = set(algorithms.names()) - FIRST
+FEW = {
+    "test_the_docstring_cites_a_paper_and_says_what_goes_up_and_down",
+    "test_the_file_is_short_enough_to_read_at_one_sitting",
+    "test_messages_are_as_declared",
+    "test_the_server_needs_the_sum_that_is_declared_and_no_other",
+    "test_private_examples_reach_an_upload_by_training_or_as_declared",
+    "test_batched_is_sequential_to_nine_digits",
+}
+
+
+def later(item):
+    """Whether a test is of an algorithm that came later, and no contract of the few."""
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    if LATER.isdisjoint(value for value in given.values() if isinstance(value, str)):
+        return False
+    simplest = given.get("family", "mlp-8") == "mlp-8" and given.get("optimizer", "sgd") == "sgd"
+    return item.originalname not in FEW or not simplest
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Skip what this machine cannot run, and say why; bear with Ray."""
+    """Skip what this machine cannot run, and say why; bear with Ray; leave some to slow tests."""
     strange = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if strange:  # two processes would not know it by the same name
         raise pytest.UsageError(f"a test is named by an address in memory, give ids: {strange[0]}")
+    for item in items:
+        for marker, reason in lacking().items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("ray"):  # Ray leaves the files that its processes write to open
+            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))
+        if later(item):
+            item.add_marker(pytest.mark.slow)
+
+
+@functools.cache
+def lacking():
+    """Markers of what this machine cannot run -> why."""
     reasons = {}
     if not torch.cuda.is_available():
         reasons["gpu"] = "no CUDA device"
@@ -51,12 +91,7 @@ def pytest_collection_modifyitems(items):
         reasons["data"] = (
             "no data sets: KDSIM_DATA names no folder, and ../shared/data is not there"
         )
-    for item in items:
-        for marker, reason in reasons.items():
-            if item.get_closest_marker(marker):
-                item.add_marker(pytest.mark.skip(reason=reason))
-        if item.get_closest_marker("ray"):  # Ray leaves the files that its processes write to open
-            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"))
+    return reasons
 
 
 @pytest.fixture(autouse=True)

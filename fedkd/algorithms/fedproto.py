@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from fedkd.components.features import each_once, feature_width, features, head_names, label_means
+from fedkd.components.features import feature_width, head_names, mean_features
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
 from fedkd.messages import ROWS, Message, PayloadSpec, Upload
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
-from kdcore.training.loop import Batches, Params, Predict, fit, predict_logits
+from kdcore.training.loop import Batches, Params, Predict, fit
 
 NOWHERE = -1e9  # the logit of a label that has no prototype
 
@@ -81,9 +81,7 @@ class FedProto(Algorithm):
             return hard + self.strength * _known(target) * gap
 
         params = fit(predict, params, private, self.local, loss, received)
-        values = predict_logits(features(predict), params, private.x, each_once(private))
-        _, bias = head_names(params)
-        means, held = label_means(values, private, len(params[bias]))
+        means, held = mean_features(predict, params, private)
         return params, Upload({"prototypes": means}, rows=held)
 
     def deployment(self, server: Server, client: int, group: str) -> Message:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedkd.core import Task, as_sent
 from fedkd.models import made_up
 from kdcore.outputs import Outputs
-from kdcore.training.loop import Batches, Network, Params, Predict
+from kdcore.training.loop import Batches, Network, Params, Predict, predict_logits
 from kdcore.training.stacked import stack_of
 
 
@@ -79,6 +79,13 @@ def label_means(values: Tensor, private: Batches, classes: int) -> tuple[Tensor,
     count = member.sum(dim=0)
     means = member.T @ values / count.clamp(min=1).unsqueeze(1)
     return means, (count > 0).to(means.dtype)
+
+
+def mean_features(predict: Predict, params: Params, private: Batches) -> tuple[Tensor, Tensor]:
+    """A model's mean features for each label, (C, D), and which labels there are, (C,)."""
+    values = predict_logits(features(predict), params, private.x, each_once(private))
+    _, bias = head_names(params)
+    return label_means(values, private, len(params[bias]))
 
 
 def label_counts(private: Batches, classes: int) -> Tensor:

@@ -78,7 +78,9 @@ def test_a_client_trains_once_on_its_records_and_all_else_is_public(name, tiny, 
     assert set(counts) == ({1} if name in TRAINS else {0})
 
 
-@pytest.mark.parametrize("name", ["fd", "fedproto", "fedtgp", "fedgen", "fedgkt", "pooled"])
+@pytest.mark.parametrize(
+    "name", ["fd", "fedproto", "fedtgp", "fedgh", "fedgen", "fedgkt", "pooled"]
+)
 def test_records_are_counted_once_though_steps_take_them_by_chance(name, tiny):
     """Means, counts and examples that are sent are of all records, and of no copies."""
     federation = tiny(models=("mlp-8",), sizes=SIZES)

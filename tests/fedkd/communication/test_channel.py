@@ -99,6 +99,7 @@ WIDTH = 8  # features of the last hidden layer, of all three architectures
         ("fedproto", {"answer": "head"}, 0),
         ("fedproto", {}, 5 * 4 * C * WIDTH),
         ("fedtgp", {}, 5 * 4 * C * WIDTH),
+        ("fedgh", {}, 5 * 4 * C * (WIDTH + 1)),
         ("dsfl", {}, 5 * 4 * C * P),
         ("dsfl", {"public_size": 4}, 5 * (4 * C * 4 + 4 * 4)),
         *((name, {}, 4 * ALL_WEIGHTS) for name in ("fedavg", "fedprox", "feddf", "pooled")),
