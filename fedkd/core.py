@@ -32,6 +32,8 @@ from kdcore.training.loop import STATE, Batches, Examples, Params, Predict, Trai
 from kdcore.training.torch_module import FunctionModule
 
 Server = dict[str, Tensor]
+# How a server calls a number that is for the records alone, such as how good its teacher was.
+MEASURED = "/measured/"
 
 
 def as_sent(numbers: Tensor) -> Tensor:

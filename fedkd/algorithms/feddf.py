@@ -1,15 +1,16 @@
 """FedDF: the server distils the ensemble of its clients into their average."""
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from fedkd.algorithms.fedavg import FedAvg, apart, average_by_group, full_params, initial, of_group
-from fedkd.core import Properties, Public, Server, Task
+from fedkd.core import MEASURED, Properties, Public, Server, Task
 from fedkd.messages import Received
 from fedkd.targets import ALL, Target
 from kdcore.outputs import Outputs
@@ -17,6 +18,7 @@ from kdcore.settings import Setting
 from kdcore.training.batches import rows
 from kdcore.training.loop import (
     Batches,
+    Examples,
     Params,
     Predict,
     TrainingConfig,
@@ -43,12 +45,28 @@ class FedDF(FedAvg):
     server computes them from parameters that it has already averaged, so nothing is gained by
     probabilities. With `patience` the server stops as in the paper, once that many passes over the
     public examples have brought no gain on labelled validation examples of its own, and goes back
-    to the best pass; the average itself counts as one. Without it, which is the default, the number
-    of passes is fixed and no label is needed. Test examples are never looked at.
+    to the best pass. Without it, which is the default, the number of passes is fixed and no label
+    is needed. Test examples are never looked at.
+
+    Where the authors' code differs: it averages all clients alike (`weights` "uniform"; the paper,
+    and the default here, by examples); the average, before any pass, is no candidate there
+    (`average_counts` false) and is one here; it stops after 1,000 of at most 10,000 mini-batches
+    without gain, lets the learning rate fall along a cosine and clips gradients at a norm of 5,
+    which is not done here.
+
+    With `patience`, a round says how often the ensemble and the average are right on the validation
+    examples (`ensemble_validation`, `average_validation`, the mean over groups): no student can be
+    expected to gain where the teacher is no better than the average from which it begins.
     """
 
     distill: TrainingConfig = TrainingConfig("adam", learning_rate=1e-3, epochs=5, batch_size=128)
     patience: Annotated[int, Setting("passes without gain; 0: never stop", ge=0)] = 0
+    weights: Annotated[
+        Literal["examples", "uniform"], Setting("by what clients count in the average")
+    ] = field(default="examples", metadata={"added": True})
+    average_counts: Annotated[
+        bool, Setting("with patience, whether the average itself may be the best pass")
+    ] = field(default=True, metadata={"added": True})
 
     properties = Properties(
         public="unlabelled",
@@ -79,16 +97,27 @@ class FedDF(FedAvg):
     ) -> Server:
         """Average within groups, then distil the ensemble of all clients into each average."""
         assert public is not None
-        ensemble = _Ensemble(task, public)
-        averaged = average_by_group(ensemble.hearing(uploads))
+        held_out = task.validation if self.patience else None
+        ensemble = _Ensemble(task, public, held_out)
+        averaged = average_by_group(map(self._counted, ensemble.hearing(uploads)))
         teacher = task.target.known(ensemble.mean(), public.labels_of(public.rows))
         batches = public.batches(teacher, public.rows)
+        averages = []
         for group in sorted(task.models):
             start = of_group(averaged, group)
             if start:
                 start = full_params(server, group, start)
+                if held_out is not None:
+                    averages.append(abs(_score(task, task.models[group].predict, start)))
                 averaged |= apart(task, group, self._taught(task, group, start, batches))
+        if averages:
+            averaged[f"{MEASURED}ensemble_validation"] = torch.tensor(ensemble.metric())
+            averaged[f"{MEASURED}average_validation"] = torch.tensor(averages).mean()
         return server | averaged
+
+    def _counted(self, upload: Received) -> Received:
+        """An upload with the weight that it has in the average."""
+        return upload if self.weights == "examples" else upload._replace(weight=1.0)
 
     def check(self, task: Task) -> None:
         """Models go up whole: the server has to predict with them."""
@@ -109,7 +138,8 @@ class FedDF(FedAvg):
         predict, loss = task.models[group].predict, partial(_towards, task.target)
         if not self.patience or not self.distill.epochs:
             return fit(predict, start, batches, self.distill, loss)
-        best, found, since = _score(task, predict, start), start, 0
+        reached = _score(task, predict, start) if self.average_counts else -math.inf
+        best, found, since = reached, start, 0
         for params in _passes(predict, start, batches, self.distill, loss):
             reached = _score(task, predict, params)
             since += 1
@@ -123,9 +153,10 @@ class FedDF(FedAvg):
 class _Ensemble:
     """The running float64 sum of the logits of models as they come, for public examples."""
 
-    def __init__(self, task: Task, public: Public) -> None:
-        self._task, self._public, self._count = task, public, 0
+    def __init__(self, task: Task, public: Public, held_out: Examples | None) -> None:
+        self._task, self._public, self._held_out, self._count = task, public, held_out, 0
         self._sum, self._kind = torch.zeros((), dtype=torch.float64), torch.float64
+        self._said: Tensor | float = 0.0  # the same sum, for validation examples
 
     def hearing(self, uploads: Iterable[Received]) -> Iterable[Received]:
         """The same uploads, each heard as it passes."""
@@ -134,11 +165,21 @@ class _Ensemble:
             logits = logits_of(predict, upload.payload, public.x, public.rows)
             self._sum, self._kind = self._sum.to(logits.device) + logits, logits.dtype
             self._count += 1
+            if (held_out := self._held_out) is not None:
+                said = logits_of(predict, upload.payload, held_out.x, held_out.rows)
+                self._said = self._said + said.double()
             yield upload
 
     def mean(self) -> Tensor:
         """The teacher, (P_r, C) logits."""
         return (self._sum / self._count).to(self._kind)
+
+    def metric(self) -> float:
+        """How good the teacher is on validation examples."""
+        assert self._held_out is not None
+        assert isinstance(self._said, Tensor)
+        y = self._held_out.y[self._held_out.rows]
+        return abs(self._task.target.score(self._said / self._count, y))  # less is better: negative
 
 
 def _towards(target: Target, outputs: Outputs, y: Tensor) -> Tensor:

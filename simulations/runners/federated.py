@@ -15,7 +15,7 @@ from torch import Tensor
 from fedkd.attacks.byzantine import corrupt
 from fedkd.attacks.lying import lying
 from fedkd.communication.private_size import check_disclosure
-from fedkd.core import Algorithm, Client, Engine, Model, Task
+from fedkd.core import MEASURED, Algorithm, Client, Engine, Model, Task
 from fedkd.data import datasets
 from fedkd.data import partition as partitions
 from fedkd.data.federated_data import FederatedData, Pools, federate, noisy, pools, ready, tried
@@ -682,6 +682,7 @@ def _round(current: Round, total: Ledger, ledger: Ledger, scores: Record) -> Rec
         "record": "round",
         "round": current.index,
         **scores,
+        **_measured(current),
         "bytes_up": total.bytes_up,
         "bytes_down": total.bytes_down,
         "traffic": {"up": dict(ledger.up), "down": dict(ledger.down)},
@@ -689,6 +690,12 @@ def _round(current: Round, total: Ledger, ledger: Ledger, scores: Record) -> Rec
         "rejected": {str(client): reason for client, reason in current.rejected.items()},
         "failed": {str(client): reason for client, reason in current.failed.items()},
     }
+
+
+def _measured(current: Round) -> dict[str, float | None]:
+    """What the server measured by itself in this round."""
+    numbers = {k: v for k, v in current.server.items() if k.startswith(MEASURED)}
+    return {name.removeprefix(MEASURED): _number(value) for name, value in numbers.items()}
 
 
 def _number(value: Tensor) -> float | None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedkd.algorithms.feddf import FedDF
-from fedkd.core import Model, Task
+from fedkd.core import MEASURED, Model, Task
 from fedkd.messages import Received
 from fedkd.rounds.round import check_federation, public_of
 from fedkd.rounds.synchronous import simulate
@@ -30,8 +30,8 @@ def task_of(seen, label):
     return Task({"table": model}, 2, x[:1], validation=held)
 
 
-def taught(algorithm, task, average=(1.0, 0.0), teacher=(0.0, 1.0)):
-    """The student of a client that says `average` and counts, and another that does not count.
+def server_of(algorithm, task, average=(1.0, 0.0), teacher=(0.0, 1.0)):
+    """The server after a client that says `average` and counts, and another that does not count.
 
     The mean of both clients' logits is the teacher.
     """
@@ -42,7 +42,12 @@ def taught(algorithm, task, average=(1.0, 0.0), teacher=(0.0, 1.0)):
         for k, (table, weight) in enumerate(zip(tables, (1.0, 0.0), strict=True))
     )
     public = public_of(algorithm, task, 0, 1)
-    return algorithm.server_update(task, {}, uploads, public)["table/table"]
+    return algorithm.server_update(task, {}, uploads, public)
+
+
+def taught(algorithm, task, *said):
+    """The student at that server."""
+    return server_of(algorithm, task, *said)["table/table"]
 
 
 def passes(count, **more):
@@ -128,3 +133,28 @@ def test_labels_of_the_test_set_change_nothing(tiny):
         for t in (task, turned)
     )
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_round_says_how_good_its_teacher_is_beside_its_average():
+    # Validation example 0, label 1: the ensemble says (0, 1), the average (1, 0).
+    held = task_of(0, 1)
+    for patience, said in ((2, {"ensemble_validation": 1.0, "average_validation": 0.0}), (0, {})):
+        server = server_of(FedDF(STILL, distill=STEP, patience=patience), held)
+        found = {k.removeprefix(MEASURED): float(v) for k, v in server.items() if MEASURED in k}
+        assert found == said
+        assert not FedDF().broadcast(server, 0, "table").keys() - {"table"}
+
+
+def test_the_average_need_not_be_a_candidate():
+    # Nothing that is learnt changes what is said of example 1: the first pass is as good as any.
+    algorithm = FedDF(STILL, distill=STEP, patience=2, average_counts=False)
+    torch.testing.assert_close(taught(algorithm, task_of(1, 1))[0], passes(1))
+
+
+def test_clients_may_count_alike():
+    # Weights are 1 and 0 by examples, so that the average is that of the first: (3, 0); alike, the
+    # mean of (3, 0) and of the other, (-3, 2).
+    for weights, expected in (("examples", [3.0, 0.0]), ("uniform", [0.0, 1.0])):
+        algorithm = FedDF(STILL, distill=STILL, weights=weights)
+        found = taught(algorithm, task_of(1, 1), (3.0, 0.0))[0]
+        assert found.tolist() == pytest.approx(expected)
