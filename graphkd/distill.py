@@ -382,7 +382,9 @@ def _taught(task: _Task, teacher: Trained | None) -> Fit:
     )
     targets = None if guide is None else predict(guide, known)
     with seeded(seed, seen.graph.x.device, "student", "terms"):
-        terms = plan.method.terms(DistillationContext(network, seen, guide, known, targets, seed))
+        context = DistillationContext(network, seen, guide, known, targets, seed)
+        plan.method.begin(context)
+        terms = plan.method.terms(context)
     for term in terms:
         if isinstance(term.loss, nn.Module):
             term.loss.to(seen.graph.x)  # its device and floating type

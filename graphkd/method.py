@@ -100,6 +100,7 @@ class Method:
     scheme: ClassVar[Literal["alone", "offline", "own", "mutual"]] = "offline"
     needs: ClassVar[frozenset[str]] = frozenset({"edges", "classes"})  # of the data
     asks_teacher_again: ClassVar[bool] = False  # about other features than those of the graph
+    copies: ClassVar[tuple[str, ...]] = ()  # networks whose parameters the student takes over
     # Its own settings by data set ("cora"), or data set and protocol ("cora inductive"); "" any.
     published_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {"": {}}
 
@@ -132,6 +133,9 @@ class Method:
     def __post_init__(self) -> None:
         """Refuse settings out of the ranges that their annotations give; see `kdcore.settings`."""
         check_ranges(self)
+
+    def begin(self, context: DistillationContext) -> None:
+        """What the student takes over from the teacher before it learns: by default nothing."""
 
     def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
         """The terms by which the teacher teaches."""

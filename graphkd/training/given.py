@@ -169,6 +169,7 @@ def renamed(plan: Plan, given: Given) -> Plan:
 
 def check(method: Method, given: Given, name: str) -> None:
     """Raise ValueError if a method has no use for what is given, or needs what that has not."""
+    _check_copies(method, given, name)
     if given.teacher is None:
         return
     if method.scheme in ("alone", "own"):
@@ -186,6 +187,16 @@ def check(method: Method, given: Given, name: str) -> None:
         raise ValueError(
             f"{name} asks its teacher about noisy features, and a table of logits cannot answer: "
             "give the module that it is from, or take a method such as glnn"
+        )
+
+
+def _check_copies(method: Method, given: Given, name: str) -> None:
+    kinds = tuple(networks.NETWORKS[kind] for kind in method.copies)
+    other = given.teacher is not None and not isinstance(given.teacher, kinds)
+    if kinds and (other or given.student is not None):
+        raise ValueError(
+            f"{name} copies the linear maps of a {' or '.join(method.copies)} into an mlp of its "
+            "own: give no student, and as a teacher one of these, or take a method such as glnn"
         )
 
 

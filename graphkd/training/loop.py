@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -102,7 +102,7 @@ def fit(
     """
     learnt = nn.ModuleList([network, *beside])
     optimiser = torch.optim.Adam(
-        learnt.parameters(), description.lr, weight_decay=description.weight_decay, fused=True
+        _by_rate(learnt, description.lr), weight_decay=description.weight_decay, fused=True
     )
     role = "teacher" if phase.startswith("teacher") else "student"
     highest, stale, chosen, weights = -math.inf, 0, 0, network.state_dict()
@@ -126,6 +126,19 @@ def fit(
             break
     network.load_state_dict(weights)
     return Fitted(network.eval().requires_grad_(False), chosen)
+
+
+def _by_rate(learnt: nn.Module, lr: float) -> list[dict[str, Any]]:
+    """The parameters by learning rate: those of a module with a `rate_share` have so much of lr."""
+    shares = {
+        parameter: float(getattr(module, "rate_share", 1.0))
+        for module in learnt.modules()
+        for parameter in module.parameters(recurse=False)
+    }
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in learnt.parameters():
+        groups.setdefault(lr * shares[parameter], []).append(parameter)
+    return [{"params": group, "lr": rate} for rate, group in groups.items()]
 
 
 @torch.no_grad()

@@ -24,7 +24,9 @@ NAMES = [name for name in methods.names() if methods.get(name).task == "nodes"]
 OFFLINE = [name for name in NAMES if methods.get(name).scheme == "offline"]
 TAUGHT = [name for name in NAMES if methods.get(name).scheme in ("offline", "mutual")]
 COMPARE = {name for name in NAMES if methods.get(name)().hidden_states()}
+COPY = {name for name in NAMES if methods.get(name).copies}  # parameters, of networks of the house
 every_method = pytest.mark.parametrize("name", NAMES)
+every_student = pytest.mark.parametrize("name", [name for name in NAMES if name not in COPY])
 WITHHELD = pytest.param("withheld", marks=pytest.mark.slow)
 
 
@@ -136,8 +138,9 @@ def test_a_network_of_pyg_teaches_or_shows_too_little(name):
     for teacher in (GCN, GCN(FAKE.x.shape[1], 8, 2, 3)):
         if name not in COMPARE | {"glnn", "mutual"} and teacher is not GCN:
             continue
-        if name in COMPARE:
-            with pytest.raises(ValueError, match="the teacher shows no hidden state, and"):
+        if name in COMPARE | COPY:
+            said = "the teacher shows no hidden state, and|copies the linear maps of"
+            with pytest.raises(ValueError, match=said):
                 next(distill.run(made(name), SPLIT, teacher=teacher))
             continue
         epochs, result = ran(name, teacher=teacher)
@@ -159,8 +162,9 @@ def test_a_method_without_a_teacher_refuses_one(name):
 @pytest.mark.parametrize("protocol", ["transductive", "inductive", WITHHELD])
 def test_a_table_of_logits_teaches_what_the_network_does_that_it_is_from(name, protocol):
     split = splits.split(FAKE, protocol, 5)
-    if name in COMPARE or name in ("krd", "mutual"):
+    if name in COMPARE | COPY or name in ("krd", "mutual"):
         said = {"krd": "about noisy features", "mutual": "the teacher learns too"}
+        said |= dict.fromkeys(COPY, "copies the linear maps of")
         with pytest.raises(ValueError, match=said.get(name, "shows no hidden state")):
             next(distill.run(made(name), split, teacher=TeacherLogits(torch.randn(165, 3))))
         return
@@ -176,7 +180,7 @@ def test_a_table_of_logits_teaches_what_the_network_does_that_it_is_from(name, p
         assert same(weights(ran(name, split, teacher=TeacherLogits(by_name))[1]), weights(ours))
 
 
-@pytest.mark.parametrize("name", [n for n in OFFLINE if n not in COMPARE | {"krd"}])
+@pytest.mark.parametrize("name", [n for n in OFFLINE if n not in COMPARE | COPY | {"krd"}])
 @pytest.mark.parametrize("protocol", ["inductive", WITHHELD])
 def test_what_a_table_says_of_held_out_nodes_teaches_nobody(name, protocol):
     parts = SPLIT.parts
@@ -206,7 +210,14 @@ def test_a_view_that_has_held_out_nodes_gets_no_logits():
     assert torch.isfinite(encode(split.view("evaluate")).x).all()
 
 
-@every_method
+@pytest.mark.parametrize("name", sorted(COPY))
+def test_a_method_that_copies_parameters_refuses_a_student_of_ones_own(name):
+    for student in (Net, Net([12, 8, 8, 3])):
+        with pytest.raises(ValueError, match="into an mlp of its own: give no student"):
+            next(distill.run(made(name), SPLIT, student=student))
+
+
+@every_student
 def test_a_student_of_ones_own_that_is_the_mlp_learns_what_the_mlp_does(name):
     settings = {"dropout": 0.0, "student": "mlp", "layers": 3 if name == "gnnsd" else 2}
     epochs, result = ran(name, method=made(name, **settings))
@@ -218,7 +229,7 @@ def test_a_student_of_ones_own_that_is_the_mlp_learns_what_the_mlp_does(name):
     assert own.metrics == pytest.approx(result.metrics, abs=0.03)
 
 
-@every_method
+@every_student
 def test_a_student_that_shows_no_hidden_states_learns_or_is_refused_before_the_run(name):
     if name in COMPARE:
         with pytest.raises(ValueError, match=f"student shows no hidden state, and {name} needs"):
@@ -228,7 +239,7 @@ def test_a_student_that_shows_no_hidden_states_learns_or_is_refused_before_the_r
     assert 0 <= result.metrics["accuracy"] <= 1
 
 
-@every_method
+@every_student
 def test_a_student_that_is_a_graph_network_of_ones_own(name):
     if name in COMPARE:
         with pytest.raises(ValueError, match="the student shows no hidden state"):
@@ -240,7 +251,7 @@ def test_a_student_that_is_a_graph_network_of_ones_own(name):
         assert ran(name, student=GCN)[0] == epochs, "its weights and dropout are the run's"
 
 
-@every_method
+@every_student
 def test_a_module_is_trained_from_the_weights_that_it_has_and_is_not_touched(name):
     width = {"cpf": 15, "nosmog": 76}.get(name, 12)
     module = Net([width, 8, 8, 3])
