@@ -103,6 +103,7 @@ WIDTH = 8  # features of the last hidden layer, of all three architectures
         ("dsfl", {}, 5 * 4 * C * P),
         ("dsfl", {"public_size": 4}, 5 * (4 * C * 4 + 4 * 4)),
         *((name, {}, 4 * ALL_WEIGHTS) for name in ("fedavg", "fedprox", "feddf", "pooled")),
+        ("fedhkd", {}, 4 * ALL_WEIGHTS),
         ("fedgen", {}, 4 * ALL_WEIGHTS),  # the average alone, and no generated features
     ],
 )
