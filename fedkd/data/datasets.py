@@ -1,4 +1,4 @@
-"""Labelled images: `digits` ships with scikit-learn, all others are read from files.
+"""Data sets by name: `digits` ships with scikit-learn, all others are read from files.
 
 Nothing is ever downloaded. Where files are missing the error says which, where they are looked
 for, and how to get them.
@@ -22,11 +22,13 @@ from fedkd.data.cifar import cifar10_jpeg
 from fedkd.data.files import idx
 from fedkd.data.files.cifar import cifar
 from fedkd.data.files.emnist import SPLITS, emnist
+from fedkd.data.files.plays import shakespeare
 from fedkd.data.files.sensors import har
 from fedkd.data.files.stl10 import stl10
 from fedkd.data.files.svhn import svhn
+from fedkd.data.files.tables import abalone, california, films
 from fedkd.data.speech import spoken_digits
-from fedkd.targets import CLASSES, Target
+from fedkd.targets import CLASSES, LABELS, REAL, SEQUENCE, Target
 from kdcore.registry import Registry, is_reference, members
 from kdcore.training.batches import shape_of
 
@@ -298,6 +300,35 @@ def _har(root: Path) -> Dataset:
     return Dataset(x, y, 6, domains=person)
 
 
+@functools.lru_cache(maxsize=2)
+def _regression(
+    read: Callable[[Path], tuple[Tensor, Tensor, Tensor]], measured: tuple[int, ...], root: Path
+) -> Dataset:
+    """A table whose last column is a real target, with the number that `bands` cuts by."""
+    x, y, key = read(root)
+    return Dataset(x, y, 1, standardise=measured, target=REAL, key=key)
+
+
+@functools.lru_cache(maxsize=1)
+def _films(root: Path) -> Dataset:
+    """2,269 films by who rated them, each with several genres; `bands` are of their years."""
+    x, y, year, names = films(root)
+    return Dataset(x, y, len(names), label_names=names, target=LABELS, key=year)
+
+
+@functools.lru_cache(maxsize=1)
+def _shakespeare(root: Path) -> Dataset:
+    """Text of ten speakers, who are its domains, and of others who can be public or tested on."""
+    found = shakespeare(root)
+    return Dataset(
+        *(found.tokens[:, :-1], found.tokens[:, 1:], len(found.alphabet), found.test),
+        domains=found.speaker,
+        foreign=found.public,
+        label_names=found.alphabet,
+        target=SEQUENCE,
+    )
+
+
 def _of_files(
     read: Callable[[Path], tuple[Tensor, Tensor, int]], classes: int
 ) -> Callable[[Path], Dataset]:
@@ -319,6 +350,10 @@ _LOADERS: dict[str, Callable[[Path], Dataset]] = {
         for split, classes in SPLITS.items()
     },
     "har": _har,
+    "california": functools.partial(_regression, california, tuple(range(8))),
+    "abalone": functools.partial(_regression, abalone, tuple(range(3, 10))),
+    "movielens": _films,
+    "shakespeare": _shakespeare,
 }
 
 REGISTRY: Registry[Callable[..., Any]] = Registry(

@@ -230,7 +230,7 @@ def in_bands(key: Tensor, held: Partition) -> Tensor:
     A number between two bands is in the upper one; below all in the first, above all in the last.
     """
     ends = torch.stack([key[rows].max() for rows in held[:-1]]) if held[1:] else key[:0]
-    return torch.bucketize(key, ends)
+    return torch.bucketize(key.contiguous(), ends)
 
 
 PARTITIONS: dict[str, Callable[..., Partition]] = {

@@ -7,9 +7,11 @@ which clients cannot be stacked and have to be run in turn.
 A model is named in one word: `mlp`, `mlp-128-64` (its hidden widths), `cnn`, `cnn-16-32` (its
 channels), `mobile-16-32` (likewise), `lenet`, `resnet8`, `resnet8-32` (its width). A width after
 an @ sign is that of the features on which its head is linear: `cnn@64` and `resnet8@64` have
-features that can be compared.
+features that can be compared. Tokens (N, T) are read by `gru`, `lstm`, `transformer`, `ngram`, each
+also with its width, such as `gru-64`.
 """
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Collection, Sequence
@@ -21,6 +23,7 @@ from torch import nn
 from fedkd.core import Model
 from fedkd.models.architectures import cnn, lenet, mlp, mobile, resnet8, with_features
 from fedkd.models.modules import TRIED, asked, from_module, name_of
+from fedkd.models.sequences import gru, lstm, ngram, transformer
 from kdcore.registry import Registry, members, nearest
 from kdcore.training.batches import side_by_side, widths
 from kdcore.training.loop import Network, Params
@@ -46,15 +49,21 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "mobile": mobile,
     "resnet8": resnet8,
 }
+OF_TOKENS: dict[str, Callable[..., nn.Module]] = {
+    "gru": gru,
+    "lstm": lstm,
+    "transformer": transformer,
+    "ngram": ngram,
+}
 SPELLING = (
     "models are mlp, mlp-128-64 (hidden widths), cnn, cnn-16-32 (channels), mobile, mobile-16-32 "
     "(channels), lenet, and resnet8, resnet8-32 (width), each also with a width of its features, "
-    "as in cnn@64"
+    "as in cnn@64; of tokens gru, lstm, transformer and ngram, each also with a width, as in gru-64"
 )
 
 REGISTRY: Registry[Callable[..., Any]] = Registry(
     "model",
-    members(FAMILIES),
+    members({**FAMILIES, **OF_TOKENS}),
     "kdsim.models",
     expected="a torch.nn.Module class called with (shape, classes), or a function of these that "
     "gives a module or a fedkd.core.Model",
@@ -137,6 +146,8 @@ def made_up(shape: Sequence[Any]) -> Any:
 def _by_name(name: str, shape: Sequence[Any], num_classes: int, examples: Any = None) -> Model:
     body, at, width = name.partition("@")
     family, *numbers = body.split("-")
+    if family in OF_TOKENS and not at and len(numbers) <= 1 and all(map(_is_size, numbers)):
+        return _of_tokens(name, family, [int(n) for n in numbers], shape, num_classes, examples)
     if family not in FAMILIES and (":" in name or name.endswith(".py") or name in REGISTRY):
         return _own(name, tuple(shape), num_classes, examples)
     fits = family in FAMILIES and len(numbers) <= FEW.get(family, len(numbers))
@@ -154,6 +165,21 @@ def _by_name(name: str, shape: Sequence[Any], num_classes: int, examples: Any = 
     return _of_any_inputs(make(shape, num_classes, sizes) if sizes else make(shape, num_classes))
 
 
+def _of_tokens(
+    name: str, family: str, width: list[int], shape: Sequence[Any], classes: int, examples: Any
+) -> Model:
+    """A network that reads tokens, which are as many as there are classes."""
+    if examples is None:
+        examples = torch.zeros(TRIED, *shape, dtype=torch.long)
+    if len(shape) != 1 or widths(shape) or examples.is_floating_point():
+        raise ValueError(
+            f"model {name} reads tokens, whole numbers (N, T), and examples have shape "
+            f"{tuple(shape)}; take another, such as mlp"
+        )
+    build = functools.partial(OF_TOKENS[family], tuple(shape), classes, *width)
+    return from_module(build, examples=examples, num_classes=classes)._replace(name=name)
+
+
 def size(model: Model) -> int | None:
     """How many parameters a model has, without making them; None for more than can be counted."""
     if model.restored is not None:  # of a module, which has been made already to try it
@@ -168,7 +194,7 @@ def size(model: Model) -> int | None:
 
 def names() -> tuple[str, ...]:
     """The architectures that a model's name may begin with."""
-    return (*FAMILIES, *REGISTRY.added())
+    return (*FAMILIES, *OF_TOKENS, *REGISTRY.added())
 
 
 def _own(name: str, shape: tuple[Any, ...], num_classes: int, examples: Any) -> Model:

@@ -21,7 +21,8 @@ class Scores(dict[str, Tensor]):
 
     - `accuracy_local` (`rmse_local`, ...) is the same on a client's own test examples; where it has
       none, on all, labels weighted as in its own data;
-    - the other metrics of the target follow;
+    - the other metrics of the target follow, and of targets that are no classes, where some test
+      examples are of kinds that no client holds, `rmse_unseen` (`perplexity_unseen`, ...) on these;
     - of classes `agreement`, the share of examples on which it says what most clients say, and
       `calibration_error`, the expected calibration error in 15 bins.
     """
@@ -119,7 +120,10 @@ def _of_tallies(
         inputs = [(tests[k].x, tests[k].rows, tests[k].y) for k in with_tests]
         found = engine(tally, task, [clients[k] for k in with_tests], inputs)
         local[with_tests] = torch.stack([metrics(one.sum(dim=0))[first] for one in found])
-    return Scores({first: everywhere[first], f"{first}_local": local, **everywhere})
+    unseen = {}
+    if kinds is not None and bool((strangers := label_counts.sum(dim=0)[kinds] == 0).any()):
+        unseen = {f"{first}_unseen": metrics(tallies[:, strangers].sum(dim=1))[first]}
+    return Scores({first: everywhere[first], f"{first}_local": local, **everywhere, **unseen})
 
 
 def _asked(

@@ -486,6 +486,26 @@ OF_FILES: Mapping[str, Any] = {
     "models": ("mlp-64", "mlp-128-64"),
 }
 
+# And of data by name whose examples have no classes: tables, by a number of each example, and text,
+# by who speaks.
+_OF_TABLES: Mapping[str, Any] = {
+    "private": 1000,
+    "partition": "bands",
+    "models": ("mlp-64", "mlp-32-32"),
+}
+OF_DATA: Mapping[str, Mapping[str, Any]] = {
+    "california": _OF_TABLES,
+    "abalone": _OF_TABLES,
+    "movielens": _OF_TABLES,
+    "shakespeare": {
+        "clients": 10,
+        "private": 1500,
+        "public": 250,
+        "partition": "natural",
+        "models": ("gru-64", "lstm-64", "transformer-64", "ngram-128"),
+    },
+}
+
 
 @dataclass(frozen=True)
 class Template:
@@ -522,7 +542,7 @@ class Template:
         return replaced(KINDS[self.kind].experiment(learner), rest)
 
     def _with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings with those that are other by default where data are a file, or a graph."""
+        """Settings with those that are other by default for the data: a file, a graph, a table."""
         data = str(given.get("data", ""))
         if self.kind == "graph" and "data" in given:
             return {**given, "data": graph_settings.plain(data)}
@@ -530,7 +550,7 @@ class Template:
             return {**OF_FILES, **given}
         if self.kind == "fed" and is_graph(data):
             return {**graph_settings.DEFAULTS, **given}
-        return dict(given)
+        return {**(OF_DATA.get(data, {}) if self.kind == "fed" else {}), **given}
 
 
 def build(kind: str, name: str, given: Mapping[str, Any]) -> Any:

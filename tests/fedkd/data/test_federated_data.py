@@ -160,8 +160,8 @@ def test_every_client_starts_from_parameters_of_its_own_drawn_by_the_seed_alone(
 def test_a_federation_without_models_or_with_unknown_ones_is_an_error():
     with pytest.raises(ValueError, match="name at least one architecture"):
         federation(models=())
-    with pytest.raises(ValueError, match="unknown model 'transformer'"):
-        federation(models=("mlp", "transformer"))
+    with pytest.raises(ValueError, match="unknown model 'former'"):
+        federation(models=("mlp", "former"))
 
 
 def test_a_client_may_have_no_examples():

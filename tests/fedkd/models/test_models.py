@@ -288,7 +288,8 @@ def test_an_example_does_not_depend_on_its_neighbours(name, double):
 
 
 def test_a_name_is_the_family_and_its_sizes():
-    assert names() == ("mlp", "cnn", "lenet", "mobile", "resnet8")
+    of_tokens = ("gru", "lstm", "transformer", "ngram")
+    assert names() == ("mlp", "cnn", "lenet", "mobile", "resnet8", *of_tokens)
     assert size(build("mobile-6-8", (1, 8, 8), 3)) == size(mobile((1, 8, 8), 3, (6, 8)))
     assert size(build("mlp-9@8", (4,), 3)) == size(mlp((4,), 3, (9, 8)))
     assert size(build("mlp-9-8", (4,), 3)) == size(mlp((4,), 3, (9, 8)))

@@ -224,6 +224,17 @@ def test_rmse_by_hand(engine):
     assert in_units.rmse_local.tolist() == in_units.rmse.tolist()  # all of one kind
 
 
+def test_examples_of_kinds_that_nobody_holds_have_a_score_of_their_own():
+    # Errors 3, 1, 1, 5 and 2 everywhere; of the third kind, the last two examples, nobody has any.
+    y = torch.zeros(4, 1)
+    tables = [torch.tensor([[3.0], [1], [1], [5]]), torch.full((4, 1), 2.0)]
+    found = other(tables, y, REAL, [[4, 0, 0], [0, 4, 0]], torch.tensor([0, 1, 2, 2]))
+    assert list(found) == ["rmse", "rmse_local", "mae", "rmse_unseen"]
+    assert found.rmse.tolist() == pytest.approx([3, 2])
+    assert found.rmse_local.tolist() == pytest.approx([3, 2])
+    assert found.rmse_unseen.tolist() == pytest.approx([13**0.5, 2])
+
+
 def test_scores_on_test_examples_of_ones_own():
     y = torch.zeros(4, 1)
     tables = [torch.tensor([[3.0], [1], [1], [1]]), torch.full((4, 1), 2.0)]

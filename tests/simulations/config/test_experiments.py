@@ -52,6 +52,17 @@ def test_a_part_of_a_training_keeps_the_rest_of_its_default():
     assert found.algorithm.distill == dataclasses.replace(FedDF().distill, epochs=2)
 
 
+def test_data_without_classes_have_defaults_of_their_own():
+    houses = build("fed", "fedmd", {"data": "california"})
+    assert (houses.partition, houses.private, houses.clients) == ("bands", 1000, 5)
+    assert houses.models == ("mlp-64", "mlp-32-32")
+    said = build("fed", "fedmd", {"data": "california", "partition": "iid", "private": 0})
+    assert (said.partition, said.private, said.models) == ("iid", 0, houses.models)
+    plays = build("fed", "local", {"data": "shakespeare"})
+    assert (plays.partition, plays.clients) == ("natural", 10)
+    assert build("fed", "local", {"data": "digits"}) == build("fed", "local", {})
+
+
 def test_a_shared_setting_goes_to_those_that_have_it():
     local, dsfl = expand('[fed]\nalgorithm = ["local", "dsfl"]\ntemperature = 0.5')
     assert local.algorithm == algorithms.get("local")()

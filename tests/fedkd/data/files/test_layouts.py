@@ -194,6 +194,10 @@ def test_har_that_does_not_fit_is_refused(tmp_path):
         ("stl10", "train_X.bin", "stl10_binary.tar.gz"),
         ("emnist-letters", "emnist-letters-train-images-idx3-ubyte.gz", "nist.gov"),
         ("har", "body_acc_x_train.txt", "archive.ics.uci.edu"),
+        ("california", "cal_housing.data", "cal_housing.tgz"),
+        ("abalone", "abalone.data", "archive.ics.uci.edu"),
+        ("movielens", "movies.csv", "files.grouplens.org"),
+        ("shakespeare", "input.txt", "karpathy/char-rnn"),
     ],
 )
 def test_files_that_are_missing_are_named_and_how_to_get_them(name, missing, way, tmp_path):
