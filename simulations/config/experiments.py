@@ -40,6 +40,7 @@ Compression = Literal[
     "root8",
     "root8-delta",
     "top3",
+    "top8-shaped",
     "argmax",
     "argmax-delta",
     "krr",

@@ -4,7 +4,14 @@
 """
 
 from fedkd.communication.channel import Channel
-from fedkd.communication.compression.distributions import argmax, krr, root8, simplex, top
+from fedkd.communication.compression.distributions import (
+    argmax,
+    krr,
+    root8,
+    simplex,
+    top,
+    top_shaped,
+)
 from fedkd.communication.compression.lossless import deflate, delta
 from fedkd.communication.compression.quantization import float16, quantise
 from fedkd.messages import Stage, Transform
@@ -22,6 +29,7 @@ __all__ = [
     "root8",
     "simplex",
     "top",
+    "top_shaped",
 ]
 
 CONSENSUS = {"probabilities": "consensus"}  # what predictions are compared with, by their keys
@@ -45,6 +53,7 @@ CHANNELS: dict[str, tuple[tuple[Stage, ...], tuple[Transform, ...]]] = {
     "root8": _both(root8(), deflate()),
     "root8-delta": _delta(root8()),
     "top3": _both(top(3), deflate()),
+    "top8-shaped": _both(top_shaped(8), deflate()),
     "argmax": _both(argmax(), deflate()),
     "argmax-delta": _delta(argmax()),
 }

@@ -160,43 +160,110 @@ def top(count: int = 3) -> Transform:
         ValueError: a count below one; on sending, rows that are no distributions, or of no more
             classes than `count`.
     """
-    if count < 1:
-        raise ValueError(f"the number of classes to keep must be >= 1, got {count}")
+    _check_count(count)
+
+    def encode(message: Message, generator: torch.Generator) -> Message:
+        return each(message, lambda key, value: _likeliest(key, value, count)[0])
+
+    def decode(sent: Message) -> Message:
+        def read(key: str, value: Tensor) -> Tensor:
+            shape, data = _rows_of(value)
+            said, sure = _read_likeliest(key, data, shape, count)
+            return _with_rest(said, sure, sure.new_ones(shape[-1])).reshape(shape)
+
+        return each_coded(sent, read)
+
+    return Transform(encode, decode)
+
+
+def top_shaped(count: int = 8) -> Transform:
+    r"""As `top`, but what is left over is shared as it is on average over all rows of the message.
+
+        q_c = p_c of the kept,  else (1 - \sum_kept p) t_c / \sum_{not kept} t,
+        t_c = \sum_rows p_c where c is not kept
+
+    For many classes whose frequencies differ, such as characters: there an even rest says of rare
+    ones that they come as often as usual ones. C more numbers of 16 bits in all.
+
+    Raises:
+        ValueError: see `top`.
+    """
+    _check_count(count)
 
     def encode(message: Message, generator: torch.Generator) -> Message:
         def code(key: str, value: Tensor) -> Tensor:
-            rows = _distributions(key, value)
-            classes = value.shape[-1]
-            if classes <= count:
-                raise ValueError(
-                    f"{key} has {classes} classes, of which the top {count} are no fewer; take "
-                    "another compression, such as root8"
-                )
-            order = rows.argsort(dim=-1, descending=True, stable=True)[..., :count]
-            halves = rows.gather(-1, order).half().cpu().numpy().astype("<f2")
-            sure = torch.from_numpy(np.frombuffer(halves.tobytes(), np.uint8).copy())
-            return torch.cat([put(order, _width(classes), value.shape), sure])
+            head, left = _likeliest(key, value, count)
+            tail = left.flatten(0, -2).sum(dim=0)
+            return torch.cat([head, _as_halves(tail / tail.max().clamp(min=1e-30))])
 
         return each(message, code)
 
     def decode(sent: Message) -> Message:
         def read(key: str, value: Tensor) -> Tensor:
             shape, data = _rows_of(value)
-            rows, classes = torch.Size(shape[:-1]).numel(), shape[-1]
-            place = -(-rows * count * _width(classes) // 8)
-            said = take(data[:place], _width(classes), rows * count).reshape(rows, count)
-            _check_classes(key, said, classes)
-            sure = _halves(key, data[place:], rows, count)
-            total = sure.sum(dim=-1, keepdim=True)
-            if bool((said.sort(dim=-1).values.diff(dim=-1) == 0).any()):
-                raise ValueError(f"{key} names a class twice")
-            rest = (1 - total).clamp(min=0) / (classes - count)
-            full = rest.expand(rows, classes).scatter(1, said, sure)
-            return _read((full / full.sum(dim=-1, keepdim=True)).reshape(shape))
+            end = len(data) - 2 * shape[-1]
+            said, sure = _read_likeliest(key, data[: max(end, 0)], shape, count)
+            tail = torch.from_numpy(np.frombuffer(data[end:], "<f2").astype(np.float64))
+            if not bool(((tail >= 0) & (tail <= 1)).all()):
+                raise ValueError(f"{key} has shares of the rest that are none")
+            return _with_rest(said, sure, tail).reshape(shape)
 
         return each_coded(sent, read)
 
     return Transform(encode, decode)
+
+
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise ValueError(f"the number of classes to keep must be >= 1, got {count}")
+
+
+def _likeliest(key: str, value: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The code of the likeliest classes of each row, and the rows without these.
+
+    Raises:
+        ValueError: rows that are no distributions, or of no more classes than `count`.
+    """
+    rows = _distributions(key, value)
+    classes = value.shape[-1]
+    if classes <= count:
+        raise ValueError(
+            f"{key} has {classes} classes, of which the top {count} are no fewer; take "
+            "another compression, such as root8"
+        )
+    order = rows.argsort(dim=-1, descending=True, stable=True)[..., :count]
+    code = [put(order, _width(classes), value.shape), _as_halves(rows.gather(-1, order))]
+    return torch.cat(code), rows.scatter(-1, order, 0)
+
+
+def _as_halves(values: Tensor) -> Tensor:
+    """Numbers in half precision, as bytes."""
+    halves = values.half().cpu().numpy().astype("<f2")
+    return torch.from_numpy(np.frombuffer(halves.tobytes(), np.uint8).copy())
+
+
+def _read_likeliest(
+    key: str, data: bytes, shape: tuple[int, ...], count: int
+) -> tuple[Tensor, Tensor]:
+    """The kept classes of each row, and their probabilities, (rows, count)."""
+    rows, classes = torch.Size(shape[:-1]).numel(), shape[-1]
+    place = -(-rows * count * _width(classes) // 8)
+    said = take(data[:place], _width(classes), rows * count).reshape(rows, count)
+    _check_classes(key, said, classes)
+    if bool((said.sort(dim=-1).values.diff(dim=-1) == 0).any()):
+        raise ValueError(f"{key} names a class twice")
+    return said, _halves(key, data[place:], rows, count)
+
+
+def _with_rest(said: Tensor, sure: Tensor, shares: Tensor) -> Tensor:
+    """(rows, C): what was kept, and the rest by shares (C,); evenly where these are all zero."""
+    rest = (1 - sure.sum(dim=-1, keepdim=True)).clamp(min=0)
+    others = shares.expand(len(said), -1).scatter(1, said, 0)
+    even = torch.ones_like(others).scatter(1, said, 0)
+    others = others.where(others.sum(dim=-1, keepdim=True) > 0, even)
+    full = rest * others / others.sum(dim=-1, keepdim=True)
+    full = full.scatter(1, said, sure)
+    return _read(full / full.sum(dim=-1, keepdim=True))
 
 
 def _distributions(key: str, value: Tensor, *, zeros: bool = False) -> Tensor:

@@ -23,6 +23,7 @@ from fedkd.communication.compression import (
     root8,
     simplex,
     top,
+    top_shaped,
 )
 from fedkd.communication.compression.bit_packing import MOST, put, shape_of, take
 from fedkd.messages import ANY, PayloadSpec, Transform, Upload, weigh
@@ -39,6 +40,7 @@ LOSSY = {
     "simplex 1": simplex(1),
     "argmax": argmax(),
     "top 3": top(3),
+    "top 3 shaped": top_shaped(3),
 }
 CODED = {name: stage for name, stage in LOSSY.items() if name != "float16"}
 DISTRIBUTIONS = [name for name in LOSSY if name.split()[0] in ("root8", "simplex", "argmax", "top")]
@@ -188,6 +190,43 @@ def test_the_rest_of_the_probability_is_shared_by_the_classes_that_were_dropped(
     value = torch.tensor([[0.5, 0.125, 0.25, 0.0625, 0.0625]])
     expected = torch.tensor([[0.5, 0.25 / 3, 0.25, 0.25 / 3, 0.25 / 3]])
     torch.testing.assert_close(through(top(2), value), expected)
+
+
+def test_the_rest_is_shared_as_all_rows_share_it():
+    # Kept are the two likeliest. What is left of both rows is 2/16, 2/16, 3/16 and 1/16 of classes
+    # 1 to 4, so a quarter is shared as 2 to 3 to 1 by those three that a row did not keep.
+    value = torch.tensor([[0.5, 0.125, 0.25, 0.0625, 0.0625], [0.5, 0.25, 0.125, 0.125, 0]])
+    expected = [[1 / 2, 1 / 12, 1 / 4, 1 / 8, 1 / 24], [1 / 2, 1 / 4, 1 / 12, 1 / 8, 1 / 24]]
+    read = through(top_shaped(2), value)
+    torch.testing.assert_close(read, torch.tensor(expected), atol=1e-4, rtol=0)
+    # Where nothing is left in any row there are no shares, and none are needed.
+    certain = torch.eye(5)[:3]
+    assert torch.equal(through(top_shaped(2), certain), certain)
+
+
+def test_shared_frequencies_are_nearer_than_even_shares():
+    usual = torch.randn(40, generator=stream(5)) * 2  # some classes are rare in all rows
+    value = (usual + torch.randn(300, 40, generator=stream(6))).softmax(dim=-1).double()
+
+    def lost(stage):
+        return float((value * (value / through(stage, value).double()).log()).sum(dim=-1).mean())
+
+    assert lost(top_shaped(4)) < lost(top(4)) / 2
+
+
+def test_the_shares_cost_two_bytes_a_class():
+    value = distributions(100, 10)
+    assert sent(top_shaped(3), value).nbytes == sent(top(3), value).nbytes + 2 * 10
+
+
+def test_shares_that_are_none_are_refused():
+    code = sent(top_shaped(2), distributions(4, 5))
+    for wrong in (np.nan, -1.0, 2.0):
+        share = torch.from_numpy(np.frombuffer(np.array([wrong], "<f2").tobytes(), np.uint8).copy())
+        with pytest.raises(ValueError, match="shares of the rest that are none"):
+            top_shaped(2).decode({"p": torch.cat([code[:-2], share])})
+    with pytest.raises(ValueError, match="bytes came where"):
+        top_shaped(2).decode({"p": code[:12]})
 
 
 # What it costs
