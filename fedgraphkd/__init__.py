@@ -11,20 +11,27 @@
 A client holds a *block* of a graph, and an example is the number of a node. Networks close over the
 *union* of all blocks, in which there is no edge between two of them, so every algorithm of `fedkd`
 runs on graph clients as it is, in every engine. Read `union` first, then `federated_graph`.
+
+Or a client holds whole graphs, and an example is the number of a graph in the *collection* of all
+(`federate_graphs`).
 """
 
 import importlib
 from typing import Any
 
 PLACES = {
+    "Collection": "collection",
     "GraphFederation": "federated_graph",
+    "GraphShares": "shares",
     "NodeShares": "shares",
     "NodeSplit": "federated_graph",
     "Union": "union",
     "build": "models",
     "federate": "federated_graph",
+    "federate_graphs": "federated_collection",
 }
-__all__ = ["GraphFederation", "NodeShares", "NodeSplit", "Union", "build", "federate"]
+__all__ = ["Collection", "GraphFederation", "GraphShares", "NodeShares", "NodeSplit", "Union"]
+__all__ += ["build", "federate", "federate_graphs"]
 
 
 def __getattr__(name: str) -> Any:

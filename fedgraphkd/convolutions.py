@@ -151,7 +151,7 @@ def _blocks(plan: Plan, params: Params, beside: SideBySide, places: Tensor) -> O
     def taken(h: Tensor) -> Tensor:
         return h.gather(1, places.unsqueeze(-1).expand(-1, -1, h.shape[-1]))
 
-    return _run(plan, params, opening, mixed, taken)
+    return run(plan, params, opening, mixed, taken)
 
 
 def _together(plan: Plan, params: Params, graph: Graph, places: Tensor) -> Outputs:
@@ -160,27 +160,27 @@ def _together(plan: Plan, params: Params, graph: Graph, places: Tensor) -> Outpu
 
     def mixed(h: Tensor) -> Tensor:
         side: Tensor = getattr(graph, plan.adjacency) @ h.transpose(0, 1).flatten(1)
-        return _apart(side, count)
+        return apart(side, count)
 
     def opening(weight: Tensor, bias: Tensor) -> Tensor:
         wide = weight.flatten(0, 1), bias.flatten()
         if plan.adjacency:
-            return _apart(first(graph, plan.adjacency, *wide), count)
-        return _apart(linear(graph.features, *wide, places), count)
+            return apart(first(graph, plan.adjacency, *wide), count)
+        return apart(linear(graph.features, *wide, places), count)
 
     def taken(h: Tensor) -> Tensor:
         return h[:, places]
 
-    return _run(plan, params, opening, mixed, taken)
+    return run(plan, params, opening, mixed, taken)
 
 
-def _apart(side: Tensor, count: int) -> Tensor:
+def apart(side: Tensor, count: int) -> Tensor:
     """(N, K W) as (K, N, W)."""
     found: Tensor = side.unflatten(1, (count, -1))
     return found.transpose(0, 1)
 
 
-def _run(
+def run(
     plan: Plan,
     params: Params,
     opening: Callable[[Tensor, Tensor], Tensor],

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fedgraphkd.collection import Collection
 from fedgraphkd.models import build
 from fedgraphkd.partition import Partition, share_cut
 from fedgraphkd.shares import NodeShares
@@ -96,7 +97,9 @@ def federate(
     parts = deal(private, clients, generator(seed, "partition"))
     roles = _roles(split, parts)
     blocks = _blocks(component, private, parts, split.public, shares)
-    task, members = _members(blocks, roles, models, seed, same_start, modules)
+    private_of = [blocks.examples(blocks.of(k, role.train)) for k, role in enumerate(roles)]
+    shown = blocks.union.numbers(blocks.public)
+    task, members = dealt(blocks.union, private_of, shown, models, seed, same_start, modules)
     tested = [blocks.of(client, role.test) for client, role in enumerate(roles)]
     chosen = [blocks.of(client, role.validation) for client, role in enumerate(roles)]
     cut = share_cut(private, parts)
@@ -108,7 +111,7 @@ def federate(
         clients=members,
         test=blocks.examples(torch.cat(tested)),
         validation=blocks.examples(torch.cat(chosen)),
-        label_counts=torch.stack([_counts(member, graph.classes) for member in members]),
+        label_counts=torch.stack([counts(member, graph.classes) for member in members]),
         kinds=torch.arange(clients).repeat_interleave(torch.tensor([len(t) for t in tested])),
         kind_counts=torch.diag(torch.tensor(own)),
         notes=(*graph.notes, *(notes if left else ())),
@@ -207,16 +210,16 @@ def _roles(split: NodeSplit, parts: Partition) -> list[_Roles]:
     return found
 
 
-def _members(
-    blocks: _Blocks,
-    roles: Sequence[_Roles],
+def dealt(
+    union: Union | Collection,
+    private: Sequence[Examples],
+    shown: Tensor,
     models: Sequence[Any],
     seed: int,
     same_start: bool,
     modules: Mapping[str, Any],
 ) -> tuple[Task, list[Client]]:
-    union = blocks.union
-    private = [blocks.examples(blocks.of(k, role.train)) for k, role in enumerate(roles)]
+    """The task and the clients of private examples each, and of the numbers that all are shown."""
     few = union.table[private[0].rows[:TRIED]]
     names = group_names(models)
     named = dict(zip(names, models, strict=True))
@@ -226,7 +229,6 @@ def _members(
         name = names[client % len(names)]
         start = initial(made[name], name, client, seed, same_start)
         members.append(Client(client, name, start, examples))
-    shown = union.numbers(blocks.public)
     labels = union.y[shown]
     known = bool(len(shown)) and bool((labels != HIDDEN).all())
     task = Task(
@@ -242,7 +244,8 @@ def _members(
     return task, members
 
 
-def _counts(member: Client, classes: int) -> Tensor:
+def counts(member: Client, classes: int) -> Tensor:
+    """(C,) how many examples of each class a client trains on."""
     own = member.private
     return torch.bincount(own.y[own.rows], minlength=classes)
 

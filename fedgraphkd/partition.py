@@ -7,18 +7,22 @@ by labels (`iid`, `dirichlet`, `pathological`, ...) deal out the nodes of a grap
 
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heapreplace
+from typing import Any
 
 import networkx as nx
 import torch
 from torch import Tensor
 
+from fedgraphkd.collection import GraphDomains
 from fedkd.data import partition as by_label
+from graphkd.data.graph_collection import Graphs
 from graphkd.graph import Graph
 from kdcore.registry import Registry, members, unknown
 
 Partition = list[Tensor]
 SLACK = 1.03  # by how much a greedy part may be larger than the mean
 PASSES = 10
+FEWEST = 4  # whole graphs of a client by dirichlet: some to train, to select and to be tested on
 
 
 def louvain(graph: Graph, clients: int, generator: torch.Generator) -> Partition:
@@ -99,7 +103,34 @@ def natural(graph: Graph, clients: int, generator: torch.Generator) -> Partition
     return _dealt(pieces, clients)
 
 
-Partitioner = Callable[[Graph, int, torch.Generator], Partition]
+def size(graphs: Graphs, clients: int, generator: torch.Generator) -> Partition:
+    """Whole graphs by how many nodes they have: client 0 has the smallest, in parts of equal size.
+
+    Raises:
+        ValueError: more clients than graphs.
+    """
+    _check(graphs, clients)
+    return by_label.bands(
+        torch.bincount(graphs.owner, minlength=graphs.num_nodes), clients, generator
+    )
+
+
+def domains(graphs: Graphs, clients: int, generator: torch.Generator) -> Partition:
+    """Whole graphs by the data set that they are of (`by_label.natural`).
+
+    Raises:
+        ValueError: they are of one data set; or one has fewer graphs than clients that share it.
+    """
+    _check(graphs, clients)
+    if not isinstance(graphs, GraphDomains):
+        raise ValueError(
+            f"partition natural: {graphs.name} is one data set; give several, such as "
+            "mutag+proteins, or take dirichlet, random or size"
+        )
+    return by_label.natural(graphs.domains, clients, generator)
+
+
+Partitioner = Callable[[Any, int, torch.Generator], Partition]
 OWN: dict[str, Partitioner] = {
     "louvain": louvain,
     "greedy": greedy,
@@ -114,6 +145,9 @@ REGISTRY: Registry[Partitioner] = Registry(
 )
 """Partitions of nodes by edges: of one's own a function of the graph, how many, and a generator."""
 
+OF_WHOLE: dict[str, Partitioner] = {"natural": domains, "random": random, "size": size}
+"""Partitions of many graphs, of which each goes to one client."""
+
 BY_LABEL = ("iid", "dirichlet", "dirichlet-min", "dirichlet-balanced", "shards", "pathological")
 """Partitions of `fedkd.data.partition` that see the labels of nodes and none of the edges."""
 
@@ -123,10 +157,18 @@ def names() -> list[str]:
     return [*REGISTRY.names(), *BY_LABEL]
 
 
-def check(name: str) -> None:
-    """Raise ValueError for the name of no partition of a graph; nothing is imported."""
-    if name not in BY_LABEL and ":" not in name and name not in REGISTRY:
+def check(name: str, whole: bool = False) -> None:
+    """Raise ValueError for the name of no partition of a graph, or of whole ones."""
+    if name in BY_LABEL or ":" in name or name in (OF_WHOLE if whole else REGISTRY):
+        return
+    if not whole:
         raise unknown("partition of a graph", name, names())
+    if name in REGISTRY.names():
+        raise ValueError(
+            f"partition {name} goes by edges between nodes, and whole graphs have none between "
+            f"them; take one of {', '.join([*OF_WHOLE, *BY_LABEL])}"
+        )
+    raise unknown("partition of whole graphs", name, [*OF_WHOLE, *BY_LABEL])
 
 
 def partition(
@@ -141,8 +183,8 @@ def partition(
     """The partition of a name.
 
     Args:
-        name: of `REGISTRY`, or of `BY_LABEL`.
-        graph: whose nodes are dealt out.
+        name: of `REGISTRY`, or of `BY_LABEL`; of many graphs of `OF_WHOLE`.
+        graph: whose nodes are dealt out; or many, which are.
         clients: how many.
         generator: of what is drawn.
         alpha: for dirichlet and its like.
@@ -152,12 +194,20 @@ def partition(
     Raises:
         ValueError: no such partition, one that cannot be, or one of the user's that loses nodes.
     """
-    if name in BY_LABEL:
+    whole = isinstance(graph, Graphs)
+    check(name, whole)
+    if whole and name == "dirichlet":
+        _check(graph, clients)
+        found = by_label.dirichlet(
+            graph.y, clients, generator, alpha, min(FEWEST, graph.num_nodes // clients)
+        )
+    elif name in BY_LABEL:
         _check(graph, clients)
         how = alpha, shards, classes
         found = by_label.partition(name, graph.y, clients, generator, *how)
     else:
-        found = [torch.as_tensor(p) for p in REGISTRY.get(name)(graph, clients, generator)]
+        own = OF_WHOLE[name] if whole and name in OF_WHOLE else REGISTRY.get(name)
+        found = [torch.as_tensor(p) for p in own(graph, clients, generator)]
     by_label.check_dealt(found, graph.num_nodes, clients)
     return [part.sort().values for part in found]
 
@@ -173,9 +223,10 @@ def share_cut(graph: Graph, parts: Sequence[Tensor]) -> float:
 
 def _check(graph: Graph, clients: int) -> None:
     if not 1 <= clients <= graph.num_nodes:
+        what = "graphs" if isinstance(graph, Graphs) else "nodes"
         raise ValueError(
-            f"{graph.name} has {graph.num_nodes} nodes to deal out to {clients} clients; take 1 to "
-            f"{graph.num_nodes} clients"
+            f"{graph.name} has {graph.num_nodes} {what} to deal out to {clients} clients; take 1 "
+            f"to {graph.num_nodes} clients"
         )
 
 

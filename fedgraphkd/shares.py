@@ -1,4 +1,4 @@
-"""What becomes of the nodes of a graph: settings, which need no graph to be read."""
+"""What becomes of nodes, or of whole graphs: settings, which need no graph to be read."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -7,6 +7,8 @@ from kdcore.settings import Setting, check_ranges
 
 BY_EDGES = ("louvain", "greedy", "natural", "random")
 """Partitions of `fedgraphkd.partition` that are of graphs alone."""
+OF_WHOLE = ("natural", "random", "size")
+"""And those of many graphs, of which each goes to one client."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,28 @@ class NodeShares:
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to test on."""
         check_ranges(self)
-        if self.train + self.validation >= 1:
-            raise ValueError(
-                f"nodes.train {self.train:g} and nodes.validation {self.validation:g} leave no "
-                "nodes to test on; they have to be below 1 together"
-            )
+        _check_left(self.train, self.validation, "nodes")
+
+
+@dataclass(frozen=True)
+class GraphShares:
+    """What becomes of whole graphs, each an example; what is left is tested on."""
+
+    train: Annotated[float, Setting("share of a client's graphs to train on", gt=0, lt=1)] = 0.5
+    validation: Annotated[float, Setting("share of them to select on", ge=0, lt=1)] = 0.2
+    public: Annotated[
+        float, Setting("share of all graphs that all may see, without labels", ge=0, lt=1)
+    ] = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse shares that leave nothing to test on."""
+        check_ranges(self)
+        _check_left(self.train, self.validation, "graphs")
+
+
+def _check_left(train: float, validation: float, what: str) -> None:
+    if train + validation >= 1:
+        raise ValueError(
+            f"{what}.train {train:g} and {what}.validation {validation:g} leave no {what} to test "
+            "on; they have to be below 1 together"
+        )

@@ -42,6 +42,8 @@ class Union:
         starts: (blocks,); owner: (N + 1,) the block of each node, of nobody -1.
     """
 
+    whole = True  # a few nodes of a block cost as much as all
+
     def __init__(self, blocks: Sequence[Graph]) -> None:
         self._blocks: dict[int, Graph] = dict(enumerate(blocks))
         sizes = torch.tensor([block.num_nodes for block in blocks])

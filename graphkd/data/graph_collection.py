@@ -103,8 +103,8 @@ class Graphs(Graph):
         examples = examples.long().to(self.y.device)
         size, (edges, count) = torch.bincount(self.owner, minlength=self.num_nodes), self._edges
         start, first = (many.cumsum(0) - many for many in (size, count))
-        owner, nodes = _ranges(start[examples], size[examples])
-        graph, kept = _ranges(first[examples], count[examples])
+        owner, nodes = ranges(start[examples], size[examples])
+        graph, kept = ranges(first[examples], count[examples])
         moved = size[examples].cumsum(0) - size[examples] - start[examples]  # of the first node
         return replace(
             self,
@@ -131,7 +131,7 @@ class Graphs(Graph):
         return replace(self, **moved)
 
 
-def _ranges(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+def ranges(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     """All places start[i] .. start[i] + count[i], one range after another, and the i of each."""
     which = torch.arange(len(count), device=count.device).repeat_interleave(count)
     first = start - (count.cumsum(0) - count)

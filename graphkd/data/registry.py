@@ -7,20 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from graphkd.core import Split
-from graphkd.data import datasets, graph_collection, links, sources, splits
+from graphkd.data import datasets, graph_collection, links, sources, splits, synthetic
 from graphkd.data.files import tudataset
 from graphkd.graph import Graph, TypedGraph
 from kdcore.registry import Loader, Registry, unknown
 
 FOLDS = "folds"
 PROTOCOLS = (*splits.PROTOCOLS, FOLDS)
+TREES = "coloured-trees"
 
 
 def _shipped() -> dict[str, Loader]:
     """Name -> what gives its loader."""
     nodes = {name: partial(_loader, datasets.load, name) for name in datasets.names()}
-    many = {name: partial(_loader, tudataset.load, name) for name in tudataset.names()}
-    return {**nodes, **many}
+    return {**nodes, **{name: partial(_loader, _many, name) for name in of_graphs()}}
+
+
+def _many(name: str, root: Path) -> graph_collection.Graphs:
+    return synthetic.coloured_trees() if name == TREES else tudataset.load(name, root)
 
 
 def _loader(load: Callable[..., Graph], name: str) -> Callable[..., Graph]:
@@ -51,6 +55,11 @@ def names() -> list[str]:
     return REGISTRY.names()
 
 
+def of_graphs() -> list[str]:
+    """The names of those of many graphs, each an example, that come with this package."""
+    return sorted([TREES, *tudataset.names()])
+
+
 def load(name: str, root: str | Path | None = None, download: bool = False) -> Graph:
     """The graph of this name, or the collection of graphs; see `graphkd.data.datasets.load`.
 
@@ -61,8 +70,8 @@ def load(name: str, root: str | Path | None = None, download: bool = False) -> G
         FileNotFoundError: a raw file is missing, or could not be downloaded.
     """
     REGISTRY.check(name)
-    if name in tudataset.names():
-        return tudataset.load(name, datasets.data_root(root))
+    if name in of_graphs():
+        return _many(name, datasets.data_root(root))
     if name in datasets.names():
         return datasets.load(name, root, download)
     return _own(name, datasets.data_root(root))

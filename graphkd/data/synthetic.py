@@ -1,4 +1,4 @@
-"""Graphs that are drawn: stochastic block models, small and large, from a seed.
+"""Graphs that are drawn from a seed: stochastic block models, small and large, and many trees.
 
 Holland, Laskey and Leinhardt, "Stochastic blockmodels: First steps", Social Networks 1983,
 https://doi.org/10.1016/0378-8733(83)90021-7.
@@ -7,8 +7,11 @@ https://doi.org/10.1016/0378-8733(83)90021-7.
 import torch
 from torch import Generator, Tensor
 
+from graphkd.data.graph_collection import Graphs
 from graphkd.graph import Graph
 from kdcore.rng import generator
+
+COLOURS = 3
 
 
 def blocks(
@@ -55,6 +58,41 @@ def blocks(
     keys = keys[torch.randperm(len(keys), generator=draw)[:edges]]
     keys = torch.cat([keys, keys % nodes * nodes + keys // nodes]).sort().values
     return Graph(x, torch.stack([keys // nodes, keys % nodes]), y, classes, name)
+
+
+def coloured_trees(trees: int = 600, seed: int = 0, name: str = "coloured-trees") -> Graphs:
+    """Many trees, to classify: do more than half of a tree's edges join nodes of one colour?
+
+    A tree has 8 to 24 nodes, each joined to an earlier one at random, of one of three colours,
+    one-hot: that of the node that it is joined to with a chance of 0.35 or of 0.65, as is drawn for
+    each tree, and else another. So the answer is in the edges; the colours alone tell a part of it.
+
+    Args:
+        trees: G.
+        seed: of the draw.
+        name: of the data set.
+    """
+    draw = generator(seed, "coloured trees", trees)
+    sizes = torch.randint(8, 25, (trees,), generator=draw)
+    starts = sizes.cumsum(0) - sizes
+    owner = torch.arange(trees).repeat_interleave(sizes)
+    place = torch.arange(len(owner)) - starts[owner]
+    parent, lot = torch.rand(2, len(owner), generator=draw, dtype=torch.float32)
+    before = (parent * place).long()
+    chance = torch.tensor([0.35, 0.65])[torch.randint(2, (trees,), generator=draw)][owner]
+    same = lot < chance
+    turn = torch.randint(1, COLOURS, (len(owner),), generator=draw)
+    turn = turn.where(~same | (place == 0), 0)
+    colour = turn.clone()
+    for depth in range(1, 24):  # a node's colour follows from that of an earlier one
+        now = (place == depth).nonzero().flatten()
+        colour[now] = (colour[starts[owner[now]] + before[now]] + turn[now]) % COLOURS
+    child = (place > 0).nonzero().flatten()
+    pairs = torch.stack([starts[owner[child]] + before[child], child])
+    votes = 2 * (turn[child] == 0).long() - 1
+    y = (owner.new_zeros(trees).index_add(0, owner[child], votes) > 0).long()
+    x = torch.eye(COLOURS, dtype=torch.float32)[colour]
+    return Graphs(x, torch.cat([pairs, pairs.flip(0)], dim=1), y, 2, name, owner=owner)
 
 
 def _pairs(y: Tensor, count: int, homophily: float, draw: Generator) -> Tensor:

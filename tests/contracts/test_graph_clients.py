@@ -1,16 +1,18 @@
 """What every federated algorithm promises to clients that hold graphs, whichever it is.
 
 The algorithms are found by looking into their package. Networks are asked about nodes by number,
-and each mini-batch is all that a client has.
+and each mini-batch is all that a client has; or about whole graphs, a few in each mini-batch.
 """
 
 from dataclasses import fields
+from functools import partial
 
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
 from fedgraphkd import partition
+from fedgraphkd.federated_collection import federate_graphs
 from fedgraphkd.federated_graph import federate
 from fedgraphkd.shares import NodeShares
 from fedkd import algorithms
@@ -20,15 +22,15 @@ from fedkd.rounds.evaluation import evaluate
 from fedkd.rounds.round import check_federation, deployed
 from fedkd.rounds.synchronous import simulate
 from kdcore.training.loop import TrainingConfig
-from tests.fedgraphkd.graphs import fake
+from tests.fedgraphkd.graphs import fake, trees
 
 every_algorithm = pytest.mark.parametrize("name", algorithms.names())
 GNN = {"fml": {"meme": "gcn-8"}, "fedkd": {"mentee": "sage-8"}}
 
 
-def small(name):
-    """An algorithm, all of whose training on nodes is short and takes all of them at once."""
-    short = TrainingConfig("adam", 0.01, epochs=2, batch_size=0)
+def small(name, batch_size=0):
+    """An algorithm, all of whose training is short; on nodes it takes all of them at once."""
+    short = TrainingConfig("adam", 0.01, epochs=2, batch_size=batch_size)
     kind = algorithms.get(name)
     own = {f.name: short for f in fields(kind) if f.name in ("local", "distill", "server")}
     return kind(**own, **GNN.get(name, {}))
@@ -38,10 +40,17 @@ def clients(*models):
     return federate(fake(3, 40), 4, models, 0, partition.greedy, NodeShares(public=0.2))
 
 
+def holders(*models):
+    """Clients that hold whole graphs."""
+    return federate_graphs(trees(40), 4, models, 0, partial(partition.partition, "dirichlet"))
+
+
 @every_algorithm
-def test_engines_agree_on_graph_clients(name, double):
-    federation = clients("gcn-8", "gcn-8", "sage-8", "gcn-8").federated
-    task, algorithm = federation.task, small(name)
+@pytest.mark.parametrize("whole", [False, True], ids=["nodes", "graphs"])
+def test_engines_agree_on_graph_clients(name, whole, double):
+    models = "gcn-8", "gcn-8", "sage-8", "gcn-8"
+    federation = holders(*models) if whole else clients(*models).federated
+    task, algorithm = federation.task, small(name, 4 if whole else 0)
     check_federation(algorithm, task, federation.clients)
     scored = []
     for engine in (sequential, batched()):
@@ -58,7 +67,11 @@ def test_engines_agree_on_graph_clients(name, double):
 
 @pytest.mark.parametrize("name", ["fml", "fedkd"])
 def test_a_shared_network_is_one_on_graphs(name):
-    federation = clients("gcn-8").federated
-    (last,) = simulate(small(name), federation.task, federation.clients, rounds=1)
-    shapes = {k: tuple(v.shape) for k, v in last.broadcasts[0].items() if "weight" in k}
-    assert shapes == {"layer0.weight": (8, 12), "head.weight": (3, 8)}  # of 12 features, not of ids
+    for federation, features, classes in (
+        (clients("gcn-8").federated, 12, 3),
+        (holders("gcn-8"), 3, 2),
+    ):
+        (last,) = simulate(small(name), federation.task, federation.clients, rounds=1)
+        shapes = {k: tuple(v.shape) for k, v in last.broadcasts[0].items() if "weight" in k}
+        assert shapes["layer0.weight"] == (8, features)  # and not of numbers
+        assert shapes["head.weight"] == (classes, 8)

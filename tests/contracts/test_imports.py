@@ -59,10 +59,12 @@ FLOORS = {
     ],
     "fedgraphkd": [
         "__init__",
+        "federated_collection",
         "federated_graph",
         "models partition",
+        "readouts",
         "convolutions",
-        "shares union",
+        "collection shares union",
     ],
     "kdattacks": ["__init__", "attacks", "truth", "core", "scoring shadows"],
     "simulations": [

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from graphkd.data import datasets
+from graphkd.data import datasets, synthetic
 from graphkd.graph import Graph
 from kdcore.rng import generator
 
@@ -34,3 +34,10 @@ def ragged(sizes=(5, 9, 3)):
         whole.subgraph(torch.arange(start, start + size))
         for start, size in zip(starts, sizes, strict=True)
     ]
+
+
+def trees(count=60):
+    """Small whole graphs with two classes, and real features, so that no two nodes are alike."""
+    found = synthetic.coloured_trees(count)
+    noise = torch.randn(found.x.shape, generator=generator(0, "trees"))
+    return replace(found, x=(found.x + 0.1 * noise).to(torch.get_default_dtype()))

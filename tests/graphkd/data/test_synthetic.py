@@ -61,3 +61,21 @@ def test_errors_say_the_way_out(changes, words):
     sizes = {"nodes": 100, "edges": 100, "features": 2, "classes": 2}
     with pytest.raises(ValueError, match=words):
         synthetic.blocks(**(sizes | changes))
+
+
+def test_a_tree_is_of_the_class_that_most_of_its_edges_say():
+    found = synthetic.coloured_trees(50)
+    colour = found.x.argmax(dim=1)
+    for place in range(50):
+        tree = (found.owner == place).nonzero().flatten().tolist()
+        pairs = [(a, b) for a, b in found.edge_index.T.tolist() if a in tree and a < b]
+        assert 8 <= len(tree) <= 24
+        assert len(pairs) == len(tree) - 1
+        reached = {tree[0]}
+        for _ in tree:
+            reached |= {n for pair in pairs if reached & {*pair} for n in pair}
+        assert reached == {*tree}
+        alike = sum(int(colour[a] == colour[b]) for a, b in pairs)
+        assert int(found.y[place]) == (2 * alike > len(pairs))
+    assert 15 < int(found.y.sum()) < 35
+    assert found.x.sum(dim=1).eq(1).all()
