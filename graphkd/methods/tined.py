@@ -6,10 +6,11 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from graphkd import losses
 from graphkd.graph import Graph, Part
+from graphkd.losses.local_structure import squared_distances
 from graphkd.method import DistillationContext, LossTerm, Method, Share, Width
 from graphkd.models import networks
 from graphkd.models.layers import linear
@@ -18,8 +19,6 @@ from graphkd.training import published
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
 from kdcore.settings import Setting
-
-AT_ONCE = 65_536  # edges whose ends are compared at once, which bounds memory
 
 
 @dataclass(frozen=True)
@@ -130,37 +129,52 @@ class _Smoothing:
         assert isinstance(context.student, networks.MLP)
         self.network, self.graph = context.student, context.view.graph
         soft = context.view.part("soft").to(self.graph.x.device)
-        ends = soft[self.graph.take(soft).edge_index]
-        self.edges = ends[:, ends[0] < ends[1]]
-        self.count = max(1, int(method.edge_share * self.edges.shape[1]))
-        self.draw: Generator = generator(context.seed, "energies")
-        self.of_inputs = _energies(self.graph.x, self.edges)
+        self.energies = energies = _Energies(self.graph.take(soft))
+        self.count = max(1, int(method.edge_share * len(energies.edges)))
+        self.draw = generator(context.seed, "energies")
+        self.of_inputs = energies(self.graph.x)
         with torch.no_grad():
-            self.targets = list(_of_teacher(_teacher(context), context.seen, self.edges))
+            self.targets = list(_of_teacher(_teacher(context), context.seen, energies))
 
     def __call__(self, student: Outputs, teacher: Outputs, graph: Graph | Part) -> Tensor:
         """The sum over layers, whatever the nodes of the step are."""
-        edges, before = self.edges, self.of_inputs
-        if self.count < edges.shape[1]:
-            chosen = torch.randperm(edges.shape[1], generator=self.draw)[: self.count]
-            edges, before = edges[:, chosen.to(edges.device)], before[chosen.to(before.device)]
-        total = before.new_zeros(())
-        for target, ratio in zip(self.targets, self._ratios(edges, before), strict=True):
+        edges = len(self.of_inputs)
+        drawn = torch.randperm(edges, generator=self.draw)[: self.count]
+        some = slice(None) if self.count >= edges else drawn.to(self.of_inputs.device)
+        total = self.of_inputs.new_zeros(())
+        for target, ratio in zip(self.targets, self._ratios(some), strict=True):
             total = total + (0.5 * ratio - 0.5 * target).square()
         return total
 
-    def _ratios(self, edges: Tensor, before: Tensor) -> Iterator[Tensor]:
+    def _ratios(self, some: Tensor | slice) -> Iterator[Tensor]:
+        """Log R of each layer of the student, of some of the edges."""
         network, last = self.network, len(self.network.layers) - 1
         h: Any = self.graph.features
+        before = self.of_inputs
         for i, layer in enumerate(network.layers):
             h = linear(h, layer.weight, layer.bias)
-            yield _log_ratio(before, _energies(h, edges))
+            yield _log_ratio(before[some], self.energies(h)[some])
             if i < last:
                 h = dropout(h.relu(), network.dropout, network.training)
-                before = _energies(h, edges)
+                before = self.energies(h)
 
 
-def _of_teacher(network: Any, graph: Graph, edges: Tensor) -> Iterator[Tensor]:
+class _Energies:
+    """How far the ends of each edge among some nodes are apart, as directions: (N, D) -> (E,)."""
+
+    def __init__(self, part: Part):
+        self.nodes, self.matrix = part.nodes, part.total
+        ends = self.matrix.row, self.matrix.rows.columns
+        self.edges = (ends[0] != ends[1]).nonzero()[:, 0]
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """Both directions of each edge."""
+        own = h[self.nodes]
+        norms = own.detach().norm(dim=1, keepdim=True)
+        return squared_distances(own / torch.where(norms > 0, norms, 1.0), self.matrix)[self.edges]
+
+
+def _of_teacher(network: Any, graph: Graph, energies: _Energies) -> Iterator[Tensor]:
     """Log R of each step of a teacher, in the order in which the student has them."""
     adjacency = graph.mean if isinstance(network, networks.SAGE) else graph.normalized
     h = graph.x
@@ -168,17 +182,9 @@ def _of_teacher(network: Any, graph: Graph, edges: Tensor) -> Iterator[Tensor]:
         weight, bias = _map(layer)
         inner = h @ weight.T if _narrows(weight) else adjacency @ h
         outer = adjacency @ inner if _narrows(weight) else inner @ weight.T
-        energies = [_energies(one, edges) for one in (h, inner, outer)]
-        yield from (_log_ratio(energies[0], energies[1]), _log_ratio(energies[1], energies[2]))
+        first, second, third = (energies(one) for one in (h, inner, outer))
+        yield from (_log_ratio(first, second), _log_ratio(second, third))
         h = (outer + bias).relu()
-
-
-def _energies(h: Tensor, edges: Tensor) -> Tensor:
-    """How far the ends of each edge are apart, as directions: (E,)."""
-    norms = h.detach().norm(dim=1, keepdim=True)
-    unit = h / torch.where(norms > 0, norms, 1.0)
-    some = edges.split(AT_ONCE, dim=1)
-    return torch.cat([(unit[a] - unit[b]).square().sum(1) for a, b in some])
 
 
 def _log_ratio(before: Tensor, after: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ def test_the_student_has_the_teachers_maps_in_their_place_and_identities_for_the
 def test_a_share_of_the_edges_is_drawn_anew_for_each_step():
     method, given = context(edge_share=0.5)
     _, smoothing = method.terms(given)
-    assert smoothing.loss.count == smoothing.loss.edges.shape[1] // 2
+    assert smoothing.loss.count == len(smoothing.loss.of_inputs) // 2
     found = {float(smoothing.loss(None, None, None).detach()) for _ in range(5)}
     assert len(found) == 5
     whole = context()[0].terms(given)[1].loss
