@@ -45,6 +45,7 @@ def as_sent(numbers: Tensor) -> Tensor:
     return numbers.to(torch.get_default_dtype())
 
 
+MEMORY = f"{STATE}memory/"  # of what a client remembers; see `fedkd.components.client_memory`
 STREAM = f"{STATE}stream"  # of a client's chances: a number that goes on by one at each step
 
 
@@ -79,12 +80,12 @@ class Model(NamedTuple):
         """What of a client's parameters may leave it, to be averaged with those of others.
 
         Weights, and statistics in real numbers (running means and variances), but for what is
-        local; whole numbers (streams, counts of mini-batches) never.
+        local; whole numbers (streams, counts of mini-batches) and what a client remembers never.
         """
         return {
             name: value
             for name, value in params.items()
-            if name not in self.local and value.is_floating_point()
+            if name not in self.local and not name.startswith(MEMORY) and value.is_floating_point()
         }
 
     def module(self, params: Mapping[str, Tensor]) -> nn.Module:
@@ -99,7 +100,10 @@ class Model(NamedTuple):
 
 @dataclass(frozen=True)
 class Client:
-    """A party: its number, its architecture, its parameters, and the examples only it sees."""
+    """A party: its number, its architecture, its parameters, and the examples only it sees.
+
+    Among the parameters is what it remembers beside its model: names that begin with `MEMORY`.
+    """
 
     id: int
     group: str

@@ -89,12 +89,13 @@ class FedHKD(FedAvg):
             hard = self.target.loss(outputs, y)
             if not known:
                 return hard
-            gap = torch.linalg.vector_norm(outputs.hidden[-1] - known["features"][y], dim=-1)
-            return hard + self.feature_weight * _there(known)[y] * gap
+            gap = outputs.hidden[-1] - known["features"][y]
+            far: Tensor = torch.linalg.vector_norm(gap, dim=-1)
+            return hard + self.feature_weight * _there(known)[y] * far
 
         def on_means(params: Params, y: Tensor, known: Message) -> Tensor:
             said = F.linear(known["features"], params[weight], params[bias]) / self.temperature
-            gaps = torch.linalg.vector_norm(said.softmax(dim=-1) - known["answers"], dim=-1)
+            gaps: Tensor = torch.linalg.vector_norm(said.softmax(dim=-1) - known["answers"], dim=-1)
             return self.answer_weight * (_there(known) * gaps).mean()
 
         extra = on_means if known else None

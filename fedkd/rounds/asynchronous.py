@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedkd.communication.channel import Channel, weigh_broadcast, weigh_upload
-from fedkd.core import Algorithm, Client, Engine, Server, Task
+from fedkd.core import MEMORY, Algorithm, Client, Engine, Server, Task
 from fedkd.engines.sequential import sequential
 from fedkd.messages import Message, Received, Upload
 from fedkd.rounds.client_sampling import Sample, everyone
@@ -267,7 +267,8 @@ def unpack(saved: Round) -> TimedRound:
         own, latest = _under(state, f"{client.id}/"), _under(state, f"newest/{client.id}/")
         if own:
             params = _under(own, "params/")
-            params = {name: params[name] for name in client.params}  # in their order
+            memory = {name: value for name, value in params.items() if name.startswith(MEMORY)}
+            params = memory | {name: params[name] for name in client.params}  # in their order
             arrival = Arrival(float(own["arrival"]), int(own["began"]))
             pending[client.id] = Pending(arrival, params, _upload(own), _under(own, BROADCAST))
         if latest:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fedkd.core import Client
+from fedkd.core import MEMORY, Client
 from fedkd.messages import Ledger
 from fedkd.rounds.round import Round
 from fedkd.storage import atomic_files
@@ -133,7 +133,11 @@ def load(
         params = _read(newest / CLIENTS, device)
     except SafetensorError as reason:
         raise _damaged(newest, str(reason)) from None
-    after = tuple(replace(client, params=_of_client(client, params, newest)) for client in clients)
+    memories = _memories(params)
+    after = tuple(
+        replace(c, params=_of_client(c, params, memories.get(str(c.id), {}), newest))
+        for c in clients
+    )
     total = Ledger(state.up, state.down)
     return Round(state.round, server, after, (), {}, Ledger()), total
 
@@ -216,9 +220,20 @@ def _damaged(checkpoint: Path, why: str) -> ValueError:
     )
 
 
-def _of_client(client: Client, params: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
+def _memories(params: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What clients remember, by their numbers: no client begins with a memory."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key in sorted(key for key in params if f"/{MEMORY}" in key):
+        number, _, name = key.partition("/")
+        found.setdefault(number, {})[name] = params[key]
+    return found
+
+
+def _of_client(
+    client: Client, params: dict[str, Tensor], memory: dict[str, Tensor], where: Path
+) -> dict[str, Tensor]:
     try:
-        return {name: params[f"{client.id}/{name}"] for name in client.params}
+        return memory | {name: params[f"{client.id}/{name}"] for name in client.params}
     except KeyError as missing:
         raise _damaged(where, f"no parameter {missing} of client {client.id}") from None
 

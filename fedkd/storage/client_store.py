@@ -45,10 +45,10 @@ class ClientStore:
     def __call__(self, clients: Sequence[Client]) -> list[Client]:
         """The same clients, their parameters kept; those that live elsewhere stay there."""
         kept = list(clients)
-        groups: dict[str, list[int]] = {}
+        groups: dict[tuple[str, ...], list[int]] = {}  # of those that have the same names
         for place, client in enumerate(clients):
             if isinstance(client.params, dict) and client.params:
-                groups.setdefault(client.group, []).append(place)
+                groups.setdefault((client.group, *client.params), []).append(place)
         for places in groups.values():
             people = [clients[place] for place in places]
             if self._fits(people):

@@ -33,7 +33,7 @@ def rounds(algorithm, federation, engine=sequential):
 def farthest(current, other):
     """The largest difference between the parameters of two rounds' clients."""
     pairs = zip(current.clients, other.clients, strict=True)
-    return max(float((a.params[n] - b.params[n]).abs().max()) for a, b in pairs for n in a.params)
+    return max(float((a.params[n] - b.params[n]).abs().max()) for a, b in pairs for n in b.params)
 
 
 @every_algorithm

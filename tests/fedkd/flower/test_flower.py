@@ -334,7 +334,8 @@ def test_clients_that_are_gone_or_silent_are_named_and_count_as_not_there(tiny, 
 
 @every_algorithm
 def test_a_client_that_sends_nan_is_named_and_the_server_is_as_without_it(name, tiny, double):
-    federation, algorithm = tiny(), small(name)
+    asking = {"duration": 1} if name == "scarlet" else {}  # in each round, so that all are broken
+    federation, algorithm = tiny(), small(name, **asking)
     app = tampered(algorithm, federation, 2, broken_numbers)
     run = flower(algorithm, federation, app=app)
     if name == "local":  # sends nothing that could be broken
