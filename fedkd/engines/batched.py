@@ -27,7 +27,8 @@ class BatchedEngine:
     Chunks are cut by steps and position in the cohort, so they do not depend on the machine. What
     all clients of a chunk share (the very same tensor: the data, a consensus) is not copied. A
     chunk for which there is no memory is cut in halves and tried again. Clients whose network
-    cannot be stacked (`Network.alone`) run in turn, bit for bit as in the sequential engine.
+    cannot be stacked, or is no quicker for it (`in_turn`), run in turn, bit for bit as in the
+    sequential engine.
 
     Attributes:
         notes: what was done otherwise than asked, in words.
@@ -67,6 +68,7 @@ class BatchedEngine:
             predict = task.models[clients[first].group].predict
             if isinstance(predict, Network) and predict.alone is not None:
                 self._note(f"{clients[first].group}: clients run in turn: {predict.alone}")
+            if in_turn(predict, calls[first]):
                 for position in positions:
                     results[position] = function(predict, *calls[position])
                 continue
@@ -123,6 +125,20 @@ class BatchedEngine:
 def batched(chunk: int = 500, budget: float | None = None) -> BatchedEngine:
     """The engine; see `BatchedEngine`."""
     return BatchedEngine(chunk, budget)
+
+
+def in_turn(predict: Predict, call: Call) -> bool:
+    """Whether clients of a network run one after another: it is no quicker, or none is possible.
+
+    Nothing is padded then. With privacy of each example a stack is quicker in any case: one client
+    alone is trained by the reference, example after example.
+    """
+    if not isinstance(predict, Network):
+        return False
+    params, *given = call
+    on_cpu = next(iter(params.values())).device.type == "cpu"
+    private = any(len(batches.own) for batches in _batches(given))
+    return predict.alone is not None or (predict.in_turn and on_cpu and not private)
 
 
 def _batches(value: Any) -> Iterator[Batches]:

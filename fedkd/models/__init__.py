@@ -226,7 +226,8 @@ def _of_any_inputs(model: Model) -> Model:
         return read
 
     backward = network.backward and reading(network.backward, 2)
-    return Model(model.init, Network(reading(network.one, 1), reading(network.stack, 2), backward))
+    one, stack = reading(network.one, 1), reading(network.stack, 2)
+    return Model(model.init, Network(one, stack, backward, in_turn=network.in_turn))
 
 
 def _is_size(number: str) -> bool:

@@ -68,7 +68,7 @@ def cnn(shape: Sequence[int], num_classes: int, channels: Sequence[int] = (16, 3
         return Outputs(_linear(params, "head", value), (value,))
 
     stack = stacked.by_device(partial(stacked.cnn, convolutions=convolutions), predict)
-    return Model(initialiser(shapes), Network(predict, stack))
+    return Model(initialiser(shapes), Network(predict, stack, in_turn=True))
 
 
 def resnet8(shape: Sequence[int], num_classes: int, width: int = 16) -> Model:
@@ -101,7 +101,7 @@ def resnet8(shape: Sequence[int], num_classes: int, width: int = 16) -> Model:
         return Outputs(_linear(params, "head", value), (value,))
 
     stack = stacked.by_device(partial(stacked.resnet8, blocks=blocks), predict)
-    return Model(initialiser(shapes), Network(predict, stack))
+    return Model(initialiser(shapes), Network(predict, stack, in_turn=True))
 
 
 def lenet(shape: Sequence[int], num_classes: int) -> Model:
@@ -129,7 +129,8 @@ def lenet(shape: Sequence[int], num_classes: int) -> Model:
         second = F.relu(_linear(params, "layer1", first))
         return Outputs(_linear(params, "head", second), (first, second))
 
-    return Model(initialiser(shapes), Network(predict, stacked.by_device(stacked.lenet, predict)))
+    stack = stacked.by_device(stacked.lenet, predict)
+    return Model(initialiser(shapes), Network(predict, stack, in_turn=True))
 
 
 def mobile(shape: Sequence[int], num_classes: int, channels: Sequence[int] = (16, 32)) -> Model:
@@ -162,7 +163,7 @@ def mobile(shape: Sequence[int], num_classes: int, channels: Sequence[int] = (16
         return Outputs(_linear(params, "head", value), (value,))
 
     stack = stacked.by_device(partial(stacked.mobile, pairs=pairs), predict)
-    return Model(initialiser(shapes), Network(predict, stack))
+    return Model(initialiser(shapes), Network(predict, stack, in_turn=True))
 
 
 def with_features(body: Model, width: int, num_classes: int) -> Model:
@@ -189,7 +190,8 @@ def with_features(body: Model, width: int, num_classes: int) -> Model:
         value = outputs.logits.relu()
         return Outputs(stacked.linear(params, "head", value), (*outputs.hidden, value))
 
-    return Model(init, Network(predict, stack))
+    in_turn = isinstance(body.predict, Network) and body.predict.in_turn
+    return Model(init, Network(predict, stack, in_turn=in_turn))
 
 
 def initialiser(shapes: Shapes) -> Callable[[torch.Generator], Params]:
@@ -239,10 +241,25 @@ def _conv_norm(params: Params, name: str, x: Tensor, stride: int = 1) -> Tensor:
     """
     kernel = params[f"{name}.weight"]
     apart = x.shape[1] // kernel.shape[1]
-    x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels innermost: faster on CPUs
-    value = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2, groups=apart)
+    value = F.conv2d(
+        _channels_innermost(x), kernel, stride=stride, padding=kernel.shape[-1] // 2, groups=apart
+    )
     groups = math.gcd(4, kernel.shape[0])
     return F.group_norm(value, groups, params[f"{name}.norm.weight"], params[f"{name}.norm.bias"])
+
+
+def _channels_innermost(x: Tensor) -> Tensor:
+    """The same images (N, c, height, width) as CPUs convolve, norm and pool them faster.
+
+    A single channel lies so already, but its strides have to say so, or else torch takes it to lie
+    outermost. Norms of such images have no form for some of `torch.func`'s transforms, in which
+    they are left as they are.
+    """
+    if x.shape[1] > 1:
+        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    if torch._C._are_functorch_transforms_active():
+        return x
+    return x[:, 0].unsqueeze(-1).permute(0, 3, 1, 2)
 
 
 def _block(params: Params, name: str, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Mixed precision: a network computed in bfloat16, trained with weights in float32."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -32,7 +33,7 @@ def in_precision(predict: Predict, precision: Precision) -> Predict:
     if not isinstance(predict, Network):
         return Network(one, stack)
     learn = None if predict.learn is None else _cast(predict.learn)
-    return Network(one, stack, learn=learn, alone=predict.alone, least=predict.least)
+    return replace(predict, one=one, stack=stack, learn=learn)
 
 
 def _cast(form: Callable[..., Any]) -> Callable[..., Any]:

@@ -45,6 +45,8 @@ class Network:
             it keeps has names with `STATE` in them, before those of the weights in `params`.
         alone: why models cannot be stacked, in words, for an engine to run them in turn; None where
             they can.
+        in_turn: whether a stack is no quicker on a CPU than one model after another, as of
+            convolutions, so that engines run them in turn there.
         least: examples that a mini-batch needs for the network to learn; smaller ones are left out.
         whole: whether it costs as much to ask about a few examples as about all, as of the nodes of
             a graph, which it works out together.
@@ -57,6 +59,7 @@ class Network:
     backward: Callable[[Params, Tensor, Outputs, Outputs], dict[str, Gradient]] | None = None
     learn: Learn | None = None
     alone: str | None = None
+    in_turn: bool = False
     least: int = 1
     whole: bool = False
     beside: Callable[[str], Predict] | None = None

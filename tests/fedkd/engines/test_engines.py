@@ -1,4 +1,6 @@
-"""What the engines do beyond the answer: memory, timing, and saying so."""
+"""What the engines do beyond the answer: memory, work, cores, and saying so."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,13 +9,15 @@ from fedkd.algorithms.fedmd import FedMD
 from fedkd.engines.auto import AutoEngine
 from fedkd.engines.batched import batched
 from fedkd.engines.fault_tolerance import EngineError, fault_tolerant
+from fedkd.engines.sequential import sequential
 from fedkd.rounds.synchronous import simulate
+from kdcore.training.loop import Clipping, TrainingConfig
 from tests.conftest import tiny_federation
 
 
-def last(engine, federation=None):
+def last(engine, federation=None, algorithm=FedMD()):  # noqa: B008  (frozen)
     federation = federation or tiny_federation(models=("mlp-8",), sizes=(5, 3, 4, 6, 2))
-    done = simulate(FedMD(), federation.task, federation.clients, rounds=2, engine=engine)
+    done = simulate(algorithm, federation.task, federation.clients, rounds=2, engine=engine)
     return list(done)[-1]
 
 
@@ -65,6 +69,45 @@ def test_a_budget_cuts_chunks(monkeypatch):
         last(batched(50, budget=0.08))
     with pytest.raises(ValueError, match="positive number of megabytes, got 0"):
         batched(50, budget=0)
+
+
+def counting(federation):
+    """A federation of CNNs, and the rows that go through one network and through stacks of them."""
+    rows = {"alone": 0, "stacked": 0}
+
+    def counted(form, kind):
+        def run(params, x):
+            rows[kind] += x.shape[:-3].numel()
+            return form(params, x)
+
+        return run
+
+    (group,) = federation.task.models
+    model = federation.task.models[group]
+    forms = counted(model.predict.one, "alone"), counted(model.predict.stack, "stacked")
+    network = replace(model.predict, one=forms[0], stack=forms[1])
+    task = replace(federation.task, models={group: model._replace(predict=network)})
+    return federation._replace(task=task), rows
+
+
+def test_convolutions_on_a_cpu_run_in_turn_without_padding():
+    """FedMD of clients with 5, 3 and 13 examples, 11 public: two rounds of two epochs of its own.
+
+    Private: 21 examples twice in each round. Public: 11 for each client are predicted in both, and
+    digested in three epochs of the second.
+    """
+    federation, rows = counting(tiny_federation(models=("cnn-4-8",), sizes=(5, 3, 13)))
+    found = last(batched(), federation)
+    assert rows == {"alone": 2 * 2 * 21 + 2 * 3 * 11 + 3 * 3 * 11, "stacked": 0}
+    for one, other in zip(found.clients, last(sequential, federation).clients, strict=True):
+        assert all(torch.equal(one.params[name], other.params[name]) for name in one.params)
+
+
+def test_convolutions_with_privacy_of_each_example_are_stacked():
+    federation, rows = counting(tiny_federation(models=("cnn-4-8",), sizes=(5, 3, 13)))
+    training = TrainingConfig(privacy=Clipping(1.0, 1.0), batch_size=4)
+    last(batched(), federation, FedMD(local=training))
+    assert rows["stacked"] > 0
 
 
 def test_auto_says_what_it_took():

@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from fedkd.models import build, cnn, lenet, mlp, mobile, names, resnet8
 from fedkd.models import stacked as stacks
+from fedkd.models.architectures import _conv_norm
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
 
@@ -251,6 +252,18 @@ def test_a_residual_block_by_torch():
     outputs = model.predict(p, x)
     torch.testing.assert_close(outputs.hidden[0], pooled)
     torch.testing.assert_close(outputs.logits, F.linear(pooled, p["head.weight"], p["head.bias"]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_lie_innermost_and_change_nothing(channels, double):
+    params = cnn((channels, 8, 8), 10, (4, 8)).init(stream())
+    x = images(5, (channels, 8, 8)).double()
+    found = _conv_norm(params, "conv0", x)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    kernel = params["conv0.weight"]
+    norm = params["conv0.norm.weight"], params["conv0.norm.bias"]
+    expected = F.group_norm(F.conv2d(x, kernel, padding=1), 4, *norm)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
