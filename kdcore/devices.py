@@ -109,7 +109,10 @@ def moved(values: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
     Those that moved together are views of one tensor. What is there already is left as it is.
     """
     device = torch.device(device)
-    away = [value for value in values if not _is_on(value, device)]
+    if device.type == "cpu":
+        away = [value for value in values if not value.is_cpu]
+    else:
+        away = [value for value in values if not _is_on(value, device)]
     if not away:
         return list(values)
     there: dict[int, Tensor] = {}

@@ -12,19 +12,23 @@ def each(function: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:
     """
     found: list[Any] = []
     for row in zip(*columns, strict=True):
-        result = next((value for value in row if isinstance(value, ValueError)), None)
-        if result is None:
+        for value in row:
+            if isinstance(value, ValueError):
+                found.append(value)
+                break
+        else:
             try:
-                result = function(*row)
+                found.append(function(*row))
             except ValueError as reason:
-                result = reason
-        found.append(result)
+                found.append(reason)
     return found
 
 
 def among(function: Callable[..., Sequence[Any]], found: Sequence[Any]) -> list[Any]:
     """A function of all results at once, of which each is in its place again; errors stay."""
     places = [place for place, result in enumerate(found) if not isinstance(result, ValueError)]
+    if len(places) == len(found):
+        return list(function(found))
     results = dict(zip(places, function([found[place] for place in places]), strict=True))
     return [results.get(place, result) for place, result in enumerate(found)]
 

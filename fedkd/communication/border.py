@@ -21,12 +21,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from fedkd.communication.attempts import each
 from fedkd.communication.channel import Channel, Read
-from fedkd.communication.measures import Asked, Measures, measured, root_mean_square
+from fedkd.communication.checks import Alike, alike, fine_numbers
+from fedkd.communication.measures import Asked, measured, root_mean_square, tabled
+from fedkd.communication.rows import with_zeros
 from fedkd.messages import Message, PayloadSpec, Received, Transform, Upload, all_on
 from kdcore.devices import moved
 
@@ -34,8 +38,24 @@ RATIO = 1e3
 LEAST_SIZE = 0.1  # what broadcast parameters count as at the least: some are zeros at first
 USUAL = 1.0  # what a cohort's median counts as at the least: some features are zeros
 AT_ONCE = 2**24  # numbers of uploads that are read at once, where each is judged on its own
-Numbers = dict[str, Measures]  # of the tensors of an upload
 CEILING = 1e9  # of a root mean square: above, sums of squares get out of float32
+Sizes = Mapping[str, float]  # of the tensors of an upload: root mean squares of what came
+# An upload, what it must look like, what it answers, and the size of what its training began with.
+Given = tuple[Upload, Mapping[str, PayloadSpec], Message, float]
+
+
+class Fair(NamedTuple):
+    """An upload as it is read, with which nothing is wrong whatever others send.
+
+    Attributes:
+        upload: with zeros for the rows that were not sent.
+        weight: its weight.
+        sizes: of what is measured by other uploads.
+    """
+
+    upload: Upload
+    weight: float
+    sizes: Sizes
 
 
 @dataclass
@@ -74,62 +94,115 @@ class Border:
         rest = iter(sent)
         while several := list(islice(rest, wave)):
             read = self._read(several)
-            sizes = [self._sizes(received.group, measures) for received, measures in read]
-            for key, size in (pair for own in sizes for pair in own.items()):
+            for key, size in (pair for _, own in read for pair in own.items()):
                 usual.setdefault(key, []).append(size)
             most = {key: max(USUAL, _median(found)) for key, found in usual.items()}
-            for (received, _), own in zip(read, sizes, strict=True):
+            for received, own in read:
                 if reason := _unusual(own, most):
                     self.rejected[received.client] = reason
                 else:
                     yield received
             del read
 
-    def _read(self, sent: Sequence[tuple[int, str, Upload]]) -> list[tuple[Received, Numbers]]:
-        """Those that are what they claim to be, taken on their own, and the measures of each."""
-        broadcasts = [self.broadcasts[client] for client, _, _ in sent]
+    def _read(self, sent: Sequence[tuple[int, str, Upload]]) -> list[tuple[Received, Sizes]]:
+        """Those that are what they claim to be, taken on their own, and their sizes.
+
+        A look at all of a form at once finds nearly all of them; the others are looked at alone.
+        """
         specs = [self.payload_spec[group] for _, group, _ in sent]
-        found = self.channel.read_all([upload for _, _, upload in sent], specs, broadcasts)
-        fair = each(_check_sizes, found, specs, self._sizes_before(specs, broadcasts))
-        self.rejected |= {
-            client: str(reason)
-            for (client, _, _), reason in zip(sent, fair, strict=True)
-            if isinstance(reason, ValueError)
-        }
-        read = [
-            (client, group, one)
-            for (client, group, _), one in zip(sent, fair, strict=True)
-            if isinstance(one, Read)
-        ]
-        payloads = all_on([one.upload.payload for _, _, one in read], self.device)
-        rows = iter(
-            moved([r for _, _, one in read if (r := one.upload.rows) is not None], self.device)
-        )
+        broadcasts = [self.broadcasts[client] for client, _, _ in sent]
+        before = self._sizes_before(specs, broadcasts)
+        given = [*zip([upload for _, _, upload in sent], specs, broadcasts, before, strict=True)]
+        found = self._together(given)
+        odd = [place for place, one in enumerate(found) if one is None]
+        alone = dict(zip(odd, self._alone([given[place] for place in odd]), strict=True))
+        fair = []
+        for place, ((client, group, _), one) in enumerate(zip(sent, found, strict=True)):
+            read = one or alone[place]
+            if isinstance(read, ValueError):
+                self.rejected[client] = str(read)
+            else:
+                fair.append((client, group, read))
+        return self._received(fair)
+
+    def _alone(self, given: Sequence[Given]) -> list[Fair | ValueError]:
+        """Each of some uploads as it is read, or what is wrong with it."""
+        if not given:
+            return []
+        sent, specs, broadcasts, before = zip(*given, strict=True)
+        read = self.channel.read_all(sent, specs, broadcasts)
+        return each(self._sized, each(_check_sizes, read, specs, before), specs)
+
+    def _sized(self, read: Read, payload_spec: Mapping[str, PayloadSpec]) -> Fair:
+        measures, keys = read.measures, self._unbounded(payload_spec)
+        sizes = {key: root_mean_square([measures[key]]) for key in keys if measures[key].size}
+        return Fair(read.upload, read.weight, sizes)
+
+    def _together(self, given: Sequence[Given]) -> list[Fair | None]:
+        """What `_alone` makes of those with which nothing is wrong; None for all others."""
+        sent, specs, broadcasts, before = zip(*given, strict=True)
+        channels, opened = self.channel.opened(sent, broadcasts)
+        slacks = [one.slack if isinstance(one, Channel) else 0.0 for one in channels]
+        stacks = alike(opened, specs, slacks)
+        tables = iter(tabled([column for stack in stacks for column in stack.asked]))
+        fair: dict[int, Sizes] = {}
+        for stack in stacks:
+            numbers = [next(tables) for _ in stack.fields]
+            began = torch.tensor([before[place] for place in stack.places], dtype=torch.float64)
+            fine = fine_numbers(stack, numbers) & _fine_sizes(stack, numbers, began)
+            sizes = self._sizes(stack, numbers)
+            several = zip(stack.places, fine.tolist(), sizes, strict=True)
+            fair |= {place: own for place, passes, own in several if passes}
+        uploads = [one for place in fair if isinstance(one := opened[place], Upload)]
+        found: list[Fair | None] = [None] * len(given)
+        for (place, own), upload in zip(fair.items(), with_zeros(uploads), strict=True):
+            found[place] = Fair(upload, float(upload.weight), own)
+        return found
+
+    def _received(self, fair: Sequence[tuple[int, str, Fair]]) -> list[tuple[Received, Sizes]]:
+        """Those that are let in on their own, on the server's device."""
+        payloads = all_on([one.upload.payload for _, _, one in fair], self.device)
+        listed = [r for _, _, one in fair if (r := one.upload.rows) is not None]
+        rows = iter(moved(listed, self.device))
         return [
             (
-                Received(client, group, payload, one.weight)._replace(
-                    rows=None if one.upload.rows is None else next(rows)
+                Received(
+                    *(client, group, payload, one.weight),
+                    None if one.upload.rows is None else next(rows),
                 ),
-                one.measures,
+                one.sizes,
             )
-            for (client, group, one), payload in zip(read, payloads, strict=True)
+            for (client, group, one), payload in zip(fair, payloads, strict=True)
         ]
 
     def _sizes_before(
         self, specs: Sequence[Mapping[str, PayloadSpec]], broadcasts: Sequence[Message]
     ) -> list[float]:
         """The root mean squares of the parameters from which each upload's training began."""
-        before = [
+        if not any(map(_trained, self.payload_spec.values())):
+            return [0.0] * len(specs)
+        pairs = [*zip(specs, broadcasts, strict=True)]
+        known = {(id(spec), id(message)): (spec, message) for spec, message in pairs}
+        asked = [
             [Asked(message[key]) for key in _trained(spec) if key in message]
-            for spec, message in zip(specs, broadcasts, strict=True)
+            for spec, message in known.values()
         ]
-        numbers = iter(measured([asked for one in before for asked in one]))
-        return [root_mean_square([next(numbers) for _ in one]) for one in before]
+        numbers = iter(measured([one for own in asked for one in own]))
+        found = [root_mean_square([next(numbers) for _ in own]) for own in asked]
+        sizes = dict(zip(known, found, strict=True))
+        return [sizes[id(spec), id(message)] for spec, message in pairs]
 
-    def _sizes(self, group: str, measures: Numbers) -> dict[str, float]:
+    def _sizes(self, stack: Alike, numbers: Sequence[Tensor]) -> list[Sizes]:
         """The root mean squares of what is measured by other uploads, over the rows that came."""
-        keys = self._unbounded(self.payload_spec[group])
-        return {key: root_mean_square([measures[key]]) for key in keys if measures[key].size}
+        keys = self._unbounded({field.key: field.spec for field in stack.fields})
+        columns = {
+            field.key: (table[:, 0] / field.value.numel()).sqrt().tolist()
+            for field, table in zip(stack.fields, numbers, strict=True)
+            if field.key in keys and field.value.numel()
+        }
+        if not columns:
+            return [{}] * len(stack.places)
+        return [dict(zip(columns, own, strict=True)) for own in zip(*columns.values(), strict=True)]
 
     def _unbounded(self, payload_spec: Mapping[str, PayloadSpec]) -> list[str]:
         """The keys whose numbers are bounded by nothing but what others send."""
@@ -184,6 +257,24 @@ def _check_sizes(read: Read, payload_spec: Mapping[str, PayloadSpec], before: fl
             f"those from which training began ({most / RATIO:.3g})"
         )
     return read
+
+
+def _fine_sizes(stack: Alike, numbers: Sequence[Tensor], before: Tensor) -> Tensor:
+    """(K,) whether `_check_sizes` finds nothing wrong; `before` is (K,), `numbers` (K, 4) each."""
+    found = torch.ones_like(before, dtype=torch.bool)
+    after, trained = torch.zeros_like(before), 0
+    for (_, value, spec), table in zip(stack.fields, numbers, strict=True):
+        squares, low, high, _ = table.unbind(1)
+        size = value.numel() if stack.named is None else stack.named * value.shape[1:].numel()
+        if spec.below is None:
+            found &= (squares / max(size, 1)).sqrt() <= CEILING
+        if spec.most is not None:
+            found &= torch.maximum(-low, high) <= 1.01 * spec.most
+        if spec.least is not None and value.numel():
+            found &= low >= spec.least - 0.01
+        if spec.trained != "no":
+            after, trained = after + squares, trained + size
+    return found & ((after / max(trained, 1)).sqrt() <= RATIO * before.clamp(min=LEAST_SIZE))
 
 
 def _trained(payload_spec: Mapping[str, PayloadSpec]) -> list[str]:

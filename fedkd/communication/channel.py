@@ -176,12 +176,23 @@ class Channel:
             payload_specs: what each must look like.
             broadcasts: what each answers, as it was read.
         """
-        channels = self.answering(broadcasts)
-        formed = among(_at_hand, each(Channel._formed, channels, sent))
-        opened = each(Channel._decoded, channels, formed)
+        channels, opened = self.opened(sent, broadcasts)
         fields = each(lambda one, spec: shaped(one.payload, one.rows, spec), opened, payload_specs)
         read = each(Channel._checked, channels, opened, fields, among(_measured, fields))
         return among(_with_zeros, read)
+
+    def opened(
+        self, sent: Sequence[Any], broadcasts: Sequence[Message]
+    ) -> tuple[list["Channel | ValueError"], list[Upload | ValueError]]:
+        """The channel of each of a cohort, and its upload decoded; or why there is none."""
+        channels = self.answering(broadcasts)
+        formed = among(_at_hand, each(Channel._formed, channels, sent))
+        return channels, each(Channel._decoded, channels, formed)
+
+    @property
+    def slack(self) -> float:
+        """By how much an entry of what was a distribution may miss when it is read."""
+        return ROUNDING + sum(stage.error for stage in _ready(self.uplink))
 
     def _formed(self, upload: Upload) -> Upload:
         check_form(upload)
@@ -203,11 +214,10 @@ class Channel:
             raise ValueError(f"it cannot be read: {reason}") from reason
         if not math.isfinite(weight) or not 0 <= weight <= self.max_weight:
             raise ValueError(f"weight {weight:g} is not between 0 and {self.max_weight:g}")
-        return sent._replace(payload=payload)
+        return sent if payload is sent.payload else sent._replace(payload=payload)
 
     def _checked(self, sent: Upload, found: Shaped, measures: Sequence[Measures]) -> "Read":
-        slack = ROUNDING + sum(stage.error for stage in _ready(self.uplink))
-        check_numbers(found, measures, slack)
+        check_numbers(found, measures, self.slack)
         numbers = {field.key: one for field, one in zip(found.fields, measures, strict=True)}
         return Read(sent, float(sent.weight), numbers)
 
@@ -263,8 +273,11 @@ def _at_hand(uploads: Sequence[Upload]) -> list[Upload]:
     found = list(uploads)
     weights = [p for p, one in enumerate(uploads) if _is_number(one.weight)]
     listed = [place for place, one in enumerate(uploads) if one.rows is not None]
-    values = [found[p].weight for p in weights] + [found[p].rows for p in listed]
-    here = iter(moved([value for value in values if value is not None], CPU))
+    values = [found[p].weight for p in weights]
+    values += [rows for p in listed if (rows := found[p].rows) is not None]
+    if all(value.is_cpu for value in values):
+        return found
+    here = iter(moved(values, CPU))
     for place in weights:
         found[place] = found[place]._replace(weight=next(here))
     for place in listed:

@@ -50,13 +50,10 @@ def measured(asked: Sequence[Asked]) -> list[Measures]:
         if value.numel():
             kind = value.shape, value.dtype, value.device, one.simplex, one.ends
             groups.setdefault(kind, {})[id(value)] = one
-    tables: list[Tensor] = []
-    order: list[tuple[int, bool, bool]] = []
-    for group in groups.values():
-        for piece in _pieces(list(group.values())):
-            tables.append(_table([one.value for one in piece], piece[0].simplex, piece[0].ends))
-            order += [(id(one.value), one.simplex, one.ends) for one in piece]
-    lines = [line for table in moved(tables, "cpu") for line in table.tolist()]
+    columns = [list(group.values()) for group in groups.values()]
+    tables = tabled([([o.value for o in c], c[0].simplex, c[0].ends) for c in columns])
+    lines = [line for table in tables for line in table.tolist()]
+    order = [(id(one.value), one.simplex, one.ends) for column in columns for one in column]
     known = dict(zip(order, lines, strict=True))
     nothing = [0.0] * 4
     return [
@@ -65,17 +62,32 @@ def measured(asked: Sequence[Asked]) -> list[Measures]:
     ]
 
 
+def tabled(columns: Sequence[tuple[Sequence[Tensor], bool, bool]]) -> list[Tensor]:
+    """Squares, low, high, off, (K, 4) on the CPU, of columns of K tensors of one shape and type.
+
+    What is to be known of a column stands beside it, as in `Asked`. All are read at once.
+    """
+    tables = []
+    for values, simplex, ends in columns:
+        pieces = [_table(piece, simplex, ends) for piece in _pieces(values)]
+        none = torch.zeros(len(values), 4, dtype=torch.float64)
+        tables.append(torch.cat(pieces) if pieces else none)
+    return moved(tables, "cpu")
+
+
 def root_mean_square(values: Sequence[Measures]) -> float:
     """Of all numbers of some tensors together; 0 where there are none."""
     count = sum(one.size for one in values)
     return math.sqrt(sum(one.squares for one in values) / count) if count else 0.0
 
 
-def _pieces(group: list[Asked]) -> Iterator[list[Asked]]:
-    value = group[0].value
-    size = max(1, (NEAR if value.device.type == "cpu" else FAR) // value.numel())
-    for first in range(0, len(group), size):
-        yield group[first : first + size]
+def _pieces(values: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    """Some after some; none where there are no numbers."""
+    if not values[0].numel():
+        return
+    size = max(1, (NEAR if values[0].device.type == "cpu" else FAR) // values[0].numel())
+    for first in range(0, len(values), size):
+        yield values[first : first + size]
 
 
 def _table(values: Sequence[Tensor], simplex: bool, ends: bool) -> Tensor:

@@ -10,7 +10,8 @@ from fedkd.communication.attempts import each
 from fedkd.messages import Upload
 from kdcore.devices import moved
 
-Change = Callable[[Tensor, Tensor, Sequence[Tensor]], Sequence[Tensor]]
+# (tables joined, rows that are held, which are, how many of each table) -> the tables' new rows
+Change = Callable[[Tensor, Tensor, Tensor, list[int]], Sequence[Tensor]]
 
 
 def only_held(uploads: Sequence[Upload]) -> list[Any]:
@@ -58,29 +59,32 @@ def _changed(uploads: Sequence[Upload], places: Sequence[int], change: Change) -
     """
     found = list(uploads)
     lists = moved([rows for place in places if (rows := uploads[place].rows) is not None], "cpu")
-    held = dict(zip(places, (rows.bool() for rows in lists), strict=True))
+    held = dict(zip(places, lists, strict=True))
     kinds: dict[Hashable, list[tuple[int, str]]] = {}
     for place in places:
-        found[place] = found[place]._replace(payload=dict(found[place].payload))
-        for key, table in found[place].payload.items():
+        payload, weight, rows = found[place]
+        found[place] = Upload(dict(payload), weight, rows)
+        for key, table in payload.items():
             kind = table.shape[1:], table.dtype, table.device
             kinds.setdefault(kind, []).append((place, key))
     for tables in kinds.values():
         whole = torch.cat([found[place].payload[key] for place, key in tables])
         mine = [held[place] for place, _ in tables]
-        (index,) = moved([torch.cat(mine).nonzero().flatten()], whole.device)
-        for (place, key), table in zip(tables, change(whole, index, mine), strict=True):
+        mask, lengths = torch.cat(mine).bool(), [one.shape[0] for one in mine]
+        (index,) = moved([mask.nonzero().flatten()], whole.device)
+        for (place, key), table in zip(tables, change(whole, index, mask, lengths), strict=True):
             found[place].payload[key] = table
     return found
 
 
-def _taken(whole: Tensor, index: Tensor, held: Sequence[Tensor]) -> Sequence[Tensor]:
-    parts: Sequence[Tensor] = whole.index_select(0, index).split([int(one.sum()) for one in held])
+def _taken(whole: Tensor, index: Tensor, held: Tensor, lengths: list[int]) -> Sequence[Tensor]:
+    so_far = torch.nn.functional.pad(held.cumsum(dim=0), (1, 0))
+    counts = so_far[torch.tensor([0, *lengths]).cumsum(dim=0)].diff()
+    parts: Sequence[Tensor] = whole.index_select(0, index).split(counts.tolist())
     return parts
 
 
-def _spread(whole: Tensor, index: Tensor, held: Sequence[Tensor]) -> Sequence[Tensor]:
-    lengths = [len(one) for one in held]
-    zeros = whole.new_zeros((sum(lengths), *whole.shape[1:]))
+def _spread(whole: Tensor, index: Tensor, held: Tensor, lengths: list[int]) -> Sequence[Tensor]:
+    zeros = whole.new_zeros((len(held), *whole.shape[1:]))
     parts: Sequence[Tensor] = zeros.index_copy_(0, index, whole).split(lengths)
     return parts

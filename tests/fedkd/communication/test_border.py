@@ -196,6 +196,136 @@ def test_no_client_has_more_examples_of_a_label_than_there_are_in_all():
     assert "there are 28 at most" in current.rejected[2]
 
 
+# All of a form at once are what each is alone
+
+
+class Alone(Border):
+    """A border that looks at every upload on its own."""
+
+    def _together(self, given):
+        return [None] * len(given)
+
+
+EVEN = torch.full((3, 4), 0.25)
+HELD = torch.tensor([1.0, 0.0, 1.0])
+CLAIMS = {
+    "numbers": ({"h": PayloadSpec((3, 4))}, Upload({"h": EVEN}, torch.tensor(2.0))),
+    "distributions": ({"p": PayloadSpec((3, 4), simplex=True)}, Upload({"p": EVEN})),
+    "some rows": (
+        {"p": PayloadSpec((3, 4), simplex=True, rows=True), "h": PayloadSpec((3,), rows=True)},
+        Upload({"p": EVEN[:2], "h": torch.tensor([1.0, -2.0])}, rows=HELD),
+    ),
+    "any rows": (
+        {"x": PayloadSpec((ANY, 4), rows=True)},
+        Upload({"x": EVEN[:2]}, rows=HELD),
+    ),
+    "classes": (
+        {"y": PayloadSpec((3,), below=5)},
+        Upload({"y": torch.tensor([0, 4, 2], dtype=torch.int32)}),
+    ),
+    "counts": (
+        {"n": PayloadSpec((3,), most=9.0, least=0.0)},
+        Upload({"n": torch.tensor([0.0, 9.0, 2.0])}, torch.tensor(11)),
+    ),
+    "parameters": (
+        {k: PayloadSpec((3, 4), trained="parameters") for k in ("w", "v")},
+        Upload({"w": EVEN, "v": 4 * EVEN}, torch.tensor(7)),
+    ),
+    "nothing": ({}, Upload({})),
+    "no numbers": ({"h": PayloadSpec((0, 4), simplex=True, least=1.0)}, Upload({"h": EVEN[:0]})),
+}
+
+
+def changed(**values):
+    return lambda u: u._replace(**values)
+
+
+def each_of(change):
+    return lambda u: u._replace(payload={k: change(v) for k, v in u.payload.items()})
+
+
+HOSTILE = {
+    "honest": lambda u: u,
+    "not a number": each_of(lambda v: v * torch.nan),
+    "infinite": each_of(lambda v: v + torch.inf),
+    "negative": each_of(lambda v: -v - 1),
+    "twice": each_of(lambda v: 2 * v),
+    "a little less than all": each_of(lambda v: v - v / 2000),
+    "from one to another": each_of(lambda v: v + v.new_tensor([-1, 1, 0, 0][: v.shape[-1]])),
+    "half below": each_of(lambda v: (v - 0.5).to(v.dtype)),
+    "within rounding": each_of(lambda v: v * (1 + v.new_tensor(1e-5))),
+    "large": each_of(lambda v: 1_000 * v),
+    "huge": each_of(lambda v: (1e12 * v.double()).to(v.dtype)),
+    "as large as can be": each_of(lambda v: (v.double() * 0 + 3.4e38).to(v.dtype)),
+    "one row more": each_of(lambda v: torch.cat([v, v[:1]])),
+    "one row less": each_of(lambda v: v[:-1]),
+    "turned": each_of(lambda v: v.movedim(0, -1)),
+    "one axis more": each_of(lambda v: v.unsqueeze(0)),
+    "strided": each_of(lambda v: torch.stack([v, v], dim=-1)[..., 0]),
+    "with a gradient": each_of(lambda v: v.float().requires_grad_()),
+    "double": each_of(lambda v: v.double()),
+    "whole": each_of(lambda v: v.int()),
+    "no key": lambda u: u._replace(payload=dict(list(u.payload.items())[1:])),
+    "another key": lambda u: u._replace(payload=u.payload | {"more": EVEN}),
+    "keys in another order": lambda u: u._replace(payload=dict(reversed(u.payload.items()))),
+    "half a row": lambda u: u._replace(rows=HELD / 2),
+    "rows in bytes": lambda u: u._replace(rows=HELD.bool()),
+    "other rows": changed(rows=torch.tensor([0.0, 1.0, 1.0])),
+    "one row named": changed(rows=torch.tensor([0.0, 1.0, 0.0])),
+    "rows that add up": changed(rows=torch.tensor([2.0, 0.0, 0.0])),
+    "rows that cancel": changed(rows=torch.tensor([1.0, 2.0, -1.0])),
+    "rows that are none": changed(rows=torch.tensor([1.0, torch.nan, 1.0])),
+    "a longer list": changed(rows=torch.tensor([1.0, 0.0, 1.0, 0.0])),
+    "a table of rows": changed(rows=torch.ones(1, 2)),
+    "no rows": changed(rows=None),
+    "a negative weight": changed(weight=torch.tensor(-1.0)),
+    "a weight that is none": changed(weight=torch.tensor(torch.nan)),
+    "a heavy weight": changed(weight=torch.tensor(1e15)),
+    "two weights": changed(weight=torch.ones(2)),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+@settings(deadline=None, max_examples=25)
+@given(
+    kinds=st.lists(st.sampled_from(sorted(HOSTILE)), min_size=1, max_size=8),
+    wave=st.sampled_from([2, 1000]),
+    told=st.sampled_from([1e-6, 0.5]),
+    noisy=st.booleans(),
+)
+def test_all_of_a_form_at_once_are_judged_as_each_alone(claim, kinds, wave, told, noisy):
+    payload_spec, honest = CLAIMS[claim]
+    uploads = [HOSTILE[kind](honest) for kind in kinds]
+    noise = Transform(lambda m, g: m, error=torch.inf if noisy else 0.0)
+    read = dict.fromkeys(range(len(uploads)), {key: told * EVEN for key in payload_spec})
+    found = []
+    for kind in (Border, Alone):
+        border = kind(Channel((noise,)), {"g": payload_spec}, read)
+        sent = ((k, "g", upload) for k, upload in enumerate(uploads))
+        found.append((list(border.admitted(sent, wave)), border.rejected))
+    (inside, outside), (expected, reasons) = found
+    assert outside == reasons
+    assert len(inside) + len(outside) == len(uploads)
+    for one, other in zip(inside, expected, strict=True):
+        assert (one.client, one.weight, [*one.payload]) == (
+            other.client,
+            other.weight,
+            [*other.payload],
+        )
+        pairs = [(one.payload[key], other.payload[key]) for key in one.payload]
+        assert all(torch.equal(*pair) for pair in pairs)
+        assert one.rows is other.rows or torch.equal(one.rows, other.rows)
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_the_honest_are_found_at_once(claim):
+    payload_spec, honest = CLAIMS[claim]
+    border = Border(PLAIN, {"g": payload_spec}, dict.fromkeys(range(3), {}))
+    odd = honest._replace(weight=torch.tensor(-1.0))
+    given = [(upload, payload_spec, {}, 1.0) for upload in (honest, odd, honest)]
+    assert [one is not None for one in border._together(given)] == [True, False, True]
+
+
 # Uploads of any kind
 
 ODD = {
