@@ -18,6 +18,7 @@ from kdcore.losses.precision import in_float32
 from kdcore.losses.response import kl, soft_cross_entropy
 from kdcore.losses.sequence import sequence_level, word_level
 from kdcore.outputs import Outputs
+from kdcore.training.by_hand import CrossEntropy, of_labels, of_probabilities
 from kdcore.training.loop import supervised
 
 NO_LABEL = -100  # in the place of a label: padding, as everywhere in torch
@@ -42,7 +43,8 @@ class Target:
         name: what it is called where one is chosen.
         words: what an example has, in words.
         sent: under which key predictions cross the network.
-        loss: (outputs, y) -> (B,), of training on labels.
+        loss: (outputs, y) -> (B,), of training on labels; it and `towards` may bring their
+            gradient (`kdcore.training.by_hand`).
         prediction: outputs (B, *S) -> what is sent of them, (B, *S).
         towards: (outputs, predictions) -> (B,), of learning what others predict.
         divergence: (outputs, outputs of a peer) -> (B,), of learning from one peer; it is 0 where
@@ -111,9 +113,9 @@ CLASSES = Target(
     name="class",
     words="one class",
     sent="probabilities",
-    loss=supervised,
+    loss=CrossEntropy(supervised, of_labels),
     prediction=_softmax,
-    towards=_towards_class,
+    towards=CrossEntropy(_towards_class, of_probabilities),
     divergence=kl,
     tally=_tally_class,
     metrics=_metrics_class,

@@ -12,7 +12,9 @@ from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
 from fedkd.messages import ROWS, Message, PayloadSpec, Received, Upload
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
-from kdcore.training.loop import Batches, Params, Predict, fit, predict_logits
+from kdcore.training.batches import taken
+from kdcore.training.by_hand import CrossEntropy
+from kdcore.training.loop import Batches, Loss, Params, Predict, fit, predict_logits
 
 
 @dataclass(frozen=True)
@@ -87,21 +89,37 @@ class FD(Algorithm):
         public: Public | None,
     ) -> tuple[Params, Upload]:
         """Train with the others' means as a second teacher, then predict the own ones."""
-
-        def loss(outputs: Outputs, y: Tensor, received: Message) -> Tensor:
-            hard = self.target.loss(outputs, y)
-            if not received:
-                return hard
-            means = received["means"][y]
-            there = means.sum(dim=-1) > 0
-            even = torch.full_like(means, 1 / means.shape[-1])
-            soft = self.target.towards(outputs, means.where(there.unsqueeze(-1), even))
-            return hard + self.gamma * soft.where(there, 0)
-
-        params = fit(predict, params, private, self.local, loss, received)
+        params = fit(predict, params, private, self.local, self._loss(), received)
         logits = predict_logits(predict, params, private.x, each_once(private))
         means, held = label_means(logits.softmax(dim=-1), private, logits.shape[-1])
         return params, Upload({"means": means}, rows=held)
+
+    def _loss(self) -> Loss:
+        """The label's, and gamma times that towards what the others say of the label."""
+        hard, soft = self.target.loss, self.target.towards
+
+        def loss(outputs: Outputs, y: Tensor, received: Message) -> Tensor:
+            own = hard(outputs, y)
+            if not received:
+                return own
+            means = received["means"][y]
+            there = means.sum(dim=-1) > 0
+            even = torch.full_like(means, 1 / means.shape[-1])
+            others = soft(outputs, means.where(there.unsqueeze(-1), even))
+            return own + self.gamma * others.where(there, 0)
+
+        if not (isinstance(hard, CrossEntropy) and isinstance(soft, CrossEntropy)):
+            return loss
+
+        def targets(classes: int, y: Tensor, received: Message) -> Tensor:
+            own = hard.targets(classes, y)
+            if not received:
+                return own
+            means = taken(received["means"], y)
+            there = means.sum(dim=-1, keepdim=True) > 0
+            return own + self.gamma * soft.targets(classes, means).where(there, 0)
+
+        return CrossEntropy(loss, targets)
 
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """A distribution for each label."""

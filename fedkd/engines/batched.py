@@ -12,6 +12,7 @@ from fedkd.core import Client, Task
 from kdcore.devices import stacked
 from kdcore.training.batches import NOBODY
 from kdcore.training.loop import Batches, Network, Predict
+from kdcore.training.stacked import evenly
 
 CACHED = 10e6  # bytes of parameters of a chunk: more are no faster, as they leave the cache
 FEWEST = 10  # clients of a chunk where the chunk's limit allows it: fewer do not pay
@@ -73,8 +74,8 @@ class BatchedEngine:
                     results[position] = function(predict, *calls[position])
                 continue
             size = self._size(clients[first], calls[first])
-            for start in range(0, len(positions), size):
-                block = positions[start : start + size]
+            for part in evenly(len(positions), size):
+                block = positions[part]
                 found = self._run(function, predict, [calls[i] for i in block])
                 for position, result in zip(block, found, strict=True):
                     results[position] = result

@@ -47,7 +47,7 @@ def mlp(params: Params, x: Tensor, layers: Sequence[str]) -> Outputs:
     """A perceptron with ReLU between its layers."""
     value, hidden = x.flatten(2), []
     for name in layers[:-1]:
-        value = linear(params, name, value).relu()
+        value = linear(params, name, value).relu_()
         hidden.append(value)
     return Outputs(linear(params, layers[-1], value), tuple(hidden))
 
@@ -69,7 +69,7 @@ def mlp_backward(
             delta = delta @ weight
             if upstream.hidden[depth - 1] is not None:
                 delta += upstream.hidden[depth - 1]
-            delta *= inputs[depth] > 0
+            delta = torch.ops.aten.threshold_backward(delta, inputs[depth], 0)  # of the ReLU
     return gradients
 
 

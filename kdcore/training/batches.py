@@ -274,7 +274,20 @@ def rows(table: Any, index: Tensor) -> Any:
 
     Floating-point rows are gathered as an embedding, which is several times faster than indexing.
     """
+    if isinstance(table, Tensor):  # nearly always, and a tree takes longer than its rows
+        return _rows(table, index)
     return tree_map(lambda one: _rows(one, index), table)
+
+
+def taken(table: Any, index: Tensor) -> Any:
+    """Rows of tables (1 or K, N, ...) at an index (1 or K, B): (1 or K, B, ...)."""
+    if isinstance(table, tuple):
+        return tuple(taken(one, index) for one in table)
+    if len(table) == 1:
+        found: Tensor = rows(table[0], index)
+        return found
+    offset = torch.arange(len(table), device=index.device).unsqueeze(1) * table.shape[1]
+    return rows(table.flatten(0, 1), index + offset)
 
 
 def _rows(table: Tensor, index: Tensor) -> Tensor:

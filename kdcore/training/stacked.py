@@ -8,7 +8,8 @@ when they are done.
 A leading axis is K where each model has its own, and 1 where all share one.
 """
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,7 +20,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from kdcore.outputs import Outputs
 from kdcore.training import dp_sgd
-from kdcore.training.batches import NOBODY, Batches, leading, rows
+from kdcore.training.batches import NOBODY, Batches, leading, rows, taken
+from kdcore.training.by_hand import CrossEntropy, Slopes
 from kdcore.training.optimizers import Gradient, TrainingConfig, rule
 
 Params = dict[str, Tensor]
@@ -28,6 +30,7 @@ Learn = Callable[[Params, Any], tuple[Outputs, Params]]
 Loss = Callable[..., Tensor]
 STATE = "~"  # in the names of what a model keeps beside its weights: statistics, a stream of chance
 GRADIENTS = 2**22  # numbers in the gradients of examples that are there at once
+CACHED = 2e6  # bytes of the weights of models whose steps are made by hand together
 AT_ONCE = 2000  # examples of a few models together, where each predicts its own
 
 
@@ -153,45 +156,92 @@ def fit(spec: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...
         )
     sorted_steps = steps[longest_first].tolist()
     kept = {n: v.clone(memory_format=torch.contiguous_format) for n, v in params.items()}
-    names = list(weights(kept))
-    values = [kept[name] for name in names]
-    mask = batches.mask.to(values[0].dtype)
-    gradients_of = _private(spec, kept, batches, context) if private else _mean(spec, mask)
-    optimiser = rule(spec.training)
-    state = optimiser.init(values)
-    active = 0
-    for step in range(sorted_steps[0] if sorted_steps else 0):
-        still = sum(mine > step for mine in sorted_steps)
-        if still != active:
-            active = still
-            leaves = [value[:active].detach().requires_grad_() for value in values]
-            model = _first(kept, active) | dict(zip(names, leaves, strict=True))
-            parts = {name: [v[:active] for v in column] for name, column in state.items()}
-            x_table, y_table, given = _first((batches.x, batches.y, context), active)
-        order = batches.order[:active, step]
-        x, y = _taken(x_table, order), _taken(y_table, order)
-        gradients, fresh = gradients_of(model, x, y, given, step)
-        with torch.no_grad():
-            optimiser.step(leaves, [gradients[name] for name in names], parts, step + 1)
-            for name, value in fresh.items():
-                model[name].copy_(value)
+    for few in evenly(count, _together(spec, kept)):
+        own, seen, given = tree_map(
+            lambda v: v if len(v) == 1 else v[few],  # noqa: B023
+            (kept, batches, context),
+        )
+        _fit_few(spec, own, seen, given, sorted_steps[few])
     if not in_order:
         back = longest_first.argsort()
         kept = {name: value[back] for name, value in kept.items()}
     return kept
 
 
-# (model, x, y, context, step) -> by each weight, and the new state
-Step = Callable[[Params, Any, Any, tuple[Any, ...], int], tuple[dict[str, Gradient], Params]]
+def evenly(count: int, most: int) -> list[slice]:
+    """So many in parts of at most so many, as even as can be."""
+    parts = max(1, -(-count // most))
+    bounds = [-(-count * part // parts) for part in range(parts + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
 
-def _mean(spec: FitSpec, mask: Tensor) -> Step:
-    """The gradients of each model's mean loss; `mask` is (1 or K, S, B)."""
-    weight = mask / mask.sum(dim=-1, keepdim=True).clamp(min=1)
+def _together(spec: FitSpec, params: Params) -> int:
+    """How many models make their steps together.
+
+    By hand a step costs little but its arithmetic, which is quickest where the weights stay in the
+    cache from one step to the next; by autograd more models share the cost of its graph.
+    """
+    count = _count(params)
+    if not _without_autograd(spec):
+        return count
+    of_one = sum(value.nbytes for value in params.values()) / count
+    return max(1, int(CACHED / max(of_one, 1)))
+
+
+def _fit_few(
+    spec: FitSpec,
+    kept: Params,
+    batches: Batches,
+    context: tuple[Any, ...],
+    steps: Sequence[int],
+) -> None:
+    """Train models in place, of which those with many steps come first."""
+    names = list(weights(kept))
+    values = [kept[name] for name in names]
+    gradients_of = _gradients(spec, kept, batches, context)
+    optimiser = rule(spec.training)
+    state = optimiser.init(values)
+    active = 0
+    for step in range(steps[0] if steps else 0):
+        still = sum(mine > step for mine in steps)
+        if still != active:
+            active = still
+            leaves = [value[:active].detach().requires_grad_() for value in values]
+            model = _first(kept, active) | dict(zip(names, leaves, strict=True))
+            parts = {name: [v[:active] for v in column] for name, column in state.items()}
+            xs, ys, given = _first((batches.x, batches.y, context), active)
+        order = batches.order[:active, step]
+        gradients, fresh = gradients_of(model, xs, ys, given, order, step)
+        with torch.no_grad():
+            optimiser.step(leaves, [gradients[name] for name in names], parts, step + 1)
+            for name, value in fresh.items():
+                model[name].copy_(value)
+
+
+# (model, tables of x and of y, context, rows (1 or K, B) of the tables, step) -> by each weight,
+# and the new state
+Step = Callable[
+    [Params, Any, Any, tuple[Any, ...], Tensor, int], tuple[dict[str, Gradient], Params]
+]
+
+
+def _gradients(spec: FitSpec, kept: Params, batches: Batches, context: tuple[Any, ...]) -> Step:
+    if spec.training.privacy is not None:
+        return _private(spec, kept, batches, context)
+    mask = batches.mask.to(next(iter(weights(kept).values())).dtype)
+    weight = mask / mask.sum(dim=-1, keepdim=True).clamp(min=1)  # (1 or K, S, B)
+    if _without_autograd(spec):
+        return _known(spec, batches, context, weight)
+    return _mean(spec, weight)
+
+
+def _mean(spec: FitSpec, weight: Tensor) -> Step:
+    """The gradients of each model's mean loss."""
 
     def gradients(
-        model: Params, x: Any, y: Any, context: tuple[Any, ...], step: int
+        model: Params, xs: Any, ys: Any, context: tuple[Any, ...], order: Tensor, step: int
     ) -> tuple[dict[str, Gradient], Params]:
+        x, y = taken(xs, order), taken(ys, order)
         leaves, mine = weights(model), weight[: _count(model), step]
         if _by_hand(spec.predict) and spec.penalty is None:
             return _backward(spec, model, x, y, context, mine), {}
@@ -202,6 +252,27 @@ def _mean(spec: FitSpec, mask: Tensor) -> Step:
                 total = total + _mapped(spec.penalty, leaves, y, *context).sum()
         found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
         return dict(zip(leaves, found, strict=True)), fresh
+
+    return gradients
+
+
+def _known(spec: FitSpec, batches: Batches, context: tuple[Any, ...], weight: Tensor) -> Step:
+    """The same where loss and network bring their gradients."""
+    predict, loss = spec.predict, spec.loss
+    assert isinstance(loss, CrossEntropy)
+    assert isinstance(predict, Network)
+    assert predict.backward is not None
+    backward, slopes = predict.backward, Slopes(loss, batches, weight, context)
+
+    @torch.no_grad()
+    def gradients(
+        model: Params, xs: Any, ys: Any, context: tuple[Any, ...], order: Tensor, step: int
+    ) -> tuple[dict[str, Gradient], Params]:
+        x = taken(xs, order)
+        outputs = predict.stack(model, x)
+        nothing: Any = (None,) * len(outputs.hidden)
+        upstream = Outputs(slopes.by_logits(outputs.logits, step), nothing)
+        return backward(model, x, outputs, upstream), {}
 
     return gradients
 
@@ -218,9 +289,9 @@ def _private(spec: FitSpec, params: Params, batches: Batches, context: tuple[Any
     seeds = batches.noise.T.tolist()
 
     def gradients(
-        model: Params, x: Any, y: Any, context: tuple[Any, ...], step: int
+        model: Params, xs: Any, ys: Any, context: tuple[Any, ...], order: Tensor, step: int
     ) -> tuple[dict[str, Gradient], Params]:
-        count = _count(model)
+        x, y, count = taken(xs, order), taken(ys, order), _count(model)
         mine = mask[:count, step] * scale[:count].unsqueeze(1)
         found = _clipped(spec, privacy.norm, model, x, y, context, mine)
         with torch.no_grad():
@@ -342,6 +413,13 @@ def _by_hand(predict: Predict) -> bool:
     return isinstance(predict, Network) and predict.backward is not None
 
 
+def _without_autograd(spec: FitSpec) -> bool:
+    """Whether a step has no autograd in it at all."""
+    if spec.penalty is not None or spec.training.privacy is not None:
+        return False
+    return _by_hand(spec.predict) and isinstance(spec.loss, CrossEntropy)
+
+
 def _objective(
     spec: FitSpec, outputs: Outputs, y: Any, context: tuple[Any, ...], weight: Tensor
 ) -> Tensor:
@@ -415,7 +493,7 @@ def _logits_of_few(stack: Predict, params: Params, x: Any, wanted: Tensor, at_on
     columns = known.any(dim=0).nonzero()
     width = 1 + int(columns.max()) if len(columns) else min(1, wanted.shape[1])
     parts = torch.split(wanted[:, :width].clamp(min=0), at_once, dim=1)
-    logits = torch.cat([stack(params, _taken(x, part)).logits for part in parts], dim=1)
+    logits = torch.cat([stack(params, taken(x, part)).logits for part in parts], dim=1)
     if known.all():
         return logits
     each = known[:, :width].reshape(len(known), width, *[1] * (logits.ndim - 2))
@@ -433,17 +511,6 @@ def _without_idle_steps(batches: Batches) -> tuple[Batches, Tensor]:
         order = batches.order.expand(len(place), -1, -1).gather(1, place)
         batches = batches._replace(order=order, mask=batches.mask.gather(1, place))
     return batches, works.sum(dim=1)
-
-
-def _taken(table: Any, index: Tensor) -> Any:
-    """Rows of tables (1 or K, N, ...) at an index (1 or K, B): (1 or K, B, ...)."""
-    if isinstance(table, tuple):
-        return tuple(_taken(one, index) for one in table)
-    if len(table) == 1:
-        found: Tensor = rows(table[0], index)
-        return found
-    offset = torch.arange(len(table), device=index.device).unsqueeze(1) * table.shape[1]
-    return rows(table.flatten(0, 1), index + offset)
 
 
 def _count(params: Params) -> int:
