@@ -110,19 +110,19 @@ def ours(work: Workload, fed: federated_data.FederatedData, engine: Engine) -> R
 def theirs(work: Workload, fed: federated_data.FederatedData) -> Round:
     """The same by the plain loop."""
     clients = clients_of(plain.PlainClient, work, fed)
-    means = iterated(lambda told: plain.fd_round(clients, CLASSES, told), None)
+    means = iterated(lambda received: plain.fd_round(clients, CLASSES, received), None)
     if work.algorithm == "fd":
         return means
     public = fed.task.public
     assert public is not None
     even = torch.full((len(public), CLASSES), 1 / CLASSES)
-    return iterated(lambda told: plain.fedmd_round(clients, public, told, BATCH), even)
+    return iterated(lambda received: plain.fedmd_round(clients, public, received, BATCH), even)
 
 
 def of_libraries(work: Workload, fed: federated_data.FederatedData) -> Round:
     """A round of FD by the loop of public libraries."""
     clients = clients_of(peers.PeerClient, work, fed)
-    return iterated(lambda told: peers.fd_round(clients, told), {})
+    return iterated(lambda received: peers.fd_round(clients, received), {})
 
 
 def clients_of(

@@ -24,14 +24,14 @@ class PeerClient:
         examples = list(zip(x, y, strict=True))
         self.loader = DataLoader(examples, size, shuffle=False, drop_last=True)  # type: ignore[arg-type]
 
-    def train(self, told: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    def train(self, received: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """An epoch; mean logits of each label, as they were before each step."""
         said = defaultdict(list)
         for x, y in self.loader:
             logits = self.model(x)
             loss = F.cross_entropy(logits, y)
-            if told:
-                loss = loss + F.cross_entropy(logits, self._targets(logits, y, told))
+            if received:
+                loss = loss + F.cross_entropy(logits, self._targets(logits, y, received))
             for place, label in enumerate(y):
                 said[label.item()].append(logits[place].detach())
             self.optimizer.zero_grad()
@@ -39,12 +39,12 @@ class PeerClient:
             self.optimizer.step()
         return mean_of_each(said)
 
-    def _targets(self, logits: Tensor, y: Tensor, told: Mapping[int, Tensor]) -> Tensor:
+    def _targets(self, logits: Tensor, y: Tensor, received: Mapping[int, Tensor]) -> Tensor:
         """What the clients say of the labels; where nobody has one, what it says itself."""
         targets = logits.detach().clone()
         for place, label in enumerate(y):
-            if label.item() in told:
-                targets[place] = told[label.item()]
+            if label.item() in received:
+                targets[place] = received[label.item()]
         return targets.softmax(dim=1)
 
 
@@ -53,10 +53,10 @@ def mean_of_each(said: Mapping[int, list[Tensor]]) -> dict[int, Tensor]:
     return {label: sum(logits) / len(logits) for label, logits in said.items()}
 
 
-def fd_round(clients: list[PeerClient], told: Mapping[int, Tensor]) -> dict[int, Tensor]:
+def fd_round(clients: list[PeerClient], received: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """Train all, and average over those that hold a label, each counting once."""
     said = defaultdict(list)
     for client in clients:
-        for label, logits in client.train(told).items():
+        for label, logits in client.train(received).items():
             said[label].append(logits)
     return mean_of_each(said)
