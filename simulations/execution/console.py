@@ -201,9 +201,10 @@ def _finish(batch: Batch, display: Display) -> None:
         print_tables(runs)
         print_verdicts(runs)
     from simulations.reporting.report import write_report
+    from simulations.results.tables import in_bytes
 
     if size := sum(file.stat().st_size for file in _weights(complete)):
-        said = f"final weights: {size / 1e6:.3g} MB in {batch.out}"
+        said = f"final weights: {in_bytes(size)} in {batch.out}"
         ERRORS.print(f"{said}; --set resources.weights=0 keeps none")
     ERRORS.print(f"report: {write_report(complete, batch.out)}")
 

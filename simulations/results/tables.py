@@ -238,6 +238,12 @@ def _text(cell: Quantity | None, column: Column, seeds: int) -> str:
     return text.replace("-", "−") + ("" if cell.n == seeds else f" (n = {cell.n})")
 
 
+def in_bytes(count: float) -> str:
+    """A number of bytes as tables write it: 21500 is "21.50 kB"."""
+    size, form, unit = _scale(count, "bytes")
+    return figure(count / size, form) + unit
+
+
 def _scale(mean: float, unit: str) -> tuple[float, str, str]:
     """Divide by this, write like that, and add the unit."""
     if unit == "share":
