@@ -95,6 +95,18 @@ KINDS: dict[str, Callable[[int], Plan]] = {
 }
 
 
+def propagated(union: Union, x: Tensor) -> Tensor:
+    r"""The features of nodes (B, 1) as two mixings with their neighbours leave them, (B, D).
+
+    Felix Wu, Tianyi Zhang, Amauri Holanda de Souza Jr., Christopher Fifty, Tao Yu, Kilian Q.
+    Weinberger. "Simplifying Graph Convolutional Networks". ICML 2019.
+    https://arxiv.org/abs/1902.07153: \hat{A}^2 X, in the block in which the nodes are.
+    """
+    graph, places = union.found(x)
+    found: Tensor = (graph.normalized @ graph.normalized_features)[places]
+    return found
+
+
 def one(union: Union, plan: Plan, params: Params, x: Tensor) -> Outputs:
     """One model on nodes (B, 1): logits (B, C), hidden ((B, H),), what the head is linear on."""
     graph, places = union.found(x)

@@ -112,8 +112,9 @@ def federate(
         test=blocks.examples(torch.cat(tested)),
         validation=blocks.examples(torch.cat(chosen)),
         label_counts=torch.stack([counts(member, graph.classes) for member in members]),
-        kinds=torch.arange(clients).repeat_interleave(torch.tensor([len(t) for t in tested])),
+        kinds=_whose(tested),
         kind_counts=torch.diag(torch.tensor(own)),
+        validation_kinds=_whose(chosen),
         notes=(*graph.notes, *(notes if left else ())),
         elsewhere={"whole": blocks.examples(blocks.everywhere(roles))},
         measures={"cut": cut},
@@ -242,6 +243,12 @@ def dealt(
         build=partial(build, union=union, examples=few),
     )
     return task, members
+
+
+def _whose(nodes: Sequence[Tensor]) -> Tensor:
+    """The client of each node, of nodes client by client."""
+    sizes = torch.tensor([len(own) for own in nodes])
+    return torch.arange(len(nodes)).repeat_interleave(sizes)
 
 
 def counts(member: Client, classes: int) -> Tensor:

@@ -115,7 +115,12 @@ def build(what: Any, union: Union | Collection, examples: Tensor) -> Model:
     network = model.predict
     assert isinstance(network, Network)
     beside: Callable[[str], Predict] = partial(_beside, union, examples)
-    whole = replace(network, whole=union.whole, beside=beside)
+    embedding: Callable[[Any], Tensor] = (
+        partial(readouts.propagated, union)
+        if isinstance(union, Collection)
+        else partial(convolutions.propagated, union)
+    )
+    whole = replace(network, whole=union.whole, beside=beside, embedding=embedding)
     restored = model.restored or partial(_restored, what, union, whole)
     held = partial(_held, what, union)
     return model._replace(predict=whole, restored=restored, held=held, name=name)

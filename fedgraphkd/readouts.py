@@ -51,6 +51,15 @@ def model(family: str, widths: Sequence[int], outputs: int, collection: Collecti
     return Model(initialiser(plan.shapes(outputs)), Network(*forms))
 
 
+def propagated(collection: Collection, x: Tensor) -> Tensor:
+    """The mean over the nodes of graphs (B, 1) of their features, mixed twice; (B, D)."""
+    graphs = collection.cut(x)
+    mixed = graphs.union.normalized @ graphs.union.normalized_features
+    sizes = torch.bincount(graphs.owner, minlength=len(x)).clamp(min=1)
+    total = mixed.new_zeros(len(x), mixed.shape[1]).index_add(0, graphs.owner, mixed)
+    return total / sizes.unsqueeze(1)
+
+
 def one(collection: Collection, plan: Readout, params: Params, x: Tensor) -> Outputs:
     """One model on graphs (B, 1): a stack of one."""
     found = stack(collection, plan, {n: v.unsqueeze(0) for n, v in params.items()}, x.unsqueeze(0))

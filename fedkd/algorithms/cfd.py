@@ -74,6 +74,12 @@ class CFD(Aggregating):
                 "all are; take bits_up >= 2"
             )
 
+        if self.rule.placed:
+            raise ValueError(
+                f"aggregation {self.aggregation} needs more than predictions to be sent, and CFD's "
+                "code is of these alone; take dsfl or fedmd"
+            )
+
     @property
     def public_training(self) -> TrainingConfig:
         """How clients distil."""
@@ -111,7 +117,8 @@ class CFD(Aggregating):
         """Distil, train, predict."""
         assert public is not None
         params = self.deploy(predict, params, received, public)
-        return trained_and_asked(predict, params, private, public, self.local, self.target)
+        params, said = trained_and_asked(predict, params, private, public, self.local, self.target)
+        return params, Upload(said)
 
     def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
         """Public ones once there is a consensus, and private ones."""

@@ -81,7 +81,8 @@ class DSFL(Aggregating):
         """Distil the consensus, train, predict."""
         assert public is not None
         params = self.deploy(predict, params, received, public)
-        return trained_and_asked(predict, params, private, public, self.local, self.target)
+        params, said = trained_and_asked(predict, params, private, public, self.local, self.target)
+        return params, Upload(said | self.beside(predict, params, private, public))
 
     def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
         """Public ones once there is a consensus, and private ones."""
@@ -99,7 +100,7 @@ class DSFL(Aggregating):
 
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """A prediction for each public example of the round."""
-        return predictions_spec(task, self.public_size)
+        return self.with_nearness(predictions_spec(task, self.public_size))
 
     def server_from_sum(
         self, task: Task, server: Server, total: Message, count: float, public: Public | None

@@ -119,7 +119,8 @@ class FedMD(Aggregating):
         params = fit(predict, params, private, self.local, self.target.loss)
         logits = predict_logits(predict, params, public.x, public.rows)
         said = logits if self.exchange == "logits" else self.target.prediction(logits)
-        return params, Upload({self._key(self.target): said})
+        sent = {self._key(self.target): said}
+        return params, Upload(sent | self.beside(predict, params, private, public))
 
     def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
         """Public ones, to digest or the first time to pretrain, and private ones."""
@@ -133,7 +134,7 @@ class FedMD(Aggregating):
         spec = predictions_spec(task, self.public_size)
         if self.exchange == "logits":
             return {"logits": spec[task.target.sent]._replace(simplex=False)}
-        return spec
+        return self.with_nearness(spec)
 
     def check(self, task: Task) -> None:
         """Logits are exchanged where the paper does so."""

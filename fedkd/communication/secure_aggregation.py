@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from fedkd.communication.channel import Channel
+from fedkd.consensus import NEARNESS
 from fedkd.core import Algorithm
 from fedkd.messages import WEIGHT, Message, PayloadSpec, Received, summed
 from fedkd.privacy.secure_sum import (
@@ -65,7 +66,8 @@ def vector_bytes(algorithm: Algorithm, payload_spec: Mapping[str, PayloadSpec]) 
     if algorithm.properties.summand == "weighted payload":
         size["weight"] = NUMBER
     if algorithm.properties.summand == "weighted rows":
-        shapes = [torch.Size(spec.shape[:-1]) for spec in payload_spec.values()]
+        del size[NEARNESS]  # is these weights, where they are not taken from predictions
+        shapes = [torch.Size(s.shape[:-1]) for key, s in payload_spec.items() if key != NEARNESS]
         size["row weights"] = NUMBER * sum(shape.numel() for shape in shapes)
     rows = [spec.shape[0] for spec in payload_spec.values() if spec.rows]
     return size + Counter({"rows": NUMBER * rows[0]} if rows else {})

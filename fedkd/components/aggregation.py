@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from fedkd import consensus
-from fedkd.core import Algorithm, Public, Server, Task
-from fedkd.messages import Message, Received, summed
+from fedkd.components.features import comparable, each_once, embedding
+from fedkd.core import Algorithm, Public, Server, Task, as_sent
+from fedkd.messages import Message, PayloadSpec, Received, summed
 from fedkd.targets import Target
 from kdcore.settings import Setting
+from kdcore.training.loop import Batches, Params, Predict, predict_logits
 
 UPLOADERS, OUTLYING = "uploaders", "outlying"  # who was compared, and their outlier scores so far
 LATER = {"added": True}  # `simulations.config.schema.ADDED`
@@ -21,7 +24,8 @@ LATER = {"added": True}  # `simulations.config.schema.ADDED`
 class Aggregating(Algorithm):
     """An algorithm to whose consensus there are several ways (`fedkd.consensus`).
 
-    Its uploads hold one tensor, predictions. `server_from_sum` makes the consensus of them by
+    Its uploads hold one tensor, predictions, and where a rule places examples `beside` them what
+    each counts for. `server_from_sum` makes the consensus of them by
     `pooled`, and does the rest; the sum is that of the rule's summands, each times what its client
     counts for, and the number of clients that of what they count for together.
     """
@@ -42,6 +46,12 @@ class Aggregating(Algorithm):
             declared = self.properties._replace(summand="weighted rows")
         else:
             return
+        if self.rule.placed:
+            declared = declared._replace(
+                up=f"{declared.up}, and how near these lie to the client's own",
+                server_learns=f"{declared.server_learns}, and how near these lie to its own",
+                beyond_training=(*declared.beyond_training, consensus.NEARNESS),
+            )
         object.__setattr__(self, "properties", declared)
 
     @property
@@ -49,8 +59,27 @@ class Aggregating(Algorithm):
         """The way."""
         return consensus.REGISTRY.get(self.aggregation)()
 
+    def beside(
+        self, predict: Predict, params: Params, private: Batches, public: Public
+    ) -> dict[str, Tensor]:
+        """What a client sends beside its predictions: where its examples lie, or nothing."""
+        if not self.rule.placed:
+            return {}
+        known = private.records[1]
+        seen = embedding(predict)
+        own = predict_logits(seen, params, private.x, each_once(private))
+        asked = seen(params, public.asked).logits  # the same for all, and so computed once
+        return {consensus.NEARNESS: as_sent(self.rule.nearness(own, known, asked))}
+
+    def with_nearness(self, spec: dict[str, PayloadSpec]) -> dict[str, PayloadSpec]:
+        """What predictions must look like, and what is beside them."""
+        if not self.rule.placed:
+            return spec
+        ((count, *_),) = (one.shape for one in spec.values())
+        return spec | {consensus.NEARNESS: PayloadSpec((count,), least=0.0, most=1.0)}
+
     def check(self, task: Task) -> None:
-        """Sharpened, or weighted by row, are distributions alone."""
+        """Sharpened, or weighted by row, are distributions alone; placed are numbers alone."""
         target, name = task.target, f"{type(self).__name__} with aggregation {self.aggregation}"
         if self.rule.sharpened and target.sharpened is None:
             raise ValueError(
@@ -61,6 +90,12 @@ class Aggregating(Algorithm):
             raise ValueError(
                 f"{name} weighs rows by how sure they are, as distributions over classes, and "
                 f"predictions of {target.words} are none; take aggregation sa, the plain mean"
+            )
+
+        if self.rule.placed and not all(map(comparable, task.models.values(), repeat(task.few))):
+            raise ValueError(
+                f"{name} compares inputs as they are, and these are whole numbers that stand for "
+                "something, such as words; take aggregation variance or sa"
             )
 
     def summand(self, upload: Received) -> Message:

@@ -4,14 +4,17 @@ Features are the last hidden activations that a model shows. The head is the las
 two of its parameters, a weight (C, D) and a bias (C,).
 """
 
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
-from fedkd.core import Task, as_sent
+from fedkd.core import Model, Task, as_sent
 from fedkd.models import made_up
 from kdcore.outputs import Outputs
+from kdcore.training.batches import leading, side_by_side
 from kdcore.training.loop import Batches, Network, Params, Predict, predict_logits
 from kdcore.training.stacked import stack_of
 
@@ -35,6 +38,34 @@ def features(predict: Predict) -> Network:
         return Outputs(outputs.hidden[-1]), fresh
 
     return Network(one, stack, learn=learn, alone=predict.alone, least=predict.least)
+
+
+def embedding(predict: Predict) -> Network:
+    """The inputs of a network as numbers (N, D), as a network whose logits they are.
+
+    They are its inputs themselves, or what it knows of these by `Network.embedding`.
+    """
+    found = predict.embedding if isinstance(predict, Network) else None
+    look = found or _as_numbers
+    whole = isinstance(predict, Network) and predict.whole
+
+    def one(params: Params, x: Any) -> Outputs:
+        return Outputs(look(x))
+
+    def stack(params: Params, x: Any) -> Outputs:
+        each = [look(tree_map(itemgetter(k), x)) for k in range(len(leading(x)))]
+        count = len(next(iter(params.values())))
+        return Outputs(torch.stack(each).expand(count, -1, -1))
+
+    return Network(one, stack, whole=whole)
+
+
+def comparable(model: Model, few: Any) -> bool:
+    """Whether the inputs of a model, of which these are a few, are numbers, or known as numbers."""
+    network = model.predict
+    if few is None or (isinstance(network, Network) and network.embedding is not None):
+        return True
+    return all(x.is_floating_point() or x.dtype == torch.uint8 for x in tree_leaves(few))
 
 
 def head_names(params: Params) -> tuple[str, str]:
@@ -94,6 +125,11 @@ def label_counts(private: Batches, classes: int) -> Tensor:
     labels = torch.arange(classes, device=index.device)
     member: Tensor = private.y[index].unsqueeze(1) == labels
     return as_sent((member * once.unsqueeze(1)).sum(dim=0))
+
+
+def _as_numbers(x: Any) -> Tensor:
+    kind = torch.get_default_dtype()
+    return side_by_side(x, kind) if isinstance(x, tuple) else x.to(kind).flatten(1)
 
 
 def _width(task: Task, group: str) -> int:

@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 ROW_WEIGHTS = "/row weights"  # in a sum over clients: the weights of each row together
+NEARNESS = "nearness"  # in an upload, beside predictions: what each row of them counts for
 LEAST = 1e-3  # of a row's weight: a sum of them is far enough from 0 to be rounded in a secret sum
 
 
@@ -14,28 +15,41 @@ class Rule:
 
         consensus_p = \sum_k w_k v_kp q_kp / \sum_k w_k v_kp
 
-    v_kp is how much client k counts for example p, by its own prediction alone (`rows`), and w_k
-    how much it counts altogether, by the predictions of all (`clients`). Where rules leave both
+    v_kp is how much client k counts for example p, by its own prediction alone (`rows`) or by how
+    near the example lies to its own (`nearness`), and w_k how much it counts altogether, by the
+    predictions of all (`clients`). Where rules leave both
     alone this is the mean. A distribution stays one: weights are never negative.
 
     Attributes:
         sharpened: whether entropy reduction follows (`fedkd.targets.Target.sharpened`).
         distributions: whether predictions have to be distributions along their last axis.
         each: whether the rule compares clients, and so needs each upload.
+        placed: whether clients say beside their predictions how near examples lie to their own.
     """
 
     sharpened: ClassVar[bool] = False
     distributions: ClassVar[bool] = False
     each: ClassVar[bool] = False
+    placed: ClassVar[bool] = False
 
     @property
     def weighs_rows(self) -> bool:
         """Whether a sum has the weights of rows in it."""
-        return type(self).rows is not Rule.rows
+        return self.placed or type(self).rows is not Rule.rows
 
     def rows(self, q: Tensor) -> Tensor | None:
         """(*P, C) of one client -> (*P), v_k, over 0 and up to 1; None: all rows count alike."""
         return None
+
+    def nearness(self, own: Tensor, mask: Tensor, public: Tensor) -> Tensor:
+        """What rows count for, (P,), over 0 and up to 1, where they are `placed`.
+
+        Args:
+            own: (M, D), a client's examples.
+            mask: (M,), which of these there are.
+            public: (P, D), those that predictions are for.
+        """
+        raise NotImplementedError(f"{type(self).__name__} places no examples")
 
     def clients(self, q: Tensor, outlying: Tensor) -> tuple[Tensor, Tensor]:
         """How much each client counts, w (K,), the largest 1; and its outlier score from now on.

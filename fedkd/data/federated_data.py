@@ -48,6 +48,8 @@ class FederatedData(NamedTuple):
             mean being `accuracy_NAME`.
         measures: numbers about how the data are dealt out, by name.
         drawn: of the same what a figure needs, as JSON holds it.
+        validation_kinds: `kinds` of the validation examples, where settings may be chosen by a
+            client's own ones as well.
     """
 
     task: Task
@@ -62,6 +64,7 @@ class FederatedData(NamedTuple):
     elsewhere: Mapping[str, Examples] = {}
     measures: Mapping[str, float] = {}
     drawn: Mapping[str, Any] = {}
+    validation_kinds: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "FederatedData":
         """The same federation on a device: clients, examples and server."""
@@ -90,6 +93,7 @@ class FederatedData(NamedTuple):
             kind_counts=own,
             tests=tuple(one.to(move) for one in self.tests),
             elsewhere={name: one.to(move) for name, one in self.elsewhere.items()},
+            validation_kinds=move(self.validation_kinds),
         )
 
 

@@ -55,6 +55,8 @@ class Network:
             a graph, which it works out together.
         beside: a network of another name for the same inputs, of one whose inputs are no more than
             the numbers of what it knows.
+        embedding: (N, ...) -> (N, D), of such inputs, numbers by which they can be compared, the
+            same whatever the parameters are.
     """
 
     one: Predict
@@ -66,6 +68,7 @@ class Network:
     least: int = 1
     whole: bool = False
     beside: Callable[[str], Predict] | None = None
+    embedding: Callable[[Any], Tensor] | None = None
 
     def __call__(self, params: Params, x: Any) -> Outputs:
         """The outputs of one model."""

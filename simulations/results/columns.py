@@ -74,6 +74,7 @@ def _compared(metric: str, title: str, unit: str) -> tuple[Column, ...]:
         Column(f"{metric}_local", f"{title}, own distribution{per_cent}", unit),
         Column(f"{metric}_local", f"the same, minus local{points}", unit, minus="local"),
         Column(f"{metric}_validation", f"{title}, validation{per_cent}", unit),
+        Column(f"{metric}_local_validation", f"{title}, own validation{per_cent}", unit),
     )
 
 

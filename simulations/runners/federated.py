@@ -51,6 +51,7 @@ from simulations import machine, process
 from simulations.config.experiments import USUAL, FedExperiment, tampering
 from simulations.config.identity import digest
 from simulations.config.resources import Resources
+from simulations.config.search import ON_VALIDATION
 from simulations.results import run_folder
 from simulations.runners import privacy
 from simulations.runners.federated_run import FederatedRun, federated_run, saved
@@ -596,12 +597,7 @@ def _scores(
     forgot = {}
     if _digests(way.algorithm) and federation.task.target.name == CLASSES.name:
         forgot = collapsed(federation.task, current.clients, clients, engine)
-    chosen_on = {}
-    if len(federation.validation):  # what settings may be chosen on, test examples being spared
-        held_out = evaluate(
-            federation.task, clients, federation.validation, federation.label_counts, engine
-        )
-        chosen_on = {f"{first}_validation": _number(held_out[first][honest].mean())}
+    chosen_on = _chosen_on(federation, clients, engine, honest)
     local = f"{first}_local"
     others = {n: _number(v.mean()) for n, v in scores.items() if n not in (first, local)}
     for name, test in federation.elsewhere.items():
@@ -632,13 +628,26 @@ def _scores(
     }
 
 
+def _chosen_on(
+    federation: FederatedData, clients: Sequence[Client], engine: Engine, honest: Any
+) -> Record:
+    """What settings may be chosen on, test examples being spared."""
+    examples, kinds = federation.validation, federation.validation_kinds
+    if not len(examples):
+        return {}
+    counts = federation.label_counts if kinds is None else federation.kind_counts
+    found = evaluate(federation.task, clients, examples, counts, engine, kinds)
+    names = [found.first] if kinds is None else [found.first, f"{found.first}_local"]
+    return {f"{name}{ON_VALIDATION}": _number(found[name][honest].mean()) for name in names}
+
+
 def _of_run(federation: FederatedData, scores: Record) -> list[str]:
     """The scores of the last round that are metrics of the run; of clients, the worst one's."""
     first = next(iter(scores))
     best = "min" if first in federation.task.target.lower else "max"
-    left_out = {f"{first}_{part}" for part in ("std", best, "validation")}
+    left_out = {f"{first}_{part}" for part in ("std", best)}
     kept = [k for k, v in scores.items() if k not in left_out and isinstance(v, float | None)]
-    return kept + ([f"{first}_validation"] if len(federation.validation) else [])
+    return sorted(kept, key=lambda name: name.endswith(ON_VALIDATION))  # which come last
 
 
 def _divergence(

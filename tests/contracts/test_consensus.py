@@ -1,6 +1,6 @@
 """What every rule of consensus promises, and in every algorithm that has the choice."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -9,12 +9,15 @@ from fedkd import algorithms
 from fedkd.components.aggregation import Aggregating
 from fedkd.consensus import RULES
 from fedkd.core import Task
+from fedkd.engines.batched import batched
+from fedkd.engines.sequential import sequential
 from fedkd.messages import Received, summed
 from fedkd.rounds.round import public_of
+from fedkd.rounds.synchronous import simulate
 from fedkd.targets import CLASSES, LABELS, REAL, SEQUENCE
 from kdcore import ensemble
 from kdcore.rng import generator
-from kdcore.training.loop import TrainingConfig
+from kdcore.training.loop import Examples, TrainingConfig
 from tests.conftest import tiny_federation
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -22,6 +25,7 @@ every_rule = pytest.mark.parametrize("rule", RULES)
 WITH_CHOICE = [n for n in algorithms.names() if issubclass(algorithms.get(n), Aggregating)]
 SUMS = [name for name, rule in RULES.items() if not rule.each]
 BY_CLIENT = [name for name, rule in RULES.items() if rule.each]
+PLACED = [name for name, rule in RULES.items() if rule.placed]
 
 
 def said(clients, examples, classes=4, seed=0):
@@ -30,12 +34,18 @@ def said(clients, examples, classes=4, seed=0):
     return (3 * draws).softmax(dim=-1)
 
 
+def sent(rule, q, number):
+    """An upload's payload; where it is said how near examples lie, another number for each."""
+    near = torch.linspace(0.1, 0.9, len(q)).roll(number)
+    return {"probabilities": q} | ({"nearness": near} if rule in PLACED else {})
+
+
 def agreed(rule, q, numbers=None, server=None, **settings):
     """The consensus of a round, (P, C), of a bare algorithm; and the server's knowledge."""
     algorithm = algorithms.get("dsfl")(aggregation=rule, **settings)
     task = Task({}, q.shape[-1], torch.zeros(q.shape[1], 1))
     uploads = [
-        Received(number, "g", {"probabilities": one}, 1.0)
+        Received(number, "g", sent(rule, one, number), 1.0)
         for number, one in zip(numbers or range(len(q)), q, strict=True)
     ]
     public = public_of(algorithm, task, 0, 1)
@@ -169,7 +179,7 @@ def test_a_rule_of_ones_own_is_known_by_what_it_weighs():
 
     assert Doubled().weighs_rows
     assert {name for name, rule in RULES.items() if rule().weighs_rows} == {
-        name for name, rule in RULES.items() if rule.distributions
+        name for name, rule in RULES.items() if rule.distributions or rule.placed
     }
 
 
@@ -184,17 +194,21 @@ def short(name, rule, **settings):
     return kind(**quick | bits | settings, aggregation=rule)
 
 
-def received(federation, q):
+def received(federation, q, rule="sa"):
     clients = federation.clients
     pairs = zip(clients, q, strict=True)
-    return [Received(c.id, c.group, {"probabilities": one}, 1.0) for c, one in pairs]
+    return [Received(c.id, c.group, sent(rule, one, c.id), 1.0) for c, one in pairs]
 
 
 @every_rule
 @pytest.mark.parametrize("name", WITH_CHOICE)
 def test_a_sum_is_enough_where_that_is_said(name, rule):
+    if name == "cfd" and rule in PLACED:
+        with pytest.raises(ValueError, match="CFD's code is of these alone; take dsfl or fedmd"):
+            short(name, rule)
+        return
     federation, algorithm = tiny_federation(), short(name, rule)
-    task, uploads = federation.task, received(federation, said(5, 11, classes=5))
+    task, uploads = federation.task, received(federation, said(5, 11, classes=5), rule)
     server = algorithm.init(task, generator(0))
     public = public_of(algorithm, task, 0, 1)
     if rule in BY_CLIENT:
@@ -256,7 +270,8 @@ def test_other_targets_have_the_rules_that_apply_to_them(rule, target):
     values = said(3, 4, classes=6).view(3, 4, 2, 3) if target == SEQUENCE else said(3, 4, classes=3)
     if target == SEQUENCE:
         values = values / values.sum(dim=-1, keepdim=True)
-    uploads = [Received(k, "g", {target.sent: one}, 1.0) for k, one in enumerate(values)]
+    near = {"nearness": torch.rand(4)} if rule in PLACED else {}
+    uploads = [Received(k, "g", {target.sent: one} | near, 1.0) for k, one in enumerate(values)]
     found = algorithm.server_update(task, {}, uploads, public_of(algorithm, task, 0, 1))
     assert found["consensus"].shape == values.shape[1:]
     assert found["consensus"].isfinite().all()
@@ -269,3 +284,101 @@ def test_what_cannot_be_is_said():
         algorithms.get("cfd")(aggregation="entropy")
     with pytest.raises(ValueError, match="unknown aggregation 'varianc'; did you mean 'variance'"):
         algorithms.get("cfd")(aggregation="varianc")
+
+
+# Where a client's examples lie
+
+
+@pytest.mark.parametrize("rule", PLACED)
+def test_rows_weigh_what_clients_say_they_count_for(rule):
+    q = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    near = torch.tensor([0.6]), torch.tensor([0.2])
+    uploads = [
+        Received(k, "g", {"probabilities": q[k], "nearness": near[k]}, 1.0) for k in range(2)
+    ]
+    algorithm = algorithms.get("fedmd")(aggregation=rule, temperature=1.0)
+    task = Task({}, 2, torch.zeros(1, 1))
+    found = algorithm.server_update(task, {}, uploads, public_of(algorithm, task, 0, 1))
+    expected = torch.tensor([[0.75, 0.25]])  # 0.6 and 0.2 of 0.8
+    if RULES[rule].sharpened:
+        expected = expected.softmax(dim=-1)
+    torch.testing.assert_close(found["consensus"], expected)
+
+
+@pytest.mark.parametrize(("name", "rule"), [("dsfl", "density-era"), ("fedmd", "density")])
+def test_what_is_said_of_own_examples_is_declared_claimed_and_sent(name, rule):
+    federation = tiny_federation()
+    task, algorithm = federation.task, short(name, rule)
+    assert algorithm.properties.beyond_training == ("nearness",)
+    claims = algorithm.payload_spec(task, federation.clients[0].group)
+    assert claims["nearness"].shape == (len(task.public),)
+    first, second = (
+        list(simulate(algorithm, task, federation.clients, rounds=2, engine=engine))[-1]
+        for engine in (sequential, batched())
+    )
+    assert first.rejected == second.rejected == {}
+    torch.testing.assert_close(first.server["consensus"], second.server["consensus"])
+
+
+def test_density_by_hand():
+    # Public examples at the ends of a cross, whose mean is its centre: the cosines of each with the
+    # other three are 0, 0, -1, and U is 2/3 e^-20 but for e^-40. Of an own example on the right arm
+    # they are 1, 0, 0, -1, so that rho is 1.5 e^20, 1.5, 1.5, and too little to count: 1.5 e^-20.
+    public = torch.tensor([[1.0, 0], [0, 1], [0, -1], [-1, 0]])
+    own = torch.tensor([[3.0, 0.0], [0.0, -9.0]])
+    mask = torch.tensor([True, False])  # the other one is padding
+    found = RULES["density"]().nearness(own, mask, public)
+    expected = torch.tensor([1.0, 1.5 / 11.5, 1.5 / 11.5, 0.001])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert RULES["density"]().nearness(own, mask, public[:1]).tolist() == [1.0]
+
+
+def test_the_density_of_own_examples_is_that_of_a_naive_loop():
+    draws = [torch.randn(n, 3, generator=generator(n, "density")) for n in (4, 6)]
+    own, public = draws
+    found = RULES["density"]().nearness(own, torch.ones(4), public)
+    centre = public.mean(dim=0)
+    for p, expected in enumerate(found):
+        to = [torch.cosine_similarity(public[p] - centre, x - centre, dim=0) for x in own]
+        other = [
+            torch.cosine_similarity(public[p] - centre, x - centre, dim=0)
+            for place, x in enumerate(public)
+            if place != p
+        ]
+        around, usual = (
+            torch.stack([(20 * (c - 1)).exp() for c in one]).mean() for one in (to, other)
+        )
+        value = around / usual / (around / usual + 10)
+        assert expected.item() == pytest.approx(max(0.001, value.item()), rel=1e-9)
+
+
+def test_who_is_near_is_believed():
+    # Clients know one class each, and say it of everything: so the mean says nothing, and density
+    # finds who has seen the like.
+    federation = tiny_federation()
+    task, classes = federation.task, federation.task.num_classes
+    centres = torch.eye(classes, 36).view(classes, 1, 6, 6)
+    y = torch.arange(classes)
+    own = [
+        replace(client, private=Examples(3 * centres, y, y[client.id : client.id + 1]))
+        for client in federation.clients
+    ]
+    known = replace(task, public=centres)
+    learning = TrainingConfig("adam", 0.05, epochs=20, batch_size=1)
+    surest = {}
+    for rule in ("sa", "density"):
+        (last,) = simulate(short("dsfl", rule, local=learning), known, own, rounds=1)
+        surest[rule] = last.server["consensus"].max(dim=-1)
+    assert surest["sa"].values.max() < 0.3 < surest["density"].values.min()
+    assert torch.equal(surest["density"].indices, y)
+
+
+def test_numbers_that_stand_for_something_are_not_compared():
+    task = tiny_federation().task
+    words = replace(task, few=torch.zeros(2, 3, dtype=torch.long))
+    with pytest.raises(
+        ValueError, match="compares inputs as they are, and these are whole numbers"
+    ):
+        short("fedmd", "density").check(words)
+    short("fedmd", "density").check(replace(task, few=torch.zeros(2, 3, dtype=torch.uint8)))
+    short("fedmd", "variance").check(words)

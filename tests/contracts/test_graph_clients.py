@@ -4,7 +4,7 @@ The algorithms are found by looking into their package. Networks are asked about
 and each mini-batch is all that a client has; or about whole graphs, a few in each mini-batch.
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 
 import pytest
@@ -63,6 +63,18 @@ def test_engines_agree_on_graph_clients(name, whole, double):
     assert len(one) == len(other)
     for expected, found in zip(one, other, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["nodes", "graphs"])
+def test_engines_agree_on_where_the_examples_of_clients_lie(whole, double):
+    federation = holders("gcn-8", "sage-8") if whole else clients("gcn-8", "sage-8").federated
+    algorithm = replace(small("dsfl", 4 if whole else 0), aggregation="density-era")
+    alone, together = (
+        list(simulate(algorithm, federation.task, federation.clients, rounds=2, engine=engine))[-1]
+        for engine in (sequential, batched())
+    )
+    assert alone.rejected == together.rejected == {}
+    torch.testing.assert_close(together.server, alone.server, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["fml", "fedkd"])

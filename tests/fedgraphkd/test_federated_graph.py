@@ -70,13 +70,16 @@ def test_test_nodes_among_all_private_ones_are_the_same_nodes_with_their_edges_b
     assert fed.measures == {"cut": found.cut}
 
 
-def test_clients_own_accuracy_is_on_their_own_test_nodes():
+@pytest.mark.parametrize("which", ["test", "validation"])
+def test_clients_own_accuracy_is_on_their_own_nodes(which):
     fed = made().federated
-    scores = evaluate(fed.task, fed.clients, fed.test, fed.kind_counts, kinds=fed.kinds)
+    about = {"test": (fed.test, fed.kinds), "validation": (fed.validation, fed.validation_kinds)}
+    examples, kinds = about[which]
+    scores = evaluate(fed.task, fed.clients, examples, fed.kind_counts, kinds=kinds)
     for number, client in enumerate(fed.clients):
-        mine = fed.test.rows[fed.kinds == number]
-        said = fed.task.models[client.group].predict(client.params, fed.test.x[mine]).logits
-        right = said.argmax(dim=1) == fed.test.y[mine]
+        mine = examples.rows[kinds == number]
+        said = fed.task.models[client.group].predict(client.params, examples.x[mine]).logits
+        right = said.argmax(dim=1) == examples.y[mine]
         assert float(scores.accuracy_local[number]) == pytest.approx(float(right.double().mean()))
 
 

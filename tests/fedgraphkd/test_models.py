@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from fedgraphkd import convolutions
+from fedgraphkd.convolutions import propagated
 from fedgraphkd.models import build
 from fedgraphkd.union import Union
 from graphkd.graph import Graph
@@ -177,6 +178,23 @@ def test_a_model_holds_no_graphs_but_those_that_are_needed(union):
     beside = less.predict.beside("sage-4")
     with pytest.raises(LookupError):
         beside(made("sage-4", union)[1], union.table[1:2])
+
+
+def test_nodes_are_compared_by_what_two_mixings_leave_of_their_features(union):
+    nodes = torch.tensor([[2], [14], [5], [7]])  # of the blocks 0, 1, 0 and 1
+    blocks, places = (0, 1, 0, 1), (1, 8, 4, 1)
+    graphs = [union.block(b, torch.device("cpu")) for b in blocks]
+    expected = []
+    for graph, place in zip(graphs, places, strict=True):
+        a = torch.eye(graph.num_nodes)
+        a[graph.edge_index[0], graph.edge_index[1]] = 1
+        degree = a.sum(dim=1)
+        a = a / (degree.unsqueeze(0) * degree.unsqueeze(1)).sqrt()
+        expected.append((a @ a @ graph.x)[place])
+    torch.testing.assert_close(propagated(union, nodes), torch.stack(expected))
+    for name in ("gcn-7", "gat-8"):
+        network = made(name, union)[0].predict
+        torch.testing.assert_close(network.embedding(nodes), torch.stack(expected))
 
 
 @pytest.mark.parametrize("name", ["cnn", "resnet8-32", "gcn-", "gcn-0", "gnc-64", "gat-64@x"])

@@ -49,7 +49,7 @@ def test_the_server_learns_what_it_would_have_been_told(name, tiny):
         torch.testing.assert_close(secure.server[key], plain.server[key], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("way", ["variance", "entropy-era"])
+@pytest.mark.parametrize("way", ["variance", "entropy-era", "density"])
 def test_rows_that_are_weighted_are_summed_with_their_weights(way, tiny):
     federation, algorithm = tiny(["mlp-8"], sizes=(7, 1, 12, 3, 5)), small("dsfl", aggregation=way)
     plain, secure = (run(algorithm, federation, how)[0] for how in (None, SECURE))
@@ -62,6 +62,7 @@ def test_rows_that_are_weighted_are_summed_with_their_weights(way, tiny):
     assert not torch.allclose(mean, plain.server["consensus"], atol=1e-2)
     assert secure.ledger.up["probabilities"] == 5 * 4 * 11 * 5
     assert secure.ledger.up["row weights"] == 5 * 4 * 11
+    assert "nearness" not in secure.ledger.up
 
 
 def test_groups_that_are_averaged_apart_have_sums_of_their_own(tiny):
