@@ -132,7 +132,7 @@ class Collection:
         start = tables.nodes[graph]
         size = (tables.nodes[graph + 1] - start) * there
         ends = size.view_as(asked).cumsum(1)
-        height = max(1, int(ends[:, -1].max()))
+        height = max([1, *ends[:, -1:].flatten().tolist()])
         above = torch.arange(len(asked), device=asked.device) * height
         moved = (ends + above.unsqueeze(1)).flatten() - size - start
         which, source = ranges(start, size)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedgraphkd.collection import Collection
+from fedgraphkd.collection import Collection, GraphDomains
 from fedgraphkd.federated_graph import counts, dealt
 from fedgraphkd.partition import Partition
 from fedgraphkd.shares import GraphShares
@@ -74,8 +74,18 @@ def federate_graphs(
         label_counts=label_counts,
         kinds=torch.arange(clients).repeat_interleave(torch.tensor([len(t) for t in tested])),
         kind_counts=torch.diag(own),
-        notes=graphs.notes,
+        notes=(*graphs.notes, *_domains(graphs)),
         drawn={"dealt": {"labels": label_counts.tolist()}},
+    )
+
+
+def _domains(graphs: Graphs) -> tuple[str, ...]:
+    """What is to be said where graphs are of several data sets."""
+    if not isinstance(graphs, GraphDomains):
+        return ()
+    return (
+        f"{graphs.name}: data sets have neither features nor classes in common; what a client "
+        "predicts about another's graphs is about classes that these cannot have",
     )
 
 

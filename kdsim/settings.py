@@ -19,7 +19,7 @@ from simulations.config.experiments import KINDS, Experiment, FedExperiment, Tem
 from simulations.config.files import Document, put
 from simulations.config.grid import SEEDS
 from simulations.config.schema import Leaf, leaves, meant, values
-from simulations.graph_settings import GRAPH, is_graph
+from simulations.graph_settings import GRAPH, MANY, kind_of
 from simulations.runners import objects
 from simulations.runners.objects import Objects
 from simulations.survey import experiments as survey
@@ -190,7 +190,7 @@ def _all_private(kind: str, given: Settings) -> dict[str, Any]:
     """Of data that are objects all examples are private that are nothing else, if not told."""
     data = given.get("data", "")
     several = data if isinstance(data, list) else [data]
-    own = all(str(one).startswith(objects.PREFIX) and not is_graph(str(one)) for one in several)
+    own = all(str(one).startswith(objects.PREFIX) and not kind_of({"data": one}) for one in several)
     if kind == "fed" and str(given.get("partition")).startswith(objects.PREFIX):
         return {"public": 0, **given}  # what is public must be left by the clients
     return {"private": 0, **given} if kind == "fed" and own else dict(given)
@@ -203,7 +203,9 @@ def _names(value: Any, name_of: Callable[[Any], str], kept: dict[str, Any]) -> A
         return [_names(one, name_of, kept) for one in value]
     name = name_of(value)
     kept[name] = value
-    return name.replace(objects.PREFIX, GRAPH, 1) if _is_graph(value) else name
+    if not _is_graph(value):
+        return name
+    return name.replace(objects.PREFIX, MANY if value.readout else GRAPH, 1)
 
 
 def _name_of_data(value: Any) -> str:

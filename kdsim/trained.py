@@ -13,7 +13,6 @@ from fedkd.models import TRIED, build
 from fedkd.storage import weights
 from kdcore.rng import generator
 from simulations.config import experiments, identity
-from simulations.graph_settings import is_graph
 from simulations.results import run_folder
 from simulations.results.run_folder import Run
 from simulations.runners.objects import Objects
@@ -86,10 +85,10 @@ def network(run: Run, client: int | None, given: Objects, root: Path | None) -> 
             f"client={len(found) - 1}, got client={client}"
         )
     group = about["groups"][str(client)]
-    if is_graph(run.experiment["data"]):
+    if (experiment := experiment_of(run)).graph:
         from simulations.runners import federated
 
-        federation = federated.prepare(experiment_of(run), root, objects=given)
+        federation = federated.prepare(experiment, root, objects=given)
         return federation.task.models[group].module(found[str(client)])
     kind = about["shape"], about["num_classes"], _rows(run, about, given)
     model = given.built([group], *kind).get(group) or build(group, *kind)

@@ -1,9 +1,15 @@
-"""What settings of a federated experiment mean, and are by default, where its data are a graph."""
+"""What settings of a federated experiment mean, and are by default, where its data are a graph.
+
+Or whole graphs, of which each client holds some.
+"""
 
 import importlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
+
+from fedgraphkd.shares import BY_EDGES, GraphShares, NodeShares
+from kdcore.references import is_reference
 
 DATA, GRAPHS = "fedkd.data.datasets", "graphkd.data.registry"  # where data are found by name
 PARTITIONS = "fedgraphkd.partition"
@@ -11,6 +17,7 @@ MODELS, NETWORKS = "fedkd.models", "graphkd.models.networks"
 
 OBJECT = "own:"  # how names begin of what was given as a Python object
 GRAPH = f"{OBJECT}graph:"  # and of a graph that was, where clients may hold other data as well
+MANY = f"{OBJECT}graphs:"  # and of whole graphs
 
 # What trains on nodes: on all of a client's at once, since each step costs a pass over its graph.
 TRAINED = ("local", "distill")
@@ -21,6 +28,7 @@ TRAINING = {
     "epochs": 5,
     "batch_size": 0,
 }
+ON_GRAPHS = {"learning_rate": 0.005, "batch_size": 32}
 DEFAULTS: Mapping[str, Any] = {
     "partition": "louvain",
     "models": ("gcn-64",),
@@ -43,66 +51,124 @@ OF_EXAMPLES = {
 }
 
 
-def is_graph(data: str) -> bool:
-    """Whether data of this name are a graph, whose nodes are dealt out to clients."""
+# Of whole graphs there may be many: steps are on mini-batches.
+OF_MANY: Mapping[str, Any] = {
+    "partition": "dirichlet",
+    "models": ("gin-64",),
+    "meme": "gin-64",
+    "mentee": "gin-64",
+    **{f"{part}.{key}": value for part in TRAINED for key, value in TRAINING.items()},
+    **{f"{part}.{key}": value for part in TRAINED for key, value in ON_GRAPHS.items()},
+}
+
+Kind = Literal["", "nodes", "graphs"]
+
+
+def kind_of(given: Mapping[str, Any]) -> Kind:
+    """What an example is, as settings of a federation have it: a node, a graph, or neither, "".
+
+    A graph of the user's own, `mine.py:club`, is known by what else is said: a partition by edges,
+    networks on graphs, or shares of nodes.
+    """
+    data = str(given.get("data", ""))
     if data.startswith(OBJECT):
-        return data.startswith(GRAPH)
-    if not data.replace("-", "").isalnum():  # a file, a reference, or several data sets
+        return "nodes" if data.startswith(GRAPH) else "graphs" if data.startswith(MANY) else ""
+    if is_reference(data):
+        return _of_own(given)
+    names = data.split("+")
+    if not all(name.replace("-", "").isalnum() for name in names):
+        return ""
+    if any(name in importlib.import_module(DATA).REGISTRY for name in names):
+        return ""  # and graphs, which take a while to load, are not
+    registry = importlib.import_module(GRAPHS)
+    if all(name in registry.of_graphs() for name in names):
+        return "graphs"
+    return "nodes" if data in registry.REGISTRY else ""
+
+
+def _of_own(given: Mapping[str, Any]) -> Kind:
+    """What the examples of a user's own loader are, as far as other settings tell."""
+    models = given.get("models", ())
+    models = models.split(",") if isinstance(models, str) else models
+    shares = given.get("nodes", NodeShares()) != NodeShares()
+    by_edges = given.get("partition") in {*BY_EDGES} - {"natural"}
+    return "nodes" if by_edges or shares or any(map(_on_graphs, map(str, models))) else ""
+
+
+def _on_graphs(name: str) -> bool:
+    """Whether a model's name is of a network on graphs alone."""
+    word = re.split("[-@]", name)[0]
+    if not word.isalnum() or word in importlib.import_module(MODELS).names():
         return False
-    if data in importlib.import_module(DATA).REGISTRY:
-        return False  # and graphs, which take a while to load, are not
-    return data in importlib.import_module(GRAPHS).REGISTRY
+    return word in importlib.import_module(NETWORKS).names()
+
+
+def defaults(kind: Kind, data: str) -> Mapping[str, Any]:
+    """Settings that have other defaults where examples are nodes, or graphs."""
+    if kind == "graphs":
+        return {**OF_MANY, "partition": "natural"} if "+" in data else OF_MANY
+    return DEFAULTS if kind else {}
 
 
 def plain(data: str) -> str:
     """The name by which a graph that was given as an object is kept."""
-    return data.replace(GRAPH, OBJECT, 1)
+    return data.replace(GRAPH, OBJECT, 1).replace(MANY, OBJECT, 1)
 
 
-def check_partition(name: str) -> None:
-    """Raise ValueError for a partition that is none of a graph's nodes."""
+def check_partition(name: str, kind: Kind) -> None:
+    """Raise ValueError for a partition that is none of a graph's nodes, or of whole graphs."""
     if not name.startswith(OBJECT):
-        importlib.import_module(PARTITIONS).check(name)
+        importlib.import_module(PARTITIONS).check(name, kind == "graphs")
 
 
 def check_models(data: str, names: Iterable[str]) -> None:
     """Raise ValueError for networks on graphs, of data that are none."""
-    known = importlib.import_module(MODELS).names()
     for name in names:
-        word = re.split("[-@]", name)[0]
-        if (
-            word.isalnum()
-            and word not in known
-            and word in importlib.import_module(NETWORKS).names()
-        ):
+        if _on_graphs(name):
             raise ValueError(
                 f"model {name} is a network on graphs, and {data} is no graph by name; take one of "
                 "`kdsim list models`, or a graph such as digits-knn; one of yours goes to kdsim.run"
             )
 
 
-def check_settings(data: str, given: Mapping[str, Any], default: Mapping[str, Any]) -> None:
+def check_settings(
+    data: str, kind: Kind, given: Mapping[str, Any], default: Mapping[str, Any]
+) -> None:
     """Raise ValueError for settings of examples; those that are not given have their defaults."""
     for name, instead in OF_EXAMPLES.items():
         if given[name] != default[name]:
             raise ValueError(
-                f"{name} {given[name]}: {data} is a graph, and {instead}; leave {name} out"
+                f"{name} {given[name]}: {_about(data, kind, instead)}; leave {name} out"
             )
+    other = "graphs" if kind == "nodes" else "nodes"
+    if given[other] != default[other]:
+        raise ValueError(f"{other}: clients of {data} hold {kind}; give {kind} in place of {other}")
 
 
-def check_training(data: str, settings: Mapping[str, Any]) -> None:
+def check_training(data: str, kind: Kind, settings: Mapping[str, Any]) -> None:
     """Raise ValueError for a training with differential privacy of each example."""
     for name, one in settings.items():
         if getattr(one, "privacy", None) is not None:
             raise ValueError(
-                f"{name}.privacy: {data} is a graph, and {OF_EXAMPLES['epsilon']}; leave it out"
+                f"{name}.privacy: {_about(data, kind, OF_EXAMPLES['epsilon'])}; leave it out"
             )
 
 
-def words(nodes: Any) -> Iterable[str]:
-    """What has to be equal of the nodes' roles for two algorithms to be compared."""
-    yield f"{nodes.train:.0%} of nodes to train on, {nodes.validation:.0%} to select on"
-    if nodes.public:
-        yield f"{nodes.public:.0%} public" + ("" if nodes.public_edges else " without edges")
-    if nodes.edges == "kept":
+def _about(data: str, kind: Kind, instead: str) -> str:
+    """Why a setting of examples does not fit."""
+    if kind == "nodes":
+        return f"{data} is a graph, and {instead}"
+    if instead == OF_EXAMPLES["epsilon"]:
+        instead = "gradients of one graph at a time, to which noise is fitted, are not worked out"
+    return f"{data} is of whole graphs, and {instead.replace('node', 'graph')}"
+
+
+def words(kind: Kind, nodes: NodeShares, graphs: GraphShares) -> Iterable[str]:
+    """What has to be equal of the examples' roles for two algorithms to be compared."""
+    shares = graphs if kind == "graphs" else nodes
+    yield f"{shares.train:.0%} of {kind} to train on, {shares.validation:.0%} to select on"
+    if shares.public:
+        without = kind == "nodes" and not nodes.public_edges
+        yield f"{shares.public:.0%} public" + (" without edges" if without else "")
+    if kind == "nodes" and nodes.edges == "kept":
         yield "edges between clients kept"

@@ -138,9 +138,9 @@ def check_values(flags: Mapping[str, Flag], given: Mapping[str, Any]) -> None:
 def _is_of_graphs(key: str, value: Any) -> bool:
     """Whether it names what is for graphs: of other data it is refused with a better reason."""
     if key == "partition":
-        from fedgraphkd.shares import BY_EDGES
+        from fedgraphkd.shares import BY_EDGES, OF_WHOLE
 
-        return value in BY_EDGES
+        return value in (*BY_EDGES, *OF_WHOLE)
     found = stored()
     if found is None or key != "models":
         return False
@@ -159,7 +159,10 @@ def _check_value(place: str, value: Any) -> None:
 
 def _is_graph(name: Any) -> bool:
     known = (stored() or {"names": {}})["names"]
-    return bool(known) and name in known[GRAPHS]["names"] and name not in known[DATA]["names"]
+    if not known or not isinstance(name, str):
+        return False
+    graphs = {*known[GRAPHS]["names"]} - {*known[DATA]["names"]}
+    return {*name.split("+")} <= graphs
 
 
 def check_file(path: Path) -> None:

@@ -72,6 +72,7 @@ def partitions() -> Iterable[Record]:
 
     yield from (entry | {"for": "fed"} for entry in _entries(REGISTRY))
     yield from (entry | {"for": "fed, graphs"} for entry in _entries(partition.REGISTRY))
+    yield _entry("size", partition.size) | {"for": "fed, whole graphs"}
 
 
 def engines() -> Iterable[Record]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple
 
-from fedgraphkd.shares import BY_EDGES, NodeShares
+from fedgraphkd.shares import BY_EDGES, OF_WHOLE, GraphShares, NodeShares
 from fedkd import engines, losses
 from fedkd.attacks import byzantine, lies
 from fedkd.attacks.lying import liars
@@ -29,7 +29,7 @@ from kdcore.settings import Setting, check_ranges
 from kdcore.training.mixed_precision import Precision
 from simulations import graph_settings
 from simulations.config.schema import ADDED, Form, Leaf, leaves, replaced
-from simulations.graph_settings import DATA, GRAPHS, OBJECT, is_graph
+from simulations.graph_settings import DATA, GRAPHS, OBJECT
 
 Compression = Literal[
     "none",
@@ -206,7 +206,7 @@ class FedExperiment:
         ),
     ] = field(default=False, metadata=ADDED)
     nodes: NodeShares = field(default=NodeShares(), metadata=ADDED)
-
+    graphs: GraphShares = field(default=GraphShares(), metadata=ADDED)
     epsilon_label: Annotated[
         float | None,
         Setting("epsilon of each label that clients send, for compression krr", gt=0),
@@ -276,18 +276,20 @@ class FedExperiment:
 
     def _check_graph(self) -> None:
         """Raise ValueError for settings that are of nodes, or of anything but nodes."""
-        if self.graph:
+        kind = self.graph
+        if kind:
             default = {one.name: one.default for one in fields(self)}
-            graph_settings.check_settings(self.data, vars(self), default)
-            graph_settings.check_training(self.data, vars(self.algorithm))
-            graph_settings.check_partition(self.partition)
-        elif self.partition in BY_EDGES and self.partition not in partition.REGISTRY:
+            graph_settings.check_settings(self.data, kind, vars(self), default)
+            graph_settings.check_training(self.data, kind, vars(self.algorithm))
+            graph_settings.check_partition(self.partition, kind)
+        elif self.partition in (*BY_EDGES, *OF_WHOLE) and self.partition not in partition.REGISTRY:
             raise ValueError(
                 f"partition {self.partition} goes by the edges of a graph, and {self.data} is none;"
                 " take one of `kdsim list partitions` for examples, such as dirichlet"
             )
-        elif self.nodes != NodeShares():
-            raise ValueError(f"nodes: these are shares of a graph's, and {self.data} is no graph")
+        elif (self.nodes, self.graphs) != (NodeShares(), GraphShares()):
+            which = "graphs" if self.nodes == NodeShares() else "nodes"
+            raise ValueError(f"{which}: these are shares of a graph's, and {self.data} is no graph")
         else:
             graph_settings.check_models(self.data, self.models)
 
@@ -297,9 +299,9 @@ class FedExperiment:
         return self.partition.startswith(OBJECT)
 
     @property
-    def graph(self) -> bool:
-        """Whether clients hold parts of a graph, so that an example is a node."""
-        return is_graph(self.data)
+    def graph(self) -> graph_settings.Kind:
+        """What an example is where clients hold parts of a graph, or whole ones; "" elsewhere."""
+        return graph_settings.kind_of(vars(self))
 
     @property
     def name(self) -> str:
@@ -346,7 +348,7 @@ class FedExperiment:
             f"{self.label_noise:.0%} wrong labels": self.label_noise,
         }
         said += [words for words, so in shifts.items() if so]
-        said += graph_settings.words(self.nodes) if self.graph else []
+        said += graph_settings.words(kind, self.nodes, self.graphs) if (kind := self.graph) else []
         return ", ".join([*said, *self._rounds_in_words])
 
     @property
@@ -549,9 +551,11 @@ class Template:
             return {**given, "data": graph_settings.plain(data)}
         if self.kind == "fed" and is_file(data):
             return {**OF_FILES, **given}
-        if self.kind == "fed" and is_graph(data):
-            return {**graph_settings.DEFAULTS, **given}
-        return {**(OF_DATA.get(data, {}) if self.kind == "fed" else {}), **given}
+        if self.kind != "fed":
+            return dict(given)
+        if kind := graph_settings.kind_of(given):
+            return {**graph_settings.defaults(kind, data), **given}
+        return {**OF_DATA.get(data, {}), **given}
 
 
 def build(kind: str, name: str, given: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from fedkd.data.partition import AUTO, BY_ALPHA
 from fedkd.rounds.clock import Clock
 from simulations.config import experiments
 from simulations.config.schema import values
-from simulations.graph_settings import OF_EXAMPLES, is_graph
+from simulations.graph_settings import OF_EXAMPLES, kind_of
 from simulations.results.run_results import Result
 
 # Settings of a federation that say something only where another one has these values.
@@ -93,7 +93,7 @@ def _idle(given: Mapping[str, str]) -> set[str]:
 
 
 def _of_nodes(given: Mapping[str, str]) -> bool:
-    return "algorithm" in given and is_graph(given.get("data", ""))
+    return "algorithm" in given and kind_of(given) != ""
 
 
 def _federated(result: Result) -> dict[str, str]:

@@ -1,13 +1,16 @@
-"""Federated runs whose clients hold parts of a graph."""
+"""Federated runs whose clients hold parts of a graph, or whole graphs."""
 
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fedgraphkd import partition
+from fedgraphkd.collection import side_by_side
+from fedgraphkd.federated_collection import federate_graphs
 from fedgraphkd.federated_graph import GraphFederation, federate
 from fedkd.data.federated_data import FederatedData
 from graphkd.data import registry, sources
+from graphkd.data.graph_collection import Graphs
 from graphkd.graph import Graph
 from simulations.config.experiments import FedExperiment
 from simulations.runners.objects import Objects
@@ -16,12 +19,15 @@ DRAWN = 3000  # nodes: of more, a picture shows nothing, and the record would be
 
 
 def read(e: FedExperiment, root: Path | None) -> Graph:
-    """The graph of a name.
+    """The graph of a name; of several names joined by "+" graphs of several domains.
 
     Raises:
         FileNotFoundError: a raw file is missing.
     """
-    return registry.load(e.data, root)
+    if "+" not in e.data:
+        return registry.load(e.data, root)
+    sets = [registry.load(name, root) for name in e.data.split("+")]
+    return side_by_side([one for one in sets if isinstance(one, Graphs)])
 
 
 def dealt(e: FedExperiment, data: Any, objects: Objects) -> FederatedData:
@@ -39,18 +45,17 @@ def dealt(e: FedExperiment, data: Any, objects: Objects) -> FederatedData:
         shards=e.shards,
         classes=e.classes_per_client,
     )
-    found = federate(
-        graph,
-        e.clients,
-        e.models,
-        e.seed,
-        deal,
-        e.nodes,
-        e.same_start,
-        whole=e.partition == "natural",
-        modules=modules,
-    )
-    return found.federated._replace(drawn=_drawn(found))
+    about = e.clients, e.models, e.seed, deal
+    if not isinstance(graph, Graphs):
+        whole = e.partition == "natural"
+        found = federate(graph, *about, e.nodes, e.same_start, whole=whole, modules=modules)
+        return found.federated._replace(drawn=_drawn(found))
+    if e.graph != "graphs":
+        raise ValueError(
+            f"{e.data} is of {graph.num_nodes} whole graphs, and the command line deals out nodes "
+            "of a graph of yours; give these to kdsim.run as data, a list of PyG's Data"
+        )
+    return federate_graphs(graph, *about, e.graphs, e.same_start, modules=modules)
 
 
 def _drawn(found: GraphFederation) -> dict[str, Any]:

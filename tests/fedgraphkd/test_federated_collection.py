@@ -78,6 +78,7 @@ def test_a_domain_is_a_client_or_shared_by_some():
     assert [joint.domains[part].unique().tolist() for part in parts] == [[0], [1], [0]]
     assert [len(part) for part in parts] == [15, 40, 15]
     found = federate_graphs(joint, 2, ["gin-4"], 0, partial(partition.partition, "natural"))
+    assert "neither features nor classes in common" in found.notes[0]
     assert found.label_counts[0, 2:].tolist() == found.label_counts[1, :2].tolist() == [0, 0]
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedgraphkd.shares import NodeShares
+from fedgraphkd.shares import GraphShares, NodeShares
 from fedkd import algorithms
 from fedkd.algorithms.dsfl import DSFL
 from fedkd.algorithms.feddf import FedDF
@@ -220,7 +220,7 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else(tmp_path):
         "votes": NoisyVotes(most=5),
     }
     of_files = {"label": "b", "target": "real", "client": "b", "by": "b"}
-    of_graphs = {"nodes": NodeShares(train=0.1)}
+    of_graphs = {"nodes": NodeShares(train=0.1), "graphs": GraphShares(train=0.1)}
     of_epsilon = {"privacy_unit": "client", "clip_norm": 2.0}
     for field in dataclasses.fields(FedExperiment):
         if field.name in (*of_files, *of_graphs, *of_epsilon, "epsilon_label"):
@@ -237,8 +237,8 @@ def test_the_hash_depends_on_every_setting_and_on_nothing_else(tmp_path):
         changed = dataclasses.replace(private, **{name: other})
         assert identity.digest(changed) != identity.digest(private), name
         assert dataclasses.replace(one, **{name: other}) == one  # without epsilon it says nothing
-    graph = FedExperiment(DSFL(), data="cora", partition="louvain")
-    for name, other in of_graphs.items():
+    for (name, other), data in zip(of_graphs.items(), ("cora", "mutag"), strict=True):
+        graph = FedExperiment(DSFL(), data=data, partition="iid")
         changed = dataclasses.replace(graph, **{name: other})
         assert identity.digest(changed) != identity.digest(graph), name
     table = tmp_path / "table.csv"

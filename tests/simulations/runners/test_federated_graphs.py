@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 import kdsim
-from fedgraphkd.shares import NodeShares
+from fedgraphkd.shares import GraphShares, NodeShares
 from fedkd.algorithms.fml import FML
 from graphkd.data import registry
+from graphkd.graph import Graph
 from simulations.audits import federated as audits
 from simulations.config.experiments import FedExperiment, build
 from simulations.config.grid import expand
 from simulations.runners import federated
-from tests.fedgraphkd.graphs import fake
+from tests.fedgraphkd.graphs import fake, trees
 
 QUICK = {"rounds": 2, "models": ["gcn-8", "sage-8"], "clients": 3}
 
@@ -34,6 +35,29 @@ def test_a_graph_has_defaults_of_its_own():
     assert (given.algorithm.local.learning_rate, given.partition) == (0.5, "iid")
     assert build("fed", "fml", {"data": "cora"}).algorithm.meme == "gcn-64"
     assert build("fed", "fml", {}).algorithm == FML()
+
+
+def test_whole_graphs_have_defaults_of_their_own():
+    one = build("fed", "fedmd", {"data": "mutag"})
+    assert (one.partition, one.models, one.graphs) == ("dirichlet", ("gin-64",), GraphShares())
+    for training in (one.algorithm.local, one.algorithm.distill):
+        assert (training.optimizer, training.batch_size, training.epochs) == ("adam", 32, 5)
+    assert build("fed", "fedkd", {"data": "mutag"}).algorithm.mentee == "gin-64"
+    several = build("fed", "fedmd", {"data": "mutag+nci1", "graphs.public": 0.1})
+    assert (several.graph, several.partition, several.graphs.public) == ("graphs", "natural", 0.1)
+    assert one.protocol.startswith(
+        "5 clients, dirichlet 0.3, 50% of graphs to train on, 20% to select on, 20% public"
+    )
+
+
+def test_a_run_on_whole_graphs_has_no_measure_of_edges_between_clients():
+    given = {"models": ["gin-8", "gcn-8"], "clients": 3, "rounds": 1, "partition": "size"}
+    *_, end = federated.run(build("fed", "fedmd", {"data": "coloured-trees", **given}))
+    metrics = end["metrics"]
+    assert 0 <= metrics["accuracy"] <= 1
+    assert 0 <= metrics["accuracy_local"] <= 1
+    assert not {"accuracy_whole", "cut"} & {*metrics}
+    assert torch.tensor(end["dealt"]["labels"]).shape == (3, 2)
 
 
 def test_an_experiment_on_images_loads_nothing_of_graphs():
@@ -104,6 +128,54 @@ def test_graphs_and_networks_may_be_objects():
     assert end["metrics"]["accuracy_local"] > 0.5
 
 
+def test_whole_graphs_may_be_objects():
+    how = {"rounds": 1, "clients": 3, "models": ["gin-4"], "graphs": {"public": 0.3}}
+    *_, end = kdsim.simulate("fedmd", data=[one.to_pyg() for one in _apart(trees(30))], **how)
+    assert end["data"].startswith("own:graphs:")
+    assert "30% public" in end["protocol"]
+
+
+def _apart(many):
+    """Whole graphs as as many graphs, with a label each."""
+    for place in range(many.num_nodes):
+        one = many.cut(torch.tensor([place]))
+        yield Graph(one.x, one.edge_index, one.y, many.classes)
+
+
+OWN = """
+import networkx
+from graphkd.data import datasets, synthetic
+
+karate = networkx.karate_club_graph()
+names = sorted({club for _, club in karate.nodes(data="club")})
+for node, about in karate.nodes(data=True):
+    about["x"] = [1.0, float(karate.degree[node])]
+    about["y"] = about["club"]
+
+def club():
+    return karate
+
+def trees():
+    return synthetic.coloured_trees(30)
+"""
+
+
+def test_a_graph_of_ones_own_is_named_as_for_graph_distillation(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    given = {"data": "mine.py:club", "partition": "greedy", "clients": 2, "rounds": 1}
+    one = build("fed", "local", given)
+    assert (one.graph, one.models, one.algorithm.local.batch_size) == ("nodes", ("gcn-64",), 0)
+    *_, end = federated.run(one)
+    assert end["data"] == "mine.py:club"
+    assert sum(map(sum, end["dealt"]["labels"])) > 2
+    again = build("fed", "local", {"data": "mine.py:club", "models": ["gcn-4"]})
+    assert (again.graph, again.partition) == ("nodes", "louvain")
+    assert build("fed", "local", {"data": "mine.py:club"}).graph == ""
+    with pytest.raises(ValueError, match="30 whole graphs, and the command line deals out nodes"):
+        federated.prepare(build("fed", "local", given | {"data": "mine.py:trees"}))
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -111,6 +183,15 @@ def test_graphs_and_networks_may_be_objects():
             {"data": "digits", "partition": "louvain", "models": ["mlp"]},
             "louvain goes by the edges",
         ),
+        ({"data": "digits", "partition": "size", "models": ["mlp"]}, "size goes by the edges"),
+        ({"data": "digits", "models": ["mlp"], "graphs.train": 0.3}, "graphs: .* digits is no"),
+        ({"data": "mutag", "graphs.train": 0.9}, "leave no graphs to test on"),
+        ({"data": "mutag", "nodes.train": 0.3}, "mutag hold graphs; give graphs in place of"),
+        ({"graphs.train": 0.3}, "digits-knn hold nodes; give nodes in place of graphs"),
+        ({"data": "mutag", "partition": "louvain"}, "whole graphs have none between them"),
+        ({"data": "mutag", "partition": "quantity"}, "unknown partition of whole graphs"),
+        ({"data": "mutag", "public": 9}, "mutag is of whole graphs, and graphs.public is the"),
+        ({"data": "mutag", "epsilon": 1.0}, "epsilon 1.0: .* gradients of one graph at a time"),
         ({"partition": "quantity"}, "unknown partition of a graph 'quantity'; choose one of"),
         ({"public": 100}, "public 100: digits-knn is a graph, and nodes.public is the share of"),
         ({"epsilon": 1.0}, "epsilon 1.0: digits-knn is a graph, and noise that hides an example"),
@@ -120,7 +201,11 @@ def test_graphs_and_networks_may_be_objects():
         ),
         ({"data": "digits", "models": ["mlp"], "nodes.train": 0.3}, "digits is no graph"),
     ],
-    ids=["louvain", "quantity", "public", "epsilon", "dp-sgd", "nodes"],
+    ids=[
+        *("louvain", "size", "no-graphs", "none-left", "not-nodes", "not-graphs", "of-edges"),
+        *("of-graphs", "public-graphs", "epsilon-graphs"),
+        *("quantity", "public", "epsilon", "dp-sgd", "nodes"),
+    ],
 )
 def test_settings_that_do_not_fit_are_refused_in_a_line(given, said):
     with pytest.raises(ValueError, match=said) as refusal:
@@ -141,8 +226,11 @@ def test_settings_that_do_not_fit_are_refused_in_a_line(given, said):
             {"data": "digits", "models": ["gcn-8"], "partition": "iid"},
             "gcn-8 is a network on graphs",
         ),
+        ({"data": "coloured-trees", "models": ["cnn"]}, "unknown model 'cnn' on a graph"),
+        ({"data": "coloured-trees", "clients": 601}, "601 clients for the 600 graphs"),
+        ({"data": "coloured-trees", "partition": "natural"}, "is one data set; give several"),
     ],
-    ids=["cnn", "clients", "labels", "gcn"],
+    ids=["cnn", "clients", "labels", "gcn", "cnn-graphs", "clients-graphs", "domains"],
 )
 def test_federations_that_cannot_be_are_refused_in_a_line(given, said):
     with pytest.raises(ValueError, match=said) as refusal:
