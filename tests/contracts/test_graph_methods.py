@@ -107,7 +107,7 @@ def test_a_run_on_a_float64_graph_is_in_float64_and_near_the_one_in_float32(name
     for one, other in zip(exact, single, strict=True):
         assert one.phase == other.phase
         assert one.loss == pytest.approx(other.loss, rel=1e-4, abs=1e-6)
-    assert exact_metrics == pytest.approx(metrics, abs=0.05)
+    assert exact_metrics == pytest.approx(metrics, abs=0.07)  # one node of fifteen, tied
 
 
 @pytest.mark.parametrize("name", ["cpf", "krd", "nosmog"])  # which count edges of their own
