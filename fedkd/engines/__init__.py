@@ -29,8 +29,8 @@ REGISTRY: Registry[Callable[..., Any]] = Registry(
 `function(task.models[client.group].predict, client.params, *inputs)` for each client, in order.
 
 Or what makes one: a class or a function with no other parameters than `chunk`, the most clients at
-once, and `budget`, megabytes for these or None, each of which it may leave out. An engine must give
-what `sequential` gives.
+once, `budget`, megabytes for these or None, and `workers`, cores for those that are not stacked,
+each of which it may leave out. An engine must give what `sequential` gives.
 """
 
 CALL = 4  # how many arguments an engine is called with
@@ -41,7 +41,7 @@ def names() -> list[str]:
     return REGISTRY.names()
 
 
-def made(name: str, chunk: int, budget: float | None) -> Engine:
+def made(name: str, chunk: int, budget: float | None, workers: int | None = None) -> Engine:
     """The engine of a name, or at `module:Name` or `path/file.py:Name`, with what it takes.
 
     The engine `ray` is none of these: it needs workers, see `fedkd.engines.ray.engine`.
@@ -50,6 +50,8 @@ def made(name: str, chunk: int, budget: float | None) -> Engine:
         name: of the engine.
         chunk: the most clients at once.
         budget: megabytes for these, or None for any number.
+        workers: clients at once of those that are not stacked; None for as many as torch has
+            threads.
 
     Raises:
         ValueError: there is no such engine, or it is none.
@@ -59,7 +61,8 @@ def made(name: str, chunk: int, budget: float | None) -> Engine:
     if not inspect.isclass(found) and len(parameters) == CALL:
         engine: Engine = found
         return engine
-    given = {k: v for k, v in {"chunk": chunk, "budget": budget}.items() if k in parameters}
+    known = {"chunk": chunk, "budget": budget, "workers": workers}
+    given = {k: v for k, v in known.items() if k in parameters}
     try:
         engine = found(**given)
     except TypeError as error:

@@ -1,30 +1,61 @@
-"""The faster of the sequential and the batched engine, found out by timing both."""
+"""Dense networks stacked; convolutional ones, on a CPU, in turn, as many at once as it has cores.
 
-import time
-from collections.abc import Callable, Sequence
+Which of the two is quicker is a matter of the architecture (`docs/performance.md`), so no clock is
+asked, and an experiment is always computed the same way.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from fedkd.core import Client, Engine, Task
-from fedkd.engines.batched import batched
-from fedkd.engines.sequential import sequential
+import torch
+
+from fedkd.core import Client, Task
+from fedkd.engines.batched import BatchedEngine, quicker_in_turn, steps_of
+from kdcore.outputs import Outputs
+from kdcore.training.loop import Network, Params, Predict
+
+STACKED, ON_CORES, ALONE = "stacked", "one on each core", "one after another"
+WHY = {  # the batched engine says why clients are alone
+    STACKED: "clients are stacked: many small products become few large ones",
+    ON_CORES: "clients run in turn, one on each core: stacked convolutions are no quicker on a CPU",
+}
 
 
 class AutoEngine:
-    """Times both engines on the first chunk of each architecture, and keeps to the faster.
+    """Stacks clients of dense networks, and runs those of convolutional ones on one core each.
 
-    Both compute the same, within rounding; which of them it is depends on the clock, so two runs
-    may differ in the last digits. Name an engine where they must not.
+    The latter are networks of which `Network.in_turn` says so, on a CPU. One thread computes one
+    client, however many there are, so results do not depend on their number. Clients whose network
+    cannot be stacked (`Network.alone`), as modules that keep statistics, run one after another.
 
     Attributes:
-        chosen: group -> the engine's name, and how many times faster it was.
-        notes: the same in words.
+        chosen: group -> how its clients ran the last time.
+        notes: the same in words, and why; and what was done otherwise than asked.
     """
 
-    def __init__(self, chunk: int = 50) -> None:
-        self._chunk = chunk
-        self._engines: dict[str, Engine] = {"sequential": sequential, "batched": batched()}
-        self.chosen: dict[str, tuple[str, float]] = {}
-        self.notes: list[str] = []
+    def __init__(
+        self, chunk: int = 500, budget: float | None = None, workers: int | None = None
+    ) -> None:
+        """An engine.
+
+        Args:
+            chunk: clients in a stack, at the most.
+            budget: megabytes that a stack may take, see `BatchedEngine`; by default any.
+            workers: threads, each with one client, for those who run in turn; by default as many as
+                torch has.
+
+        Raises:
+            ValueError: fewer than one worker, or as `BatchedEngine`.
+        """
+        if workers is not None and workers < 1:
+            raise ValueError(f"there is at least one worker, got {workers}")
+        self._stacks, self._workers = BatchedEngine(chunk, budget), workers
+        self.chosen: dict[str, str] = {}
+        self.notes = self._stacks.notes
 
     def __call__(
         self,
@@ -34,34 +65,85 @@ class AutoEngine:
         inputs: Sequence[tuple[Any, ...]],
     ) -> list[Any]:
         """`function(predict, params, *inputs)` for each client."""
+        apart: dict[bool, list[int]] = {True: [], False: []}
+        for place, (client, given) in enumerate(zip(clients, inputs, strict=True)):
+            way = _way(task.models[client.group].predict, client, given)
+            apart[way == ON_CORES].append(place)
+            if self.chosen.get(client.group) != way:
+                self._choose(client.group, way)
         results: list[Any] = [None] * len(clients)
-        for group in sorted({client.group for client in clients}):
-            places = [i for i, client in enumerate(clients) if client.group == group]
-            members, given = [clients[i] for i in places], [inputs[i] for i in places]
-            if group not in self.chosen:
-                first = slice(self._chunk)
-                self.chosen[group] = self._race(function, task, members[first], given[first])
-                name, ratio = self.chosen[group]
-                self.notes.append(
-                    f"{group}: {name}, {ratio:.1f} times faster than the other engine"
-                )
-            engine = self._engines[self.chosen[group][0]]
-            for place, result in zip(places, engine(function, task, members, given), strict=True):
+        for engine, places in ((self._on_cores, apart[True]), (self._stacks, apart[False])):
+            own = [clients[place] for place in places], [inputs[place] for place in places]
+            for place, result in zip(places, engine(function, task, *own), strict=True):
                 results[place] = result
         return results
 
-    def _race(
+    def _choose(self, group: str, way: str) -> None:
+        self.chosen[group] = way
+        said = f"{group}: {WHY[way]}" if way in WHY else None
+        if said and said not in self.notes:  # it may train in one way and predict in another
+            self.notes.append(said)
+
+    def _on_cores(
         self,
         function: Callable[..., Any],
         task: Task,
         clients: Sequence[Client],
         inputs: Sequence[tuple[Any, ...]],
-    ) -> tuple[str, float]:
-        seconds = {}
-        for name, engine in self._engines.items():
-            engine(function, task, clients[:2], inputs[:2])  # the first call of each is no measure
-            start = time.perf_counter()
-            engine(function, task, clients, inputs)
-            seconds[name] = time.perf_counter() - start
-        best = min(seconds, key=seconds.__getitem__)
-        return best, max(seconds.values()) / seconds[best]
+    ) -> list[Any]:
+        """Each client by one thread; those with most steps first, as no core is to wait for them.
+
+        Where one raises, or this thread is interrupted, the others end with their mini-batch.
+        """
+        stop = threading.Event()
+
+        def one(place: int) -> Any:
+            client = clients[place]
+            predict = _until(stop, task.models[client.group].predict)
+            return function(predict, dict(client.params), *inputs[place])
+
+        order = sorted(range(len(clients)), key=lambda place: -steps_of(inputs[place]))
+        workers = self._workers or torch.get_num_threads()
+        with _one_thread_each(), ThreadPoolExecutor(workers) as pool:
+            running = {place: pool.submit(one, place) for place in order}
+            try:
+                return [running[place].result() for place in range(len(clients))]
+            except BaseException:
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+class _StoppedError(Exception):
+    """Nobody waits for this client any more."""
+
+
+def _way(predict: Predict, client: Client, given: tuple[Any, ...]) -> str:
+    """How a client of a network runs."""
+    if isinstance(predict, Network) and predict.alone is not None:
+        return ALONE
+    return ON_CORES if quicker_in_turn(predict, client.params, given) else STACKED
+
+
+def _until(stop: threading.Event, predict: Predict) -> Predict:
+    """The network, as long as somebody waits for what it answers."""
+    assert isinstance(predict, Network)
+    network = predict
+
+    def one(params: Params, x: Any) -> Outputs:
+        if stop.is_set():
+            raise _StoppedError
+        return network.one(params, x)
+
+    return replace(network, one=one)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Threads that are started in here have no further threads of torch's own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,6 +1,6 @@
 """Clients of one architecture stacked, and updated together under `torch.func.vmap`."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,9 +67,10 @@ class BatchedEngine:
         for positions in _alike(clients, calls):
             first = positions[0]
             predict = task.models[clients[first].group].predict
-            if isinstance(predict, Network) and predict.alone is not None:
-                self._note(f"{clients[first].group}: clients run in turn: {predict.alone}")
-            if in_turn(predict, calls[first]):
+            alone = predict.alone if isinstance(predict, Network) else None
+            if alone is not None:
+                self._note(f"{clients[first].group}: clients run in turn: {alone}")
+            if alone is not None or quicker_in_turn(predict, clients[first].params, inputs[first]):
                 for position in positions:
                     results[position] = function(predict, *calls[position])
                 continue
@@ -128,18 +129,21 @@ def batched(chunk: int = 500, budget: float | None = None) -> BatchedEngine:
     return BatchedEngine(chunk, budget)
 
 
-def in_turn(predict: Predict, call: Call) -> bool:
-    """Whether clients of a network run one after another: it is no quicker, or none is possible.
+def quicker_in_turn(predict: Predict, params: Mapping[str, Tensor], given: Call) -> bool:
+    """Whether a client is better run by itself than stacked: nothing is padded then.
 
-    Nothing is padded then. With privacy of each example a stack is quicker in any case: one client
-    alone is trained by the reference, example after example.
+    With privacy of each example it is not: one alone is trained by the reference, example after
+    example.
     """
-    if not isinstance(predict, Network):
+    if not isinstance(predict, Network) or not predict.in_turn:
         return False
-    params, *given = call
     on_cpu = next(iter(params.values())).device.type == "cpu"
-    private = any(len(batches.own) for batches in _batches(given))
-    return predict.alone is not None or (predict.in_turn and on_cpu and not private)
+    return on_cpu and not any(len(batches.own) for batches in _batches(given))
+
+
+def steps_of(given: Call) -> int:
+    """How many mini-batches there are in the inputs of a client."""
+    return sum(batches.steps for batches in _batches(given))
 
 
 def _batches(value: Any) -> Iterator[Batches]:

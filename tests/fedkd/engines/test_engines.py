@@ -1,23 +1,26 @@
 """What the engines do beyond the answer: memory, work, cores, and saying so."""
 
+import threading
 from dataclasses import replace
 
 import pytest
 import torch
 
 from fedkd.algorithms.fedmd import FedMD
+from fedkd.core import Failure
 from fedkd.engines.auto import AutoEngine
-from fedkd.engines.batched import batched
+from fedkd.engines.batched import batched, quicker_in_turn
 from fedkd.engines.fault_tolerance import EngineError, fault_tolerant
 from fedkd.engines.sequential import sequential
 from fedkd.rounds.synchronous import simulate
-from kdcore.training.loop import Clipping, TrainingConfig
+from kdcore.rng import generator
+from kdcore.training.loop import Clipping, TrainingConfig, draw
 from tests.conftest import tiny_federation
 
 
-def last(engine, federation=None, algorithm=FedMD()):  # noqa: B008  (frozen)
+def last(engine, federation=None):
     federation = federation or tiny_federation(models=("mlp-8",), sizes=(5, 3, 4, 6, 2))
-    done = simulate(algorithm, federation.task, federation.clients, rounds=2, engine=engine)
+    done = simulate(FedMD(), federation.task, federation.clients, rounds=2, engine=engine)
     return list(done)[-1]
 
 
@@ -103,20 +106,99 @@ def test_convolutions_on_a_cpu_run_in_turn_without_padding():
         assert all(torch.equal(one.params[name], other.params[name]) for name in one.params)
 
 
-def test_convolutions_with_privacy_of_each_example_are_stacked():
-    federation, rows = counting(tiny_federation(models=("cnn-4-8",), sizes=(5, 3, 13)))
-    training = TrainingConfig(privacy=Clipping(1.0, 1.0), batch_size=4)
-    last(batched(), federation, FedMD(local=training))
-    assert rows["stacked"] > 0
+@pytest.mark.parametrize(
+    ("model", "privacy", "quicker"),
+    [("cnn-4-8", None, True), ("cnn-4-8", Clipping(1.0, 1.0), False), ("mlp-8", None, False)],
+    ids=["convolutions", "with privacy of each example", "dense"],
+)
+def test_what_is_quicker_in_turn(model, privacy, quicker):
+    federation = tiny_federation(models=(model,))
+    client, training = federation.clients[0], TrainingConfig(privacy=privacy)
+    inputs = {}, draw(client.private, training, generator(0, "draw")), None
+    predict = federation.task.models[model].predict
+    assert quicker_in_turn(predict, client.params, inputs) is quicker
+    elsewhere = {name: value.to("meta") for name, value in client.params.items()}
+    assert not quicker_in_turn(predict, elsewhere, inputs)
 
 
-def test_auto_says_what_it_took():
+def test_auto_chooses_by_architecture_and_says_why():
     engine = AutoEngine(chunk=3)
     last(engine, tiny_federation())
-    assert set(engine.chosen) == {"mlp-8", "mlp-7-8", "cnn-4-8"}
-    names = {name for name, _ in engine.chosen.values()}
-    assert names <= {"sequential", "batched"}
+    ways = {"mlp-8": "stacked", "mlp-7-8": "stacked", "cnn-4-8": "one on each core"}
+    assert engine.chosen == ways
     assert len(engine.notes) == 3
+    assert (
+        "cnn-4-8: clients run in turn, one on each core: stacked convolutions are no quicker"
+        in (" ".join(engine.notes))
+    )
+
+
+@pytest.fixture
+def threads():
+    """Sets how many threads torch has; afterwards it has as many as before."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_auto_is_sequential_bit_for_bit_by_any_number_of_threads(threads):
+    """Convolutions alone, as stacks of dense networks have bits of their own."""
+    federation = tiny_federation(models=("cnn-4-8",), sizes=(5, 3, 13, 1, 9))
+    expected = last(sequential, federation)
+    for workers, torchs in ((1, 1), (2, 1), (3, 1), (None, 2), (2, 3)):
+        threads(torchs)
+        found = last(AutoEngine(workers=workers), federation)
+        for one, other in zip(found.clients, expected.clients, strict=True):
+            assert all(torch.equal(one.params[name], other.params[name]) for name in one.params)
+
+
+def test_auto_has_as_many_clients_at_once_as_workers(threads):
+    """Three clients meet: with two workers, the third of them would be waited for in vain."""
+    threads(4)
+    federation = tiny_federation(models=("cnn-4-8",), sizes=(5, 3, 13))
+    meeting = threading.Barrier(3)
+
+    def met(predict, params):
+        meeting.wait(timeout=60)
+        return {"threads": torch.get_num_threads()}
+
+    given = federation.task, federation.clients, [()] * 3
+    assert AutoEngine(workers=3)(met, *given) == [{"threads": 1}] * 3
+    assert AutoEngine()(met, *given) == [{"threads": 1}] * 3
+    assert torch.get_num_threads() == 4
+    with pytest.raises(ValueError, match="at least one worker, got 0"):
+        AutoEngine(workers=0)
+
+
+def test_clients_of_auto_end_with_their_mini_batch_where_one_raises():
+    """One goes on for ever, by itself; the other one raises as soon as it has begun."""
+    federation = tiny_federation(models=("cnn-4-8",), sizes=(5, 3))
+    begun, x = threading.Event(), federation.test.x
+
+    def endless(predict, params, number):
+        if number:
+            begun.wait(timeout=60)
+            raise KeyboardInterrupt
+        while True:
+            predict(params, x)
+            begun.set()
+
+    given = federation.task, federation.clients[::-1]
+    with pytest.raises(KeyboardInterrupt):
+        AutoEngine(workers=2)(endless, *given, [(1,), (0,)])
+
+
+def test_of_auto_too_a_client_that_raises_is_a_failure_and_the_others_go_on():
+    federation = tiny_federation(models=("cnn-4-8", "mlp-8"), sizes=(5, 3, 13))
+
+    def picky(predict, params, number):
+        if number == 2:
+            raise ValueError("not me")
+        return number + 0 * params["head.weight" if number == 0 else "layer0.weight"].sum()
+
+    engine = fault_tolerant(AutoEngine(workers=2))
+    results = engine(picky, federation.task, federation.clients, [(0,), (1,), (2,)])
+    assert results == [0, 1, Failure("ValueError: not me")]
 
 
 def test_an_engine_that_cannot_go_on_is_not_tried_client_by_client():
