@@ -110,6 +110,10 @@ class Client:
     params: Params
     private: Examples
 
+    def with_params(self, params: Params) -> "Client":
+        """The same client after training; `dataclasses.replace` takes four times as long."""
+        return Client(self.id, self.group, params, self.private)
+
 
 # In the place of private examples that are not at hand: at the server, or in an engine's worker.
 ELSEWHERE = Examples(torch.empty(0), torch.empty(0).long(), torch.empty(0).long())

@@ -42,14 +42,13 @@ def weigh_upload(
     algorithm: Algorithm, client: int, sent: Upload, channel: "Channel"
 ) -> Counter[str]:
     """Bytes of a client's upload, as often as it is sent, with the weight where that is told."""
-    size = weigh(sent.payload)
+    size, copies = weigh(sent.payload), algorithm.copies(client)
     if (
         "weight" in algorithm.properties.beyond_training
         and channel.private_size.disclosure != "hidden"
     ):
         size[WEIGHT] += 8
-    copies = algorithm.copies(client)
-    return Counter({key: copies * value for key, value in size.items()})
+    return size if copies == 1 else Counter({key: copies * n for key, n in size.items()})
 
 
 @dataclass(frozen=True)

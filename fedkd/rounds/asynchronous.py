@@ -1,7 +1,7 @@
 """A federation on a virtual clock; `fedkd.rounds.clock` says what takes how long."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -143,8 +143,8 @@ def simulate_timed(
         now = closing(clock, [one.arrival for one in pending.values()], now, index)
         arrived = {k: one for k, one in sorted(pending.items()) if one.arrival.time <= now}
         pending = {k: one for k, one in pending.items() if k not in arrived}
-        members |= {k: replace(members[k], params=params[k]) for k in refused}
-        members |= {k: replace(members[k], params=one.params) for k, one in arrived.items()}
+        members |= {k: members[k].with_params(params[k]) for k in refused}
+        members |= {k: members[k].with_params(one.params) for k, one in arrived.items()}
         ages = {number: index - one.arrival.began for number, one in arrived.items()}
         late = tuple(n for n, age in ages.items() if age > clock.staleness and not clock.buffer)
         counting = {n: one.upload for n, one in arrived.items() if n not in late}

@@ -26,7 +26,7 @@ from fedkd.messages import Ledger, Message, Received, Upload, on
 from fedkd.models.private import check_private
 from fedkd.rounds.client_sampling import Sample
 from fedkd.targets import TARGETS
-from kdcore.rng import generator
+from kdcore.rng import generator, seed_of
 from kdcore.training.batches import draw_all, leading
 from kdcore.training.loop import Batches, Examples, Params, TrainingConfig, draw
 from kdcore.training.stacked import least_batch
@@ -331,7 +331,7 @@ def deploy_all(
     inputs = [(received, public) for received in read_all(channel, opening, task.device)]
     params = engine(algorithm.deploy, task, current.clients, inputs)
     clients = [
-        client if isinstance(found, Failure) else replace(client, params=found)
+        client if isinstance(found, Failure) else client.with_params(found)
         for client, found in zip(current.clients, params, strict=True)
     ]
     return Deployment(clients, opening.ledger)
@@ -346,8 +346,8 @@ def private_of_all(
     algorithm: Algorithm, clients: Sequence[Client], seed: int, index: int
 ) -> list[Batches]:
     """The own mini-batches of each of some clients in one round."""
-    streams = [generator(seed, "private", index, client.id) for client in clients]
-    return draw_all([client.private for client in clients], algorithm.local, streams)
+    seeds = [seed_of(seed, "private", index, client.id) for client in clients]
+    return draw_all([client.private for client in clients], algorithm.local, seeds)
 
 
 def public_of(algorithm: Algorithm, task: Task, seed: int, index: int) -> Public | None:

@@ -157,7 +157,7 @@ def _work(
         inputs = [(received[c.id], own, public) for c, own in zip(wave, private, strict=True)]
         results = engine(algorithm.client_update, task, wave, inputs)
         params, sent, refusals, broken = send_all(channel, wave, inputs, results, seed, index)
-        fresh = [replace(members[number], params=new) for number, new in params.items()]
+        fresh = [members[number].with_params(new) for number, new in params.items()]
         members.update((client.id, client) for client in (keep(fresh) if keep else fresh))
         refused.update(refusals)
         failed.update(broken)

@@ -11,7 +11,6 @@ arithmetic may round otherwise for other places.
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -55,7 +54,7 @@ class ClientStore:
                 found = [with_own_memory(client) for client in people]
             else:
                 mapped = self._mapped([client.params for client in people])
-                found = [replace(c, params=p) for c, p in zip(people, mapped, strict=True)]
+                found = [c.with_params(p) for c, p in zip(people, mapped, strict=True)]
             for place, client in zip(places, found, strict=True):
                 kept[place] = client
         return kept
@@ -113,7 +112,7 @@ def with_own_memory(client: Client) -> Client:
         k: v if v.untyped_storage().nbytes() == v.nbytes else v.clone()
         for k, v in client.params.items()
     }
-    return replace(client, params=params)
+    return client.with_params(params)
 
 
 def _width(size: int) -> int:

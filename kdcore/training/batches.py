@@ -1,7 +1,7 @@
 """Which examples a training sees, in which order: drawn beforehand, so that training is pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from kdcore.devices import moved
+from kdcore.rng import in_turn
 from kdcore.training.optimizers import TrainingConfig
 
 DRAWN = 2**22  # chances of an example to be in a step that are drawn at once
@@ -130,33 +131,43 @@ def draw(examples: Examples, training: TrainingConfig, generator: torch.Generato
     With `training.privacy` each step takes every example with probability `rate_of`, whatever the
     other steps and examples do, and none is cut off: batches are as wide as the largest.
     """
-    return draw_all([examples], training, [generator])[0]
+    return _drawn([examples], training, lambda places: [generator])[0]
 
 
 def draw_all(
-    examples: Sequence[Examples], training: TrainingConfig, generators: Sequence[torch.Generator]
+    examples: Sequence[Examples], training: TrainingConfig, seeds: Sequence[int]
 ) -> list[Batches]:
-    """`draw` for each of some clients, who move to their device together, in few copies.
+    """`draw` for each of some clients, by a generator of its seed; they move in few copies.
 
     Shuffles are drawn on the CPU, the same for any device, and those of one length are cut at once.
     A mini-batch of all examples has as many places as the largest client has examples.
     """
+    return _drawn(examples, training, lambda places: in_turn(seeds[place] for place in places))
+
+
+def _drawn(
+    examples: Sequence[Examples],
+    training: TrainingConfig,
+    streams: Callable[[Sequence[int]], Iterable[torch.Generator]],
+) -> list[Batches]:
+    """The mini-batches of each; `streams` gives the generators of those at some places, in turn."""
     if not examples:
         return []
     if training.privacy is not None:
-        return _poisson_all(examples, training, generators)
+        return _poisson_all(examples, training, streams(range(len(examples))))
+    lengths = [own.rows.shape[0] for own in examples]
     alike: dict[int, list[int]] = {}
-    for place, own in enumerate(examples):
-        alike.setdefault(len(own), []).append(place)
+    for place, length in enumerate(lengths):
+        alike.setdefault(length, []).append(place)
     held = moved([own.rows for own in examples], "cpu")
-    width = training.batch_size or max(1, *map(len, examples))
+    width = training.batch_size or max(1, *lengths)
     cut: dict[int, tuple[Tensor, Tensor]] = {}
     for places in alike.values():
-        mine = [generators[place] for place in places]
-        order, mask = _cut(torch.stack([held[place] for place in places]), training, width, mine)
+        own = torch.stack([held[place] for place in places])
+        order, mask = _cut(own, training, width, streams(places))
         cut |= {place: (one, mask) for place, one in zip(places, order.unbind(), strict=True)}
     orders, masks = zip(*(cut[place] for place in range(len(examples))), strict=True)
-    sizes = torch.tensor([len(own) for own in examples], device="cpu").unbind()
+    sizes = torch.tensor(lengths, device="cpu").unbind()
     there = moved([*orders, *masks, *sizes], leading(examples[0].x).device)
     drawn = (there[place :: len(examples)] for place in range(len(examples)))
     return [
@@ -166,7 +177,7 @@ def draw_all(
 
 
 def _cut(
-    rows: Tensor, training: TrainingConfig, width: int, generators: Sequence[torch.Generator]
+    rows: Tensor, training: TrainingConfig, width: int, streams: Iterable[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     """The mini-batches of clients with as many examples: (K, M) -> (K, S, B), and a mask (S, B)."""
     count = rows.shape[1]
@@ -174,9 +185,10 @@ def _cut(
     steps = steps_of(count, training)
     epochs = -(-steps // max(once, 1))
     shuffles = torch.empty(len(rows), epochs, count, dtype=torch.long, device="cpu")
-    for own, stream in zip(shuffles, generators, strict=True):
-        for epoch in own:
-            torch.randperm(count, generator=stream, out=epoch)
+    shuffle = iter(shuffles.flatten(0, 1).unbind())
+    for stream, _ in zip(streams, rows, strict=True):
+        for _ in range(epochs):
+            torch.randperm(count, generator=stream, out=next(shuffle))
     order = rows.gather(1, shuffles.flatten(1)).view(shuffles.shape)
     places = torch.arange(once * width, device="cpu")
     if once * width > count:
@@ -198,11 +210,11 @@ def rate_of(count: int, training: TrainingConfig) -> float:
 
 
 def _poisson_all(
-    examples: Sequence[Examples], training: TrainingConfig, generators: Sequence[torch.Generator]
+    examples: Sequence[Examples], training: TrainingConfig, streams: Iterable[torch.Generator]
 ) -> list[Batches]:
-    """`draw_all` for DP-SGD: steps drawn one by one, and a seed for the noise of each."""
+    """`_drawn` for DP-SGD: steps drawn one by one, and a seed for the noise of each."""
     drawn = []
-    for rows, stream in zip(moved([own.rows for own in examples], "cpu"), generators, strict=True):
+    for rows, stream in zip(moved([own.rows for own in examples], "cpu"), streams, strict=True):
         order, mask = _poisson(rows, training, stream)
         noise = torch.randint(2**62, (len(order),), generator=stream, device="cpu")
         size = torch.tensor(len(rows), device="cpu")

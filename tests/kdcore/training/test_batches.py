@@ -53,7 +53,7 @@ def test_a_cohort_is_drawn_as_each_of_its_clients_is(counts, epochs, width, step
     # Each by a loop over its epochs, as the shuffles are told: one for each, the last cut short.
     training = TrainingConfig(epochs=epochs, batch_size=width, steps=steps)
     given = [examples(count) for count in counts]
-    drawn = draw_all(given, training, [stream(k) for k in range(len(counts))])
+    drawn = draw_all(given, training, range(len(counts)))
     for k, (own, batches) in enumerate(zip(given, drawn, strict=True)):
         shuffle, found = stream(k), []
         while len(own) and len(found) < (steps or epochs * -(-len(own) // width)):
@@ -115,7 +115,7 @@ def test_private_batches_hold_own_examples_each_once_and_cut_nobody_off(
 ):
     training = TrainingConfig(epochs=epochs, batch_size=width, steps=steps, privacy=PRIVATE)
     given = [examples(count) for count in counts]
-    drawn = draw_all(given, training, [stream(k) for k in range(len(counts))])
+    drawn = draw_all(given, training, range(len(counts)))
     for k, (own, batches) in enumerate(zip(given, drawn, strict=True)):
         wanted = epochs * -(-len(own) // width) if steps is None else steps * (len(own) > 0)
         assert batches.steps == steps_of(len(own), training) == wanted == len(batches.noise)
@@ -180,7 +180,7 @@ def test_large_draws_are_made_in_parts(monkeypatch):
 def test_a_mini_batch_of_all_examples_has_a_place_for_each_of_the_largest_client():
     training = TrainingConfig(epochs=2, batch_size=0)
     given = [examples(3), examples(7), examples(0)]
-    drawn = draw_all(given, training, [stream(k) for k in range(3)])
+    drawn = draw_all(given, training, range(3))
     for count, batches in zip((3, 7, 0), drawn, strict=True):
         assert batches.order.shape == (2 if count else 0, 7)
         for order, mask in zip(batches.order, batches.mask, strict=True):
