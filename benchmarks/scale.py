@@ -189,7 +189,8 @@ def main() -> None:
         said = (
             f"  {count:6d} clients  {ours.clock:7.3f} s, {1e3 * share:6.3f} ms each "
             f"({share / first:.2f} of that at {options.counts[0]}), {ours.cpu:7.3f} s of the CPU "
-            f"({ours.engine:.3f} s in the engine), "
+            f"({1e6 * ours.engine / count:.0f} us a client in the engine, "
+            f"{1e6 * (ours.cpu - ours.engine) / count:.0f} us outside it), "
             f"{ours.peak:5.0f} MB, {ours.start:6.2f} s to make them"
         )
         if not options.alone:
