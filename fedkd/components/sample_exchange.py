@@ -13,6 +13,7 @@ from fedkd.components.features import feature_width, features, head_names
 from fedkd.core import Model, Task, as_sent
 from fedkd.messages import ANY, PayloadSpec
 from fedkd.models import mlp
+from kdcore.training.batches import rows
 from kdcore.training.loop import Batches, Params, Predict, predict_logits
 
 SHOWN = ("features", "logits", "labels")
@@ -36,10 +37,16 @@ def own_examples(private: Batches, epochs: int) -> tuple[Tensor, Tensor, Tensor]
 
 
 def with_teacher(private: Batches, examples: Tensor, said: Tensor) -> Batches:
-    """The mini-batches with targets (label, logits), from what was said (N_k, C) by name."""
-    table = said.new_zeros(len(private.y), said.shape[-1])
-    table = table.index_put((examples[: len(said)],), said)
-    return private._replace(y=(private.y, table))
+    """The mini-batches with targets (label, logits), from what was said (N_k, C) by name.
+
+    They are of a table with the client's own rows alone: with those of all clients, what was said
+    would be a table for each client as long as all their examples together.
+    """
+    mine = examples[: len(said)].contiguous()
+    order, own = (torch.searchsorted(mine, table) for table in (private.order, private.own))
+    own = torch.where(private.own < 0, private.own, own)
+    y = private.y[mine], said
+    return private._replace(x=rows(private.x, mine), y=y, order=order, own=own)
 
 
 def features_and_logits(
