@@ -1,9 +1,11 @@
-"""`python -m benchmarks`: every benchmark, one after the other, each with its default settings."""
+"""`python -m benchmarks`: one benchmark after the other, with default settings, in a quarter hour.
+
+Not among them, as they take long or much memory: `benchmarks.devices`, `benchmarks.flower_grid` and
+`benchmarks.graphs served edges large`.
+"""
 
 from benchmarks import (
-    devices,
     engines,
-    flower_grid,
     graph_clients,
     graphs,
     precision,
@@ -17,7 +19,5 @@ scale.main()
 precision.main()
 workers.main()
 private_training.main()
-devices.main()
 graphs.main()
-flower_grid.main()
 graph_clients.main()

@@ -1,34 +1,38 @@
 """Graph networks: training steps, stacked seeds, a loss over all edges, sampling and latency.
 
-Against PyG's message passing on `edge_index` with the same weights. `large` and `edges` take some
-minutes and up to 8 GB on a drawn graph of 170,000 nodes: run them alone.
+Against PyG's message passing on `edge_index` with the same weights. `large` and `edges` take up to
+8 GB on a drawn graph of 170,000 nodes, and of `large` there is one pair: run them alone.
 """
 
 import argparse
 import ctypes
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from benchmarks import plain_graphs
-from benchmarks.harness import compare, machine, seconds
+from benchmarks.harness import compare, comparison, interleaved, machine, profile, seconds
 from graphkd import losses
 from graphkd.core import TeacherSpec, View
 from graphkd.data import datasets, neighbor_sampling, splits, synthetic
 from graphkd.evaluation import latency
 from graphkd.graph import Graph
+from graphkd.models.stacked import stack as stack_parameters
 from graphkd.training import loop
 from graphkd.training import stacked as stack
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
 
 SEEDS, EPOCHS, FANOUTS, BATCH = 10, 50, (10, 5), 1024
+FEW = 10  # epochs, of what takes long
 WIDTHS = {"gcn": 256, "sage": 256, "gat": 64, "gatv2": 64}
 RECIPES = {
     "mlp": TeacherSpec("mlp", 128, 2, 0.6, 0.01, 5e-3, EPOCHS, EPOCHS),
@@ -69,9 +73,11 @@ def steps(graph: Graph, names: Sequence[str], repeats: int) -> None:
         plain = plain_graphs.Plain(network, graph)
         slow = step(plain, network, graph.y)
         fast = step(lambda network=network: network(graph).logits, network, graph.y)
-        gap = abs(slow() - fast())
+        gap = abs(slow() - fast())  # which warms up both as well
         assert gap < 1e-4, gap
-        print(f"  {name:5} PyG edge_index / graphkd ", compare(slow, fast, repeats), flush=True)
+        times = interleaved({"slow": slow, "fast": fast}, repeats, uncounted=0)
+        ratio = comparison(times["slow"], times["fast"])
+        print(f"  {name:5} PyG edge_index / graphkd ", ratio, flush=True)
 
 
 def small(repeats: int) -> None:
@@ -83,7 +89,7 @@ def small(repeats: int) -> None:
 def large(repeats: int) -> None:
     graph = datasets.load("sbm-170k")
     print(f"\nA training step on {graph.name}, {graph.edge_index.shape[1]} directed edges")
-    steps(graph, ("gcn", "sage", "gat", "gatv2"), min(repeats, 2))
+    steps(graph, ("gcn", "sage", "gat", "gatv2"), 1)
 
 
 def members(how: TeacherSpec, views: Sequence[View]) -> list[stack.Member]:
@@ -95,35 +101,78 @@ def members(how: TeacherSpec, views: Sequence[View]) -> list[stack.Member]:
     return found
 
 
-def stacked(repeats: int) -> None:
+class Seeds(NamedTuple):
+    """Some seeds of a recipe, each on a split of its own."""
+
+    how: TeacherSpec
+    views: Sequence[View]
+
+    def stacked(self) -> None:
+        """All of them as one stack."""
+        for _ in stack.fit("teacher", self.how, members(self.how, self.views)):
+            pass
+
+    def in_turn(self) -> None:
+        """One after another, by our own loop."""
+        how = self.how
+        for one in members(how, self.views):
+            run = stack.alone(one.graph, one.passes)
+            loop.finish(loop.fit("teacher", one.network, how, one.graph, one.val, run, one.seed))
+
+    def by_pyg(self) -> None:
+        """One after another, by a plain loop and PyG's layers."""
+        how = self.how
+        for one, view in zip(members(how, self.views), self.views, strict=True):
+            model = plain_graphs.Plain(one.network, one.graph)
+            parts = view.part("train"), view.part("val")
+            plain_graphs.fit(model, one.graph.y, *parts, how.lr, how.weight_decay, how.epochs)
+
+
+def seeds(epochs: int) -> dict[str, Seeds]:
     graph = cora()
-    print(f"\n{SEEDS} seeds on {graph.name}, {EPOCHS} epochs each, every seed a split of its own")
+    print(f"\n{SEEDS} seeds on {graph.name}, {epochs} epochs each, every seed a split of its own")
     views = [splits.split(graph, "transductive", seed).view("train") for seed in range(SEEDS)]
-    for name, how in RECIPES.items():
+    return {
+        name: Seeds(how._replace(epochs=epochs, patience=epochs), views)
+        for name, how in RECIPES.items()
+    }
 
-        def together(how: TeacherSpec = how) -> None:
-            for _ in stack.fit("teacher", how, members(how, views)):
-                pass
 
-        def in_turn(how: TeacherSpec = how) -> None:
-            for one in members(how, views):
-                run = stack.alone(one.graph, one.passes)
-                loop.finish(
-                    loop.fit("teacher", one.network, how, one.graph, one.val, run, one.seed)
-                )
+def stacked(repeats: int) -> None:
+    for name, some in seeds(EPOCHS).items():
+        print(f"  {name}  graphkd in turn / stacked", compare(some.in_turn, some.stacked, repeats))
+        print(f"  {profile(some.stacked)}")
+        limit([tensor for layer in stack_of(some) for tensor in layer], repeats)
 
-        def by_pyg(how: TeacherSpec = how) -> None:
-            for one, view in zip(members(how, views), views, strict=True):
-                model = plain_graphs.Plain(one.network, one.graph)
-                parts = view.part("train"), view.part("val")
-                plain_graphs.fit(model, one.graph.y, *parts, how.lr, how.weight_decay, EPOCHS)
 
-        print(
-            f"  {name}  PyG in turn / stacked    ", compare(by_pyg, together, repeats), flush=True
-        )
-        print(
-            f"  {name}  graphkd in turn / stacked", compare(in_turn, together, repeats), flush=True
-        )
+def pyg(repeats: int) -> None:
+    for name, some in seeds(FEW).items():
+        ratio = compare(some.by_pyg, some.stacked, repeats)
+        print(f"  {name}  PyG in turn / stacked    ", ratio, flush=True)
+
+
+def stack_of(some: Seeds) -> list[tuple[Tensor, Tensor]]:
+    return stack_parameters([one.network for one in members(some.how, some.views)])
+
+
+def limit(parameters: Sequence[Tensor], repeats: int) -> None:
+    """How near Adam's step comes to what memory gives: it reads four tables and writes three."""
+    for tensor in parameters:
+        tensor.grad = torch.rand_like(tensor)
+    source = torch.cat([tensor.detach().flatten() for tensor in parameters])
+    target = torch.empty_like(source)
+    works: dict[str, Callable[[], object]] = {"copy": lambda: target.copy_(source)}
+    for name, how in (("fused", {"fused": True}), ("foreach", {"foreach": True})):
+        works[name] = torch.optim.Adam(parameters, 1e-3, weight_decay=5e-4, **how).step
+    times = interleaved(works, 10 * repeats)
+    took = {name: statistics.median(one.cpu for one in each) for name, each in times.items()}
+    moved = source.nbytes / 1e9
+    print(
+        f"       Adam on {1e3 * moved:.1f} MB of weights: {1e3 * took['fused']:.2f} ms fused, "
+        f"{7 * moved / took['fused']:.0f} GB/s ({1e3 * took['foreach']:.2f} ms by foreach); a copy "
+        f"of them {2 * moved / took['copy']:.0f} GB/s",
+        flush=True,
+    )
 
 
 def hidden_states() -> tuple[Graph, Tensor, Tensor]:
@@ -233,17 +282,19 @@ def serve(graph: Graph, teacher: nn.Module, student: nn.Module, repeats: int) ->
 WORKLOADS = {
     "small": small,
     "stacked": stacked,
+    "pyg": pyg,
     "served": served,
     "batches": batches,
     "edges": edges,
     "large": large,
 }
+QUICK = ("small", "stacked", "pyg", "batches")
 
 
 def main() -> None:
     """Time the workloads and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("workloads", nargs="*", default=list(WORKLOADS), help=", ".join(WORKLOADS))
+    parser.add_argument("workloads", nargs="*", default=QUICK, help=", ".join(WORKLOADS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -100,11 +100,13 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 KINDS = {
+    "sparse products": ("embedding_bag", "_Product"),
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear"),
     "convolutions": ("conv",),
     "norms and pooling": ("norm", "pool"),
     "gathering mini-batches": ("index", "embedding", "gather"),
-    "updates": ("_foreach", "add_", "mul_"),
+    "updates": ("_foreach", "adam", "add_", "mul_"),
+    "random numbers": ("random_",),
     "losses": ("softmax", "nll", "cross_entropy"),
     "copies": ("copy", "stack", "cat", "clone", "fill", "zero"),
 }
