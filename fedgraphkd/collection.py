@@ -94,6 +94,11 @@ class Collection:
         other._places[kept] = torch.arange(len(kept))
         return other
 
+    def contents(self, x: Tensor) -> int:
+        """Bytes of some graphs (n, 1)."""
+        numbers = x.long().cpu()
+        return self.cut(numbers[numbers[:, 0] != NOBODY]).nbytes
+
     def cut(self, x: Tensor) -> Graphs:
         """The graphs of some numbers (B, 1), in this order; of nobody any."""
         places = self._found(x[..., 0])

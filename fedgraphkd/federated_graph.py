@@ -241,6 +241,7 @@ def dealt(
         private=sum(map(len, private)),
         few=few,
         build=partial(build, union=union, examples=few),
+        contents=union.contents,
     )
     return task, members
 

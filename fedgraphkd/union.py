@@ -82,6 +82,11 @@ class Union:
         other._blocks = {b: graph for b, graph in self._blocks.items() if b in kept}
         return other
 
+    def contents(self, x: Tensor) -> int:
+        """Bytes of the graphs in which nodes (n, 1) are, all of each."""
+        owner = self.owner[x[:, 0].long().cpu()].unique()
+        return sum(self._block(b).nbytes for b in owner.tolist() if b >= 0)
+
     def block(self, number: int, device: torch.device) -> Graph:
         """The graph of a block.
 

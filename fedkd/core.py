@@ -179,7 +179,8 @@ class Task:
     `device` is where the server computes; random numbers are drawn on the CPU wherever that is.
     `few` are a few inputs, on the CPU, to try networks with; None where none are at hand.
     `build` makes a network of a name where inputs are not read by the networks of `fedkd.models`,
-    being the numbers of what a network knows, as of nodes of a graph.
+    being the numbers of what a network knows, as of nodes of a graph. `contents` says of such
+    inputs (N, ...) how many bytes it takes to send what they are the numbers of.
     """
 
     models: Mapping[str, Model]
@@ -195,6 +196,7 @@ class Task:
     places: int = 0
     units: Tensor | None = None
     build: Callable[[str], Model] | None = None
+    contents: Callable[[Tensor], int] | None = None
 
     @property
     def outputs(self) -> tuple[int, ...]:
@@ -222,6 +224,7 @@ class Properties(NamedTuple):
             with differential privacy covers all the rest of an upload, and nothing of this.
         validation: the examples beside the public ones that the server needs, to select on.
         targets: the names of the targets (`fedkd.targets`) that it can learn.
+        examples: keys of the payload that are examples themselves, as networks read them.
         distils: whether what it learns of others are predictions, by `Target.towards` or
             `Target.divergence`, so that a distillation loss of the user's may take their place.
     """
@@ -236,6 +239,7 @@ class Properties(NamedTuple):
     validation: Literal["none", "labelled"] = "none"
     targets: tuple[str, ...] = ("class",)
     distils: bool = False
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

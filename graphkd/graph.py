@@ -151,6 +151,11 @@ class Graph:
         return self.x.shape[0]
 
     @property
+    def nbytes(self) -> int:
+        """Bytes to send features and edges: four a number; of an edge both ways two ends, once."""
+        return 4 * (self.x.numel() + self.edge_index.shape[1])
+
+    @property
     def union(self) -> "Graph":
         """All nodes in one graph: this one."""
         return self

@@ -27,7 +27,8 @@ class Pooled(FedAvg):
 
     Client: sends its examples and their labels. Server: one model for each architecture,
     w <- argmin sum CE(y, f(x; w)) over the examples of all, from the last w.
-    Up: 4 (D + 1) n_k bytes, in each round. Down: all parameters, 4 W bytes.
+    Up: 4 (D + 1) n_k bytes, in each round; of clients that hold graphs features and edges of all
+    nodes of these, which the server's models need. Down: all parameters, 4 W bytes.
 
     It breaks the one promise of federated learning, that data stay where they are. The server keeps
     no examples: the cohort sends them again in each round, and the server makes `local.epochs`
@@ -43,6 +44,7 @@ class Pooled(FedAvg):
         server_learns="everything: each example of the client, and its label",
         beyond_training=("x", "y", "rows"),
         targets=ALL,
+        examples=("x",),
     )
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from fedkd.communication.checks import (
 from fedkd.communication.measures import Measures, measured
 from fedkd.communication.private_size import PrivateSize
 from fedkd.communication.rows import only_held, with_zeros
-from fedkd.core import Algorithm
+from fedkd.core import Algorithm, Task
 from fedkd.messages import ANY, Message, PayloadSpec, Stage, Transform, Upload, all_on, weigh
 from kdcore.devices import moved
 
@@ -39,10 +39,16 @@ def weigh_broadcast(algorithm: Algorithm, sent: Message) -> Counter[str]:
 
 
 def weigh_upload(
-    algorithm: Algorithm, client: int, sent: Upload, channel: "Channel"
+    algorithm: Algorithm, task: Task, client: int, sent: Upload, channel: "Channel"
 ) -> Counter[str]:
-    """Bytes of a client's upload, as often as it is sent, with the weight where that is told."""
+    """Bytes of a client's upload, as often as it is sent, with the weight where that is told.
+
+    Examples that are numbers of what a network knows are weighed as that.
+    """
     size, copies = weigh(sent.payload), algorithm.copies(client)
+    if task.contents is not None:
+        for key in size.keys() & {*algorithm.properties.examples}:
+            size[key] = task.contents(sent.payload[key])
     if (
         "weight" in algorithm.properties.beyond_training
         and channel.private_size.disclosure != "hidden"

@@ -136,7 +136,7 @@ def simulate_timed(
             if client.id in sent:
                 message, upload = opening.broadcasts[client.id], sent[client.id]
                 down = weigh_broadcast(algorithm, message)
-                size = (down + weigh_upload(algorithm, client.id, upload, channel)).total()
+                size = (down + weigh_upload(algorithm, task, client.id, upload, channel)).total()
                 time = seconds(speed[client.id], size, algorithm.mini_batches(*given))
                 arrival = Arrival(now + time, index)
                 pending[client.id] = Pending(arrival, params[client.id], upload, message)
@@ -158,7 +158,8 @@ def simulate_timed(
             *(sorted(counting.items()), public, counted),
         )
         for number in late:  # too late to count, but sent all the same
-            ledger.up.update(weigh_upload(algorithm, number, arrived[number].upload, channel))
+            upload = arrived[number].upload
+            ledger.up.update(weigh_upload(algorithm, task, number, upload, channel))
         yield TimedRound(
             index,
             server,

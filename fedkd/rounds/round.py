@@ -253,7 +253,7 @@ def close_round(
     def arriving() -> Iterator[tuple[int, str, Upload]]:
         for client, upload in sent:
             size = how.bytes_of(algorithm, payload_spec[groups[client]])
-            ledger.up.update(size or weigh_upload(algorithm, client, upload, channel))
+            ledger.up.update(size or weigh_upload(algorithm, task, client, upload, channel))
             yield client, groups[client], upload
 
     uploads = iter(counted(border.admitted(arriving(), WAVE)))

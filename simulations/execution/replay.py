@@ -119,7 +119,7 @@ def inspect(
             f"nothing crossed between client {client} and the others in round {index}; "
             f"{_others(current)}"
         )
-    yield _said(replay.way, current, client, "checksum" in record)
+    yield _said(replay, current, client, "checksum" in record)
     messages = list(_messages(replay, current, client))
     for message in messages:
         yield from tensors(*message[:3], replay.federation.task.num_classes, rows, message.held)
@@ -178,9 +178,10 @@ def read_upload(replay: Opened, current: Round, client: int) -> Upload | None:
         return None
 
 
-def _said(way: FederatedRun, current: Round, client: int, verified: bool) -> Record:
+def _said(replay: Opened, current: Round, client: int, verified: bool) -> Record:
     """The round, the sums of bytes, and what became of the upload."""
-    about, upload = (way.algorithm, client), current.uploads.get(client)
+    way, upload = replay.way, current.uploads.get(client)
+    about = way.algorithm, replay.federation.task, client
     counts = "weight" in way.algorithm.properties.beyond_training
     counts &= way.channel.private_size.disclosure != "hidden"
     record: Record = {

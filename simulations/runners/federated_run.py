@@ -87,7 +87,7 @@ class FederatedRun:
                 "consensus_distance": None if math.isnan(apart) else apart,
                 "bytes_per_link": {
                     str(peer): weigh_upload(
-                        self.experiment.algorithm, peer, upload, self.channel
+                        self.experiment.algorithm, federation.task, peer, upload, self.channel
                     ).total()
                     for peer, upload in current.uploads.items()
                 },

@@ -75,6 +75,28 @@ def test_engines_agree_on_where_the_examples_of_clients_lie(whole, double):
     )
     assert alone.rejected == together.rejected == {}
     torch.testing.assert_close(together.server, alone.server, rtol=1e-6, atol=1e-6)
+def test_pooled_weighs_features_and_edges_and_not_numbers():
+    found = clients("gcn-8")
+    task, members = found.federated.task, found.federated.clients
+    (last,) = simulate(small("pooled"), task, members, rounds=1)
+    private = found.private
+    owner = torch.zeros(private.num_nodes, dtype=torch.long)
+    for client, part in enumerate(found.parts):
+        owner[part] = client
+    source, target = owner[private.edge_index]
+    once = private.edge_index[0] < private.edge_index[1]
+    kept = int(((source == target) & once).sum())
+    features = private.x.shape[1] * private.num_nodes
+    assert last.ledger.up == {"x": 4 * features + 8 * kept, "y": 4 * task.private}
+
+
+def test_pooled_weighs_whole_graphs():
+    found, graphs = holders("gin-4"), trees(40)
+    (last,) = simulate(small("pooled", 4), found.task, found.clients, rounds=1)
+    held = torch.cat([client.private.rows for client in found.clients]) - 1
+    nodes = int(torch.isin(graphs.owner, held).sum())
+    assert last.ledger.up["x"] == 4 * 3 * nodes + 8 * (nodes - len(held))  # trees
+    assert last.ledger.up["y"] == 4 * len(held)
 
 
 @pytest.mark.parametrize("name", ["fml", "fedkd"])
