@@ -88,6 +88,9 @@ def test_an_upload_of_a_size_is_a_release_where_the_server_weights_by_it():
 def test_payloads_that_tell_a_size_say_so(name, tiny, monkeypatch):
     # Each record is there twice: means and shares are what they were, rows and counts are not.
     # Training is replaced, so that nothing else differs.
+    if name == "selectivefd":
+        pytest.skip("its clients hold out every fifth record, so others where each is there twice")
+
     def untaught(spec, params, batches, context):
         return tuple(0.99 * value.detach() for value in params.values())
 
