@@ -42,7 +42,7 @@ def with_teacher(private: Batches, examples: Tensor, said: Tensor) -> Batches:
     They are of a table with the client's own rows alone: with those of all clients, what was said
     would be a table for each client as long as all their examples together.
     """
-    mine = examples[: len(said)].contiguous()
+    mine = examples[: len(said)].clone()  # under vmap `contiguous` would leave gaps between clients
     order, own = (torch.searchsorted(mine, table) for table in (private.order, private.own))
     own = torch.where(private.own < 0, private.own, own)
     y = private.y[mine], said
