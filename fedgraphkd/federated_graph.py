@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fedgraphkd.collection import Collection
 from fedgraphkd.models import build
+from fedgraphkd.node_split import NodeSplit, split_of
 from fedgraphkd.partition import Partition, share_cut
 from fedgraphkd.shares import NodeShares
 from fedgraphkd.union import Union
@@ -24,19 +25,9 @@ from fedkd.data.federated_data import FederatedData, initial
 from fedkd.models import TRIED, group_names
 from graphkd.data.graph_collection import Graphs
 from graphkd.data.splits import largest_component
-from graphkd.graph import HIDDEN, Graph, check_labels
+from graphkd.graph import HIDDEN, Graph, TypedGraph, check_labels
 from kdcore.rng import generator
 from kdcore.training.batches import Examples
-
-
-class NodeSplit(NamedTuple):
-    """Ids of nodes of a graph: who is private, and of these what each is for; or public."""
-
-    private: Tensor
-    public: Tensor
-    train: Tensor
-    validation: Tensor
-    test: Tensor
 
 
 class GraphFederation(NamedTuple):
@@ -91,8 +82,8 @@ def federate(
             or to be tested on, labels that are no classes; or a model that is none.
     """
     _check(graph, clients, models)
-    component = graph if whole else largest_component(graph)[0]
-    split = split_nodes(component, shares, seed)
+    component, taken = _taking_part(graph, whole)
+    split, said = split_of(graph, component, taken, shares, seed)
     private = component.subgraph(split.private)
     parts = deal(private, clients, generator(seed, "partition"))
     roles = _roles(split, parts)
@@ -115,38 +106,11 @@ def federate(
         kinds=_whose(tested),
         kind_counts=torch.diag(torch.tensor(own)),
         validation_kinds=_whose(chosen),
-        notes=(*graph.notes, *(notes if left else ())),
+        notes=(*graph.notes, *(notes if left else ()), *said, *_untyped(graph)),
         elsewhere={"whole": blocks.examples(blocks.everywhere(roles))},
         measures={"cut": cut},
     )
     return GraphFederation(federated, blocks.union, private, parts, cut)
-
-
-def split_nodes(graph: Graph, shares: NodeShares, seed: int) -> NodeSplit:
-    """One split of all nodes: public ones at random, of the others a share of each class.
-
-    Of a class with private nodes one is trained on at least. Nodes without a label have no role.
-
-    Raises:
-        ValueError: no node is left to test on.
-    """
-    order = torch.randperm(graph.num_nodes, generator=generator(seed, "public nodes"))
-    public, private = order.tensor_split([round(shares.public * graph.num_nodes)])
-    roles: list[list[Tensor]] = [[], [], []]
-    for label in range(graph.classes):
-        mine = private[graph.y[private] == label].sort().values
-        mine = mine[torch.randperm(len(mine), generator=generator(seed, "nodes", label))]
-        first = max(1, round(shares.train * len(mine)))
-        last = max(first, round((shares.train + shares.validation) * len(mine)))
-        for role, part in zip(roles, mine.tensor_split([first, last]), strict=True):
-            role.append(part)
-    found = NodeSplit(private, public, *(torch.cat(role) for role in roles))
-    if not len(found.test):
-        raise ValueError(
-            f"{graph.name} has {graph.num_nodes} nodes, and none is left to test on; take smaller "
-            "shares of nodes"
-        )
-    return NodeSplit(*(nodes.sort().values for nodes in found))
 
 
 class _Roles(NamedTuple):
@@ -244,6 +208,18 @@ def dealt(
         contents=union.contents,
     )
     return task, members
+
+
+def _taking_part(graph: Graph, whole: bool) -> tuple[Graph, Tensor]:
+    """What is dealt out, and the id that each of its nodes has in the graph."""
+    return (graph, torch.arange(graph.num_nodes)) if whole else largest_component(graph)
+
+
+def _untyped(graph: Graph) -> tuple[str, ...]:
+    """A note, where there is more to nodes and edges than clients look at."""
+    if not isinstance(graph, TypedGraph):
+        return ()
+    return (f"{graph.name}: clients do not look at the types of nodes and edges; all are alike",)
 
 
 def _whose(nodes: Sequence[Tensor]) -> Tensor:

@@ -61,7 +61,7 @@ FLOORS = {
         "__init__",
         "federated_collection",
         "federated_graph",
-        "models partition",
+        "models node_split partition",
         "readouts",
         "convolutions",
         "collection shares union",

@@ -4,14 +4,15 @@ import pytest
 import torch
 
 from fedgraphkd import partition
-from fedgraphkd.federated_graph import federate, split_nodes
+from fedgraphkd.federated_graph import federate
+from fedgraphkd.node_split import drawn, split_of
 from fedgraphkd.shares import NodeShares
 from fedkd.algorithms import get
 from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
 from fedkd.rounds.evaluation import evaluate
 from fedkd.rounds.synchronous import simulate
-from graphkd.graph import HIDDEN
+from graphkd.graph import HIDDEN, TypedGraph
 from kdcore.training.loop import Clipping, TrainingConfig
 from tests.fedgraphkd.graphs import fake, rings
 
@@ -48,7 +49,7 @@ def test_each_node_has_one_role_whoever_holds_it():
 
 def test_the_shares_are_of_each_class_and_public_nodes_are_nobodys():
     graph = fake(3, 50)
-    split = split_nodes(graph, NodeShares(train=0.2, validation=0.4, public=0.1), seed=1)
+    split = drawn(graph, NodeShares(train=0.2, validation=0.4, public=0.1), seed=1)
     assert len(split.public) == 15
     assert torch.equal(torch.cat([split.private, split.public]).sort().values, torch.arange(150))
     for label in range(3):
@@ -193,3 +194,63 @@ def test_privacy_of_each_example_is_refused_since_a_node_is_in_its_neighbours_gr
     private = get("local")(TrainingConfig(privacy=Clipping(1.0, 1.0)))
     with pytest.raises(ValueError, match="gcn-8 answers an example by others, as a node by its"):
         next(simulate(private, federated.task, federated.clients, rounds=1))
+
+
+def with_parts(graph, **parts):
+    return replace(graph, parts={part: torch.as_tensor(nodes) for part, nodes in parts.items()})
+
+
+def test_a_split_that_a_graph_comes_with_is_the_split():
+    graph = fake()  # 240 nodes
+    order = torch.randperm(240, generator=torch.Generator().manual_seed(3))
+    train, val, test = order[:80].sort().values, order[80:100], order[100:200]
+    mask = torch.zeros(240, dtype=torch.bool).index_fill(0, test, True)
+    found = made(with_parts(graph, train=train, val=val, test=mask), clients=2)
+    kept = [(graph.x == row).all(dim=1).nonzero()[0, 0] for row in found.private.x]
+    named = torch.stack(kept)
+    trained, validation, tested = roles(found)
+    assert sorted(named[sum(trained, [])].tolist()) == train.tolist()
+    assert sorted(named[validation].tolist()) == val.sort().values.tolist()
+    assert sorted(named[tested].tolist()) == test.sort().values.tolist()
+    assert len(found.federated.task.public) == 24  # of the 40 that are in no part
+    assert "comes with a split of its own, and no other is drawn" in found.federated.notes[-1]
+
+
+def test_where_parts_take_all_nodes_public_ones_are_test_nodes():
+    nodes = torch.arange(240)
+    graph = with_parts(fake(), train=nodes[::3], val=nodes[1::3], test=nodes[2::3])
+    split, _ = split_of(graph, graph, nodes, NodeShares(public=0.1), 0)
+    assert torch.equal(split.train, nodes[::3])
+    assert torch.equal(split.validation, nodes[1::3])
+    assert sorted(split.public.tolist() + split.test.tolist()) == nodes[2::3].tolist()
+    assert len(split.public) == 24
+    with pytest.raises(ValueError, match="none is left to test on; take smaller shares"):
+        split_of(graph, graph, nodes, NodeShares(public=0.4), 0)
+
+
+def test_parts_that_cannot_be_are_refused_in_a_line():
+    nodes = torch.arange(240)
+    given = {"train": nodes[:80], "val": nodes[80:90], "test": nodes[90:]}
+    with pytest.raises(ValueError, match="a client sees all that it holds; make them test nodes"):
+        made(with_parts(fake(), **given, held_out=nodes[:1]))
+    with pytest.raises(ValueError, match="are in two parts or twice in one"):
+        made(with_parts(fake(), **given | {"val": nodes[:10]}))
+
+
+def test_types_that_are_not_looked_at_are_spoken_of():
+    plain = fake()
+    typed = TypedGraph(
+        plain.x,
+        plain.edge_index,
+        plain.y,
+        plain.classes,
+        "typed",
+        kinds=torch.zeros_like(plain.y),
+        typed_edges=torch.cat([plain.edge_index, torch.zeros_like(plain.edge_index[:1])]),
+        type_names=("node",),
+        relation_types=((0, 0),),
+        target=0,
+    )
+    notes = made(typed).federated.notes
+    assert "typed: clients do not look at the types of nodes and edges; all are alike" in notes
+    assert made(plain).federated.notes == ()
