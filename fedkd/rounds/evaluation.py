@@ -94,7 +94,7 @@ def _of_classes(
         accuracy=right.double().mean(dim=1),
         accuracy_local=_on_own_tests(task, clients, tests, engine, local) if tests else local,
         agreement=(said == _plurality(said, task.num_classes)).double().mean(dim=1),
-        calibration_error=torch.stack([_gap(s, r) for s, r in zip(sure, right, strict=True)]),
+        calibration_error=_gap(sure, right),
     )
 
 
@@ -189,12 +189,8 @@ def training_accuracy(task: Task, clients: Sequence[Client], engine: Engine = se
     """
     inputs = [(client.private.x, client.private.rows) for client in clients]
     predictions = engine(_predictions, task, clients, inputs)
-    return torch.stack(
-        [
-            _balanced(said, client.private.y[client.private.rows])
-            for (said, _), client in zip(predictions, clients, strict=True)
-        ]
-    )
+    labels = [client.private.y[client.private.rows] for client in clients]
+    return _balanced([said for said, _ in predictions], labels)
 
 
 def collapsed(
@@ -225,9 +221,21 @@ def _finite(predict: Predict, params: Params) -> Tensor:
     return torch.stack([value.isfinite().all() for value in params.values()]).all()
 
 
-def _balanced(said: Tensor, y: Tensor) -> Tensor:
-    right = (said == y).double()
-    return torch.stack([right[y == label].mean() for label in y.unique()]).mean()
+def _balanced(said: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
+    """(K,) the mean over the labels that each of K clients holds of the share that is right."""
+    y = torch.cat([one.flatten() for one in labels])
+    right = (torch.cat([one.flatten() for one in said]) == y).double()
+    there, label = y.unique(return_inverse=True)
+    sizes = torch.tensor([one.numel() for one in labels], device=y.device)
+    cell = torch.arange(len(labels), device=y.device).repeat_interleave(sizes) * len(there) + label
+    shape, cells = (len(labels), len(there)), len(labels) * len(there)
+    held = torch.bincount(cell, minlength=cells).view(shape)
+    share = torch.bincount(cell, right, minlength=cells).view(shape) / held.clamp(min=1)
+    found, many = share.new_zeros(len(labels)), (held > 0).sum(dim=1)
+    for several in many.unique().tolist():  # each mean is of as many numbers as there are labels
+        alike = many == several
+        found[alike] = share[alike][held[alike] > 0].view(-1, several).mean(dim=1)
+    return found
 
 
 def _predictions(
@@ -265,8 +273,8 @@ def _plurality(said: Tensor, classes: int) -> Tensor:
 
 
 def _gap(sure: Tensor, right: Tensor, bins: int = 15) -> Tensor:
-    """Expected calibration error of answers given with a certainty. (N,), (N,) -> ()."""
+    """Expected calibration error of answers given with a certainty. (K, N), (K, N) -> (K,)."""
     place = (sure.double() * bins).ceil().long().clamp(1, bins) - 1
-    zeros = sure.new_zeros(bins, dtype=torch.float64)
-    total = zeros.index_add(0, place, sure.double() - right.double())
-    return total.abs().sum() / len(sure)
+    zeros = sure.new_zeros(len(sure), bins, dtype=torch.float64)
+    total = zeros.scatter_add(1, place, sure.double() - right.double())
+    return total.abs().sum(dim=1) / sure.shape[1]
