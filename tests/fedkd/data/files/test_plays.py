@@ -7,6 +7,7 @@ from fedkd.data.datasets import checked, load
 from fedkd.data.federated_data import federate, pools
 from fedkd.data.files.plays import HELD, LENGTH, SPEAKERS, UNSEEN
 from fedkd.data.partition import natural
+from fedkd.rounds.evaluation import evaluate
 from kdcore.rng import generator
 
 EACH = 40  # windows of a client
@@ -54,6 +55,9 @@ def test_public_text_is_of_none_of_the_clients_nor_of_those_tested_on(tmp_path):
     for client in federation.clients:
         assert data.domains[client.private.rows].unique().tolist() == [client.id]
     assert federation.kind_counts[:, SPEAKERS].sum() == 0  # the unseen ones
+    about = federation.task, federation.clients, federation.test, federation.kind_counts
+    scores = evaluate(*about, kinds=federation.kinds)
+    assert {"perplexity", "perplexity_local", "perplexity_unseen"} <= set(scores)
 
 
 def test_too_few_speakers_are_a_damaged_file(tmp_path):
