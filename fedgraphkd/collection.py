@@ -53,7 +53,7 @@ class Collection:
 
     Shapes:
         table: (N + 1, 1) the numbers themselves, whole: the inputs of all networks.
-        y: (N + 1,) labels; of nobody 0.
+        y: (N + 1,) labels; of nobody, and of graphs that are not here, 0.
         sizes: (N + 1,) how many nodes each has.
     """
 
@@ -92,6 +92,7 @@ class Collection:
         other._graphs = self._graphs.cut(self._found(kept))
         other._places = torch.full_like(self._places, -1)
         other._places[kept] = torch.arange(len(kept))
+        other.y = self.y.where(other._places >= 0, 0)
         return other
 
     def contents(self, x: Tensor) -> int:

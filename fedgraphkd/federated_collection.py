@@ -4,7 +4,8 @@ Graphs do not know one another, so each client divides its own into those to tra
 and to be tested on, as is usual; of nodes that would leak (`federated_graph`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedgraphkd.collection import Collection, GraphDomains
-from fedgraphkd.federated_graph import counts, dealt
+from fedgraphkd.federated_graph import dealt, measured
 from fedgraphkd.partition import Partition
 from fedgraphkd.shares import GraphShares
 from fedkd.data.federated_data import FederatedData
@@ -31,6 +32,7 @@ def federate_graphs(
     shares: GraphShares = GraphShares(),  # noqa: B008  (frozen)
     same_start: bool = False,
     modules: Mapping[str, Any] = MappingProxyType({}),
+    held: Iterable[int] | None = None,
 ) -> FederatedData:
     """Deal whole graphs out to clients.
 
@@ -45,6 +47,7 @@ def federate_graphs(
         shares: what becomes of the graphs.
         same_start: whether clients of one architecture begin with the same weights.
         modules: what names among the models stand for, where they are none of a network.
+        held: the clients that are played here, all by default; see `federated_graph.federate`.
 
     Raises:
         ValueError: more clients than graphs, a client without a graph to train or to be tested on,
@@ -56,27 +59,19 @@ def federate_graphs(
     private = private[graphs.y[private] != HIDDEN].sort().values
     parts = deal(graphs.cut(private), clients, generator(seed, "partition"))
     roles = [_divided(private[part], client, shares, seed) for client, part in enumerate(parts)]
-    union = Collection(graphs)
-
-    def of(graph: Tensor) -> Examples:
-        return Examples(union.table, union.y, 1 + graph)
-
-    trained, chosen, tested = (list(one) for one in zip(*roles, strict=True))
+    mine = range(clients) if held is None else sorted(held)
+    trained, chosen, tested = ({k: 1 + roles[k][purpose] for k in mine} for purpose in range(3))
     shown = 1 + public.sort().values
-    task, members = dealt(union, list(map(of, trained)), shown, models, seed, same_start, modules)
-    own = torch.tensor([len(member.private) for member in members])
-    label_counts = torch.stack([counts(member, graphs.classes) for member in members])
-    return FederatedData(
-        task=task,
-        clients=members,
-        test=of(torch.cat(tested)),
-        validation=of(torch.cat(chosen)),
-        label_counts=label_counts,
-        kinds=torch.arange(clients).repeat_interleave(torch.tensor([len(t) for t in tested])),
-        kind_counts=torch.diag(own),
-        notes=(*graphs.notes, *_domains(graphs)),
-        drawn={"dealt": {"labels": label_counts.tolist()}},
-    )
+    union = Collection(graphs)
+    if held is not None:
+        own = (*trained.values(), *chosen.values(), *tested.values())
+        union = union.only(torch.cat([shown, *own]))
+    private_of = {k: Examples(union.table, union.y, rows) for k, rows in trained.items()}
+    task, members = dealt(union, private_of, shown, models, seed, same_start, modules)
+    task = replace(task, private=sum(len(role[0]) for role in roles))
+    found = measured(task, members, [*tested.values()], [*chosen.values()], union, clients)
+    drawn = {"dealt": {"labels": found.label_counts.tolist()}}
+    return found._replace(notes=(*graphs.notes, *_domains(graphs)), drawn=drawn)
 
 
 def _domains(graphs: Graphs) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ is dealt out: the same for any partition, and for the graph with its edges given
 are drawn anew in each subgraph leak: a test node of one is a training node of the other.)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedgraphkd.collection import Collection
+from fedgraphkd.collection import Collection as GraphCollection
 from fedgraphkd.models import build
 from fedgraphkd.node_split import NodeSplit, split_of
 from fedgraphkd.partition import Partition, share_cut
@@ -59,6 +59,7 @@ def federate(
     same_start: bool = False,
     whole: bool = False,
     modules: Mapping[str, Any] = MappingProxyType({}),
+    held: Collection[int] | None = None,
 ) -> GraphFederation:
     """Deal the nodes of a graph out to clients.
 
@@ -76,6 +77,9 @@ def federate(
         same_start: whether clients of one architecture begin with the same weights.
         whole: whether all of the graph takes part, or its largest component alone.
         modules: what names among the models stand for, where they are none of a network.
+        held: the clients that are played here, for a process that plays a few of many, or the
+            server: no other's block is built, and there are no others in the federation. All by
+            default. Where edges are kept, blocks are not apart.
 
     Raises:
         ValueError: a graph without edges, more clients than nodes, a client without a node to train
@@ -87,27 +91,21 @@ def federate(
     private = component.subgraph(split.private)
     parts = deal(private, clients, generator(seed, "partition"))
     roles = _roles(split, parts)
-    blocks = _blocks(component, private, parts, split.public, shares)
-    private_of = [blocks.examples(blocks.of(k, role.train)) for k, role in enumerate(roles)]
+    mine = range(clients) if held is None else sorted(held)
+    blocks = _blocks(component, private, parts, split.public, shares, mine)
+    trained = {k: blocks.examples(blocks.of(k, roles[k].train)) for k in mine}
     shown = blocks.union.numbers(blocks.public)
-    task, members = dealt(blocks.union, private_of, shown, models, seed, same_start, modules)
-    tested = [blocks.of(client, role.test) for client, role in enumerate(roles)]
-    chosen = [blocks.of(client, role.validation) for client, role in enumerate(roles)]
+    task, members = dealt(blocks.union, trained, shown, models, seed, same_start, modules)
+    task = replace(task, private=sum(len(role.train) for role in roles))
+    tested = [blocks.of(k, roles[k].test) for k in mine]
+    chosen = [blocks.of(k, roles[k].validation) for k in mine]
     cut = share_cut(private, parts)
     left = graph.num_nodes - component.num_nodes
     notes = (f"{graph.name}: {left} nodes are outside of its largest component, and left out",)
-    own = [len(member.private) for member in members]
-    federated = FederatedData(
-        task=task,
-        clients=members,
-        test=blocks.examples(torch.cat(tested)),
-        validation=blocks.examples(torch.cat(chosen)),
-        label_counts=torch.stack([counts(member, graph.classes) for member in members]),
-        kinds=_whose(tested),
-        kind_counts=torch.diag(torch.tensor(own)),
-        validation_kinds=_whose(chosen),
+    whole_graph = {} if held is not None else {"whole": blocks.examples(blocks.everywhere(roles))}
+    federated = measured(task, members, tested, chosen, blocks.union, clients)._replace(
         notes=(*graph.notes, *(notes if left else ()), *said, *_untyped(graph)),
-        elsewhere={"whole": blocks.examples(blocks.everywhere(roles))},
+        elsewhere=whole_graph,
         measures={"cut": cut},
     )
     return GraphFederation(federated, blocks.union, private, parts, cut)
@@ -147,7 +145,12 @@ class _Blocks(NamedTuple):
 
 
 def _blocks(
-    graph: Graph, private: Graph, parts: Partition, public: Tensor, shares: NodeShares
+    graph: Graph,
+    private: Graph,
+    parts: Partition,
+    public: Tensor,
+    shares: NodeShares,
+    mine: Collection[int],
 ) -> _Blocks:
     shown = graph.subgraph(public)
     if not shares.public_edges:
@@ -155,7 +158,8 @@ def _blocks(
     if shares.edges == "kept":
         return _Blocks(Union([private, shown]), parts, True, 1, 0)
     count = len(parts)
-    union = Union([*(private.subgraph(part) for part in parts), shown, private])
+    own = [private.subgraph(p) if k in mine else len(p) for k, p in enumerate(parts)]
+    union = Union([*own, shown, private if len(mine) == count else private.num_nodes])
     return _Blocks(union, parts, False, count, count + 1)
 
 
@@ -176,8 +180,8 @@ def _roles(split: NodeSplit, parts: Partition) -> list[_Roles]:
 
 
 def dealt(
-    union: Union | Collection,
-    private: Sequence[Examples],
+    union: Union | GraphCollection,
+    private: Mapping[int, Examples],
     shown: Tensor,
     models: Sequence[Any],
     seed: int,
@@ -185,12 +189,12 @@ def dealt(
     modules: Mapping[str, Any],
 ) -> tuple[Task, list[Client]]:
     """The task and the clients of private examples each, and of the numbers that all are shown."""
-    few = union.table[private[0].rows[:TRIED]]
+    few = union.table[next((one.rows for one in private.values()), shown)[:TRIED]]
     names = group_names(models)
     named = dict(zip(names, models, strict=True))
     made = {name: build(modules.get(name, what), union, few) for name, what in named.items()}
     members = []
-    for client, examples in enumerate(private):
+    for client, examples in private.items():
         name = names[client % len(names)]
         start = initial(made[name], name, client, seed, same_start)
         members.append(Client(client, name, start, examples))
@@ -202,7 +206,7 @@ def dealt(
         union.table[shown] if len(shown) else None,
         tuple(union.table.shape[1:]),
         labels if known else None,
-        private=sum(map(len, private)),
+        private=sum(map(len, private.values())),
         few=few,
         build=partial(build, union=union, examples=few),
         contents=union.contents,
@@ -222,16 +226,36 @@ def _untyped(graph: Graph) -> tuple[str, ...]:
     return (f"{graph.name}: clients do not look at the types of nodes and edges; all are alike",)
 
 
-def _whose(nodes: Sequence[Tensor]) -> Tensor:
-    """The client of each node, of nodes client by client."""
-    sizes = torch.tensor([len(own) for own in nodes])
-    return torch.arange(len(nodes)).repeat_interleave(sizes)
+def measured(
+    task: Task,
+    members: list[Client],
+    tested: Sequence[Tensor],
+    chosen: Sequence[Tensor],
+    union: Union | GraphCollection,
+    clients: int,
+) -> FederatedData:
+    """A federation with the numbers of each client's examples to be tested and to select on.
 
+    A client's own data are told by whose they are: `kinds` are clients.
+    """
+    owner = torch.tensor([member.id for member in members], dtype=torch.long)
+    sizes = torch.tensor([len(member.private) for member in members], dtype=torch.long)
+    none = torch.empty(0, dtype=torch.long)
 
-def counts(member: Client, classes: int) -> Tensor:
-    """(C,) how many examples of each class a client trains on."""
-    own = member.private
-    return torch.bincount(own.y[own.rows], minlength=classes)
+    def whose(examples: Sequence[Tensor]) -> Tensor:
+        return owner.repeat_interleave(torch.tensor([len(own) for own in examples]).long())
+
+    labels = [union.y[one.private.rows].bincount(minlength=union.classes) for one in members]
+    return FederatedData(
+        task=task,
+        clients=members,
+        test=Examples(union.table, union.y, torch.cat([none, *tested])),
+        validation=Examples(union.table, union.y, torch.cat([none, *chosen])),
+        label_counts=torch.stack([none.new_zeros(union.classes), *labels])[1:],
+        kinds=whose(tested),
+        kind_counts=sizes.unsqueeze(1) * (owner.unsqueeze(1) == torch.arange(clients)),
+        validation_kinds=whose(chosen),
+    )
 
 
 def _check(graph: Graph, clients: int, models: Sequence[Any]) -> None:

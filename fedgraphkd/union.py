@@ -38,21 +38,24 @@ class Union:
 
     Shapes:
         table: (N + 1, 1) the numbers themselves, whole: the inputs of all networks.
-        y: (N + 1,) labels; of nobody 0.
+        y: (N + 1,) labels; of nobody, and of blocks that are not here, 0.
         starts: (blocks,); owner: (N + 1,) the block of each node, of nobody -1.
     """
 
     whole = True  # a few nodes of a block cost as much as all
 
-    def __init__(self, blocks: Sequence[Graph]) -> None:
-        self._blocks: dict[int, Graph] = dict(enumerate(blocks))
-        sizes = torch.tensor([block.num_nodes for block in blocks])
+    def __init__(self, blocks: Sequence[Graph | int]) -> None:
+        """The blocks, in order; a number stands for one of so many nodes that is not here."""
+        self._blocks = {b: one for b, one in enumerate(blocks) if isinstance(one, Graph)}
+        sizes = torch.tensor([one if isinstance(one, int) else one.num_nodes for one in blocks])
         self.starts = 1 + sizes.cumsum(0) - sizes
         numbers = torch.arange(len(blocks)).repeat_interleave(sizes)
         self.owner = torch.cat([torch.tensor([-1]), numbers])
         self.table = torch.arange(len(self.owner)).unsqueeze(1)
-        self.y = torch.cat([torch.tensor([0]), *(block.y for block in blocks)])
-        self.features, self.classes = blocks[0].x.shape[1], blocks[0].classes
+        labels = [self.starts.new_zeros(b) if isinstance(b, int) else b.y for b in blocks]
+        self.y = torch.cat([torch.tensor([0]), *labels])
+        any_of_them = next(iter(self._blocks.values()))
+        self.features, self.classes = any_of_them.x.shape[1], any_of_them.classes
         self._known: dict[Any, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The demo federation as a Flower app: from Flower's run_config to what `fedkd.flower` needs."""
 
 import functools
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fedkd.rounds.client_sampling import uniform
 from fedkd.rounds.evaluation import evaluate
 from kdcore.rng import generator
 from kdcore.training.loop import TrainingConfig
+from simulations.graph_settings import kind_of
 
 Config = dict[str, UserConfigValue]
 
@@ -27,17 +29,20 @@ Config = dict[str, UserConfigValue]
 def runtime(context: Context) -> ClientRuntime:
     """What one node plays: the client whose number is the node's partition."""
     config = context.run_config
-    federation = _federation(tuple(sorted(config.items())))
-    number = int(context.node_config["partition-id"])
-    if number >= len(federation.clients):
-        raise ValueError(f"node {number} has no client; this run has {len(federation.clients)}")
-    counts = federation.label_counts[number : number + 1]
+    number, count = int(context.node_config["partition-id"]), int(config["clients"])
+    if number >= count:
+        raise ValueError(f"node {number} has no client; this run has {count}")
+    federation = _of(config, [number])
+    place = next(i for i, one in enumerate(federation.clients) if one.id == number)
+    graph = bool(_kind(config))
+    kinds = federation.kinds if graph else None
+    counts = (federation.kind_counts if graph else federation.label_counts)[place : place + 1]
 
     def score(client: Client) -> dict[str, float]:
-        scores = evaluate(federation.task, [client], federation.test, counts)
+        scores = evaluate(federation.task, [client], federation.test, counts, kinds=kinds)
         return {name: float(value) for name, value in scores.items() if name != "agreement"}
 
-    client = federation.clients[number]
+    client = federation.clients[place]
     return ClientRuntime(algorithm(config), federation.task, client, channel(config), score)
 
 
@@ -47,7 +52,7 @@ def plan(context: Context) -> Plan:
     rounds, every = int(config["rounds"]), int(config["eval-every"])
     strategy = DistillationStrategy(
         algorithm(config),
-        _federation(tuple(sorted(config.items()))).task,
+        _of(config, []).task,
         int(config["clients"]),
         channel=channel(config),
         sample=uniform(float(config["fraction"])),
@@ -84,8 +89,7 @@ def federation(config: Config) -> FederatedData:
     A deployment in which each node has data of its own gives here, in the place of the clients'
     private parts, what lies on the node.
     """
-    kinds = {"float32": torch.float32, "float64": torch.float64}
-    torch.set_default_dtype(_one_of(kinds, config, "dtype"))
+    _set_dtype(config)
     data = datasets.load(str(config["data"]))
     data = data._replace(x=data.x.to(torch.get_default_dtype()))
     seed = int(config["seed"])
@@ -96,10 +100,59 @@ def federation(config: Config) -> FederatedData:
     return federate(data, chosen, parts, str(config["models"]).split(), seed)
 
 
+def graph_federation(config: Config, held: Sequence[int]) -> FederatedData:
+    """The same of clients that hold parts of a graph, or whole graphs; `held` alone are built.
+
+    How many nodes or graphs are public, trained on and tested on are the usual shares.
+    """
+    from fedgraphkd import partition  # networkx takes a while to import
+    from fedgraphkd.federated_collection import federate_graphs
+    from fedgraphkd.federated_graph import federate as federate_nodes
+    from graphkd.data import registry
+    from graphkd.data.graph_collection import Graphs
+
+    _set_dtype(config)
+    graph = registry.load(str(config["data"]))
+    graph = replace(graph, x=graph.x.to(torch.get_default_dtype()))
+    deal = functools.partial(
+        partition.partition,
+        str(config["partition"]),
+        alpha=float(config["alpha"]),
+        shards=int(config["shards"]),
+    )
+    about = int(config["clients"]), str(config["models"]).split(), int(config["seed"]), deal
+    if isinstance(graph, Graphs):
+        return federate_graphs(graph, *about, held=held)
+    whole = config["partition"] == "natural"
+    return federate_nodes(graph, *about, whole=whole, held=held).federated
+
+
+def _set_dtype(config: Config) -> None:
+    kinds = {"float32": torch.float32, "float64": torch.float64}
+    torch.set_default_dtype(_one_of(kinds, config, "dtype"))
+
+
+def _kind(config: Config) -> str:
+    return kind_of({"data": config["data"]})
+
+
+def _of(config: Config, held: Sequence[int]) -> FederatedData:
+    """The federation of a run: of graph clients no more than those that are played here."""
+    items = tuple(sorted(config.items()))
+    return _on_graph(items, tuple(held)) if _kind(config) else _federation(items)
+
+
 def _one_of(options: dict[str, Any], config: Config, key: str) -> Any:
     if config[key] not in options:
         raise ValueError(f"{key} must be one of {', '.join(options)}, got {config[key]!r}")
     return options[str(config[key])]
+
+
+@functools.lru_cache(maxsize=64)
+def _on_graph(
+    items: tuple[tuple[str, UserConfigValue], ...], held: tuple[int, ...]
+) -> FederatedData:
+    return graph_federation(dict(items), held)
 
 
 @functools.lru_cache(maxsize=1)

@@ -129,6 +129,30 @@ def test_the_command_of_the_readme_ends_with_a_table_that_is_the_simulation(
 
 
 @pytest.mark.flower
+@pytest.mark.parametrize(("model", "data"), [("gin-4", "coloured-trees"), ("gcn-4", "digits-knn")])
+def test_a_node_with_graphs_scores_on_its_own_and_builds_no_others(model, data, kdsim_app, double):
+    from flwr.app import Context, RecordDict
+
+    app = tomllib.loads((flower.APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    config = app["config"] | {"data": data, "models": model, "partition": "random", "clients": 3}
+    config |= {"dtype": "float64", "algorithm": "fedavg"}
+    runtime = kdsim_app.runtime(Context(0, 0, {"partition-id": 1}, RecordDict(), config))
+    assert runtime.client.id == 1
+    scores = runtime.score(runtime.client)
+    assert scores["accuracy"] == pytest.approx(scores["accuracy_local"])
+    assert 0 < scores["accuracy"] < 1
+    held, server = (
+        task.models[model].predict.one.args[0].held
+        for task in (
+            runtime.task,
+            kdsim_app.plan(Context(0, 0, {}, RecordDict(), config)).strategy.task,
+        )
+    )
+    own = {*runtime.client.private.rows.tolist()}
+    assert (held - server == {1}) if data == "digits-knn" else (own <= held - server)
+
+
+@pytest.mark.flower
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_the_script_tells_of_an_app_that_fails(folder):
