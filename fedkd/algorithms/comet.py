@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from fedkd.components.public_consensus import (
@@ -119,6 +118,8 @@ class COMET(Algorithm):
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
         """Find clusters, and take their means."""
+        from sklearn.cluster import KMeans  # takes a second to import
+
         assert public is not None
         received = list(uploads)
         said = torch.stack([one.payload[task.target.sent].double() for one in received])
