@@ -117,8 +117,7 @@ class CFD(Aggregating):
         """Distil, train, predict."""
         assert public is not None
         params = self.deploy(predict, params, received, public)
-        params, said = trained_and_asked(predict, params, private, public, self.local, self.target)
-        return params, Upload(said)
+        return trained_and_asked(predict, params, private, public, self.local, self.target)
 
     def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
         """Public ones once there is a consensus, and private ones."""

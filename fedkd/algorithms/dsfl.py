@@ -82,7 +82,8 @@ class DSFL(Aggregating):
         assert public is not None
         params = self.deploy(predict, params, received, public)
         params, said = trained_and_asked(predict, params, private, public, self.local, self.target)
-        return params, Upload(said | self.beside(predict, params, private, public))
+        beside = self.beside(predict, params, private, public)
+        return params, said._replace(payload=said.payload | beside)
 
     def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
         """Public ones once there is a consensus, and private ones."""

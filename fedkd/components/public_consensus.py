@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from fedkd.core import Public, Server, Task
-from fedkd.messages import Message, PayloadSpec
+from fedkd.messages import Message, PayloadSpec, Upload
 from fedkd.targets import Target
 from kdcore.outputs import Outputs
 from kdcore.training.batches import leading
@@ -62,10 +62,10 @@ def trained_and_asked(
     public: Public,
     local: TrainingConfig,
     target: Target,
-) -> tuple[Params, Message]:
+) -> tuple[Params, Upload]:
     """Train on private examples, then say what the public ones of the round are."""
     params = fit(predict, params, private, local, target.loss)
-    return params, {target.sent: predictions(predict, params, public, target)}
+    return params, Upload({target.sent: predictions(predict, params, public, target)})
 
 
 def consensus_message(consensus: Tensor, public: Public) -> Server:
