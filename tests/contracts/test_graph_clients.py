@@ -25,7 +25,18 @@ from kdcore.training.loop import TrainingConfig
 from tests.fedgraphkd.graphs import fake, trees
 
 REFUSED = {"selectivefd"}  # which compares inputs, and those are the numbers of nodes
-every_algorithm = pytest.mark.parametrize("name", sorted({*algorithms.names()} - REFUSED))
+KNOWN = sorted({*algorithms.names()} - REFUSED)
+QUICK = ("fd", "fedavg", "fedmd", "fedproto")  # on whole graphs; the others there take a while
+on_both = pytest.mark.parametrize(
+    ("name", "whole"),
+    [pytest.param(name, False, id=f"nodes-{name}") for name in KNOWN]
+    + [
+        pytest.param(
+            name, True, id=f"graphs-{name}", marks=[] if name in QUICK else [pytest.mark.slow]
+        )
+        for name in KNOWN
+    ],
+)
 GNN = {"fml": {"meme": "gcn-8"}, "fedkd": {"mentee": "sage-8"}}
 
 
@@ -46,8 +57,7 @@ def holders(*models):
     return federate_graphs(trees(40), 4, models, 0, partial(partition.partition, "dirichlet"))
 
 
-@every_algorithm
-@pytest.mark.parametrize("whole", [False, True], ids=["nodes", "graphs"])
+@on_both
 def test_engines_agree_on_graph_clients(name, whole, double):
     models = "gcn-8", "gcn-8", "sage-8", "gcn-8"
     federation = holders(*models) if whole else clients(*models).federated
