@@ -104,7 +104,8 @@ class COMET(Algorithm):
 
         if received:
             params = digest(predict, params, received, public, self.distill, self.target, loss)
-        return trained_and_asked(predict, params, private, public, self.local, self.target)
+        params, said = trained_and_asked(predict, params, private, public, self.local, self.target)
+        return params, Upload(said)
 
     def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
         """Public ones once there is a cluster, and private ones."""

@@ -103,10 +103,8 @@ class SelectiveFD(Algorithm):
         """Distil, train, and say what is like the own examples."""
         assert public is not None
         params = self.deploy(predict, params, received, public)
-        params, upload = trained_and_asked(
-            predict, params, private, public, self.local, self.target
-        )
-        return params, upload._replace(rows=self.familiar(private, public))
+        params, said = trained_and_asked(predict, params, private, public, self.local, self.target)
+        return params, Upload(said, rows=self.familiar(private, public))
 
     def familiar(self, private: Batches, public: Public) -> Tensor:
         """Which of the round's public examples are like the client's own, (P_r,) of 0 and 1."""
