@@ -71,12 +71,6 @@ def _log_structure(h: Tensor, edges: Matrix, others: Tensor, kernel: str, scale:
     return score - total.log()[target]
 
 
-def squared_distances(h: Tensor, edges: Matrix) -> Tensor:
-    """The squared distance of the ends of every entry, (N, D) -> (Z,), in memory N D + Z."""
-    found: Tensor = _Between.apply(h, edges, True)
-    return found
-
-
 class _Between(torch.autograd.Function):
     """The inner product or squared distance of the ends of every edge, without E D numbers.
 

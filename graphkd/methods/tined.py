@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from graphkd import losses
 from graphkd.graph import Graph, Part
-from graphkd.losses.local_structure import squared_distances
 from graphkd.method import DistillationContext, LossTerm, Method, Share, Width
 from graphkd.models import networks
 from graphkd.models.layers import linear
 from graphkd.ops.dropout import dropout
+from graphkd.ops.sparse import Matrix
 from graphkd.training import published
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
@@ -128,53 +128,62 @@ class _Smoothing:
         assert method.edge_share is not None
         assert isinstance(context.student, networks.MLP)
         self.network, self.graph = context.student, context.view.graph
-        soft = context.view.part("soft").to(self.graph.x.device)
-        self.energies = energies = _Energies(self.graph.take(soft))
-        self.count = max(1, int(method.edge_share * len(energies.edges)))
+        part = self.graph.take(context.view.part("soft").to(self.graph.x.device))
+        joined = part.total.row != part.total.rows.columns  # which is not so of a node and itself
+        self.energy = _Energy(part.nodes, part.total.with_values(joined.to(self.graph.x.dtype)))
+        self.places = joined.nonzero()[:, 0]
+        self.count = max(1, int(method.edge_share * len(self.places)))
         self.draw = generator(context.seed, "energies")
-        self.of_inputs = energies(self.graph.x)
         with torch.no_grad():
-            self.targets = list(_of_teacher(_teacher(context), context.seen, energies))
+            self.of_inputs = self.energy(self.graph.x)
+            self.targets = list(_of_teacher(_teacher(context), context.seen, self.energy))
 
     def __call__(self, student: Outputs, teacher: Outputs, graph: Graph | Part) -> Tensor:
         """The sum over layers, whatever the nodes of the step are."""
-        edges = len(self.of_inputs)
-        drawn = torch.randperm(edges, generator=self.draw)[: self.count]
-        some = slice(None) if self.count >= edges else drawn.to(self.of_inputs.device)
-        total = self.of_inputs.new_zeros(())
-        for target, ratio in zip(self.targets, self._ratios(some), strict=True):
+        energy, before = self.energy, self.of_inputs
+        if self.count < len(self.places):
+            chosen = torch.randperm(len(self.places), generator=self.draw)[: self.count]
+            energy = energy.of(self.places[chosen.to(self.places.device)])
+            before = energy(self.graph.x)
+        total = before.new_zeros(())
+        for target, ratio in zip(self.targets, self._ratios(energy, before), strict=True):
             total = total + (0.5 * ratio - 0.5 * target).square()
         return total
 
-    def _ratios(self, some: Tensor | slice) -> Iterator[Tensor]:
-        """Log R of each layer of the student, of some of the edges."""
+    def _ratios(self, energy: "_Energy", before: Tensor) -> Iterator[Tensor]:
+        """Log R of each layer of the student."""
         network, last = self.network, len(self.network.layers) - 1
         h: Any = self.graph.features
-        before = self.of_inputs
         for i, layer in enumerate(network.layers):
             h = linear(h, layer.weight, layer.bias)
-            yield _log_ratio(before[some], self.energies(h)[some])
+            yield _log_ratio(before, energy(h))
             if i < last:
                 h = dropout(h.relu(), network.dropout, network.training)
-                before = self.energies(h)
+                before = energy(h)
 
 
-class _Energies:
-    """How far the ends of each edge among some nodes are apart, as directions: (N, D) -> (E,)."""
+class _Energy:
+    r"""E(H) of some nodes: \sum_ij A_ij |u_i - u_j|^2, by ends |u_i|^2 less twice u_i . (A u)_i."""
 
-    def __init__(self, part: Part):
-        self.nodes, self.matrix = part.nodes, part.total
-        ends = self.matrix.row, self.matrix.rows.columns
-        self.edges = (ends[0] != ends[1]).nonzero()[:, 0]
+    def __init__(self, nodes: Tensor, matrix: Matrix):
+        self.nodes, self.matrix = nodes, matrix
+        ones = matrix.rows.values.new_ones(len(nodes), 1)
+        self.ends = matrix.rows.times(ones) + matrix.transposed.times(ones)
+
+    def of(self, entries: Tensor) -> "_Energy":
+        """The same of these entries of A alone."""
+        values = torch.zeros_like(self.matrix.rows.values).index_fill(0, entries, 1.0)
+        return _Energy(self.nodes, self.matrix.with_values(values))
 
     def __call__(self, h: Tensor) -> Tensor:
-        """Both directions of each edge."""
+        """One number; rows of zeros have no direction and stay zeros."""
         own = h[self.nodes]
         norms = own.detach().norm(dim=1, keepdim=True)
-        return squared_distances(own / torch.where(norms > 0, norms, 1.0), self.matrix)[self.edges]
+        unit = own / torch.where(norms > 0, norms, 1.0)
+        return (unit * (self.ends * unit - 2 * (self.matrix @ unit))).sum()
 
 
-def _of_teacher(network: Any, graph: Graph, energies: _Energies) -> Iterator[Tensor]:
+def _of_teacher(network: Any, graph: Graph, energy: _Energy) -> Iterator[Tensor]:
     """Log R of each step of a teacher, in the order in which the student has them."""
     adjacency = graph.mean if isinstance(network, networks.SAGE) else graph.normalized
     h = graph.x
@@ -182,15 +191,15 @@ def _of_teacher(network: Any, graph: Graph, energies: _Energies) -> Iterator[Ten
         weight, bias = _map(layer)
         inner = h @ weight.T if _narrows(weight) else adjacency @ h
         outer = adjacency @ inner if _narrows(weight) else inner @ weight.T
-        first, second, third = (energies(one) for one in (h, inner, outer))
+        first, second, third = (energy(one) for one in (h, inner, outer))
         yield from (_log_ratio(first, second), _log_ratio(second, third))
         h = (outer + bias).relu()
 
 
 def _log_ratio(before: Tensor, after: Tensor) -> Tensor:
-    """The logarithm of a ratio of sums, 0 where one of them is 0."""
-    a, b = before.sum(), after.sum()
-    return (b.log() - a.log()) if a > 0 and b > 0 else a.new_zeros(())
+    """The logarithm of a ratio, 0 where one of the two is 0, or below it by rounding."""
+    positive = bool(before > 0) and bool(after > 0)
+    return after.log() - before.log() if positive else before.new_zeros(())
 
 
 def _narrows(weight: Tensor) -> bool:

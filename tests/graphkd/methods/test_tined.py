@@ -129,7 +129,7 @@ def test_the_student_has_the_teachers_maps_in_their_place_and_identities_for_the
 def test_a_share_of_the_edges_is_drawn_anew_for_each_step():
     method, given = context(edge_share=0.5)
     _, smoothing = method.terms(given)
-    assert smoothing.loss.count == len(smoothing.loss.of_inputs) // 2
+    assert smoothing.loss.count == len(smoothing.loss.places) // 2
     found = {float(smoothing.loss(None, None, None).detach()) for _ in range(5)}
     assert len(found) == 5
     whole = context()[0].terms(given)[1].loss
@@ -137,8 +137,9 @@ def test_a_share_of_the_edges_is_drawn_anew_for_each_step():
 
 
 def test_a_layer_without_energy_counts_as_one_that_does_not_smooth():
-    none = torch.zeros(3)
+    none = torch.tensor(0.0)
     assert float(tined._log_ratio(none, none + 1)) == 0
+    assert float(tined._log_ratio(none + 2, none)) == 0
     assert float(tined._log_ratio(none + 2, none + 1)) == pytest.approx(math.log(1 / 2))
 
 
