@@ -100,7 +100,9 @@ class FedExperiment:
     engine: Annotated[
         str,
         Setting(
-            "who runs the clients; auto: the faster; `kdsim list engines`", names="fedkd.engines"
+            "who runs the clients; auto: stacked or, of convolutions on a CPU, one on each core; "
+            "`kdsim list engines`",
+            names="fedkd.engines",
         ),
     ] = "sequential"
     chunk: Annotated[int, Setting("clients at once in the batched engine", ge=1)] = 500

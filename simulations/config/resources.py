@@ -1,7 +1,7 @@
 """What one run may take, and how it is kept; no part of what determines its numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from kdcore.settings import Setting, check_ranges
@@ -15,6 +15,15 @@ class Resources:
     """What one run takes, and how it is kept."""
 
     cpus: Annotated[int, Setting("cores, which are also threads", ge=1, le=THREADS)] = 1
+    cores: Annotated[
+        int,
+        Setting(
+            "clients of the engine auto at once where they run in turn, one on each core; 0 for "
+            "all cores, or for cpus beside other runs",
+            ge=0,
+            le=THREADS,
+        ),
+    ] = 0
     gpus: Annotated[float, Setting("share of a GPU of a run", ge=0)] = 0.0
     device: Annotated[
         str,
@@ -65,6 +74,10 @@ class Resources:
         """Refuse what makes no share."""
         check_ranges(self)
         _ = self.share_of
+
+    def beside_others(self) -> "Resources":
+        """What a run takes where others run beside it: not all cores, unless it was asked to."""
+        return replace(self, cores=self.cores or self.cpus)
 
     @property
     def share_of(self) -> dict[str, tuple[float, float]]:

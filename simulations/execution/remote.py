@@ -99,7 +99,7 @@ def work(
         for name, content in files.items():
             atomic_files.write(here / name, ray.get(content))
         known = dict(_there(here))
-        resources = _own(job.experiment, job.resources)
+        resources = _own(job.experiment, job.resources).beside_others()
         away = job._replace(folder=here / job.folder.name, resources=resources, objects=objects)
         away.folder.mkdir(exist_ok=True)
         try:

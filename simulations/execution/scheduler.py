@@ -358,7 +358,8 @@ def _submit(job: Job) -> Any:
     from fedkd.engines.ray.cluster import ray
 
     share = {"num_cpus": job.resources.cpus, "num_gpus": gpus_of(job)}
-    return ray.remote(_task).options(**share, max_retries=RETRIES).remote(job)
+    beside = job._replace(resources=job.resources.beside_others())
+    return ray.remote(_task).options(**share, max_retries=RETRIES).remote(beside)
 
 
 def _task(job: Job) -> list[Record]:

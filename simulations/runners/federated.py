@@ -350,7 +350,8 @@ def engine_of(
                     )
                 )
         else:
-            engine = made(experiment.engine, experiment.chunk, resources.memory or None)
+            cores = resources.cores or machine.cores()
+            engine = made(experiment.engine, experiment.chunk, resources.memory or None, cores)
         notes: list[str] = getattr(engine, "notes", [])
         actors: list[Record] = getattr(engine, "started", [])
         engine = fault_tolerant(engine)
@@ -476,7 +477,7 @@ def _check_engine(
         ray.check_models(federation.task.models)
         with process.own_signals():
             ray.check(workers_of(experiment, resources), resources.ray_address or None)
-    elif experiment.engine == "batched":
+    elif experiment.engine in ("batched", "auto"):
         engine = batched(experiment.chunk, resources.memory or None)
         for client in federation.clients:
             engine.check(client, client.private.x)

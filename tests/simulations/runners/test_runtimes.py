@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import simulations
+from fedkd.engines import made
 from fedkd.engines.batched import batched
 from fedkd.rounds.synchronous import simulate
+from simulations import machine
 from simulations.config import files, grid
 from simulations.config.resources import Resources
 from simulations.runners import federated
@@ -101,3 +103,33 @@ def test_a_memory_budget_moves_parameters_to_files_and_says_so(demo):
     ]
     assert records[-1]["state"] == expected["state"]
     assert any("the rest is in files" in note for r in records for note in r.get("notes", []))
+
+
+def test_the_engine_auto_has_all_cores_or_as_many_as_it_is_given(demo, monkeypatch):
+    asked = []
+
+    def watched(name, chunk, budget, workers):
+        asked.append((name, workers))
+        return made(name, chunk, budget, workers)
+
+    monkeypatch.setattr(machine, "cores", lambda: 7)
+    monkeypatch.setattr(federated, "made", watched)
+    for resources in (Resources(), Resources(cores=2), Resources(cpus=3).beside_others()):
+        with federated.engine_of(replace(demo, engine="auto"), resources):
+            pass
+    assert asked == [("auto", 7), ("auto", 2), ("auto", 3)]
+
+
+def test_the_engine_auto_gives_the_same_run_on_any_number_of_cores(demo):
+    one, three = (
+        [
+            record["state"]
+            for record in federated.run(
+                replace(demo, engine="auto", rounds=2), resources=Resources(cores=cores)
+            )
+            if "state" in record
+        ]
+        for cores in (1, 3)
+    )
+    assert one == three
+    assert len(one) == 1
