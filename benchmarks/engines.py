@@ -70,7 +70,7 @@ WORKLOADS = {
         0,
         True,
     ),
-    "fedmd-mlp": Workload("FedMD, MLP 784-64-10", "fedmd", "mnist", "mlp-64", 100, 20_000, 2_000),
+    "fedmd-mlp": Workload("FedMD, MLP 784-64-10", "fedmd", "mnist", "mlp-64", 100, 20_000, 500),
     "fedmd-cnn": Workload(
         "FedMD, CNN of 104k parameters", "fedmd", "fashion-mnist", "cnn-48-112", 20, 1_000, 96
     ),

@@ -31,7 +31,7 @@ Loss = Callable[..., Tensor]
 STATE = "~"  # in the names of what a model keeps beside its weights: statistics, a stream of chance
 GRADIENTS = 2**22  # numbers in the gradients of examples that are there at once
 CACHED = 2e6  # bytes of the weights of models whose steps are made by hand together
-AT_ONCE = 2000  # examples of a few models together, where each predicts its own
+AT_ONCE = 1000  # examples of a few models together, where each predicts its own
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,7 @@ def fit(spec: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...
     sorted_steps = steps[longest_first].tolist()
     kept = {n: v.clone(memory_format=torch.contiguous_format) for n, v in params.items()}
     for few in evenly(count, _together(spec, kept)):
-        own, seen, given = tree_map(
-            lambda v: v if len(v) == 1 else v[few],  # noqa: B023
-            (kept, batches, context),
-        )
+        own, seen, given = _few((kept, batches, context), few)
         _fit_few(spec, own, seen, given, sorted_steps[few])
     if not in_order:
         back = longest_first.argsort()
@@ -475,34 +472,33 @@ def predict_logits(
         x: (1 or K, N, ...); wanted: (1 or K, M) rows of it, or -1 for none, of which the logits are
             zero; gives (K, M, C).
     """
-    count = len(next(iter(params.values())))
+    count, known = _count(params), wanted >= 0
     at_once = asked_at_once(predict, at_once, wanted)
     shared = len(leading(x)) == 1 and len(wanted) == 1
     few = count if shared else max(1, AT_ONCE // max(1, min(at_once, wanted.shape[1])))
-    stack = stack_of(predict)
-    found = []
+    stack, wanted, widths = stack_of(predict), wanted.clamp(min=0), _widths(known)
+    found = None
     for first in range(0, count, few):
-        mine, table, part = tree_map(
-            lambda v: v if len(v) == 1 else v[first : first + few],  # noqa: B023
-            (params, x, wanted),
-        )
-        found.append(_logits_of_few(stack, mine, table, part, at_once))
-    return torch.cat(found)
-
-
-def _logits_of_few(stack: Predict, params: Params, x: Any, wanted: Tensor, at_once: int) -> Tensor:
-    """The same without the last columns of `wanted` where nobody wants a row."""
-    known = wanted >= 0
-    columns = known.any(dim=0).nonzero()
-    width = 1 + int(columns.max()) if len(columns) else min(1, wanted.shape[1])
-    parts = torch.split(wanted[:, :width].clamp(min=0), at_once, dim=1)
-    logits = torch.cat([stack(params, taken(x, part)).logits for part in parts], dim=1)
+        models = slice(first, first + few)
+        mine, table, own = _few((params, x, wanted), models)
+        width = max(widths[models] if len(widths) > 1 else widths)
+        for column in range(0, max(width, 1), at_once):
+            part = own[:, column : min(column + at_once, width)]
+            logits = stack(mine, taken(table, part)).logits
+            if found is None:
+                found = logits.new_zeros(count, wanted.shape[1], *logits.shape[2:])
+            found[models, column : column + part.shape[1]] = logits
+    assert found is not None
     if known.all():
-        return logits
-    each = known[:, :width].reshape(len(known), width, *[1] * (logits.ndim - 2))
-    logits = logits.masked_fill(~each, 0)
-    beside = [0, 0] * (logits.ndim - 2)
-    return torch.nn.functional.pad(logits, (*beside, 0, wanted.shape[1] - width))
+        return found
+    return found.masked_fill_(~known.view(*known.shape, *[1] * (found.ndim - 2)), 0)
+
+
+def _widths(known: Tensor) -> list[int]:
+    """Of each row of a table of bools, how many columns there are up to the last that is true."""
+    places = torch.arange(1, known.shape[1] + 1, device=known.device)
+    last: list[int] = (places * known).amax(dim=1).tolist() if known.shape[1] else [0] * len(known)
+    return last
 
 
 def _without_idle_steps(batches: Batches) -> tuple[Batches, Tensor]:
@@ -519,6 +515,11 @@ def _without_idle_steps(batches: Batches) -> tuple[Batches, Tensor]:
 def _count(params: Params) -> int:
     """K."""
     return len(next(iter(params.values())))
+
+
+def _few(tree: Any, models: slice) -> Any:
+    """What some models of a stack have, of tensors with a leading axis of 1 or K."""
+    return tree_map(lambda v: v if len(v) == 1 else v[models], tree)
 
 
 def _first(tree: Any, count: int) -> Any:
