@@ -30,7 +30,6 @@ Learn = Callable[[Params, Any], tuple[Outputs, Params]]
 Loss = Callable[..., Tensor]
 STATE = "~"  # in the names of what a model keeps beside its weights: statistics, a stream of chance
 GRADIENTS = 2**22  # numbers in the gradients of examples that are there at once
-CACHED = 2e6  # bytes of the weights of models whose steps are made by hand together
 AT_ONCE = 1000  # examples of a few models together, where each predicts its own
 
 
@@ -159,9 +158,7 @@ def fit(spec: FitSpec, params: Params, batches: Batches, context: tuple[Any, ...
         )
     sorted_steps = steps[longest_first].tolist()
     kept = {n: v.clone(memory_format=torch.contiguous_format) for n, v in params.items()}
-    for few in evenly(count, _together(spec, kept)):
-        own, seen, given = _few((kept, batches, context), few)
-        _fit_few(spec, own, seen, given, sorted_steps[few])
+    _fit_in_place(spec, kept, batches, context, sorted_steps)
     if not in_order:
         back = longest_first.argsort()
         kept = {name: value[back] for name, value in kept.items()}
@@ -175,20 +172,7 @@ def evenly(count: int, most: int) -> list[slice]:
     return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
 
-def _together(spec: FitSpec, params: Params) -> int:
-    """How many models make their steps together.
-
-    By hand a step costs little but its arithmetic, which is quickest where the weights stay in the
-    cache from one step to the next; by autograd more models share the cost of its graph.
-    """
-    count = _count(params)
-    if not _without_autograd(spec):
-        return count
-    of_one = sum(value.nbytes for value in params.values()) / count
-    return max(1, int(CACHED / max(of_one, 1)))
-
-
-def _fit_few(
+def _fit_in_place(
     spec: FitSpec,
     kept: Params,
     batches: Batches,

@@ -86,11 +86,9 @@ def a_stack(y, training):
 
 
 @pytest.mark.parametrize("ahead", [1, by_hand.AHEAD])
-@pytest.mark.parametrize("cached", [1, stacked.CACHED])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_training_by_hand_is_training_with_autograd(monkeypatch, double, optimizer, cached, ahead):
+def test_training_by_hand_is_training_with_autograd(monkeypatch, double, optimizer, ahead):
     monkeypatch.setattr(by_hand, "AHEAD", ahead)
-    monkeypatch.setattr(stacked, "CACHED", cached)
     training = TrainingConfig(optimizer, 0.05, weight_decay=0.01, epochs=2, batch_size=4)
     y, q = some_labels(TOTAL), numbers(TOTAL, CLASSES).softmax(dim=-1)
     y[2] = -100  # no label
