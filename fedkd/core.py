@@ -356,6 +356,10 @@ class Algorithm(ABC):
         """The model that a client would use now, given the newest `deployment`."""
         return params
 
+    def server_model(self, task: Task, server: Server) -> tuple[Model, Params] | None:
+        """A model of the server's own, to be scored beside the clients'; None: there is none."""
+        return None
+
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """What each key of an upload must look like."""
         return {}

@@ -112,6 +112,16 @@ def _averages(total: Message) -> Server:
     return averages
 
 
+def check_sent_whole(algorithm: Algorithm, task: Task) -> None:
+    """Raise ValueError where clients keep parameters local: the server has to predict with them."""
+    for group, model in task.models.items():
+        if model.local:
+            raise ValueError(
+                f"{type(algorithm).__name__} predicts with the models that clients send, and those "
+                f"of {group} keep {sorted(model.local)[0]} local; take FedAvg, or leave out `local`"
+            )
+
+
 def initial(task: Task, generator: torch.Generator) -> tuple[Server, Server]:
     """Initial parameters of each group: those that are averaged, and under `kept/` all others.
 

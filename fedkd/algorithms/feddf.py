@@ -9,7 +9,15 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from fedkd.algorithms.fedavg import FedAvg, apart, average_by_group, full_params, initial, of_group
+from fedkd.algorithms.fedavg import (
+    FedAvg,
+    apart,
+    average_by_group,
+    check_sent_whole,
+    full_params,
+    initial,
+    of_group,
+)
 from fedkd.core import MEASURED, Properties, Public, Server, Task
 from fedkd.messages import Received
 from fedkd.targets import ALL, Target
@@ -121,12 +129,7 @@ class FedDF(FedAvg):
 
     def check(self, task: Task) -> None:
         """Models go up whole: the server has to predict with them."""
-        for group, model in task.models.items():
-            if model.local:
-                raise ValueError(
-                    f"FedDF predicts with the models that clients send, and those of {group} keep "
-                    f"{sorted(model.local)[0]} local; take FedAvg, or leave out `local`"
-                )
+        check_sent_whole(self, task)
 
     def init(self, task: Task, generator: torch.Generator) -> Server:
         """One set of initial parameters for each group, with what a model needs to be trained."""

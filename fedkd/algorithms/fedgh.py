@@ -107,10 +107,10 @@ class FedGH(Algorithm):
         means, labels = [], []
         for upload in uploads:
             assert upload.rows is not None
-            held = upload.rows.nonzero().flatten()
-            means.append(upload.payload["means"][held])
-            labels.append(held)
-        x, y = torch.cat(means), torch.cat(labels)
+            means.append(upload.payload["means"])
+            labels.append(upload.rows)
+        client, y = torch.stack(labels).nonzero(as_tuple=True)
+        x = torch.stack(means)[client, y]
         shuffles = stream(int(server["seed"]), "shuffle", int(server["round"]))
         batches = draw(Examples(x, y, torch.arange(len(y))), self.server, shuffles)
         head = of_group(server, HEAD)

@@ -1,6 +1,6 @@
 """KT-pFL: each client learns from a mixture of all that is its own, and the mixture is learnt."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -67,18 +67,23 @@ class KTpFL(Algorithm):
 
     def broadcast(self, server: Server, client: int, group: str) -> Message:
         """The client's own mixture of what the newest cohort has said."""
+        return self.broadcasts(server, {client: group})[client]
+
+    def broadcasts(self, server: Server, cohort: Mapping[int, str]) -> dict[int, Message]:
+        """The same for a cohort: the server is read once."""
         if "said" not in server:
-            return {}
-        known, cohort = server["known"].tolist(), server["cohort"].tolist()
-        shares = torch.ones(len(cohort), dtype=torch.float64)
-        if client in known:
-            places = [known.index(member) for member in cohort]
-            shares = server["coefficients"].cpu()[known.index(client), places].double()
-        mixed = torch.einsum(
-            "m,mpc->pc", (shares / shares.sum()).to(server["said"]), server["said"]
-        )
+            return {client: {} for client in cohort}
+        table, said = server["coefficients"], server["said"]
+        known = {client: place for place, client in enumerate(server["known"].tolist())}
+        speaking = torch.tensor([known[one] for one in server["cohort"].tolist()]).to(table.device)
+        listed = torch.tensor([known.get(one, len(known)) for one in cohort]).to(table.device)
+        shares = torch.cat([table, torch.ones_like(table[:1])])[listed][:, speaking]
+        shares = shares / shares.sum(dim=1, keepdim=True)
         rows = {"rows": server["rows"]} if "rows" in server else {}
-        return {"consensus": mixed} | rows
+        return {
+            client: {"consensus": (mine.view(-1, 1, 1) * said).sum(dim=0)} | rows
+            for client, mine in zip(cohort, shares.unbind(), strict=True)
+        }
 
     def client_update(
         self,

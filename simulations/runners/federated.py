@@ -31,7 +31,7 @@ from fedkd.losses import with_losses
 from fedkd.messages import Ledger
 from fedkd.models import build, size
 from fedkd.rounds import checkpoint
-from fedkd.rounds.evaluation import Scores, collapsed, diverged, evaluate
+from fedkd.rounds.evaluation import Scores, collapsed, diverged, evaluate, first_metric
 from fedkd.rounds.round import (
     Deployment,
     Round,
@@ -601,6 +601,9 @@ def _scores(
     chosen_on = _chosen_on(federation, clients, engine, honest)
     local = f"{first}_local"
     others = {n: _number(v.mean()) for n, v in scores.items() if n not in (first, local)}
+    if central := way.algorithm.server_model(federation.task, current.server):
+        at_server = first_metric(federation.task, *central, federation.test)
+        others[f"{first}_server"] = _number(at_server)
     for name, test in federation.elsewhere.items():
         found = evaluate(federation.task, clients, test, *own[:-1])
         others |= {f"{n}_{name}": _number(found[n].mean()) for n in (first, local)}

@@ -103,7 +103,10 @@ WIDTH = 8  # features of the last hidden layer, of all three architectures
         ("dsfl", {}, 5 * 4 * C * P),
         ("scarlet", {}, 5 * (4 * C * P + 4 * P + 4)),  # with numbers of rows, and of the round
         ("dsfl", {"public_size": 4}, 5 * (4 * C * 4 + 4 * 4)),
-        *((name, {}, 4 * ALL_WEIGHTS) for name in ("fedavg", "fedprox", "feddf", "pooled")),
+        *(
+            (name, {}, 4 * ALL_WEIGHTS)
+            for name in ("fedavg", "fedprox", "feddf", "fedet", "fedbe", "pooled")
+        ),
         ("fedhkd", {}, 4 * ALL_WEIGHTS),
         ("fedgen", {}, 4 * ALL_WEIGHTS),  # the average alone, and no generated features
     ],
