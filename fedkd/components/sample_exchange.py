@@ -43,8 +43,9 @@ def with_teacher(private: Batches, examples: Tensor, said: Tensor) -> Batches:
     would be a table for each client as long as all their examples together.
     """
     mine = examples[: len(said)].clone()  # under vmap `contiguous` would leave gaps between clients
-    order, own = (torch.searchsorted(mine, table) for table in (private.order, private.own))
-    own = torch.where(private.own < 0, private.own, own)
+    order, own = torch.searchsorted(mine, private.order), private.own
+    if len(own):  # where records have no list of their own, none lies on the device
+        own = torch.where(own < 0, own, torch.searchsorted(mine, own))
     y = private.y[mine], said
     return private._replace(x=rows(private.x, mine), y=y, order=order, own=own)
 
