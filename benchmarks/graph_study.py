@@ -72,17 +72,18 @@ def table(runs: Runs, cell: Cell, metrics: Sequence[str] = (OWN, ALL)) -> list[s
 
 
 def entry(runs: Runs, cell: Cell, part: str, name: str, metric: str) -> str:
-    """Per cent of `local`, or points above it and the interval of that."""
+    """Per cent of `local`, or points above it and the interval of that; nothing of a single seed."""
     mine, local = runs.get((cell, part, name), {}), runs[cell, part, "`local`"]
     seeds = sorted(mine.keys() & local.keys())
-    if not seeds:
+    if len(seeds) < 2:
         return "–"
+    fewer = "" if len(seeds) == max(map(len, runs.values())) else f", n = {len(seeds)}"
     if name == "`local`":
         values = [100 * mine[seed][metric] for seed in seeds]
-        return f"{fmean(values):.1f} ± {stdev(values):.1f}"
+        return f"{fmean(values):.1f} ± {stdev(values):.1f}{fewer}"
     first, second = ([100 * scores[seed][metric] for seed in seeds] for scores in (mine, local))
     found = paired_comparison(first, second)
-    text = f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+    text = f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f}){fewer}"
     return f"**{text}**" if found.low > 0 or found.high < 0 else text
 
 
