@@ -72,7 +72,7 @@ def table(runs: Runs, cell: Cell, metrics: Sequence[str] = (OWN, ALL)) -> list[s
 
 
 def entry(runs: Runs, cell: Cell, part: str, name: str, metric: str) -> str:
-    """Per cent of `local`, or points above it and the interval of that; nothing of a single seed."""
+    """Per cent of `local`, or points above it and the interval of that; of one seed nothing."""
     mine, local = runs.get((cell, part, name), {}), runs[cell, part, "`local`"]
     seeds = sorted(mine.keys() & local.keys())
     if len(seeds) < 2:

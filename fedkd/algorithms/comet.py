@@ -104,8 +104,7 @@ class COMET(Algorithm):
 
         if received:
             params = digest(predict, params, received, public, self.distill, self.target, loss)
-        params, said = trained_and_asked(predict, params, private, public, self.local, self.target)
-        return params, Upload(said)
+        return trained_and_asked(predict, params, private, public, self.local, self.target)
 
     def mini_batches(self, received: Message, private: Batches, public: Public | None) -> int:
         """Public ones once there is a cluster, and private ones."""

@@ -104,7 +104,7 @@ class SelectiveFD(Algorithm):
         assert public is not None
         params = self.deploy(predict, params, received, public)
         params, said = trained_and_asked(predict, params, private, public, self.local, self.target)
-        return params, Upload(said, rows=self.familiar(private, public))
+        return params, said._replace(rows=self.familiar(private, public))
 
     def familiar(self, private: Batches, public: Public) -> Tensor:
         """Which of the round's public examples are like the client's own, (P_r,) of 0 and 1."""
