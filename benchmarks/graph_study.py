@@ -58,7 +58,7 @@ def read(folders: Iterable[Path]) -> Runs:
     return found
 
 
-def table(runs: Runs, cell: Cell, metrics: Sequence[str] = (OWN, ALL)) -> list[str]:
+def table(runs: Runs, cell: Cell, metrics: Sequence[str] = (OWN, ALL, WHOLE)) -> list[str]:
     """The lines of a table: of `local` what it reaches, of others how far they are from it."""
     parts = [p for p in PARTITIONS if (cell, p, "`local`") in runs]
     names = list(dict.fromkeys(m for c, _, m in runs if c == cell))
@@ -102,7 +102,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--choose", action="store_true")
-    parser.add_argument("--whole", action="store_true", help="the whole graph beside own nodes")
     given = parser.parse_args()
     if given.choose:
         for name, own in scores(given.folders[0]).items():
@@ -112,7 +111,7 @@ def main() -> None:
     runs = read(given.folders)
     for cell in dict.fromkeys(cell for cell, _, _ in runs):
         print(f"\n{cell.clients} clients, {cell.models}, {cell.train} of nodes to train on\n")
-        print("\n".join(table(runs, cell, (OWN, WHOLE) if given.whole else (OWN, ALL))))
+        print("\n".join(table(runs, cell)))
 
 
 if __name__ == "__main__":
