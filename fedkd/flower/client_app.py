@@ -75,7 +75,7 @@ def _answer(runtime: ClientRuntime, message: Message, context: Context) -> Messa
     """Open a request, run the algorithm's function, close it."""
     kind = KINDS[message.metadata.message_type]
     runtime = present(runtime, kept(context), message.content)
-    work = kind.open(runtime, runtime.terms(), message.content, DeliveryCache())
+    (work,) = kind.ready([kind.open(runtime, runtime.terms(), message.content, DeliveryCache())])
     predict = runtime.task.models[runtime.client.group].predict
     result = kind.function(runtime.learner)(predict, runtime.client.params, *work.inputs)
     content, params = kind.close(work, result)

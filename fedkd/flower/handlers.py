@@ -5,7 +5,7 @@ for many nodes, with one call of an engine between the opening and the closing. 
 way.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from fedkd.flower.wire.serde import (
     unpack,
 )
 from fedkd.messages import Message, Upload
-from fedkd.rounds.round import private_of, public_of
+from fedkd.rounds.round import private_of_all, public_of
 from kdcore.rng import generator
 from kdcore.training.loop import Params
 
@@ -76,7 +76,7 @@ def present(runtime: ClientRuntime, params: Params | None, content: RecordDict) 
             was restarted: it comes back under its old number, if it has a key, and without state.
     """
     if params is not None:
-        return runtime._replace(client=replace(runtime.client, params=params))
+        return runtime._replace(client=runtime.client.with_params(params))
     if last := typed(content, "order", ConfigRecord).get("last", 0):
         raise ValueError(
             f"it has answered in round {last!r} and lost its parameters since; was it restarted?"
@@ -135,16 +135,18 @@ class Work:
 
 
 class RequestKind(NamedTuple):
-    """A kind of request, in three steps.
+    """A kind of request, in four steps.
 
     Attributes:
         open: (runtime, its terms, content, memo) -> the work.
+        ready: some works of one algorithm -> the same with what is drawn for each.
         function: the part of the algorithm that does it.
         close: (work, what the function returned) -> the content of the reply, and the parameters
             that the client keeps, if they are new.
     """
 
     open: Callable[[ClientRuntime, ConfigRecord, RecordDict, DeliveryCache], Work]
+    ready: Callable[[Sequence[Work]], list[Work]]
     function: Callable[[Algorithm], Callable[..., Any]]
     close: Callable[[Work, Any], tuple[RecordDict, Params | None]]
 
@@ -152,11 +154,25 @@ class RequestKind(NamedTuple):
 def _open_distil(
     runtime: ClientRuntime, agreed: ConfigRecord, content: RecordDict, memo: DeliveryCache
 ) -> Work:
-    """One round of a client: read the broadcast, draw the mini-batches."""
+    """One round of a client: read the broadcast."""
     index, seed, received = _read(runtime, agreed, content, memo)
-    private = private_of(runtime.algorithm, runtime.client, runtime.own_seed(seed), index)
     public = memo.public(runtime, str(agreed["algorithm"]), seed, index)
-    return Work(runtime, agreed, index, seed, (received, private, public))
+    return Work(runtime, agreed, index, seed, (received, public))
+
+
+def _ready_to_distil(works: Sequence[Work]) -> list[Work]:
+    """With the mini-batches between broadcast and public examples; a seed's are drawn at once."""
+    found = list(works)
+    alike: dict[tuple[int, int], list[int]] = {}
+    for place, work in enumerate(works):
+        alike.setdefault((work.runtime.own_seed(work.seed), work.index), []).append(place)
+    for (seed, index), places in alike.items():
+        clients = [works[place].runtime.client for place in places]
+        drawn = private_of_all(works[places[0]].runtime.algorithm, clients, seed, index)
+        for place, private in zip(places, drawn, strict=True):
+            received, public = works[place].inputs
+            found[place] = replace(works[place], inputs=(received, private, public))
+    return found
 
 
 def _close_distil(work: Work, result: tuple[Params, Upload]) -> tuple[RecordDict, Params]:
@@ -200,6 +216,8 @@ def _read(
 
 
 KINDS = {
-    DISTIL: RequestKind(_open_distil, lambda algorithm: algorithm.client_update, _close_distil),
-    SCORE: RequestKind(_open_score, lambda algorithm: algorithm.deploy, _close_score),
+    DISTIL: RequestKind(
+        *(_open_distil, _ready_to_distil, lambda algorithm: algorithm.client_update, _close_distil)
+    ),
+    SCORE: RequestKind(_open_score, list, lambda algorithm: algorithm.deploy, _close_score),
 }

@@ -9,7 +9,14 @@ from fedkd.core import Client, Engine, Failure, Task
 from fedkd.engines.fault_tolerance import fault_tolerant
 from fedkd.flower.client_app import introduction, kept
 from fedkd.flower.grids.local import RAISED, failure, raised
-from fedkd.flower.handlers import KINDS, ClientRuntime, DeliveryCache, Work, present
+from fedkd.flower.handlers import (
+    KINDS,
+    ClientRuntime,
+    DeliveryCache,
+    RequestKind,
+    Work,
+    present,
+)
 from fedkd.flower.wire.serde import pack
 from kdcore.training.loop import Params
 
@@ -122,6 +129,17 @@ class ClientPool:
     def _run(self, block: Sequence[_Asked]) -> Iterator[Answer]:
         """One call of the engine, and the answers that come of it."""
         kind = KINDS[block[0].message.metadata.message_type]
+        ready = _ready(kind, [work for _, work in block])
+        for (message, _), work in zip(block, ready, strict=True):
+            if isinstance(work, Exception):
+                yield Answer(message, raised(message, work))
+        block = [
+            _Asked(message, work)
+            for (message, _), work in zip(block, ready, strict=True)
+            if isinstance(work, Work)
+        ]
+        if not block:
+            return
         runtimes = [work.runtime for _, work in block]
         function, task = kind.function(runtimes[0].learner), runtimes[0].task
         clients, inputs = [p.client for p in runtimes], [work.inputs for _, work in block]
@@ -154,3 +172,13 @@ class ClientPool:
                     f"{type(reason).__name__}: {reason}"
                 )
             raise
+
+
+def _ready(kind: RequestKind, works: Sequence[Work]) -> list[Work | Exception]:
+    """The works with what is drawn for each, at once; if that raises, each alone or its error."""
+    try:
+        return [*kind.ready(works)]
+    except Exception as reason:
+        if len(works) == 1:
+            return [reason]
+        return [one for work in works for one in _ready(kind, [work])]
