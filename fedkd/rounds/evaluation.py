@@ -240,7 +240,8 @@ def _balanced(said: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
     found, many = share.new_zeros(len(labels)), (held > 0).sum(dim=1)
     for several in many.unique().tolist():  # each mean is of as many numbers as there are labels
         alike = many == several
-        found[alike] = share[alike][held[alike] > 0].view(-1, several).mean(dim=1)
+        mine = share[alike][held[alike] > 0].view(int(alike.sum()), several)
+        found[alike] = mine.mean(dim=1)  # not a number, where there are no examples
     return found
 
 

@@ -160,6 +160,11 @@ def test_training_accuracy_by_hand():
     tables = [saying(0, 0, 0, 0, 0, 0, 0), saying(0, 0, 0, 0, 1, 2, 0)]
     task, clients = holders(tables, [0, 0, 0, 1, 1, 2, 2], [[0, 1, 2, 3], [4, 5, 6]])
     assert training_accuracy(task, clients).tolist() == pytest.approx([1 / 2, 3 / 4])
+    # Who holds nothing is right about nothing and wrong about nothing.
+    task, clients = holders(tables, [0, 0, 0, 1, 1, 2, 2], [[0], [5, 6]])
+    nothing = replace(clients[0].private, rows=torch.arange(0))
+    found = training_accuracy(task, [replace(clients[0], private=nothing), clients[1]]).tolist()
+    assert found == pytest.approx([torch.nan, 1 / 2], nan_ok=True)
 
 
 def test_who_collapsed_by_hand():
