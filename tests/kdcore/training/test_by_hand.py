@@ -40,11 +40,11 @@ def others(outputs, q):
     return soft_cross_entropy(outputs.logits, q)
 
 
-def told(outputs, y, table):
+def received(outputs, y, table):
     return labels(outputs, y) + 0.7 * soft_cross_entropy(outputs.logits, table[y])
 
 
-def targets_told(classes, y, table):
+def targets_received(classes, y, table):
     rows = [own[y[min(k, len(y) - 1)]] for k, own in enumerate(table)]
     return of_labels(classes, y) + 0.7 * torch.stack(rows)
 
@@ -108,8 +108,8 @@ def test_targets_may_come_from_what_each_model_is_told(double):
     training = TrainingConfig(epochs=2, batch_size=4)
     starts, drawn = a_stack(some_labels(TOTAL), training)
     table = numbers(4, CLASSES, CLASSES).softmax(dim=-1)
-    found = trained(CrossEntropy(told, targets_told), starts, drawn, training, table)
-    wanted = trained(told, starts, drawn, training, table)
+    found = trained(CrossEntropy(received, targets_received), starts, drawn, training, table)
+    wanted = trained(received, starts, drawn, training, table)
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-12)
 
