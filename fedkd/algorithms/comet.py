@@ -82,9 +82,9 @@ class COMET(Algorithm):
         if "means" not in server:
             return {client: {} for client in cohort}
         rows = {"rows": server["rows"]} if "rows" in server else {}
-        told = [{"consensus": mean} | rows for mean in server["means"].unbind()]
+        messages = [{"consensus": mean} | rows for mean in server["means"].unbind()]
         pairs = zip(server["clients"].tolist(), server["clusters"].tolist(), strict=True)
-        mine = {client: told[cluster] for client, cluster in pairs}
+        mine = {client: messages[cluster] for client, cluster in pairs}
         return {client: mine.get(client, {}) for client in cohort}
 
     def client_update(

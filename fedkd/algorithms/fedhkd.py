@@ -23,7 +23,7 @@ from kdcore.settings import Setting
 from kdcore.training.loop import Batches, Params, Predict, fit
 
 KNOWN = "known"  # what all know of each label: hyper-knowledge
-TOLD = ("features", "answers", "shares")
+OF_LABELS = ("features", "predictions", "shares")
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class FedHKD(FedAvg):
 
     properties = Properties(
         public="none",
-        up="all parameters, and mean features, mean prediction and share of each label",
+        up="all parameters, and mean features, mean soft label and share of each label",
         down="all parameters of the group's average, and these means of all",
         architectures="shared within a group",
         summand="weighted payload",
         server_learns="the client's parameters, its examples of each label, and means of each",
-        beyond_training=("features", "answers", "shares", "weight"),
+        beyond_training=("features", "predictions", "shares", "weight"),
     )
 
     def check(self, task: Task) -> None:
@@ -95,19 +95,21 @@ class FedHKD(FedAvg):
 
         def on_means(params: Params, y: Tensor, known: Message) -> Tensor:
             said = F.linear(known["features"], params[weight], params[bias]) / self.temperature
-            gaps: Tensor = torch.linalg.vector_norm(said.softmax(dim=-1) - known["answers"], dim=-1)
+            gaps: Tensor = torch.linalg.vector_norm(
+                said.softmax(dim=-1) - known["predictions"], dim=-1
+            )
             return self.answer_weight * (_there(known) * gaps).mean()
 
         extra = on_means if known else None
         trained = fit(predict, params | averaged, private, self.local, loss, known, penalty=extra)
-        told = self._told(predict, trained, private)
-        return trained, Upload({name: trained[name] for name in averaged} | told, private.size)
+        sent = self._of_labels(predict, trained, private)
+        return trained, Upload({name: trained[name] for name in averaged} | sent, private.size)
 
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """Every parameter, in its shape, and three rows for each label."""
         classes, width = task.num_classes, feature_width(task)
         shares = {
-            "answers": PayloadSpec((classes, classes), least=0.0, most=1.0),
+            "predictions": PayloadSpec((classes, classes), least=0.0, most=1.0),
             "shares": PayloadSpec((classes,), least=0.0, most=1.0),
         }
         features = {"features": PayloadSpec((classes, width))}
@@ -117,32 +119,32 @@ class FedHKD(FedAvg):
         self, task: Task, server: Server, total: Message, count: float, public: Public | None
     ) -> Server:
         """Average by number of examples, group by group, and by label over all groups."""
-        sums: dict[str, list[Tensor]] = {name: [] for name in TOLD}
+        sums: dict[str, list[Tensor]] = {name: [] for name in OF_LABELS}
         weights: Message = {}
         for key, value in total.items():
             sums.get(key.rpartition("/")[2], []).append(value)
             weights |= {} if key.rpartition("/")[2] in sums else {key: value}
         after = super().server_from_sum(task, server, weights, count, public)
-        features, answers, shares = (torch.stack(sums[name]).sum(dim=0) for name in TOLD)
-        told = (shares > 0).unsqueeze(1)
-        for name, means in (("features", features), ("answers", answers)):
-            fresh, key = as_sent(means / shares.unsqueeze(1).where(told, 1)), f"{KNOWN}/{name}"
-            after[key] = fresh.where(told, server.get(key, torch.zeros_like(fresh)))
+        features, predictions, shares = (torch.stack(sums[name]).sum(dim=0) for name in OF_LABELS)
+        known = (shares > 0).unsqueeze(1)
+        for name, means in (("features", features), ("predictions", predictions)):
+            fresh, key = as_sent(means / shares.unsqueeze(1).where(known, 1)), f"{KNOWN}/{name}"
+            after[key] = fresh.where(known, server.get(key, torch.zeros_like(fresh)))
         return after
 
-    def _told(self, predict: Predict, params: Params, private: Batches) -> Message:
+    def _of_labels(self, predict: Predict, params: Params, private: Batches) -> Message:
         """Means and share of each label, the means times the share."""
         once, classes = each_once(private), len(params[head_names(params)[1]])
         hidden, logits = features_and_logits(predict, params, private.x, once)
         features, _ = label_means(hidden, private, classes)
-        answers, _ = label_means((logits / self.temperature).softmax(dim=-1), private, classes)
+        predictions, _ = label_means((logits / self.temperature).softmax(dim=-1), private, classes)
         shares = label_counts(private, classes) / private.size.clamp(min=1)
         shares = shares * (shares >= self.least / classes)
         each = shares.unsqueeze(1)
-        return dict(zip(TOLD, (each * features, each * answers, shares), strict=True))
+        return dict(zip(OF_LABELS, (each * features, each * predictions, shares), strict=True))
 
 
 def _there(known: Message) -> Tensor:
-    """Which labels somebody told of, 1 or 0: the others' answers are no distributions."""
-    answers = known["answers"]
-    return (answers.sum(dim=-1) > 0).to(answers.dtype)
+    """Which labels somebody told of, 1 or 0: the others' predictions are no distributions."""
+    predictions = known["predictions"]
+    return (predictions.sum(dim=-1) > 0).to(predictions.dtype)

@@ -21,7 +21,7 @@ from kdcore.settings import Setting
 from kdcore.training.batches import rows
 from kdcore.training.loop import Batches, Params, Predict, TrainingConfig
 
-TOLD = "told"  # what the server tells, the same to all
+NEWS = "news"  # what the server broadcasts, the same to all
 HELD_OUT = 5  # every so manieth of a client's examples sets the threshold
 
 
@@ -90,7 +90,7 @@ class SelectiveFD(Algorithm):
 
     def broadcast(self, server: Server, client: int, group: str) -> Message:
         """The newest consensus, the same for all."""
-        return of_group(server, TOLD)
+        return of_group(server, NEWS)
 
     def client_update(
         self,
@@ -138,8 +138,8 @@ class SelectiveFD(Algorithm):
         """The student of what was told; of all else it learns nothing."""
         if not received or public is None:
             return params
-        told, said = received["told"].long(), received["consensus"]
-        table = said.new_zeros(public.total, said.shape[1]).index_copy(0, told, said)
+        clear, said = received["clear"].long(), received["consensus"]
+        table = said.new_zeros(public.total, said.shape[1]).index_copy(0, clear, said)
         about = received.get("rows", public.rows).long()
         message = {"consensus": table[about], "rows": about}
         return digest(predict, params, message, public, self.distill, self.target)
@@ -158,9 +158,9 @@ class SelectiveFD(Algorithm):
         means = total[task.target.sent] / sent.clamp(min=1).unsqueeze(1)
         certain = torch.nn.functional.one_hot(means.argmax(dim=1), means.shape[1])
         clear = (sent > 0) & ((means - certain).abs().sum(dim=1) <= self.ambiguity + 1e-9)
-        told = {"consensus": as_sent(means[clear]), "told": public.rows[clear].int()}
-        told |= {} if len(public.rows) == public.total else {"rows": public.rows.int()}
-        return {f"{TOLD}/{key}": value for key, value in told.items()}
+        news = {"consensus": as_sent(means[clear]), "clear": public.rows[clear].int()}
+        news |= {} if len(public.rows) == public.total else {"rows": public.rows.int()}
+        return {f"{NEWS}/{key}": value for key, value in news.items()}
 
 
 def _flat(x: Any) -> Tensor:

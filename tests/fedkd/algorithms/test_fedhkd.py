@@ -52,8 +52,8 @@ def test_what_a_client_tells_by_hand():
     features = torch.tensor([[0.75, 0.0], [0.0, 1.0]])
     torch.testing.assert_close(upload.payload["features"], features)
     first = 0.75 * (3 / 4 + 1 / 2 + 9 / 10) / 3
-    answers = torch.tensor([[first, 0.75 - first], [0.125, 0.125]])
-    torch.testing.assert_close(upload.payload["answers"], answers)
+    predictions = torch.tensor([[first, 0.75 - first], [0.125, 0.125]])
+    torch.testing.assert_close(upload.payload["predictions"], predictions)
     assert int(upload.weight) == 4
 
 
@@ -81,7 +81,7 @@ def test_the_server_weighs_means_by_the_examples_of_a_label():
     ]
     server = algorithm.server_update(task, {}, uploads, None)
     torch.testing.assert_close(server["known/features"], torch.tensor([[2.0, 0.0], [0.0, 4.0]]))
-    torch.testing.assert_close(server["known/answers"], torch.full((2, 2), 0.5))
+    torch.testing.assert_close(server["known/predictions"], torch.full((2, 2), 0.5))
     assert {"table/table", "other/table"} <= set(server)
     # Nobody of the next cohort holds label 1, so that it is known as before.
     after = algorithm.server_update(task, server, uploads[1:], None)
@@ -100,22 +100,22 @@ def moved(told, **settings):
 
 def test_a_step_towards_mean_features_by_hand():
     # With a head of zeros the label's loss does not reach the features. The norm of (3, 4) has
-    # slope (0.6, 0.8), towards features of (0, 0) whose answers are a distribution.
-    told = {"features": torch.zeros(2, 2), "answers": torch.full((2, 2), 0.5)}
+    # slope (0.6, 0.8), towards features of (0, 0) whose predictions are a distribution.
+    told = {"features": torch.zeros(2, 2), "predictions": torch.full((2, 2), 0.5)}
     found = moved(told, answer_weight=0.0, feature_weight=0.5)
     torch.testing.assert_close(found["table"], torch.tensor([[-0.3, -0.4]]))
-    nobody = told | {"answers": torch.tensor([[0.0, 0.0], [0.5, 0.5]])}
+    nobody = told | {"predictions": torch.tensor([[0.0, 0.0], [0.5, 0.5]])}
     assert not moved(nobody, answer_weight=0.0, feature_weight=0.5)["table"].any()
 
 
-def test_a_step_towards_mean_answers_by_hand():
+def test_a_step_towards_mean_predictions_by_hand():
     # q is (1/2, 1/2) for both labels; Q[0] = (1, 0), at a distance of root 1/2; Q[1] = q. The slope
     # of the distance by q is (-1, 1) / root 2, by the logits, with T = 1/2, (-1, 1) / root 2; half
     # of it, a mean over two labels, times H[0] = (1, 0). The own example, of label 0, adds
     # (1/2, -1/2) times (3, 4).
     told = {
         "features": torch.tensor([[1.0, 0.0], [7.0, 7.0]]),
-        "answers": torch.tensor([[1.0, 0.0], [0.5, 0.5]]),
+        "predictions": torch.tensor([[1.0, 0.0], [0.5, 0.5]]),
     }
     found = moved(told, answer_weight=1.0, feature_weight=0.0)
     pull = math.sqrt(0.5) / 2

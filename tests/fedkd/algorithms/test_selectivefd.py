@@ -98,11 +98,11 @@ def test_the_server_by_hand():
     # The first by both, (.8 + .9) / 2; the second by one; the third by nobody. A mean of .85 misses
     # certainty by .15 + .15, one of .6 by .8.
     server = after([0.8, None, None], [0.9, 0.6, None])
-    assert server["told/told"].tolist() == [0, 1]
-    torch.testing.assert_close(server["told/consensus"], torch.tensor([[0.85, 0.15], [0.6, 0.4]]))
+    assert server["news/clear"].tolist() == [0, 1]
+    torch.testing.assert_close(server["news/consensus"], torch.tensor([[0.85, 0.15], [0.6, 0.4]]))
     for most, told in ((0.8, [0, 1]), (0.79, [0]), (0.29, [])):
         server = after([0.8, None, None], [0.9, 0.6, None], ambiguity=most)
-        assert server["told/told"].tolist() == told
+        assert server["news/clear"].tolist() == told
 
 
 def test_where_everything_is_sent_it_is_the_mean_of_dsfl(tiny):

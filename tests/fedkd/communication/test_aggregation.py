@@ -25,11 +25,14 @@ SUMS = {
     "dsfl": {},
     "fd": {"leave_one_out": False},
     "fedavg": {},
+    "fedhkd": {},
     "fedkd": {},
     "fedmd": {},
     "fedprox": {},
     "fedproto": {},
     "fml": {},
+    "scarlet": {"duration": 1},
+    "selectivefd": {},
 }
 every_sum = pytest.mark.parametrize("name", SUMS)
 
