@@ -91,6 +91,7 @@ def _of_own(given: Mapping[str, Any]) -> Kind:
     models = given.get("models", ())
     models = models.split(",") if isinstance(models, str) else models
     shares = given.get("nodes", NodeShares()) != NodeShares()
+    shares |= any(name.startswith("nodes.") for name in given)
     by_edges = given.get("partition") in {*BY_EDGES} - {"natural"}
     return "nodes" if by_edges or shares or any(map(_on_graphs, map(str, models))) else ""
 

@@ -171,6 +171,8 @@ def test_a_graph_of_ones_own_is_named_as_for_graph_distillation(tmp_path, monkey
     assert sum(map(sum, end["dealt"]["labels"])) > 2
     again = build("fed", "local", {"data": "mine.py:club", "models": ["gcn-4"]})
     assert (again.graph, again.partition) == ("nodes", "louvain")
+    again = build("fed", "local", {"data": "mine.py:club", "nodes.train": 0.3})
+    assert (again.graph, again.models) == ("nodes", ("gcn-64",))
     assert build("fed", "local", {"data": "mine.py:club"}).graph == ""
     with pytest.raises(ValueError, match="30 whole graphs, and the command line deals out nodes"):
         federated.prepare(build("fed", "local", given | {"data": "mine.py:trees"}))
