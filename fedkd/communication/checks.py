@@ -10,6 +10,11 @@ from torch import Tensor
 from fedkd.communication.measures import Asked, Measures
 from fedkd.messages import ANY, Message, PayloadSpec, Upload
 
+COUNTING = {  # types that count exactly, and that torch adds up with each other
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.float32, torch.float64),
+}
+
 
 class Field(NamedTuple):
     """A tensor of a payload that has the shape and the type that are due."""
@@ -42,6 +47,8 @@ def check_form(upload: object) -> None:
         _check_tensor(key, value)
     if upload.rows is not None:
         _check_tensor("its list of rows", upload.rows)
+        if upload.rows.dtype not in COUNTING:
+            raise ValueError(f"its list of rows has type {upload.rows.dtype}, which does not count")
 
 
 def _check_tensor(key: object, value: object) -> None:

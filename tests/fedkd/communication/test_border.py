@@ -334,6 +334,22 @@ def test_the_honest_are_found_at_once(claim):
     assert [one is not None for one in border._together(given)] == [True, False, True]
 
 
+@pytest.mark.parametrize(
+    "kind", [torch.float16, torch.bfloat16, torch.float8_e5m2, torch.uint16, torch.complex64]
+)
+def test_lists_of_rows_are_of_a_type_that_counts(kind):
+    # Of 257 ones bfloat16 counts 256: who sends as many rows would leave the server one short.
+    payload_spec = {"p": PayloadSpec((300,), rows=True)}
+    named = [torch.cat([torch.ones(n), torch.zeros(300 - n)]) for n in (256, 257, 256)]
+    lists = [named[0].to(kind), named[1].to(kind), named[2]]
+    uploads = [Upload({"p": torch.ones(256)}, torch.tensor(1.0), rows) for rows in lists]
+    inside, outside = admitted(payload_spec, uploads)
+    assert inside == [2]
+    assert outside == dict.fromkeys(
+        [0, 1], f"its list of rows has type {kind}, which does not count"
+    )
+
+
 # Uploads of any kind
 
 ODD = {
