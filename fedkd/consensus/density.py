@@ -44,7 +44,7 @@ class Density(Rule):
     def summand(self, payload: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Predictions times what the client counts for, and that."""
         ((key, q),) = ((key, value.double()) for key, value in payload.items() if key != NEARNESS)
-        near = payload[NEARNESS].double()
+        near = payload[NEARNESS].double().clamp(LEAST, 1)  # the border lets a hundredth less pass
         weights = near.reshape(-1, *[1] * (q.ndim - 2)).expand(q.shape[:-1])
         return {key: weights.unsqueeze(-1) * q, ROW_WEIGHTS: weights}
 

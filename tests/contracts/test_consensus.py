@@ -305,6 +305,18 @@ def test_rows_weigh_what_clients_say_they_count_for(rule):
     torch.testing.assert_close(found["consensus"], expected)
 
 
+def test_nobody_counts_for_less_than_nothing():
+    # 0.003 and -0.002 add up to 0.001: the mean would be three times one less twice the other.
+    q = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    for near, expected in (((0.003, -0.002), [0.75, 0.25]), ((0.0, 0.0), [0.5, 0.5])):
+        said = [{"probabilities": q[k], "nearness": torch.tensor([near[k]])} for k in range(2)]
+        algorithm = algorithms.get("fedmd")(aggregation="density")
+        uploads = [Received(k, "g", payload, 1.0) for k, payload in enumerate(said)]
+        public = public_of(algorithm, Task({}, 2, torch.zeros(1, 1)), 0, 1)
+        found = algorithm.server_update(Task({}, 2, torch.zeros(1, 1)), {}, uploads, public)
+        torch.testing.assert_close(found["consensus"], torch.tensor([expected]))
+
+
 @pytest.mark.parametrize(("name", "rule"), [("dsfl", "density-era"), ("fedmd", "density")])
 def test_what_is_said_of_own_examples_is_declared_claimed_and_sent(name, rule):
     federation = tiny_federation()
