@@ -107,8 +107,8 @@ class FedET(FedAvg):
             model.predict, large, batches._replace(y=(labels, others)), self.distill, self.loss
         )
         after = average_by_group(received)
-        for group in {one.group for one in received}:
-            pairs = zip(names[group], head_names(large), strict=True)
+        for group, own in names.items():  # those of whom nobody was heard as well
+            pairs = zip(own, head_names(large), strict=True)
             after |= {f"{group}/{mine}": large[theirs] for mine, theirs in pairs}
         after |= {f"{LARGE}/{name}": value for name, value in large.items()}
         return server | after | {"round": server["round"] + 1}

@@ -70,6 +70,23 @@ def test_the_last_layer_goes_from_all_to_the_large_model_and_back():
     assert all(torch.equal(after[f"large/{name}"], server[f"large/{name}"]) for name in body)
 
 
+def test_who_is_not_heard_takes_the_last_layer_too():
+    models = {"a": mlp((4,), 3, (5,)), "b": mlp((4,), 3, (7, 5))}
+    task = Task(models, 3, torch.randn(6, 4, generator=generator(1)), (4,))
+    algorithm = FedET(STILL, STILL, large="mlp-9")
+    server = algorithm.init(task, generator(0))
+    sent = [Received(0, "a", models["a"].init(generator(5)), 1.0)]
+    after = algorithm.server_update(task, server, sent, public_of(algorithm, task, 0, 1))
+    heads = [head_names(of_group(after, group)) for group in ("a", "b", "large")]
+    mine, theirs, large = (
+        [after[f"{group}/{name}"] for name in head]
+        for group, head in zip(("a", "b", "large"), heads, strict=True)
+    )
+    assert all(map(torch.equal, mine, large))
+    assert all(map(torch.equal, theirs, large))
+    assert torch.equal(after["b/layer1.weight"], server["b/layer1.weight"])
+
+
 def test_the_servers_model_is_scored_and_learns(tiny):
     given = tiny(sizes=(30, 30, 30), public=40)
     local = TrainingConfig("adam", 0.01, epochs=3, batch_size=10)
