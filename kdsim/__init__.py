@@ -24,7 +24,7 @@ ALGORITHMS = (
 )
 METHODS = (
     "AdaGMLP CPF FFG2M GCRD GLNN GNNSD GSP KRD LLP LSP Logits MLP Mutual MultiTeacher NOSMOG "
-    "Privileged RKD"
+    "Privileged RKD TINED"
 )
 # Public name -> the module that it is in.
 _PUBLIC = {

@@ -1,7 +1,6 @@
 """FedDF: the server distils the ensemble of its clients into their average."""
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Literal
@@ -18,23 +17,20 @@ from fedkd.algorithms.fedavg import (
     initial,
     of_group,
 )
+from fedkd.components.early_stopping import best, passes, score
 from fedkd.core import MEASURED, Properties, Public, Server, Task
 from fedkd.messages import Received
 from fedkd.targets import ALL, Target
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
-from kdcore.training.batches import rows
 from kdcore.training.loop import (
     Batches,
     Examples,
     Params,
-    Predict,
     TrainingConfig,
     fit,
     logits_of,
 )
-from kdcore.training.optimizers import rule
-from kdcore.training.stacked import learning, least_batch, weights
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,7 @@ class FedDF(FedAvg):
             if start:
                 start = full_params(server, group, start)
                 if held_out is not None:
-                    averages.append(abs(_score(task, task.models[group].predict, start)))
+                    averages.append(abs(score(task, task.models[group].predict, start)))
                 averaged |= apart(task, group, self._taught(task, group, start, batches))
         if averages:
             averaged[f"{MEASURED}ensemble_validation"] = torch.tensor(ensemble.metric())
@@ -141,16 +137,9 @@ class FedDF(FedAvg):
         predict, loss = task.models[group].predict, partial(_towards, task.target)
         if not self.patience or not self.distill.epochs:
             return fit(predict, start, batches, self.distill, loss)
-        reached = _score(task, predict, start) if self.average_counts else -math.inf
-        best, found, since = reached, start, 0
-        for params in _passes(predict, start, batches, self.distill, loss):
-            reached = _score(task, predict, params)
-            since += 1
-            if reached > best:
-                best, found, since = reached, params, 0
-            if since == self.patience:
-                break
-        return found
+        found = passes(predict, start, batches, self.distill, loss)
+        reached = partial(score, task, predict)
+        return best(start, found, reached, self.patience, start_counts=self.average_counts)
 
 
 class _Ensemble:
@@ -187,40 +176,3 @@ class _Ensemble:
 
 def _towards(target: Target, outputs: Outputs, y: Tensor) -> Tensor:
     return target.divergence(outputs.logits, y)
-
-
-def _passes(
-    predict: Predict,
-    start: Params,
-    batches: Batches,
-    training: TrainingConfig,
-    towards: Callable[[Outputs, Tensor], Tensor],
-) -> Iterable[Params]:
-    """The parameters after each pass, as `fit` has them, with one optimiser all along."""
-    names = list(weights(start))
-    leaves = [start[name].detach().clone().requires_grad_() for name in names]
-    model = start | dict(zip(names, leaves, strict=True))
-    learn, least = learning(predict), least_batch(predict)
-    optimiser, steps = rule(training), batches.steps // training.epochs
-    state, sizes = optimiser.init(leaves), batches.mask.sum(dim=1).tolist()
-    for count, (index, mask) in enumerate(zip(batches.order, batches.mask, strict=True), start=1):
-        if sizes[count - 1] < least:
-            continue
-        if least > 1:  # padding would be in the statistics
-            index, mask = index[mask.bool()], mask[mask.bool()]
-        outputs, fresh = learn(model, rows(batches.x, index))
-        loss = (towards(outputs, batches.y[index]) * mask).sum() / mask.sum()
-        gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
-        with torch.no_grad():
-            optimiser.step(leaves, list(gradients), state, count)
-        model |= fresh
-        if count % steps == 0:
-            yield {name: leaf.detach().clone() for name, leaf in model.items()}
-
-
-def _score(task: Task, predict: Predict, params: Params) -> float:
-    """By how much a model is right on validation examples; more is better."""
-    examples = task.validation
-    assert examples is not None
-    outputs = logits_of(predict, params, examples.x, examples.rows)
-    return task.target.score(outputs, examples.y[examples.rows])

@@ -159,10 +159,8 @@ class FedMD(Aggregating):
         """The same; and, where clients pretrain, who has done so."""
         senders: list[int] = []
         after = super().server_update(task, server, _noted(uploads, senders), public)
-        if not self.pretrain:
-            return after
         met = {*senders, *(server[MET].tolist() if MET in server else [])}
-        return after | {MET: torch.tensor(sorted(met))}
+        return after | ({MET: torch.tensor(sorted(met))} if self.pretrain else {})
 
     def _key(self, target: Target) -> str:
         return "logits" if self.exchange == "logits" else target.sent

@@ -120,6 +120,10 @@ class Gossip(Algorithm):
         """That of the algorithm."""
         return self.algorithm.deploy(predict, params, received, public)
 
+    def server_model(self, task: Task, server: Server) -> None:
+        """None: each peer would have one of its own."""
+        return
+
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """Those of the algorithm."""
         return self.algorithm.payload_spec(task, group)

@@ -54,7 +54,9 @@ class Ratings(NamedTuple):
 
 
 def load(name: str, root: str | Path | None = None) -> Any:
-    """The data of a name: images as `fedkd.data.datasets` has them, and what else recipes need.
+    """The data of a name: what recipes alone need, and all else as `fedkd.data.datasets` has it.
+
+    A name may be there twice, as shakespeare: recipes want the text, clients want examples of it.
 
     Several names joined by "+" give a tuple.
 
@@ -64,7 +66,7 @@ def load(name: str, root: str | Path | None = None) -> Any:
     """
     if "+" in name:
         return tuple(load(one, root) for one in name.split("+"))
-    if name in datasets.names():
+    if name in datasets.names() and name not in LOADERS:
         return datasets.load(name, root)
     return REGISTRY.get(name)(data_root(root))
 

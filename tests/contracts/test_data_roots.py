@@ -8,7 +8,7 @@ from fedkd.data import datasets
 from graphkd.data import registry
 from simulations.survey import datasets as survey_datasets
 
-WITHOUT_FILES = {"digits", "digits-knn", "sbm-170k", "diabetes", "none"}
+WITHOUT_FILES = {"digits", "digits-knn", "sbm-170k", "coloured-trees", "diabetes", "none"}
 LOADERS = {
     **{f"fed {name}": (datasets.load, name) for name in datasets.names()},
     **{f"graph {name}": (registry.load, name) for name in registry.names()},

@@ -94,13 +94,13 @@ def test_the_name_of_a_class_is_one_by_which_it_is_found(module):
 
 
 def test_a_users_file_may_be_called_as_one_of_ours(tmp_path, monkeypatch):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "fedavg.py").write_text(
+    (tmp_path / "of_a_user").mkdir()
+    (tmp_path / "of_a_user" / "fedavg.py").write_text(
         "from fedkd.algorithms.fedmd import FedMD\nclass Mine(FedMD):\n    pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    mine = ALGORITHMS.get("mine.fedavg:Mine")
-    assert ALGORITHMS.name_of(mine) == "mine.fedavg:Mine"
+    mine = ALGORITHMS.get("of_a_user.fedavg:Mine")
+    assert ALGORITHMS.name_of(mine) == "of_a_user.fedavg:Mine"
     assert ALGORITHMS.get(ALGORITHMS.name_of(mine)) is mine
 
 

@@ -104,7 +104,7 @@ def test_a_list_of_graphs_with_a_label_each_is_one_data_set_and_of_others_an_axi
     with pytest.raises(ValueError, match="graphs is many graphs, and the protocol .*choose folds"):
         next(kdsim.distill("glnn", data=many))
     named, objects = settings.named({"data": many})
-    assert named["data"].startswith("own:graph:graphs-")
+    assert named["data"].startswith("own:graphs:graphs-")
     assert objects.given(named["data"]).num_nodes == 20
     several, objects = settings.named({"data": [masked(), "digits-knn", FAKE]})
     assert several["data"][1] == "digits-knn"

@@ -155,7 +155,7 @@ def test_an_unknown_data_set_is_an_error_that_names_the_nearest():
     with pytest.raises(ValueError, match="unknown data set 'minst'; did you mean 'mnist'?"):
         load("minst")
     with pytest.raises(
-        ValueError, match="unknown data set 'zzz'; choose one of cifar10, .*, digits, "
+        ValueError, match="unknown data set 'zzz'; choose one of abalone, .*, cifar10, .*, digits, "
     ):
         load("zzz")
 

@@ -578,7 +578,9 @@ def test_public_examples_that_are_missing_are_an_error(public):
 def test_an_unknown_algorithm_is_an_error_that_names_the_nearest():
     with pytest.raises(ValueError, match="unknown algorithm 'fedmdd'; did you mean 'fedmd'?"):
         algorithms.get("fedmdd")
-    with pytest.raises(ValueError, match="unknown algorithm 'zzz'; choose one of cfd, dsfl, fd, "):
+    with pytest.raises(
+        ValueError, match="unknown algorithm 'zzz'; choose one of cfd, comet, dsfl, fd, "
+    ):
         algorithms.get("zzz")
 
 
