@@ -130,9 +130,7 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
 
 REGISTRY: Registry[Callable[[Path], Any]] = Registry(
     "data set",
-    members(
-        {**LOADERS, **{name: functools.partial(datasets.load, name) for name in datasets.names()}}
-    ),
+    members({name: functools.partial(datasets.load, name) for name in datasets.names()} | LOADERS),
     "kdsim.recipe_data",
     expected="a function of the data root, a Path, that gives what the recipe measures on",
 )
