@@ -127,8 +127,8 @@ def build(what: Any, union: Union | Collection, examples: Tensor) -> Model:
 
 
 def names() -> list[str]:
-    """The networks that a model's name may begin with."""
-    return networks.names()
+    """The networks that a model's name may begin with: those that ask for no types of edges."""
+    return [name for name in networks.names() if name not in networks.TYPED]
 
 
 def _beside(union: Union | Collection, examples: Tensor, name: str) -> Predict:
@@ -193,6 +193,11 @@ def _made(what: Any, union: Union | Collection, examples: Tensor) -> Model:
             f"unknown model {what!r} on a graph; {nearest(family, names())}models there are "
             f"{', '.join(names())}, each also with hidden widths, as in gcn-64, and with a width "
             "of its features, as in gat-64@64"
+        )
+    if family in networks.TYPED:
+        raise ValueError(
+            f"model {what}: {family} looks at the types of nodes and edges, and clients have none; "
+            "take a network to which all edges are alike, such as gcn or gat"
         )
     last = int(width) if at else union.classes
     widths = tuple(int(n) for n in numbers) or (WIDTH,)

@@ -4,7 +4,7 @@ from torch import nn
 
 from fedgraphkd import convolutions
 from fedgraphkd.convolutions import propagated
-from fedgraphkd.models import build
+from fedgraphkd.models import build, names
 from fedgraphkd.union import Union
 from graphkd.graph import Graph
 from graphkd.models import networks
@@ -202,3 +202,10 @@ def test_other_names_are_refused_in_a_line(name, union):
     with pytest.raises(ValueError, match="unknown model .* on a graph; .*gat, gatv2, gcn") as said:
         build(name, union, union.table[1:3])
     assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("name", ["han", "hgt-8", "rgcn-8@4"])
+def test_networks_of_typed_edges_are_refused_for_what_they_are(name, union):
+    with pytest.raises(ValueError, match="(han|hgt|rgcn) looks at the types of .* gcn or gat$"):
+        build(name, union, union.table[1:3])
+    assert name.partition("-")[0] not in names()
