@@ -70,7 +70,7 @@ def federate_graphs(
     task, members = dealt(union, private_of, shown, models, seed, same_start, modules)
     task = replace(task, private=sum(len(role[0]) for role in roles))
     found = measured(task, members, [*tested.values()], [*chosen.values()], union, clients)
-    drawn = {"dealt": {"labels": found.label_counts.tolist()}}
+    drawn = {"dealt": {"labels": found.label_counts.tolist(), "examples": "graphs"}}
     return found._replace(notes=(*graphs.notes, *_domains(graphs)), drawn=drawn)
 
 

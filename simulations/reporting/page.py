@@ -33,8 +33,8 @@ CAPTIONS = {
     "means, bars 95% intervals over seeds, of three seeds or more; the dashed line, with its "
     "interval, is the same method without noise.",
     "client_spread": "Accuracy of each client in the last round. A mark is a client with one seed; "
-    "its height in the row is the client's number, its shape the architecture. Shaded: the middle "
-    "half of the clients; upright line: the median.",
+    "its height in the row is the client's number, its shape the architecture (where there "
+    "are no more than eleven). Shaded: the middle half of the clients; upright line: the median.",
     "accuracy_per_virtual_second": "The same accuracy against the time on a virtual clock, which "
     "counts steps and bytes, as each round ends; times are means over seeds. " + LINES,
     "disagreement_per_round": "How far apart peers are: the share of test examples on which a peer "
@@ -48,9 +48,11 @@ CAPTIONS = {
     "its accuracy in the last round on the global test set, in per cent, of the first seed.",
     "graph_partition": "Who holds which node: those of a client, and the edges among them, are in "
     "its colour; edges between clients, which nobody has, are grey. Of the first seed.",
-    "labels_of_clients": "How many nodes of each class each client trains on, in the first seed.",
-    "own_against_all": "Accuracy on everybody's test nodes against that on a client's own, a mean "
-    "over clients in the last round; a mark for each seed. On the grey line they are equal.",
+    "labels_of_clients": "How many nodes, or whole graphs, of each class each client trains "
+    "on, in the first seed.",
+    "own_against_all": "Accuracy on everybody's test nodes, or whole graphs, against that on a "
+    "client's own, a mean over clients in the last round; a mark for each seed. On the grey line "
+    "they are equal.",
     "students": "Test accuracy (of links, AUC) of the teacher, of the student with knowledge "
     "distillation, and of the same student trained on labels alone: mean, and sample standard "
     "deviation over seeds.",

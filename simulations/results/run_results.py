@@ -30,7 +30,8 @@ class Result(NamedTuple):
             `graphkd.evaluation.predictions`.
         diverged: why its numbers mean nothing, or nothing where they do.
         notes: what else its records say in words.
-        dealt: of a graph that was dealt out, who holds which node, and labels by client.
+        dealt: of a graph that was dealt out, who holds which node, and labels by client;
+            of whole graphs labels alone, and that they are graphs.
     """
 
     kind: str

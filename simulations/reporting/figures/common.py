@@ -139,18 +139,18 @@ def client_spread(group: Sequence[Result], look: Mapping[str, Look], sheet: Shee
     panels = {metric: ON_TEST[metric], f"{metric}_local": OWN[metric]}
     panels = {key: text for key, text in panels.items() if all(key in c for c in found)}
     names = sorted({name for c in found for name in c.get("group", ["model"])})
-    markers = {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
+    told = 1 < len(names) <= len(MARKERS)  # beyond that two would share a marker
+    markers = dict(zip(names, MARKERS if told else MARKERS[:1] * len(names), strict=False))
     figure, axes = paper(group, sheet, 1.9 + 0.6 * len(runs), len(panels), sharex=True)
     for panel, (key, text) in zip(axes, panels.items(), strict=True):
         for place, (label, seeds) in enumerate(runs.items()):
             _strip(panel, place, seeds, key, look[label].colour, markers)
         panel.set_xlabel(text)
     name_rows(axes, list(runs), sheet)
-    if len(names) > 1:
+    if told:
         dots = [Line2D([], [], ls="", marker=m, color=SOFT) for m in markers.values()]
-        columns = 2 if sheet.narrow else 4
         labels = [wrapped(name, 18) for name in names]
-        figure.legend(dots, labels, loc="outside lower center", ncols=columns, fontsize=9)
+        _outside(figure, dots, labels, "outside lower center", 2 if sheet.narrow else 4)
     return figure
 
 
@@ -322,5 +322,26 @@ def with_legend(
     if sheet.narrow:
         columns, width = (2, 16) if max(map(len, names), default=0) <= 16 else (1, 40)
     labels = [wrapped(name, width) for name in names]
-    figure.legend(handles, labels, loc=place, ncols=columns, handlelength=3, fontsize=9)
+    _outside(figure, handles, labels, place, columns, handlelength=3)
     return figure
+
+
+def _outside(
+    figure: Figure,
+    handles: Sequence[Any],
+    labels: Sequence[str],
+    place: Place,
+    columns: int,
+    **style: Any,
+) -> None:
+    """A legend beside or below the panels, for which the figure is made tall enough.
+
+    Else many names, or long ones, would leave the panels no room at all.
+    """
+    figure.legend(handles, labels, loc=place, ncols=columns, fontsize=9, **style)
+    rows = -(-len(labels) // columns)
+    heights = [0.06 + 0.15 * (label.count("\n") + 1) for label in labels]
+    tall = max((sum(heights[i : i + rows]) for i in range(0, len(labels), rows or 1)), default=0.0)
+    more = tall - 0.5  # two rows are reckoned with where the height of the panels is chosen
+    needed = figure.get_figheight() + more if "lower" in place else tall + 0.6
+    figure.set_figheight(max(figure.get_figheight(), needed))

@@ -141,8 +141,6 @@ def trends(
     columns = min(len(panes), sheet.columns)
     rows = -(-len(panes) // columns)
     height = (3.6 if sheet.narrow else 4.2) if large else 0.9 + 1.5 * rows
-    if large and sheet.narrow:
-        height += 0.2 * len(found)
     figure, panels = paper(group, sheet, height, columns, True, rows=rows)
     for axes in panels[len(panes) :]:
         axes.set_axis_off()

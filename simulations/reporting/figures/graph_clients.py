@@ -1,4 +1,4 @@
-"""Figures of federations whose clients hold parts of a graph."""
+"""Figures of federations whose clients hold parts of a graph, or whole graphs."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -8,8 +8,10 @@ import matplotlib
 import networkx as nx
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from simulations.reporting.figures.common import (
+    APART,
     FAINT,
     SOFT,
     STYLE,
@@ -77,7 +79,7 @@ def graph_partition(
 def labels_of_clients(
     group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet
 ) -> Figure | None:
-    """How many nodes of each class each client trains on; the first seed."""
+    """How many examples of each class each client trains on; the first seed."""
     counts = np.asarray(_first(group)["labels"])  # (K, C)
     figure, (axes,) = paper(group, sheet, 3.6)
     below = np.zeros(len(counts))
@@ -87,13 +89,18 @@ def labels_of_clients(
         colour = palette(label % 20)
         axes.bar(places, column, 0.8, bottom=below, color=colour, lw=0, label=f"class {label}")
         below += column
-    axes.set(xlabel="client", ylabel="nodes to train on, by class")
+    axes.set(xlabel="client", ylabel=f"{_examples(group)} to train on, by class")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=False, axis="x")
     return with_legend(figure, sheet, axes) if counts.shape[1] <= 20 else figure
 
 
-def own_against_all(group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet) -> Figure:
-    """Accuracy on everybody's nodes over accuracy on a client's own; a point for each seed."""
+def own_against_all(
+    group: Sequence[Result], look: Mapping[str, Look], sheet: Sheet
+) -> Figure | None:
+    """Accuracy on everybody's examples over that on a client's own; a point for each seed."""
+    if len({result.label for result in group}) > APART:  # a legend longer than all else
+        return None
     figure, (axes,) = paper(group, sheet, 4.2)
     for label, same in by_label(group):
         points = np.array([[r.metrics[k] for k in ("accuracy_local", "accuracy")] for r in same])
@@ -107,7 +114,9 @@ def own_against_all(group: Sequence[Result], look: Mapping[str, Look], sheet: Sh
         )
     limits = {"xlim": axes.get_xlim(), "ylim": axes.get_ylim()}
     axes.axline((50, 50), slope=1, color=FAINT, lw=0.8, zorder=0)
-    axes.set(xlabel="accuracy, own nodes (%)", ylabel="accuracy, everybody's nodes (%)", **limits)
+    what = _examples(group)
+    axes.set(xlabel=f"accuracy, own {what} (%)", ylabel=f"accuracy, everybody's {what} (%)")
+    axes.set(**limits)
     return with_legend(figure, sheet, axes)
 
 
@@ -116,6 +125,11 @@ def _first(group: Sequence[Result]) -> Mapping[str, Any]:
     result = min((one for one in group if one.dealt), key=lambda one: one.seed)
     assert result.dealt is not None
     return result.dealt
+
+
+def _examples(group: Sequence[Result]) -> str:
+    """What is classified: nodes, or graphs."""
+    return str(_first(group).get("examples", "nodes"))
 
 
 @lru_cache(maxsize=4)

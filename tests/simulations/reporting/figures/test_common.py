@@ -252,3 +252,14 @@ def test_files():
     with Image.open(io.BytesIO(encode(figure, "png"))) as picture:
         assert picture.size == (1800, 840)
     assert encode(figure, "svg") == encode(draw([fed("fedmd")])["accuracy_per_round"], "svg")
+
+
+@pytest.mark.parametrize("count", [11, 12, 30])
+def test_a_legend_of_many_architectures_leaves_room_for_clients(count):
+    names = [f"mlp-{width}-128-64-of-a-long-name" for width in range(count)]
+    clients = {"accuracy": [0.5] * count, "accuracy_local": [0.5] * count, "group": names}
+    one = fed("local")._replace(curve=[{"round": 1, "clients": clients}])
+    figure = common.drawings([one], looks(["local"]))["client_spread"]
+    figure.draw_without_rendering()  # warns where there is no room for panels, and warnings fail
+    assert figure.axes[0].get_position().height * figure.get_figheight() > 0.5
+    assert len(figure.legends) == (count <= 11)  # no two architectures share a marker

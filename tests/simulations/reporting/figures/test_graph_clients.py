@@ -55,3 +55,24 @@ def test_large_graphs_are_not_drawn_and_images_have_none_of_this():
     large = {"labels": DEALT["labels"]}
     assert set(draw([result("local", dealt=large)])) == {"labels_of_clients", "own_against_all"}
     assert draw([result("local", dealt=None)]) == {}
+
+
+def test_whole_graphs_are_called_graphs_and_clients_are_whole_numbers():
+    drawn = draw([result("local", dealt={"labels": [[2, 1], [0, 4]], "examples": "graphs"})])
+    (bars,), (marks,) = drawn["labels_of_clients"].axes, drawn["own_against_all"].axes
+    assert bars.get_ylabel() == "graphs to train on, by class"
+    assert all(tick == round(tick) for tick in bars.get_xticks())
+    assert marks.get_xlabel() == "accuracy, own graphs (%)"
+
+
+def test_more_settings_than_a_legend_can_tell_apart_have_no_figure_of_marks():
+    group = [result(f"setting-{i}") for i in range(25)]
+    assert "own_against_all" in draw(group[:24])
+    assert "own_against_all" not in draw(group)
+
+
+def test_a_narrow_figure_is_as_tall_as_the_legend_of_many_settings_needs():
+    group = [result(f"fedmd with a setting of thirty letters and more, {i}") for i in range(24)]
+    figure = draw(group, NARROW)["own_against_all"]
+    figure.draw_without_rendering()  # warns where there is no room for panels, and warnings fail
+    assert figure.axes[0].get_position().height * figure.get_figheight() > 1
