@@ -33,13 +33,15 @@ class COMET(Algorithm):
     over the client's cluster.
     Up: 4 C P_r bytes. Down: 4 C P_r, and 4 P_r of row numbers when a round asks about a part only.
 
-    Conventions: predictions are probabilities, where the paper has logits, since one client can
-    turn a mean of logits at will. The two terms take turns, all steps of the second before those of
-    the first, where the paper adds them up in each step. Clusters are found anew in each round,
-    from ten drawn starts; there are no more than clients who say something different. The model in
-    use is the one after training on private examples. Who is not in the newest cohort is in no
-    cluster, and is sent nothing. Not so in the code of SCARLET, where each public example has
-    clusters of its own and clients choose the nearer one: another method of that name.
+    Conventions: neither the paper nor code of its authors was at hand; the abstract of the
+    preprint, where the method is called PerFed-CKT, was, and the loss and the k-means of whole
+    tables are from memory. Predictions are probabilities, where the paper has logits, since one
+    client can turn a mean of logits at will. The two terms take turns, all steps of the second
+    before those of the first, where the paper adds them up in each step. Clusters are found anew in
+    each round, from ten drawn starts; there are no more than clients who say something different.
+    The model in use is the one after training on private examples. Who is not in the newest cohort
+    is in no cluster, and is sent nothing. Not so in the code of SCARLET, where each public example
+    has clusters of its own and clients choose the nearer one: another method of that name.
     """
 
     distill: TrainingConfig = TrainingConfig(learning_rate=0.2, epochs=3)

@@ -39,10 +39,13 @@ class FedBE(FedAvg):
     pass, stochastic weight averaging.
     Up and down: all parameters, 4 W bytes each way in float32; up, n_k as well.
 
-    Conventions: the learning rate of a pass is constant, and its optimiser starts afresh, where the
-    paper lets the rate fall within each cycle. Samples of different architectures teach together,
-    as the models in FedDF do. Statistics of mini-batches are not sampled but averaged: a variance
-    drawn from a Gaussian may be negative.
+    Conventions: the paper itself was not at hand, and both distributions are from memory. The
+    authors' code (hongyouc/FedBE, read, not copied) weighs by n_k in neither, draws with a Gaussian
+    of the clients' updates, each tensor divided by its length, takes a snapshot each 25 steps from
+    the 500th on, and uses the clients as teachers only where told to. The learning rate of a pass
+    is constant, and its optimiser starts afresh, where the paper lets the rate fall within each
+    cycle. Samples of different architectures teach together, as the models in FedDF do. Statistics
+    of mini-batches are not sampled but averaged: a variance drawn from a Gaussian may be negative.
     """
 
     distill: TrainingConfig = TrainingConfig("adam", learning_rate=1e-3, epochs=5, batch_size=128)

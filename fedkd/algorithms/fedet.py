@@ -38,10 +38,11 @@ class FedET(FedAvg):
     groups take its last layer.
     Up and down: all parameters, 4 W bytes each way in float32; up, n_k as well.
 
-    Conventions: the layer that is shared is the last, on features of one width; the paper shares
-    representation layers, of one shape as well. No official code was found; a reimplementation
-    weighs by the variance of log-probabilities and pools these, here both are of probabilities as
-    in `fedkd.consensus.variance`, and there the divergence is divided by the number of classes as
+    Conventions: the paper itself was not at hand; equations are from memory. The layer that is
+    shared is the last, on features of one width; the paper shares representation layers, of one
+    shape as well. No official code was found; a reimplementation weighs by the variance of
+    log-probabilities and pools these, here both are of probabilities as in
+    `fedkd.consensus.variance`, and there the divergence is divided by the number of classes as
     well. The large model, of architecture `large` and made as wide as features are, goes on from
     round to round; it is what the paper measures, and is scored beside the clients' (`_server`).
     """

@@ -37,10 +37,11 @@ class FedGH(Algorithm):
     label l. Server: g <- argmin sum_k sum_l CE(l, g(P_k[l])), from the g of before.
     Up: P_k, only the rows of labels held, 4 D bytes each. Down: g, 4 (D + 1) C bytes.
 
-    Conventions: the paper's server takes one step for each pair (P_k[l], l); here, as in HtFLlib's
-    code, mini-batches of all pairs, shuffled, with SGD by default (`server`), ten passes of them
-    where that code has one. Means are taken with the trained model. All begin with the server's
-    head, drawn anew, as there with that of the first client. The model in use has the newest head.
+    Conventions: the paper itself was not at hand: the steps are those of HtFLlib's code (read, not
+    copied), and that its server takes one for each pair (P_k[l], l) is from memory. Here, as in
+    that code, mini-batches of all pairs, shuffled, with SGD by default (`server`), ten passes of
+    them where it has one. Means are taken with the trained model. All begin with the server's head,
+    drawn anew, as there with that of the first client. The model in use has the newest head.
     """
 
     server: TrainingConfig = TrainingConfig(learning_rate=0.1, epochs=10, batch_size=10)

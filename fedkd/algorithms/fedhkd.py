@@ -41,12 +41,14 @@ class FedHKD(FedAvg):
     H[l] = sum_k n_kl H_k[l] / sum_k n_kl, and so Q[l].
     Up: 4 W bytes, 4 C (D + C + 1), and n_k. Down: 4 W, and 4 C (D + C).
 
-    Conventions: a client sends (n_kl / n_k) H_k[l], (n_kl / n_k) Q_k[l] and n_kl / n_k, so that a
-    weighted sum is all that the server needs. Norms are Euclidean and not squared; the only code
-    to be found, a copy of the authors', takes a divergence and a mean square, has each client
-    overwrite what others knew, and was no help. Labels of less than `least` n_k / C examples are
-    not told. A label of which nobody of the cohort tells is known as before; one of which nobody
-    ever told adds nothing. The paper's noise on features is for the channel to add (`--noise`).
+    Conventions: the paper itself was not at hand: the loss, its norms that are not squared, and the
+    0.25 of `least` are from memory and a pilot; a, b and T are those of the code named below. A
+    client sends (n_kl / n_k) H_k[l], (n_kl / n_k) Q_k[l] and n_kl / n_k, so that a weighted sum is
+    all that the server needs. Norms are Euclidean and not squared; the only code to be found, a
+    copy of the authors', takes a divergence and a mean square, has each client overwrite what
+    others knew, and was no help. Labels of less than `least` n_k / C examples are not told. A label
+    of which nobody of the cohort tells is known as before; one of which nobody ever told adds
+    nothing. The paper's noise on features is for the channel to add (`--noise`).
     """
 
     answer_weight: Annotated[float, Setting("a, of mean predictions", ge=0)] = 0.05

@@ -30,12 +30,14 @@ class KTpFL(Algorithm):
     down the slope of mean_p |sum_m c_km p_m - p_k|^2 + r |c_k - 1/K|^2, r = `penalty`, from 1/K.
     Up: 4 C P_r bytes. Down: 4 C P_r, and 4 P_r of row numbers when a round asks about a part only.
 
-    Conventions: the distance is that of the authors' code, where the paper has a divergence.
-    Coefficients are kept positive and made to add up to 1; the code takes softmax(5 c) after each
-    step, which all but undoes it, and scales steps by hand; neither is in the paper. There T is 10,
-    and the loss lacks T^2 and is divided by C; here T is 1. The model in use, and so what is
-    scored, is the one after revisiting, as there. Who is not in the newest cohort is sent a mixture
-    of what that has said, by the coefficients that it has, and whoever is new the plain mean.
+    Conventions: the paper itself was not at hand; equations are read off the authors' code
+    (cugzj/KT-pFL, not copied), and what is said of the paper is from memory. The distance is that
+    of the code, where the paper has a divergence. Coefficients are kept positive and made to add up
+    to 1; the code takes softmax(5 c) after each step, which all but undoes it, and scales steps by
+    hand; neither is in the paper. There T is 10, and the loss lacks T^2 and is divided by C; here T
+    is 1. The model in use, and so what is scored, is the one after revisiting, as there. Who is not
+    in the newest cohort is sent a mixture of what that has said, by the coefficients that it has,
+    and whoever is new the plain mean.
     """
 
     distill: TrainingConfig = TrainingConfig(learning_rate=0.2, epochs=3)

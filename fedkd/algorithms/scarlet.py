@@ -32,12 +32,14 @@ class SCARLET(Algorithm):
     Up: 4 C bytes for each example asked about. Down: 4 C + 4 bytes for each of these, the number of
     the round, 4, and 4 P_r of row numbers when a round asks about a part only.
 
-    Conventions: a client finds out by itself what is asked about, by the rounds in which it was
-    told; who was away asks itself about more, of which the server takes no notice, and digests only
-    what it remembers (the paper sends it what it has missed, for which a server has to keep account
-    of who knows what). The authors' code asks about a label of age D anew and lets clients digest
-    the old one; here the new one. There D is 50, of thousands of rounds; here 5. The model in use
-    is the one that has just digested the newest consensus. The server keeps no model of its own.
+    Conventions: the paper itself was not at hand, and equations are read off the authors' code
+    (kitsuyaazuma/SCARLET, not copied); what is said of the paper is from memory. A client finds out
+    by itself what is asked about, by the rounds in which it was told; who was away asks itself
+    about more, of which the server takes no notice, and digests only what it remembers (the paper
+    sends it what it has missed, for which a server has to keep account of who knows what). The
+    authors' code asks about a label of age D anew and lets clients digest the old one; here the new
+    one. There D is 50, of thousands of rounds; here 5. The model in use is the one that has just
+    digested the newest consensus. The server keeps no model of its own.
     """
 
     distill: TrainingConfig = TrainingConfig(learning_rate=0.2, epochs=3)

@@ -41,11 +41,12 @@ class SelectiveFD(Algorithm):
     Up: 4 C bytes for each example sent. Down: 4 C + 4 for each told, and 4 P_r of row numbers when
     a round asks about a part only.
 
-    Conventions: densities are of inputs as they are, so `width` is in their units. The authors'
-    demo of MNIST has 1.5 of an image's range (5, of pixels divided by .31), a quantile of a quarter
-    and no selector at the server, and so are the defaults: t = 2 lets everything pass. Its code
-    multiplies by the matrix that is to be inverted; here it is inverted. Every fifth example is
-    held out, there 19 of 20; who has fewer than five sends everything. The model in use has just
+    Conventions: the paper itself was not at hand; equations are read off the authors' demo of MNIST
+    (shaojiawei07/Selective-FD, not copied). Densities are of inputs as they are, so `width` is in
+    their units. The demo has 1.5 of an image's range (5, of pixels divided by .31), a quantile of a
+    quarter and no selector at the server, and so are the defaults: t = 2 lets everything pass. Its
+    code multiplies by the matrix that is to be inverted; here it is inverted. Every fifth example
+    is held out, there 19 of 20; who has fewer than five sends everything. The model in use has just
     digested the newest consensus, as there.
     """
 
