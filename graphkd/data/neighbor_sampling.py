@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from graphkd.graph import Graph
+from graphkd.graph import Graph, TypedGraph
 
 
 def neighbour_sample(
@@ -138,8 +138,22 @@ def _grow(
         nodes.append(fresh)
         edges.append(torch.stack([place[source], before + target]))
     ids = torch.cat(nodes)
-    part = replace(graph, x=graph.x[ids], y=graph.y[ids], edge_index=torch.cat(edges, 1))
-    return replace(part, node_names=(), parts={}), ids
+    ends = torch.cat(edges, 1)
+    part = replace(graph, x=graph.x[ids], y=graph.y[ids], edge_index=ends, node_names=(), parts={})
+    return (_typed(part, ids, graph) if isinstance(part, TypedGraph) else part), ids
+
+
+def _typed(part: TypedGraph, ids: Tensor, graph: Graph) -> TypedGraph:
+    """The part with its nodes' types, and those typed edges that lie along its edges."""
+    assert isinstance(graph, TypedGraph)
+    place = ids.new_full((graph.num_nodes,), -1)
+    place[ids] = torch.arange(len(ids), device=ids.device)
+    source, target = place[graph.typed_edges[:2]]
+    first, last = part.edge_index
+    along = torch.isin(source * len(ids) + target, first * len(ids) + last)
+    kept = (source >= 0) & (target >= 0) & (along | (source == target))
+    typed = torch.stack([source, target, graph.typed_edges[2]])[:, kept]
+    return replace(part, kinds=graph.kinds[ids], typed_edges=typed)
 
 
 def batches(

@@ -8,6 +8,9 @@ from torch_geometric.nn import HANConv
 import graphkd
 from graphkd import methods, networks
 from graphkd.data import registry
+from graphkd.data.neighbor_sampling import neighbourhood
+from graphkd.evaluation import latency
+from graphkd.evaluation.latency import hops
 from graphkd.graph import HIDDEN, Graph, TypedGraph, Types
 from graphkd.training.loop import predict, seeded
 
@@ -163,6 +166,31 @@ def test_types_matter_to_these_networks_and_an_order_of_nodes_does_not(name):
         network(GRAPH.x, GRAPH.edge_index)
     few = torch.arange(5)  # nobody is left in them
     assert predict(network, GRAPH.subgraph(few)).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["rgcn", "hgt"])
+def test_a_neighbourhood_says_of_a_node_what_the_whole_graph_says(name):
+    network, nodes = build(name).eval(), torch.tensor([7, FILMS + 3])
+    part, ids = neighbourhood(GRAPH, nodes, hops(network))
+    assert 2 < part.num_nodes < GRAPH.num_nodes
+    assert torch.equal(part.node_type, GRAPH.node_type[ids])
+    expected, found = predict(network, GRAPH).logits[nodes], predict(network, part).logits[:2]
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_neighbourhood_has_the_types_of_its_edges():
+    # One step before film 7: the films on either side of it and the people in it.
+    part, ids = neighbourhood(GRAPH, torch.tensor([7]), 1)
+    found = {(*ids[ends].tolist(), r) for r, pairs in enumerate(part.relations) for ends in pairs.T}
+    into = {(a, b, r) for r, e in enumerate(GRAPH.relations) for a, b in e.T.tolist() if b == 7}
+    assert found == into
+    assert {(6, 7), (8, 7)} <= {(a, b) for a, b, _ in found}
+
+
+@pytest.mark.parametrize("name", networks.TYPED)
+def test_how_long_an_answer_takes_is_measured(name):
+    found = latency.measure({"it": build(name)}, GRAPH, "cold", repeats=2, warmup=0)["it"]
+    assert len(found.seconds) == 2
 
 
 @pytest.mark.parametrize("teacher", [*networks.TYPED, "gcn"])
