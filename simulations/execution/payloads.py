@@ -43,8 +43,8 @@ def tensors(
             **({"rows": held} if held is not None else {}),
         }
     for key, value in read.items():
-        if _predictions(value, classes):
-            places = held if held is not None else list(range(len(value)))
+        places = held if held is not None else list(range(len(value)))
+        if places and _predictions(value, classes):
             yield {
                 "record": "predictions",
                 "direction": direction,
@@ -59,11 +59,12 @@ def _range(value: Tensor) -> Record:
     """The smallest and largest entry and the mean, of those that are finite."""
     numbers = value.double()
     numbers = numbers[numbers.isfinite()]
-    if not numbers.numel():
-        return {"min": None, "max": None, "mean": None, "not_finite": value.numel()}
-    low, high, mean = float(numbers.min()), float(numbers.max()), float(numbers.mean())
     missing = value.numel() - numbers.numel()
-    return {"min": low, "max": high, "mean": mean} | ({"not_finite": missing} if missing else {})
+    beside = {"not_finite": missing} if missing else {}
+    if not numbers.numel():
+        return {"min": None, "max": None, "mean": None} | beside
+    low, high, mean = float(numbers.min()), float(numbers.max()), float(numbers.mean())
+    return {"min": low, "max": high, "mean": mean} | beside
 
 
 def _predictions(value: Tensor, classes: int) -> bool:

@@ -13,7 +13,7 @@ from fedkd.rounds.synchronous import simulate
 from simulations.config.experiments import FedExperiment
 from simulations.config.identity import folder_name
 from simulations.config.resources import Resources
-from simulations.execution import scheduler
+from simulations.execution import payloads, scheduler
 from simulations.execution.replay import inspect
 from simulations.execution.scheduler import Job
 from simulations.results import run_folder
@@ -102,6 +102,15 @@ def test_only_rows_that_are_held_cross(tmp_path):
     assert up["rows"] == held
     assert up["shape"] == [len(held), 10]
     assert list(told["largest"]) == [str(label) for label in held]
+
+
+def test_an_upload_without_any_row_is_shown(tmp_path):
+    # After the first round both ends know all of the consensus, and nothing more is asked about.
+    _, path = write(tmp_path, "scarlet", rounds=2)
+    _, *messages = inspect(path, 2, 1)
+    (up,) = (one for one in messages if one["direction"] == "up")
+    assert (up["shape"], up["rows"], up["min"]) == ([0, 10], [], None)
+    assert list(payloads.lines(up)) == ["up probabilities: 0 x 10 float32", "  0 bytes, rows none"]
 
 
 @pytest.mark.parametrize("settings", [dict(), dict(name="fd"), dict(compression="uint8")])
