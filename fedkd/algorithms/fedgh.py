@@ -53,7 +53,7 @@ class FedGH(Algorithm):
         architectures="one feature width",
         summand="none",
         server_learns="which labels the client holds, and its mean features for each",
-        beyond_training=("means", "rows"),
+        beyond_training=("prototypes", "rows"),
     )
 
     def check(self, task: Task) -> None:
@@ -84,7 +84,7 @@ class FedGH(Algorithm):
         start = self.deploy(predict, params, received, public)
         params = fit(predict, start, private, self.local, self.target.loss)
         means, held = mean_features(predict, params, private)
-        return params, Upload({"means": means}, rows=held)
+        return params, Upload({"prototypes": means}, rows=held)
 
     def deployment(self, server: Server, client: int, group: str) -> Message:
         """The head."""
@@ -99,7 +99,7 @@ class FedGH(Algorithm):
 
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """A row of features for each label."""
-        return {"means": PayloadSpec((task.num_classes, feature_width(task)), rows=True)}
+        return {"prototypes": PayloadSpec((task.num_classes, feature_width(task)), rows=True)}
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
@@ -108,7 +108,7 @@ class FedGH(Algorithm):
         means, labels = [], []
         for upload in uploads:
             assert upload.rows is not None
-            means.append(upload.payload["means"])
+            means.append(upload.payload["prototypes"])
             labels.append(upload.rows)
         client, y = torch.stack(labels).nonzero(as_tuple=True)
         x = torch.stack(means)[client, y]

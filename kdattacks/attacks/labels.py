@@ -19,9 +19,9 @@ SHARPNESS = 10.0  # of the shares that are read off a bias: how far it moves for
 def shares(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator) -> Scores:
     """The share of each label at each target, (T, C), by what an upload has of these.
 
-    Counts of labels as they are; the named rows of class means, weighted by themselves, and of
-    prototypes, evenly; the mean prediction over public examples; the bias of the last layer, by how
-    far training moved it: softmax(10 (b - b_told)). Nothing of these: even shares, which say
+    Counts and shares of labels as they are; the named rows of class means, weighted by themselves,
+    and of prototypes, evenly; the mean prediction over public examples; the bias of the last layer,
+    by how far training moved it: softmax(10 (b - b_told)). Nothing of these: even shares, which say
     nothing.
     """
     found = []
@@ -42,6 +42,8 @@ def _estimate(upload: Received, received: Message, classes: int) -> Tensor:
     payload, rows = upload.payload, upload.rows
     if "label_counts" in payload:
         return payload["label_counts"].double().clamp(min=0)
+    if "shares" in payload:
+        return payload["shares"].double().clamp(min=0)
     if "labels" in payload and rows is not None:
         return torch.bincount(payload["labels"][rows.bool()].long(), minlength=classes).double()
     if "means" in payload and rows is not None:

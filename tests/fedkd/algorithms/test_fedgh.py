@@ -53,9 +53,9 @@ def uploads(algorithm, task, clients):
     for number, sent in current.uploads.items():
         # Of rows that did not cross the network the server sees zeros.
         means = torch.zeros(3, 2).index_copy(
-            0, sent.rows.nonzero().flatten(), sent.payload["means"]
+            0, sent.rows.nonzero().flatten(), sent.payload["prototypes"]
         )
-        yield Received(number, "table", {"means": means}, 1.0, sent.rows)
+        yield Received(number, "table", {"prototypes": means}, 1.0, sent.rows)
 
 
 def test_a_round_by_hand(federation):

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from fedkd import algorithms
 from fedkd.messages import Received
+from fedkd.rounds.synchronous import simulate
 from kdattacks import REGISTRY, Knowledge, Recorded
 from kdcore.rng import generator
 
@@ -18,6 +20,8 @@ def shares(payload, rows=None, received=None):
 
 def test_counts_are_as_they_are():
     assert shares({"label_counts": torch.tensor([6.0, 2.0, 0.0])}) == [0.75, 0.25, 0]
+    told = {"shares": torch.tensor([0.5, 0.25, 0.0]), "head.bias": torch.tensor([0.0, 0.0, 9.0])}
+    assert shares(told) == pytest.approx([2 / 3, 1 / 3, 0])
 
 
 def test_labels_of_single_records_are_counted_where_a_row_is_one():
@@ -41,3 +45,15 @@ def test_a_bias_tells_by_how_far_it_moved():
 
 def test_where_nothing_tells_shares_are_even():
     assert shares({"weight": torch.ones(2, 2)}) == pytest.approx([1 / 3] * 3)
+
+
+def test_mean_features_are_not_taken_for_predictions(tiny):
+    # As many features as classes would pass for distributions over these.
+    given = tiny(("mlp-3",), (2, 4), classes=3, held=3)
+    *_, last = simulate(algorithms.get("fedgh")(), given.task, given.clients, rounds=1)
+    for number, sent in last.uploads.items():
+        private = given.clients[number].private
+        labels = private.y[private.rows].unique()
+        expected = [float(label in labels) / len(labels) for label in range(3)]
+        rows = torch.tensor([1.0 if label in labels else 0.0 for label in range(3)])
+        assert shares(sent.payload, rows) == pytest.approx(expected)
