@@ -139,15 +139,15 @@ def client_spread(group: Sequence[Result], look: Mapping[str, Look], sheet: Shee
     panels = {metric: ON_TEST[metric], f"{metric}_local": OWN[metric]}
     panels = {key: text for key, text in panels.items() if all(key in c for c in found)}
     names = sorted({name for c in found for name in c.get("group", ["model"])})
-    told = 1 < len(names) <= len(MARKERS)  # beyond that two would share a marker
-    markers = dict(zip(names, MARKERS if told else MARKERS[:1] * len(names), strict=False))
+    distinct = 1 < len(names) <= len(MARKERS)  # beyond that two would share a marker
+    markers = dict(zip(names, MARKERS if distinct else MARKERS[:1] * len(names), strict=False))
     figure, axes = paper(group, sheet, 1.9 + 0.6 * len(runs), len(panels), sharex=True)
     for panel, (key, text) in zip(axes, panels.items(), strict=True):
         for place, (label, seeds) in enumerate(runs.items()):
             _strip(panel, place, seeds, key, look[label].colour, markers)
         panel.set_xlabel(text)
     name_rows(axes, list(runs), sheet)
-    if told:
+    if distinct:
         dots = [Line2D([], [], ls="", marker=m, color=SOFT) for m in markers.values()]
         labels = [wrapped(name, 18) for name in names]
         _outside(figure, dots, labels, "outside lower center", 2 if sheet.narrow else 4)
