@@ -57,3 +57,15 @@ def test_mean_features_are_not_taken_for_predictions(tiny):
         expected = [float(label in labels) / len(labels) for label in range(3)]
         rows = torch.tensor([1.0 if label in labels else 0.0 for label in range(3)])
         assert shares(sent.payload, rows) == pytest.approx(expected)
+
+
+def test_what_was_said_before_a_silence_is_not_forgotten():
+    # A client that has told all there is to tell sends no row at last.
+    said, none = torch.tensor([[0.7, 0.2, 0.1]]), torch.zeros(1, 3)
+    uploads = [
+        {0: Received(0, "m", {"means": value}, 1.0, rows)}
+        for value, rows in ((said, torch.ones(1)), (none, torch.zeros(1)))
+    ]
+    recorded = Recorded((0,), ({0: {}},) * 2, tuple(uploads), (None,) * 2)
+    found = REGISTRY.get("labels")(recorded, Knowledge(3), generator(0, "labels"))
+    assert found.values[0].tolist() == pytest.approx([0.7, 0.2, 0.1])
