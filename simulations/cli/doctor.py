@@ -95,7 +95,7 @@ def environment(switches: Mapping[str, str]) -> Iterator[Finding]:
 def data(root: Path | None) -> Iterator[Finding]:
     """Each data set: read, or why not."""
     from fedkd.data import datasets as images
-    from graphkd.data import datasets as graphs
+    from graphkd.data import registry as graphs
 
     yield Finding("data root", str(images.data_root(root)))
     for names, load in ((images.names(), images.load), (graphs.names(), graphs.load)):

@@ -175,4 +175,6 @@ def _drawings(group: Sequence[Result], look: Mapping[str, common.Look]) -> dict[
 def _phrase(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_phrase(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(_phrase, value))
     return value if isinstance(value, str) else json.dumps(value)

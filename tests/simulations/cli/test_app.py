@@ -291,6 +291,8 @@ def test_the_doctor_says_what_is_missing_and_how_to_mend_it(kdsim):
     for text in ("torch", "cores", "memory", "GPUs", "digits", "RAY_USAGE_STATS_ENABLED"):
         assert text in words
     assert "mnist: MNIST: no train-images-idx3-ubyte.gz" in words
+    assert "mutag: mutag: no file" in words  # many graphs, each an example
+    assert "coloured-trees │ there" in words
 
 
 @pytest.mark.parametrize(

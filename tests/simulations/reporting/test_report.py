@@ -187,6 +187,15 @@ class TestTables:
         (table,) = tables(run_folder.load(tmp_path))
         assert cells(table, "fd")["Accuracy, least client (%)"] == "25.0"
 
+    def test_what_was_run_is_told_in_words(self, tmp_path):
+        fed_run(tmp_path, "fd", 3, 0.8)
+        path = tmp_path / "fd-3" / "run.json"
+        head = json.loads(path.read_text())
+        path.write_text(json.dumps(head | {"notes": ["it is slow", "and late"]}))
+        runs = run_folder.load(tmp_path)
+        found = gather(runs)
+        assert found.facts["notes"] == ["it is slow; and late"]
+
     def test_notes_of_a_run_are_told_once(self, tmp_path):
         fed_run(tmp_path, "fd", 3, 0.8)
         path = tmp_path / "fd-3" / "metrics.jsonl"
