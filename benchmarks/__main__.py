@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: one benchmark after the other, with default settings, in a quarter hour.
+"""`python -m benchmarks`: one benchmark after the other, with default settings.
 
 Not among them, as they take long or much memory: `benchmarks.devices`, `benchmarks.flower_grid` and
 `benchmarks.graphs served edges large`.
