@@ -136,6 +136,12 @@ def check_settings(
     data: str, kind: Kind, given: Mapping[str, Any], default: Mapping[str, Any]
 ) -> None:
     """Raise ValueError for settings of examples; those that are not given have their defaults."""
+    domains = data.split("+")
+    if twice := next((name for name in domains if domains.count(name) > 1), None):
+        raise ValueError(
+            f"data {data}: {twice} comes twice, and its labels would be others each time; name "
+            "each domain once"
+        )
     for name, instead in OF_EXAMPLES.items():
         if given[name] != default[name]:
             raise ValueError(

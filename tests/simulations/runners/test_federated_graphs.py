@@ -258,6 +258,11 @@ def test_a_shared_network_reads_graphs_and_not_numbers_of_nodes():
     assert meme["meme/layer0.weight"].shape == (64, 64)  # of 64 pixels
 
 
+def test_a_domain_that_comes_twice_is_refused():
+    with pytest.raises(ValueError, match="mutag comes twice, .* name each domain once$"):
+        build("fed", "fedmd", {"data": "mutag+nci1+mutag"})
+
+
 def test_an_experiment_made_in_python_is_checked_as_well():
     with pytest.raises(ValueError, match="unknown partition of a graph 'auto'"):
         FedExperiment(FML(), data="cora", partition="auto")
