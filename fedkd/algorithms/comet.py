@@ -132,7 +132,7 @@ class COMET(Algorithm):
             n_init=10,
             random_state=(int(server["seed"]) + int(number)) % 2**31,
         ).fit(flat.numpy())
-        clusters = torch.from_numpy(found.labels_).long()
+        clusters = _numbered(torch.from_numpy(found.labels_).long())
         member = torch.nn.functional.one_hot(clusters).to(said)
         means = torch.einsum("kj,kpc->jpc", member / member.sum(dim=0), said)
         rows = {} if len(public.rows) == public.total else {"rows": public.rows.int()}
@@ -143,3 +143,10 @@ class COMET(Algorithm):
             "clusters": clusters,
             "means": as_sent(means),
         }
+
+
+def _numbered(labels: Tensor) -> Tensor:
+    """The same clusters, numbered in the order in which they are met: k-means numbers at will."""
+    _, order = torch.unique(labels, return_inverse=True)
+    first = torch.stack([(order == one).nonzero()[0, 0] for one in range(int(order.max()) + 1)])
+    return first.argsort().argsort()[order]

@@ -52,8 +52,8 @@ class FedDF(FedAvg):
     to the best pass. Without it, which is the default, the number of passes is fixed and no label
     is needed. Test examples are never looked at.
 
-    Where the authors' code differs: it averages all clients alike (`weights` "uniform"; the paper,
-    and the default here, by examples); the average, before any pass, is no candidate there
+    Where the authors' code differs: it averages all clients alike (`averaging` "uniform"; the
+    paper, and the default here, by examples); the average, before any pass, is no candidate there
     (`average_counts` false) and is one here; it stops after 1,000 of at most 10,000 mini-batches
     without gain, lets the learning rate fall along a cosine and clips gradients at a norm of 5,
     which is not done here.
@@ -65,7 +65,7 @@ class FedDF(FedAvg):
 
     distill: TrainingConfig = TrainingConfig("adam", learning_rate=1e-3, epochs=5, batch_size=128)
     patience: Annotated[int, Setting("passes without gain; 0: never stop", ge=0)] = 0
-    weights: Annotated[
+    averaging: Annotated[
         Literal["examples", "uniform"], Setting("by what clients count in the average")
     ] = field(default="examples", metadata={"added": True})
     average_counts: Annotated[
@@ -121,7 +121,7 @@ class FedDF(FedAvg):
 
     def _counted(self, upload: Received) -> Received:
         """An upload with the weight that it has in the average."""
-        return upload if self.weights == "examples" else upload._replace(weight=1.0)
+        return upload if self.averaging == "examples" else upload._replace(weight=1.0)
 
     def check(self, task: Task) -> None:
         """Models go up whole: the server has to predict with them."""

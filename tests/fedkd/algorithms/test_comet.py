@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedkd.algorithms.comet import COMET
+from fedkd.algorithms.comet import COMET, _numbered
 from fedkd.algorithms.local import Local
 from fedkd.core import Client, Model, Task
 from fedkd.messages import Received
@@ -94,3 +94,8 @@ def test_without_strength_it_is_local(tiny):
     for mine, theirs in zip(one.clients, other.clients, strict=True):
         for key, value in theirs.params.items():
             torch.testing.assert_close(mine.params[key], value)
+
+
+def test_clusters_are_numbered_as_they_are_met():
+    assert _numbered(torch.tensor([2, 0, 2, 1, 0])).tolist() == [0, 1, 0, 2, 1]
+    assert _numbered(torch.tensor([1, 1])).tolist() == [0, 0]

@@ -154,7 +154,7 @@ def test_the_average_need_not_be_a_candidate():
 def test_clients_may_count_alike():
     # Weights are 1 and 0 by examples, so that the average is that of the first: (3, 0); alike, the
     # mean of (3, 0) and of the other, (-3, 2).
-    for weights, expected in (("examples", [3.0, 0.0]), ("uniform", [0.0, 1.0])):
-        algorithm = FedDF(STILL, distill=STILL, weights=weights)
+    for averaging, expected in (("examples", [3.0, 0.0]), ("uniform", [0.0, 1.0])):
+        algorithm = FedDF(STILL, distill=STILL, averaging=averaging)
         found = taught(algorithm, task_of(1, 1), (3.0, 0.0))[0]
         assert found.tolist() == pytest.approx(expected)

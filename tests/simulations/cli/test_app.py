@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from simulations.cli import app
@@ -250,6 +251,16 @@ def test_help_lists_the_flags_and_their_defaults(kdsim):
         assert text in words
     assert "[default: 0.3]" in words
     assert "[default: mlp-64,mlp-128-64,cnn]" in words
+
+
+def test_no_flag_means_two_things():
+    for kind in ("fed", "graph", "recipe"):
+        group = app.command().commands[kind]
+        context = click.Context(group)
+        names = group.list_commands(context) if isinstance(group, click.Group) else []
+        for name in names:
+            flags = [flag for one in group.get_command(context, name).params for flag in one.opts]
+            assert len(flags) == len(set(flags)), name
 
 
 def test_list_says_what_an_algorithm_reveals(kdsim):
