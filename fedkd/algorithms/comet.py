@@ -40,8 +40,9 @@ class COMET(Algorithm):
     before those of the first, where the paper adds them up in each step. Clusters are found anew in
     each round, from ten drawn starts; there are no more than clients who say something different.
     The model in use is the one after training on private examples. Who is not in the newest cohort
-    is in no cluster, and is sent nothing. Not so in the code of SCARLET, where each public example
-    has clusters of its own and clients choose the nearer one: another method of that name.
+    is in no cluster, and is sent nothing; nor is who is alone in one, and would learn what it says
+    itself. Not so in the code of SCARLET, where each public example has clusters of its own and
+    clients choose the nearer one: another method of that name.
     """
 
     distill: TrainingConfig = TrainingConfig(learning_rate=0.2, epochs=3)
@@ -86,7 +87,8 @@ class COMET(Algorithm):
         rows = {"rows": server["rows"]} if "rows" in server else {}
         messages = [{"consensus": mean} | rows for mean in server["means"].unbind()]
         pairs = zip(server["clients"].tolist(), server["clusters"].tolist(), strict=True)
-        mine = {client: messages[cluster] for client, cluster in pairs}
+        sizes = server["clusters"].bincount().tolist()
+        mine = {client: messages[cluster] for client, cluster in pairs if sizes[cluster] > 1}
         return {client: mine.get(client, {}) for client in cohort}
 
     def client_update(

@@ -68,8 +68,9 @@ def test_clusters_by_hand():
 def test_there_are_no_more_clusters_than_clients_who_differ():
     algorithm = COMET(STILL, STILL, clusters=5)
     server = after(algorithm, begun(algorithm), c0=0.9, c1=0.9, c2=0.1)
-    assert [told(algorithm, server, k) for k in range(3)] == pytest.approx([0.9, 0.9, 0.1])
+    assert [told(algorithm, server, k) for k in range(2)] == pytest.approx([0.9, 0.9])
     assert len(server["means"]) == 2
+    assert algorithm.broadcast(server, 2, "g") == {}  # alone, and would learn what it says itself
 
 
 def test_one_cluster_is_everybody():
