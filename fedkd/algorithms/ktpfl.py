@@ -78,7 +78,8 @@ class KTpFL(Algorithm):
         table, said = server["coefficients"], server["said"]
         known = {client: place for place, client in enumerate(server["known"].tolist())}
         speaking = torch.tensor([known[one] for one in server["cohort"].tolist()]).to(table.device)
-        listed = torch.tensor([known.get(one, len(known)) for one in cohort]).to(table.device)
+        places = [known.get(one, len(known)) for one in cohort]  # none, where nobody takes part
+        listed = torch.tensor(places, dtype=torch.long).to(table.device)
         shares = torch.cat([table, torch.ones_like(table[:1])])[listed][:, speaking]
         shares = shares / shares.sum(dim=1, keepdim=True)
         rows = {"rows": server["rows"]} if "rows" in server else {}
