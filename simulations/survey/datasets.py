@@ -66,8 +66,6 @@ def load(name: str, root: str | Path | None = None) -> Any:
     """
     if "+" in name:
         return tuple(load(one, root) for one in name.split("+"))
-    if name in datasets.names() and name not in LOADERS:
-        return datasets.load(name, root)
     return REGISTRY.get(name)(data_root(root))
 
 
