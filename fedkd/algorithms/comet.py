@@ -10,6 +10,7 @@ from torch import Tensor
 from fedkd.components.public_consensus import (
     digest,
     predictions_spec,
+    rows_asked,
     student_steps,
     trained_and_asked,
 )
@@ -137,8 +138,7 @@ class COMET(Algorithm):
         clusters = _numbered(torch.from_numpy(found.labels_).long())
         member = torch.nn.functional.one_hot(clusters).to(said)
         means = torch.einsum("kj,kpc->jpc", member / member.sum(dim=0), said)
-        rows = {} if len(public.rows) == public.total else {"rows": public.rows.int()}
-        return rows | {
+        return rows_asked(public) | {
             "seed": server["seed"],
             "round": number,
             "clients": torch.tensor([one.client for one in received]),

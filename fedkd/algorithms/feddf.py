@@ -1,5 +1,6 @@
 """FedDF: the server distils the ensemble of its clients into their average."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -111,9 +112,11 @@ class FedDF(FedAvg):
             start = of_group(averaged, group)
             if start:
                 start = full_params(server, group, start)
+                reached = -math.inf
                 if held_out is not None:
-                    averages.append(abs(score(task, task.models[group].predict, start)))
-                averaged |= apart(task, group, self._taught(task, group, start, batches))
+                    reached = score(task, task.models[group].predict, start)
+                    averages.append(abs(reached))
+                averaged |= apart(task, group, self._taught(task, group, start, reached, batches))
         if averages:
             averaged[f"{MEASURED}ensemble_validation"] = torch.tensor(ensemble.metric())
             averaged[f"{MEASURED}average_validation"] = torch.tensor(averages).mean()
@@ -132,14 +135,16 @@ class FedDF(FedAvg):
         averaged, kept = initial(task, generator)
         return averaged | kept
 
-    def _taught(self, task: Task, group: str, start: Params, batches: Batches) -> Params:
+    def _taught(
+        self, task: Task, group: str, start: Params, reached: float, batches: Batches
+    ) -> Params:
         """The student of an ensemble, or the best of its passes on validation examples."""
         predict, loss = task.models[group].predict, partial(_towards, task.target)
         if not self.patience or not self.distill.epochs:
             return fit(predict, start, batches, self.distill, loss)
         found = passes(predict, start, batches, self.distill, loss)
-        reached = partial(score, task, predict)
-        return best(start, found, reached, self.patience, start_counts=self.average_counts)
+        before = reached if self.average_counts else -math.inf
+        return best(start, found, partial(score, task, predict), self.patience, before)
 
 
 class _Ensemble:

@@ -7,7 +7,12 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from fedkd.components.public_consensus import digest, predictions_spec, student_steps
+from fedkd.components.public_consensus import (
+    digest,
+    predictions_spec,
+    rows_asked,
+    student_steps,
+)
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
 from fedkd.messages import Message, PayloadSpec, Received, Upload
 from kdcore.losses.response import soft_cross_entropy
@@ -131,8 +136,7 @@ class KTpFL(Algorithm):
         if old:
             coefficients[_pairs(old)] = server["coefficients"].double()
         coefficients[_pairs(here)] = len(here) * self.stepped(coefficients[_pairs(here)], said)
-        rows = {} if len(public.rows) == public.total else {"rows": public.rows.int()}
-        return rows | {
+        return rows_asked(public) | {
             "said": said,
             "cohort": torch.tensor(cohort),
             "known": torch.tensor(known),

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from fedkd.algorithms.fedavg import of_group
 from fedkd.components.client_memory import model_alone, remembered, with_memory
-from fedkd.components.public_consensus import digest, predictions, predictions_spec, student_steps
+from fedkd.components.public_consensus import (
+    digest,
+    predictions,
+    predictions_spec,
+    rows_asked,
+    student_steps,
+)
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
 from fedkd.messages import ROWS, Message, PayloadSpec, Upload
 from kdcore.settings import Setting
@@ -121,8 +127,7 @@ class SCARLET(Algorithm):
 
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """A distribution for each public example of the round that is due."""
-        spec = predictions_spec(task, self.public_size)
-        return {key: one._replace(rows=True) for key, one in spec.items()}
+        return predictions_spec(task, self.public_size, rows=True)
 
     def server_from_sum(
         self, task: Task, server: Server, total: Message, count: float, public: Public | None
@@ -135,7 +140,7 @@ class SCARLET(Algorithm):
         fresh = as_sent(powers / powers.sum(dim=-1, keepdim=True))
         rows, number = public.rows[asked], server["round"] + 1
         news = {"consensus": fresh, "fresh": rows.int(), "round": number.int()}
-        news |= {} if len(public.rows) == public.total else {"rows": public.rows.int()}
+        news |= rows_asked(public)
         return {f"{NEWS}/{key}": value for key, value in news.items()} | {
             "labels": server["labels"].index_copy(0, rows, fresh),
             "since": server["since"].index_fill(0, rows, int(number)),

@@ -12,6 +12,7 @@ from fedkd.components.density_ratio import density_ratio, masked_quantile
 from fedkd.components.public_consensus import (
     digest,
     predictions_spec,
+    rows_asked,
     student_steps,
     trained_and_asked,
 )
@@ -147,8 +148,7 @@ class SelectiveFD(Algorithm):
 
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """A distribution for each public example of the round that is sent."""
-        spec = predictions_spec(task, self.public_size)
-        return {key: one._replace(rows=True) for key, one in spec.items()}
+        return predictions_spec(task, self.public_size, rows=True)
 
     def server_from_sum(
         self, task: Task, server: Server, total: Message, count: float, public: Public | None
@@ -160,7 +160,7 @@ class SelectiveFD(Algorithm):
         certain = torch.nn.functional.one_hot(means.argmax(dim=1), means.shape[1])
         clear = (sent > 0) & ((means - certain).abs().sum(dim=1) <= self.ambiguity + 1e-9)
         news = {"consensus": as_sent(means[clear]), "clear": public.rows[clear].int()}
-        news |= {} if len(public.rows) == public.total else {"rows": public.rows.int()}
+        news |= rows_asked(public)
         return {f"{NEWS}/{key}": value for key, value in news.items()}
 
 

@@ -19,7 +19,7 @@ def best(
     found: Iterable[Params],
     reached: Callable[[Params], float],
     patience: int,
-    start_counts: bool = True,
+    before: float = -math.inf,
 ) -> Params:
     """The best of several parameters, until so many in a row bring no gain.
 
@@ -28,9 +28,9 @@ def best(
         found: parameters in their order, such as `passes`.
         reached: how good parameters are; more is better.
         patience: how many without gain.
-        start_counts: whether the start is a candidate.
+        before: how good the start is; by default it is no candidate.
     """
-    most, kept, since = reached(start) if start_counts else -math.inf, start, 0
+    most, kept, since = before, start, 0
     for params in found:
         now = reached(params)
         since += 1

@@ -70,16 +70,24 @@ def trained_and_asked(
 
 def consensus_message(consensus: Tensor, public: Public) -> Server:
     """A consensus, with the rows it is about unless it is about all public examples."""
-    if len(public.rows) == public.total:
-        return {"consensus": consensus}
-    return {"consensus": consensus, "rows": public.rows.int()}
+    return {"consensus": consensus} | rows_asked(public)
 
 
-def predictions_spec(task: Task, public_size: int | None) -> dict[str, PayloadSpec]:
-    """A prediction for each public example of a round, such as a distribution over the classes."""
+def rows_asked(public: Public) -> Server:
+    """The rows that a round is about; nothing where these are all public examples."""
+    return {} if len(public.rows) == public.total else {"rows": public.rows.int()}
+
+
+def predictions_spec(
+    task: Task, public_size: int | None, rows: bool = False
+) -> dict[str, PayloadSpec]:
+    """A prediction for each public example of a round, such as a distribution over the classes.
+
+    With `rows` for those of them that a client names.
+    """
     assert task.public is not None
     there = len(leading(task.public))
     count = min(public_size or there, there)
     least, most = task.target.bounds or (None, None)
     shape, simplex = (count, *task.outputs), task.target.simplex
-    return {task.target.sent: PayloadSpec(shape, simplex, least=least, most=most)}
+    return {task.target.sent: PayloadSpec(shape, simplex, rows=rows, least=least, most=most)}
