@@ -1,17 +1,17 @@
-"""Two Ray workers of one core each against one, and against the plain loop, on a CNN."""
+"""Two Ray workers of one core each against one, and the engine auto, on a CNN; by the clock."""
 
 import argparse
 import statistics
-from collections.abc import Callable
 
 import torch
 
-from benchmarks import plain
-from benchmarks.engines import WORKLOADS, Workload, module, prepare
-from benchmarks.harness import machine, seconds
+from benchmarks.engines import WORKLOADS, Workload, ours, prepare, theirs
+from benchmarks.harness import comparison, interleaved, machine, seconds
 from fedkd.algorithms.fedmd import FedMD
 from fedkd.data.federated_data import FederatedData
+from fedkd.engines.auto import AutoEngine
 from fedkd.engines.ray.engine import RayEngine, Share
+from fedkd.engines.sequential import sequential
 from fedkd.rounds.synchronous import simulate
 from kdcore.training.loop import TrainingConfig
 
@@ -27,7 +27,7 @@ def ray_rounds(fed: FederatedData, workers: int, share: Share, rounds: int) -> l
 
 def workers(fed: FederatedData, work: Workload, repeats: int) -> None:
     """Two workers against one, and against the plain loop on all cores, in turn."""
-    share, shown = Share(1, 0.0), loop(fed, work)
+    share, shown = Share(1, 0.0), theirs(work, fed)
     triples = []
     for _ in range(repeats):
         one, two = (statistics.median(ray_rounds(fed, n, share, 3)) for n in (1, 2))
@@ -43,21 +43,18 @@ def workers(fed: FederatedData, work: Workload, repeats: int) -> None:
     print("  last seconds: {:.2f} one, {:.2f} two, {:.2f} plain".format(*triples[-1]))
 
 
-def loop(fed: FederatedData, work: Workload) -> Callable[[], object]:
-    """The same by the plain loop."""
-    public = fed.task.public
-    assert public is not None
-    consensus = torch.full((len(public), 10), 0.1)
-    clients = [
-        plain.PlainClient(
-            lambda: module(work, public),
-            client.private.x[client.private.rows],
-            client.private.y[client.private.rows],
-            32,
-        )
-        for client in fed.clients
-    ]
-    return lambda: plain.fedmd_round(clients, public, consensus, 32)
+def threads(fed: FederatedData, work: Workload, repeats: int) -> None:
+    """The engine auto, a client on each core, against torch's threads and the plain loop."""
+    cores = torch.get_num_threads()
+    works = {
+        f"auto, {cores} threads": ours(work, fed, AutoEngine(workers=cores)),
+        "sequential": ours(work, fed, sequential),
+        "plain loop": theirs(work, fed),
+    }
+    times = interleaved(works, repeats, uncounted=2)
+    fast, *others = works
+    for slow in others:
+        print(f"  {slow} / {fast} {comparison(times[slow], times[fast])}", flush=True)
 
 
 def main() -> None:
@@ -68,7 +65,9 @@ def main() -> None:
     print(machine())
     print("\nFedMD, CNN of 104k parameters, 20 clients, a round")
     work = WORKLOADS["fedmd-cnn"]
-    workers(prepare(work), work, options.repeats)
+    fed = prepare(work)
+    threads(fed, work, options.repeats)
+    workers(fed, work, options.repeats)
 
 
 if __name__ == "__main__":
