@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedkd.core import Client, Engine, Model, Task
+from fedkd.core import Client, Engine, Model, Server, Task
 from fedkd.engines.sequential import sequential
 from fedkd.targets import CLASSES, Target
 from kdcore.training.loop import Examples, Params, Predict, predict_logits
@@ -80,6 +80,22 @@ def first_metric(task: Task, model: Model, params: Params, test: Examples) -> Te
     """What a model that is no client's reaches on test examples, the target's first metric, ()."""
     tallies = _tally(task.target, task.units, model.predict, params, test.x, test.rows, test.y)
     return next(iter(task.target.metrics(tallies.sum(dim=0)).values()))
+
+
+def consensus_accuracy(task: Task, server: Server) -> float | None:
+    """How often the server's newest consensus on public examples is right.
+
+    Nobody in the federation knows these labels: it says whether what clients are about to learn
+    is true, and so whose fault a weak student is. None where there is no such consensus, or there
+    are no such labels.
+    """
+    said, labels, about = server.get("consensus"), task.labels, server.get("rows")
+    if said is None or labels is None or task.target != CLASSES:
+        return None
+    true = labels if about is None else labels[about.long()]
+    if len(said) != len(true) or not 0 <= int(true.min()) <= int(true.max()) < task.num_classes:
+        return None  # about rows that only its algorithm knows, or labels of something else
+    return float((said.argmax(dim=-1) == true).double().mean())
 
 
 def _of_classes(

@@ -83,6 +83,7 @@ FED = (
     Column("accuracy_whole", "Accuracy, edges between clients given back (%)", "share"),
     Column("accuracy_local_whole", "Own nodes, edges given back (%)", "share"),
     Column("cut", "Edges cut (%)", "share"),
+    Column("accuracy_consensus", "Consensus on public examples (%)", "share"),
     Column("mae", "Mean absolute error"),
     Column("label_accuracy", "Accuracy of a label (%)", "share"),
     Column("token_accuracy", "Accuracy of a token (%)", "share"),

@@ -31,7 +31,14 @@ from fedkd.losses import with_losses
 from fedkd.messages import Ledger
 from fedkd.models import build, size
 from fedkd.rounds import checkpoint
-from fedkd.rounds.evaluation import Scores, collapsed, diverged, evaluate, first_metric
+from fedkd.rounds.evaluation import (
+    Scores,
+    collapsed,
+    consensus_accuracy,
+    diverged,
+    evaluate,
+    first_metric,
+)
 from fedkd.rounds.round import (
     Deployment,
     Round,
@@ -604,6 +611,8 @@ def _scores(
     if central := way.algorithm.server_model(federation.task, current.server):
         at_server = first_metric(federation.task, *central, federation.test)
         others[f"{first}_server"] = _number(at_server)
+    if (right := consensus_accuracy(federation.task, current.server)) is not None:
+        others["accuracy_consensus"] = right
     for name, test in federation.elsewhere.items():
         found = evaluate(federation.task, clients, test, *own[:-1])
         others |= {f"{n}_{name}": _number(found[n].mean()) for n in (first, local)}

@@ -9,7 +9,13 @@ from fedkd import targets
 from fedkd.core import Client, Model, Task
 from fedkd.engines.batched import batched
 from fedkd.engines.sequential import sequential
-from fedkd.rounds.evaluation import collapsed, diverged, evaluate, training_accuracy
+from fedkd.rounds.evaluation import (
+    collapsed,
+    consensus_accuracy,
+    diverged,
+    evaluate,
+    training_accuracy,
+)
 from fedkd.targets import REAL, SEQUENCE
 from kdcore import metrics
 from kdcore.outputs import Outputs
@@ -280,3 +286,26 @@ def test_a_score_that_is_not_there_is_named():
     found = score([saying(0, 0, 0, 1)], [0, 0, 1, 1], [[1, 3, 0]])
     with pytest.raises(AttributeError, match="no score 'rmse'; there are accuracy"):
         found.rmse  # noqa: B018
+
+
+def agreed(labels, **server):
+    """What is said of a consensus about five public examples of three classes."""
+    labels = None if labels is None else torch.tensor(labels)
+    task = Task({}, 3, torch.zeros(5, 2), (2,), labels)
+    return consensus_accuracy(task, {name: torch.tensor(held) for name, held in server.items()})
+
+
+def test_a_consensus_is_right_about_as_many_examples_as_it_names_the_class_of():
+    said = [[0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.4, 0.3, 0.3], [0.1, 0.1, 0.8], [0.9, 0.1, 0.0]]
+    assert agreed([0, 1, 2, 2, 1], consensus=said) == 3 / 5
+    assert agreed([2, 1, 0, 0, 1], consensus=said[:2], rows=[4, 1]) == 1 / 2
+    assert agreed([0, 1, 2, 2, 1], consensus=said[:2], rows=[0, 1]) == 1
+
+
+def test_of_labels_that_there_are_not_nothing_is_said():
+    said = [[0.8, 0.1, 0.1]] * 5
+    assert agreed(None, consensus=said) is None
+    assert agreed([0, 1, 2, 2, 1]) is None  # no consensus
+    assert agreed([0, 1, 2, 2, 1], consensus=said[:2]) is None  # about which two?
+    assert agreed([0, 1, 2, 2, -1], consensus=said) is None
+    assert agreed([0, 1, 2, 3, 1], consensus=said) is None  # of other data

@@ -27,6 +27,8 @@ def experiment(name="fedmd", **settings):
 
 
 SERVER_SCORED = {"fedet": ("accuracy_server",)}  # a model of the server's own
+AGREED = ("accuracy_consensus",)  # on all public examples of the last round
+SERVER_SCORED |= dict.fromkeys(("cfd", "dsfl", "fedmd", "scarlet", "selectivefd"), AGREED)
 
 
 @pytest.mark.parametrize("name", algorithms.names())
