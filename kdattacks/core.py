@@ -18,7 +18,13 @@ from fedkd.core import Public
 from fedkd.messages import Message, Received
 from kdattacks.shadows import ShadowConfig, Shadows, halves
 from kdcore.rng import generator
-from kdcore.training.batches import Examples
+from kdcore.training.batches import Examples, leading
+
+
+def flat(x: Any) -> Tensor:
+    """Inputs that are numbers, as vectors."""
+    return leading(x).flatten(1).double()
+
 
 Target = int | str
 Subject = Literal["members", "labels", "counts", "images", "links", "property"]
@@ -36,6 +42,8 @@ class Recorded:
         predictions: target -> the logits that it answers with where the attacker may ask it:
             (N + Z, C) for the N candidates and then the population of Z; of graphs (N, C) for what
             is asked about. Empty where nobody may ask.
+        answers: target that holds a graph -> the logits (N, C) that it would answer with for its N
+            nodes, by its own edges, if their features were these, (N, D). Empty likewise.
     """
 
     targets: tuple[Target, ...]
@@ -43,9 +51,12 @@ class Recorded:
     sent: Sequence[Mapping[Any, Received]] = ()
     public: Sequence[Public | None] = ()
     predictions: Mapping[Any, Tensor] = field(default_factory=dict)
+    answers: Mapping[Any, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def uploads(self) -> list[Received]:
         """The newest upload of each target that says anything: one may name no row at all.
+
+        What is said of public examples round by round is in `history`.
 
         Raises:
             ValueError: one of them has sent nothing.
@@ -58,6 +69,11 @@ class Recorded:
             saying = [one for one in mine if one.rows is None or bool(one.rows.any())]
             found.append((saying or mine)[-1])
         return found
+
+    def history(self, target: Target) -> list[tuple[Received, Public | None]]:
+        """The uploads of a target, round by round, and the public examples that each is about."""
+        rounds = zip(self.sent, self.public, strict=True)
+        return [(sent[target], public) for sent, public in rounds if target in sent]
 
     def asked(self) -> Tensor:
         """(T, N + Z, C), what all targets answer.
@@ -82,7 +98,9 @@ class Knowledge:
         shadows_wanted: S, how many shadow models he trains.
         seed: of what he draws for these.
         pairs: (2, M) nodes of a graph, of whom he asks whether they are linked.
+        features: (N, D) of these nodes, without their links.
         trait: (N,) of the examples in the table of the population, whether one has a property.
+        as_numbers: makes of N inputs numbers (N, D) by which they can be compared, in float64.
     """
 
     num_classes: int
@@ -92,7 +110,9 @@ class Knowledge:
     shadows_wanted: int = 64
     seed: int = 0
     pairs: Tensor | None = None
+    features: Tensor | None = None
     trait: Tensor | None = None
+    as_numbers: Callable[[Any], Tensor] = flat
 
     @cached_property
     def shadows(self) -> Shadows:

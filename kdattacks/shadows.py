@@ -32,12 +32,14 @@ class Shadows(NamedTuple):
         predictions: (S, N + Z, C) logits, about candidates and population.
         sent: the newest upload of each, as a server reads it.
         params: of each, after the last round.
+        earlier: what each sent in the rounds before.
     """
 
     member: Tensor
     predictions: Tensor
     sent: tuple[Received, ...]
     params: tuple[Params, ...]
+    earlier: tuple[tuple[Received, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,16 @@ class ShadowConfig:
             )
             for number, part in enumerate(parts)
         ]
-        sent: list[Received] = []
+        sent: list[tuple[Received, ...]] = []
         for index, (received, public) in enumerate(zip(self.received, self.public, strict=True)):
-            clients, sent = self._round(clients, received, public, seed, index)
+            clients, now = self._round(clients, received, public, seed, index)
+            sent.append(tuple(now))
         predictions = self.ask([client.params for client in clients], asked)
         member = torch.zeros(len(parts), len(examples), dtype=torch.bool)
         for row, part in zip(member, parts, strict=True):
             row[part] = True
-        return Shadows(member, predictions, tuple(sent), tuple(client.params for client in clients))
+        params = tuple(client.params for client in clients)
+        return Shadows(member, predictions, sent[-1], params, tuple(sent[:-1]))
 
     def ask(self, params: Sequence[Params], asked: Examples) -> Tensor:
         """(S, A, C), the logits of models of this architecture about A examples."""

@@ -11,11 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedkd.core import Public
 from fedkd.messages import Message, Received
-from kdattacks.attacks.public import predictions
 from kdattacks.core import Knowledge, Recorded, Scores
-from kdcore.training.batches import leading, rows
+from kdattacks.predictions import History, told
+from kdcore.training.batches import rows
 
 SURE = 0.82  # probability of the right label in the row that stands for it
 RIDGE = 10.0
@@ -37,8 +36,8 @@ def images(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator)
     made = []
     for target, upload in zip(recorded.targets, recorded.uploads(), strict=True):
         received = [one[target] for one in recorded.received if target in one]
-        public = recorded.public[-1] if recorded.public else None
-        codes, pairs = _read(upload, received[-1] if received else {}, public, knowledge)
+        message = received[-1] if received else {}
+        codes, pairs = _read(upload, message, recorded.history(target), knowledge)
         made.append(inverse(*pairs)(codes))
     return Scores(torch.stack(made), "images")
 
@@ -55,7 +54,7 @@ def inverse(said: Tensor, inputs: Tensor, ridge: float = RIDGE) -> Callable[[Ten
 
 
 def _read(
-    upload: Received, received: Message, public: Public | None, knowledge: Knowledge
+    upload: Received, received: Message, history: History, knowledge: Knowledge
 ) -> tuple[Tensor, Pairs]:
     """A row for each label (C, H), and pairs to learn from."""
     payload, classes = upload.payload, knowledge.num_classes
@@ -65,12 +64,10 @@ def _read(
         return _levels(payload["means"]), _own(knowledge, hidden=False)
     if "features" in received and received["features"].ndim == 3:
         return received["features"].double().mean(1), _own(knowledge, hidden=True)
-    said = predictions(upload, public)
-    assert public is not None
+    x, about, said = told(history)
     sure = torch.full((classes, classes), (1 - SURE) / max(classes - 1, 1))
     sure.fill_diagonal_(SURE)
-    inputs = leading(rows(public.x, public.rows)).flatten(1).double()
-    return _levels(sure), (_levels(said), inputs)
+    return _levels(sure), (_levels(said), knowledge.as_numbers(rows(x, about)))
 
 
 def _own(knowledge: Knowledge, hidden: bool) -> Pairs:
@@ -81,7 +78,7 @@ def _own(knowledge: Knowledge, hidden: bool) -> Pairs:
     x = rows(population.x, population.rows)
     outputs = config.task.models[config.group].predict(shadow.params[0], x)
     said = outputs.hidden[-1].double() if hidden else _levels(outputs.logits.softmax(-1))
-    return said, leading(x).flatten(1).double()
+    return said, knowledge.as_numbers(x)
 
 
 def _levels(said: Tensor) -> Tensor:

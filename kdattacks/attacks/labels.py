@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fedkd.messages import Message, Received
-from kdattacks.attacks.public import predictions
 from kdattacks.core import Knowledge, Recorded, Scores
+from kdattacks.predictions import told
 
 SHARPNESS = 10.0  # of the shares that are read off a bias: how far it moves for a label
 
@@ -20,9 +20,9 @@ def shares(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator)
     """The share of each label at each target, (T, C), by what an upload has of these.
 
     Counts and shares of labels as they are; the named rows of class means, weighted by themselves,
-    and of prototypes, evenly; the mean prediction over public examples; the bias of the last layer,
-    by how far training moved it: softmax(10 (b - b_told)). Nothing of these: even shares, which say
-    nothing.
+    and of prototypes, evenly; the mean prediction over public examples, the newest of each; the
+    bias of the last layer, by how far training moved it: softmax(10 (b - b_told)). Nothing of
+    these: even shares, which say nothing.
     """
     found = []
     for target, upload in zip(recorded.targets, recorded.uploads(), strict=True):
@@ -30,7 +30,7 @@ def shares(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator)
         public = recorded.public[-1] if recorded.public else None
         message = received[-1] if received else {}
         if public is not None and {"probabilities", "logits"} & set(upload.payload):
-            share = predictions(upload, public).double().mean(0)
+            share = told(recorded.history(target)).said.double().mean(0)
         else:
             share = _estimate(upload, message, knowledge.num_classes)
         found.append(share / share.sum().clamp(min=1e-12))

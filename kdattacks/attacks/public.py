@@ -5,20 +5,16 @@ Federated Distillation". 2025. https://arxiv.org/abs/2502.08001. Their LiRA over
 server distils from what a client has sent is `proxies`; `nearest` needs no model at all.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from fedkd.core import Client, Public
-from fedkd.messages import Received
 from kdattacks.attacks.lira import FEWEST, confidence, likelihood_ratio
 from kdattacks.core import Knowledge, Recorded, Scores
-from kdcore.losses.response import soft_cross_entropy
-from kdcore.outputs import Outputs
-from kdcore.rng import generator as stream
-from kdcore.training.batches import Batches, Examples, leading, rows
-from kdcore.training.loop import Params, Predict, TrainingConfig, draw, fit
+from kdattacks.predictions import distilled, told
+from kdcore.training.batches import rows
 
-DISTILLATION = TrainingConfig("adam", learning_rate=3e-3, epochs=40, batch_size=64)
 NEIGHBOURS = 3
 SMALLEST = 1e-12  # a probability, whose logarithm is taken
 
@@ -32,15 +28,8 @@ def proxies(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator
     """
     knowledge.enough(FEWEST)
     candidates, config = knowledge.known("candidates"), knowledge.known("shadowing")
-    public, targets, shadows = _said(recorded, knowledge)
-    said = torch.cat([targets, shadows])
-    known = Examples(public.x, public.rows, torch.arange(len(public.rows)))
-    batches = draw(known, DISTILLATION, stream(knowledge.seed, "lesson"))
-    start = config.task.models[config.group].init(stream(knowledge.seed, "proxy"))
-    clients = [Client(i, config.group, dict(start), candidates) for i in range(len(said))]
-    asked = rows(public.x, public.rows)
-    inputs = [(batches._replace(x=asked, y=table),) for table in said]
-    trained = config.engine(_distilled, config.task, clients, inputs)
+    about, targets, shadows = _said(recorded, knowledge)
+    trained = distilled(about, torch.cat([targets, shadows]), knowledge)
     logits = config.ask(trained, candidates)
     phi = confidence(logits, candidates.y[candidates.rows])
     first = len(targets)
@@ -50,14 +39,13 @@ def proxies(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator
 def nearest(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator) -> Scores:
     """LiRA on what is said of the candidate's label at the three nearest public examples.
 
-    The logarithm of the mean probability takes the place of phi; near is by Euclidean distance.
-    Needs what `proxies` needs. Shapes: (T, N).
+    The logarithm of the mean probability takes the place of phi; near is by Euclidean distance of
+    inputs as numbers. Needs what `proxies` needs. Shapes: (T, N).
     """
     knowledge.enough(FEWEST)
     candidates = knowledge.known("candidates")
-    public, targets, shadows = _said(recorded, knowledge)
-    mine = leading(rows(candidates.x, candidates.rows)).flatten(1).double()
-    theirs = leading(rows(public.x, public.rows)).flatten(1).double()
+    about, targets, shadows = _said(recorded, knowledge)
+    mine, theirs = (knowledge.as_numbers(x) for x in (rows(candidates.x, candidates.rows), about))
     count = min(NEIGHBOURS, len(theirs))
     near = torch.cdist(mine, theirs).topk(count, largest=False).indices  # (N, 3)
     y = candidates.y[candidates.rows]
@@ -70,39 +58,19 @@ def nearest(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator
     return Scores(likelihood_ratio(level(targets), level(shadows), knowledge.shadows.member))
 
 
-def predictions(upload: Received, public: Public | None) -> Tensor:
-    """The distributions over labels that an upload has for the public examples of its round.
+def _said(recorded: Recorded, knowledge: Knowledge) -> tuple[Any, Tensor, Tensor]:
+    """Public examples (Q, ...), and what targets (T, Q, C) and shadows (S, Q, C) say of them.
 
-    Raises:
-        ValueError: it has none.
+    Those of which all have said something.
     """
-    for key, value in upload.payload.items():
-        fits = public is not None and value.ndim == 2 and len(value) == len(public.rows)
-        if fits and key == "probabilities":
-            return value.clamp(min=0)
-        if fits and key == "logits":
-            return value.softmax(-1)
-    sent = ", ".join(upload.payload) or "nothing"
-    raise ValueError(
-        f"no predictions of public examples crossed ({sent} did); take an algorithm that exchanges "
-        "them, such as fedmd or dsfl, or another attack"
-    )
-
-
-def _said(recorded: Recorded, knowledge: Knowledge) -> tuple[Public, Tensor, Tensor]:
-    """The public examples, and what targets (T, P, C) and shadow models (S, P, C) say of them."""
     if not recorded.public:
         raise ValueError("no round was recorded; this attack needs what crossed")
-    public = recorded.public[-1]
-    targets = torch.stack([predictions(one, public) for one in recorded.uploads()])
-    shadows = torch.stack([predictions(one, public) for one in knowledge.shadows.sent])
-    assert public is not None
-    return public, targets, shadows
-
-
-def _distilled(predict: Predict, params: Params, batches: Batches) -> Params:
-    return fit(predict, params, batches, DISTILLATION, _soft)
-
-
-def _soft(outputs: Outputs, y: Tensor) -> Tensor:
-    return soft_cross_entropy(outputs.logits, y)
+    targets = [told(recorded.history(target)) for target in recorded.targets]
+    shadows, public = knowledge.shadows, knowledge.known("shadowing").public
+    sent = zip(*shadows.earlier, shadows.sent, strict=True)
+    every = [*targets, *(told(list(zip(one, public, strict=True))) for one in sent)]
+    heard = torch.cat([one.rows for one in every]).bincount()
+    common = (heard == len(every)).nonzero().flatten()
+    said = torch.stack([one.said[torch.isin(one.rows, common)] for one in every])
+    count = len(targets)
+    return rows(every[0].x, common), said[:count], said[count:]

@@ -66,7 +66,7 @@ FLOORS = {
         "convolutions",
         "collection shares union",
     ],
-    "kdattacks": ["__init__", "attacks", "truth", "core", "scoring shadows"],
+    "kdattacks": ["__init__", "attacks", "predictions truth", "core", "scoring shadows"],
     "simulations": [
         "__main__ flower_app",
         "cli",
