@@ -2,16 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy, rankdata
 from torch.distributions import MultivariateNormal
 
+from fedkd.data.datasets import Dataset
 from kdcore.losses import mutual_information
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
+from kdcore.schemes.learners import Learner
 from kdcore.schemes.stages import LossTerm, Stage, run
 from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
+from simulations.survey.recipes.knowledge import quality
 from simulations.survey.recipes.knowledge.dark_knowledge import recall, shifted
 from simulations.survey.recipes.knowledge.explanation import evened, permuted
 from simulations.survey.recipes.knowledge.information import Information
@@ -210,3 +215,69 @@ def test_the_convolutional_student_shows_maps():
     said = one(torch.rand(2, 1, 8, 8, generator=generator(0, "x")))
     assert said.logits.shape == (2, 10)
     assert [tuple(h.shape) for h in said.hidden] == [(2, 3, 8, 8), (2, 5, 8, 8)]
+
+
+# ---------------------------------------------------------------- knowledge quality
+
+
+def test_the_fitted_temperature_is_the_one_that_a_person_works_out():
+    # All say (3, 0), and 4 of 5 labels are the first: sigmoid(3 / T) = 0.8, so T = 3 / log 4.
+    logits = torch.tensor([[3.0, 0.0]]).expand(10, 2)
+    y = torch.tensor([0] * 8 + [1] * 2)
+    assert quality.temperature_of(logits, y) == pytest.approx(3 / math.log(4), rel=1e-3)
+    assert quality.temperature_of(logits / 10, y) == pytest.approx(0.3 / math.log(4), rel=1e-3)
+
+
+def test_the_entropy_of_answers_is_scipys():
+    logits = normal(20, 5, seed=2)
+    found = np.mean([entropy(row) for row in logits.softmax(1).numpy()])
+    assert quality.entropy(logits) == pytest.approx(found)
+    assert quality.entropy(torch.zeros(3, 10)) == pytest.approx(math.log(10))
+
+
+def test_a_partial_rank_correlation_is_one_of_what_a_line_leaves():
+    gains, accuracy, error = normal(3, 30, seed=5).tolist()
+    accuracy = [a + g for a, g in zip(accuracy, gains, strict=True)]
+    found = quality.ranked(gains, {"accuracy": accuracy, "error": error})
+    x, y, z = (rankdata(values) for values in (gains, error, accuracy))
+    plane = np.stack([z, np.ones(30)], 1)
+    left = [v - plane @ np.linalg.lstsq(plane, v, rcond=None)[0] for v in (x, y)]
+    assert found["rank_error_fixed"] == pytest.approx(np.corrcoef(*left)[0, 1])
+    assert found["rank_accuracy"] == pytest.approx(np.corrcoef(x, z)[0, 1])
+    assert found["rank_error"] == pytest.approx(np.corrcoef(x, y)[0, 1])
+    order = quality.ranked([1.0, 2.0, 9.0], {"accuracy": [0.1, 0.5, 0.6]})
+    assert order == {"rank_accuracy": pytest.approx(1.0)}
+
+
+def test_students_of_a_stack_learn_what_each_learns_alone():
+    recipe = quality.Quality(student_training=TrainingConfig("adam", 0.01, epochs=2, batch_size=16))
+    start = learner("mlp-6", (9,), 4, 0, "student")
+    x, test, answers = (normal(*shape).float() for shape in ((40, 9), (10, 9), (3, 40, 4)))
+    together = recipe._students(start, list(answers), x, test, seed=7)
+    for logits, one in zip(together, answers, strict=True):
+        stage = Stage(
+            {"student": (LossTerm(quality.follow),)},
+            Examples(x, one.softmax(1), torch.arange(40)),
+            recipe.student_training,
+        )
+        found = run([stage], {"student": start}, generator(7, "learn"))["student"]
+        torch.testing.assert_close(logits, found(test).logits, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+def test_answers_at_all_temperatures_choose_the_same_and_arms_are_averaged():
+    logits, y = 4 * normal(50, 10, seed=3), torch.arange(50) % 10
+    data = Dataset(torch.arange(50), y, 10)
+    teacher = Learner(lambda params, x: Outputs(logits[x]), {})
+    recipe = quality.Quality(temperatures=(0.5, 2.0))
+    said = recipe._answers("_sharp", teacher, data, torch.arange(30), torch.arange(30, 50))
+    assert [one.arms for one in said] == [("", "_plain", "_sharp"), ("", "_scaled"), ("",), ("",)]
+    assert all(torch.equal(one.logits.argmax(1), logits[:30].argmax(1)) for one in said)
+    torch.testing.assert_close(said[2].logits, 2 * logits[:30])
+    assert recipe.smoothed(Outputs(torch.zeros(1, 10)), y[:1]).item() == pytest.approx(math.log(10))
+    own = quality.Answers(("", "_smoothed"), logits[:30])
+    found = quality.by_arm([*said, own], {"score": [1.0, 2.0, 3.0, 4.0, 5.0]})
+    assert found == {
+        "score": 3.0, "score_plain": 1.0, "score_scaled": 2.0, "score_sharp": 1.0,
+        "score_smoothed": 5.0,
+    }  # fmt: skip
