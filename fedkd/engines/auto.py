@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 
-from fedkd.core import Client, Task
+from fedkd.core import Client, Engine, Task
 from fedkd.engines.batched import BatchedEngine, quicker_in_turn, steps_of
+from fedkd.engines.sequential import sequential
 from kdcore.outputs import Outputs
 from kdcore.training.loop import Network, Params, Predict
 
-STACKED, ON_CORES, ALONE = "stacked", "one on each core", "one after another"
-WHY = {  # the batched engine says why clients are alone
-    STACKED: "clients are stacked: many small products become few large ones",
-    ON_CORES: "clients run in turn, one on each core: stacked convolutions are no quicker on a CPU",
+STACKED, ON_CORES, ALONE = "stacked", "in turn, one on each core", "one after another"
+WHY = {  # why the others are alone their networks say
+    STACKED: "many small products become few large ones",
+    ON_CORES: "stacked convolutions are no quicker on a CPU",
 }
 
 
@@ -33,8 +34,9 @@ class AutoEngine:
     cannot be stacked (`Network.alone`), as modules that keep statistics, run one after another.
 
     Attributes:
-        chosen: group -> how its clients ran the last time.
-        notes: the same in words, and why; and what was done otherwise than asked.
+        chosen: group -> how its clients run, and why, in words; both ways where they train in one
+            and predict in another.
+        notes: what was done otherwise than asked.
     """
 
     def __init__(
@@ -65,24 +67,30 @@ class AutoEngine:
         inputs: Sequence[tuple[Any, ...]],
     ) -> list[Any]:
         """`function(predict, params, *inputs)` for each client."""
-        apart: dict[bool, list[int]] = {True: [], False: []}
+        apart: dict[str, list[int]] = {STACKED: [], ON_CORES: [], ALONE: []}
         for place, (client, given) in enumerate(zip(clients, inputs, strict=True)):
-            way = _way(task.models[client.group].predict, client, given)
-            apart[way == ON_CORES].append(place)
-            if self.chosen.get(client.group) != way:
-                self._choose(client.group, way)
+            way, why = _way(task.models[client.group].predict, client, given)
+            apart[way].append(place)
+            self._note(client.group, f"{way} ({why})")
         results: list[Any] = [None] * len(clients)
-        for engine, places in ((self._on_cores, apart[True]), (self._stacks, apart[False])):
+        engines: dict[str, Engine] = {
+            STACKED: self._stacks,
+            ON_CORES: self._on_cores,
+            ALONE: sequential,
+        }
+        for way, places in apart.items():
             own = [clients[place] for place in places], [inputs[place] for place in places]
-            for place, result in zip(places, engine(function, task, *own), strict=True):
+            found = engines[way](function, task, *own) if places else []
+            for place, result in zip(places, found, strict=True):
                 results[place] = result
         return results
 
-    def _choose(self, group: str, way: str) -> None:
-        self.chosen[group] = way
-        said = f"{group}: {WHY[way]}" if way in WHY else None
-        if said and said not in self.notes:  # it may train in one way and predict in another
-            self.notes.append(said)
+    def _note(self, group: str, way: str) -> None:
+        known = self.chosen.get(group)
+        if known is None:
+            self.chosen[group] = way
+        elif way not in known:
+            self.chosen[group] = f"{known}; {way}"
 
     def _on_cores(
         self,
@@ -118,11 +126,12 @@ class _StoppedError(Exception):
     """Nobody waits for this client any more."""
 
 
-def _way(predict: Predict, client: Client, given: tuple[Any, ...]) -> str:
-    """How a client of a network runs."""
+def _way(predict: Predict, client: Client, given: tuple[Any, ...]) -> tuple[str, str]:
+    """How a client of a network runs, and why."""
     if isinstance(predict, Network) and predict.alone is not None:
-        return ALONE
-    return ON_CORES if quicker_in_turn(predict, client.params, given) else STACKED
+        return ALONE, predict.alone
+    way = ON_CORES if quicker_in_turn(predict, client.params, given) else STACKED
+    return way, WHY[way]
 
 
 def _until(stop: threading.Event, predict: Predict) -> Predict:

@@ -216,6 +216,7 @@ def resume(
     """Go on with what was stopped or killed, bit for bit from the newest checkpoint."""
     from simulations.config import files
     from simulations.errors import users_input
+    from simulations.execution.batch import as_begun
     from simulations.execution.console import Display, execute
     from simulations.results import run_folder
 
@@ -224,7 +225,8 @@ def resume(
         data_root = data_root and data_root.absolute()
         _return_to_code(folder)
         path = folder / run_folder.EXPERIMENT
-        document, text = files.read(path), path.read_text(encoding="utf-8")
+        document = as_begun(files.read(path), folder)
+        text = path.read_text(encoding="utf-8")
     options = _how(folder, data_root, workers, track=track, ray_address=ray_address)
     return execute(document, run_folder.EXPERIMENT, "resumed", options, Display(json), text)
 

@@ -104,7 +104,7 @@ class FedExperiment:
             "`kdsim list engines`",
             names="fedkd.engines",
         ),
-    ] = "sequential"
+    ] = "auto"
     chunk: Annotated[int, Setting("clients at once in the batched engine", ge=1)] = 500
     compression: Annotated[Compression, Setting("of messages both ways")] = "none"
     corrupt: Annotated[

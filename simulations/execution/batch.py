@@ -170,6 +170,17 @@ def run(batch: Batch) -> Generator[tuple[Job, Record], None, None]:
         yield from scheduler.run(jobs, workers, 0.0 if batch.workers else scheduler.PATIENCE)
 
 
+def as_begun(document: files.Document, folder: Path) -> files.Document:
+    """The document of a folder as its runs were begun, perhaps when another engine was the default.
+
+    It was `sequential`; where the document names none and all runs had that, they go on with it.
+    """
+    engines = {run.experiment.get("engine") for run in run_folder.load(folder)} - {None}
+    if engines != {"sequential"} or "engine" in document.get("fed", {}):
+        return document
+    return files.put(document, ["fed", "engine"], "sequential", "engine")
+
+
 def _address(
     options: Options, resources: Resources, out: Path, experiments: Sequence[config.Experiment]
 ) -> str:

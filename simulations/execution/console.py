@@ -188,8 +188,11 @@ def _print_best(search: Tuning, trials: Sequence[Trial], best: Mapping[str, Tria
 def _finish(batch: Batch, display: Display) -> None:
     """Summaries or tables, and the report."""
     complete = batch.complete
+    heads = [run_folder.head(folder) for folder in complete]
     if batch.remote:
-        ERRORS.print(table_of_places([run_folder.head(folder) for folder in complete]))
+        ERRORS.print(table_of_places(heads))
+    for line in choices(heads):
+        ERRORS.print(line)
     runs = [run for folder in complete for run in run_folder.load(folder)]
     if not runs:
         return
@@ -207,6 +210,15 @@ def _finish(batch: Batch, display: Display) -> None:
         said = f"final weights: {in_bytes(size)} in {batch.out}"
         ERRORS.print(f"{said}; --set resources.weights=0 keeps none")
     ERRORS.print(f"report: {write_report(complete, batch.out)}")
+
+
+def choices(heads: Sequence[Record]) -> list[str]:
+    """What the engine auto has chosen for runs: a line for each way, with all that ran so."""
+    found: dict[str, list[str]] = {}
+    for head in heads:
+        for group, way in head.get("engine", {}).items():
+            found.setdefault(way, []).append(group)
+    return [f"engine auto: {', '.join(dict.fromkeys(who))}: {way}" for way, who in found.items()]
 
 
 def _weights(complete: Sequence[Path]) -> list[Path]:

@@ -1,7 +1,8 @@
 """`kdsim inspect`: what exactly crossed the network, to and from one client in one round.
 
 Payloads are not kept with a run: the round is run again from the experiment, from the newest
-checkpoint before it, and is checked against the checksum that the round's record holds.
+checkpoint before it, and is checked against the checksum that the round's record holds. All its
+clients are, by the same engine in the same stacks, as one alone has other last bits.
 """
 
 from collections.abc import Iterator
@@ -266,7 +267,7 @@ def _check(record: Record, current: Round, run: run_folder.Run) -> None:
     if "checksum" in record and record["checksum"] != checksum(current):
         before, now = run_folder.head(run.path)["versions"], run_folder.versions()
         differ = [f"{k} {v} (now {now.get(k)})" for k, v in before.items() if now.get(k) != v]
-        cause = ", ".join(differ) or "the engine auto, another machine, or other data"
+        cause = ", ".join(differ) or "another machine, or other data"
         raise ValueError(
             f"round {record['round']} cannot be replayed exactly, so nothing is shown: the "
             f"checksum of what crossed was {record['checksum']} and is {checksum(current)}; the "

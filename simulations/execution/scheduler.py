@@ -227,14 +227,22 @@ def recorded(
 
 
 def _in_head(folder: Path, head: Record, records: Iterator[Record]) -> Iterator[Record]:
-    """The records; what they note, and where a run's actors are, goes to `run.json` too."""
+    """The records; what they note goes to `run.json` too, and where and how clients run only there.
+
+    What is noted there already is not said again: a run that goes on has the records of one that
+    was never stopped.
+    """
     for record in records:
+        before = dict(head)
         if actors := record.pop("actors", None):
-            placed = head.setdefault("placed", {})
-            placed["actors"] = [*placed.get("actors", ()), *actors]
-        noted = _noted([head, record])
-        if actors or noted.get("notes") != head.get("notes"):
-            head |= noted
+            placed = head.get("placed", {})
+            head["placed"] = placed | {"actors": [*placed.get("actors", ()), *actors]}
+        if engine := record.pop("engine", None):
+            head["engine"] = engine
+        if fresh := [note for note in record.pop("notes", ()) if note not in head.get("notes", ())]:
+            record["notes"] = fresh
+        head |= _noted([head, record])
+        if head != before:
             run_folder.write_head(folder, head)
         yield record
 

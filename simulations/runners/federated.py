@@ -200,7 +200,8 @@ def run(
     that of its last round, and no other: where a run goes on, the next broadcast brings it.
 
     Only what is called "seconds" may differ between two runs of the same experiment, and "actors":
-    where those of the engine `ray` are that have started since the record before.
+    where those of the engine `ray` are that have started since the record before. "engine" is how
+    clients run, group by group, where the engine `auto` has chosen, in the first record after that.
 
     Args:
         experiment: what to run.
@@ -217,19 +218,22 @@ def run(
     federation = prepare(experiment, root, resources, objects).to(device)
     gc.freeze()  # what is here stays, and need not be looked at again at each collection
     store = ClientStore(resources.memory or None if device.type == "cpu" else None)
-    with engine_of(experiment, resources) as (engine, notes, actors):
+    with engine_of(experiment, resources) as (engine, notes, actors, chosen):
         every = resources.checkpoint_every
         known = identity or digest(experiment)
         first = conversions(federation)
         first += privacy.notes(experiment, federated_run(experiment, federation).costs)
+        told: dict[str, str] = {}
         for record in _rounds(experiment, federation, engine, store, every, kept, ended, known):
             said = [*first, *notes, *store.notes]
             first.clear()
             notes.clear()
             store.notes.clear()
             said += record.get("notes", [])
-            where = {"actors": [*actors]} if actors else {}
+            where: Record = {"actors": [*actors]} if actors else {}
             actors.clear()
+            where |= {"engine": dict(chosen)} if chosen != told else {}
+            told = dict(chosen)
             yield record | ({"notes": said} if said else {}) | where
 
 
@@ -338,8 +342,11 @@ def _constants(task: Task) -> str:
 @contextmanager
 def engine_of(
     experiment: FedExperiment, resources: Resources
-) -> Iterator[tuple[Engine, list[str], list[Record]]]:
-    """The engine, the list in which it notes what it did otherwise than asked, and its actors."""
+) -> Iterator[tuple[Engine, list[str], list[Record], dict[str, str]]]:
+    """The engine, what it did otherwise than asked, its actors, and how it has groups run.
+
+    These are its own list, list and dict, which it adds to.
+    """
     with ExitStack() as held:
         if experiment.engine == "ray":
             from fedkd.engines.ray.engine import RayEngine  # Ray takes a second to import
@@ -361,12 +368,13 @@ def engine_of(
             engine = made(experiment.engine, experiment.chunk, resources.memory or None, cores)
         notes: list[str] = getattr(engine, "notes", [])
         actors: list[Record] = getattr(engine, "started", [])
+        chosen: dict[str, str] = getattr(engine, "chosen", {})
         engine = fault_tolerant(engine)
         if experiment.lie is not None and experiment.lie[1].about == "predictions":
             engine = lying(engine, *experiment.lie, CLASSES.sent, experiment.seed)
         if experiment.corrupt is not None:
             engine = corrupt(engine, *tampering(experiment.corrupt, experiment.clients))
-        yield engine, notes, actors
+        yield engine, notes, actors, chosen
 
 
 def _pools(e: FedExperiment, data: datasets.Dataset) -> Pools:

@@ -124,13 +124,42 @@ def test_what_is_quicker_in_turn(model, privacy, quicker):
 def test_auto_chooses_by_architecture_and_says_why():
     engine = AutoEngine(chunk=3)
     last(engine, tiny_federation())
-    ways = {"mlp-8": "stacked", "mlp-7-8": "stacked", "cnn-4-8": "one on each core"}
-    assert engine.chosen == ways
-    assert len(engine.notes) == 3
-    assert (
-        "cnn-4-8: clients run in turn, one on each core: stacked convolutions are no quicker"
-        in (" ".join(engine.notes))
-    )
+    stacked = "stacked (many small products become few large ones)"
+    turns = "in turn, one on each core (stacked convolutions are no quicker on a CPU)"
+    assert engine.chosen == {"mlp-8": stacked, "mlp-7-8": stacked, "cnn-4-8": turns}
+    assert engine.notes == []  # it did as it was asked to
+
+
+def test_auto_runs_networks_that_cannot_be_stacked_one_after_another_and_says_why():
+    federation = tiny_federation(models=("mlp-8",), sizes=(5, 3))
+    model = federation.task.models["mlp-8"]
+    alone = replace(model.predict, alone="it counts its calls")
+    task = replace(federation.task, models={"mlp-8": model._replace(predict=alone)})
+    engine = AutoEngine()
+    found = last(engine, federation._replace(task=task))
+    assert engine.chosen == {"mlp-8": "one after another (it counts its calls)"}
+    assert engine.notes == []
+    for one, other in zip(found.clients, last(sequential, federation).clients, strict=True):
+        assert all(torch.equal(one.params[name], other.params[name]) for name in one.params)
+
+
+def test_auto_says_both_ways_of_clients_that_train_in_one_and_predict_in_another():
+    training = TrainingConfig(epochs=1, batch_size=4, privacy=Clipping(1.0, 1.0))
+    federation = tiny_federation(models=("cnn-4-8",), sizes=(5, 3))
+    engine, (client, other) = AutoEngine(), federation.clients
+    batches = [draw(one.private, training, generator(0, "draw")) for one in (client, other)]
+
+    def steps(predict, params, drawn):
+        return params
+
+    given = federation.task, federation.clients
+    engine(steps, *given, [({"own": one},) for one in batches])
+    engine(steps, *given, [({},)] * 2)
+    (said,) = engine.chosen.values()
+    assert [way.partition(" (")[0] for way in said.split("; ")] == [
+        "stacked",
+        "in turn, one on each core",
+    ]
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from simulations.execution.console import print_tables
+from simulations.execution.console import choices, print_tables
 from simulations.results import run_folder
 from tests.simulations.reporting.test_report import fed_run
 
@@ -19,3 +19,11 @@ def test_no_word_of_a_heading_and_no_number_is_cut(tmp_path, monkeypatch, capsys
     assert text.count("epsilon,") == 2
     for word in ("accuracy", "client", "label", "delta", "sent", "down", "2.742e−10", "2.00"):
         assert word in text
+
+
+def test_what_the_engine_auto_has_chosen_is_said_once_for_all_runs():
+    one, other = {"mlp-8": "stacked", "cnn": "in turn"}, {"mlp-8": "stacked", "mlp-9": "stacked"}
+    assert choices([{"engine": one}, {"engine": other}, {"seed": 0}, {"engine": one}]) == [
+        "engine auto: mlp-8, mlp-9: stacked",
+        "engine auto: cnn: in turn",
+    ]

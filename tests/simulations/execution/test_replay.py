@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 
 from fedkd import algorithms
 from fedkd.communication import compression
+from fedkd.engines.auto import AutoEngine
 from fedkd.rounds.synchronous import simulate
 from simulations.config.experiments import FedExperiment
 from simulations.config.identity import folder_name
@@ -35,8 +37,8 @@ def write(folder, name="fedmd", every=10, **settings):
 def test_the_replay_is_what_was_sent(tmp_path):
     experiment, path = write(tmp_path)
     federation = federated.prepare(experiment)
-    rounds = simulate(experiment.algorithm, federation.task, federation.clients, rounds=3)
-    _, second, _ = rounds
+    parties = federation.task, federation.clients
+    _, second, _ = simulate(experiment.algorithm, *parties, rounds=3, engine=AutoEngine())
     sent = second.uploads[2].payload["probabilities"]
     head, down, _, up, told = inspect(path, 2, 2)
     assert next(iter(inspect(tmp_path, 2, 2))) == head  # the folder above holds no other run
@@ -65,6 +67,8 @@ def test_the_replay_is_what_was_sent(tmp_path):
         dict(fraction=0.5),
         dict(corrupt="1:nan"),
         dict(name="fedavg", engine="batched"),
+        dict(engine="sequential"),
+        dict(clients=5, fraction=0.6, models=("mlp-8", "cnn-4-4"), every=1),
     ],
     ids=str,
 )
@@ -121,7 +125,8 @@ def test_payloads_are_saved_as_they_crossed_and_as_they_are_read(tmp_path, setti
     federation = federated.prepare(experiment)
     parties = federation.task, federation.clients
     channel = compression.channel(experiment.compression)
-    _, second, _ = simulate(experiment.algorithm, *parties, rounds=3, channel=channel)
+    more = {"rounds": 3, "channel": channel, "engine": AutoEngine()}
+    _, second, _ = simulate(experiment.algorithm, *parties, **more)
     for key, sent in second.uploads[2].payload.items():
         assert torch.equal(found.pop(f"up.{key}"), sent)
     for key, told in second.broadcasts[2].items():
@@ -151,6 +156,29 @@ def test_a_replay_that_differs_is_not_shown(tmp_path):
     with pytest.raises(ValueError, match="round 1 cannot be replayed exactly") as error:
         next(inspect(path, 1, 0))
     assert f"torch 1.0 (now {run_folder.versions()['torch']}" in str(error.value)
+
+
+def test_a_replay_that_differs_in_last_bits_is_not_shown(tmp_path, monkeypatch):
+    """All clients of a round are computed again, in the stacks of the run: to the last bit."""
+    _, path = write(tmp_path, models=("mlp-8", "mlp-16"))
+    assert list(inspect(path, 3, 1))
+    whole = federated.engine_of
+
+    @contextmanager
+    def off_by_bits(*given):
+        with whole(*given) as (engine, *rest):
+
+            def other(function, task, clients, inputs):
+                # The weights of one client are the next numbers that there are.
+                first, *others = clients
+                params = {k: v.nextafter(torch.tensor(9.0)) for k, v in first.params.items()}
+                return engine(function, task, [first.with_params(params), *others], inputs)
+
+            yield other, *rest
+
+    monkeypatch.setattr(federated, "engine_of", off_by_bits)
+    with pytest.raises(ValueError, match="cannot be replayed exactly, so nothing is shown"):
+        list(inspect(path, 3, 1))
 
 
 def test_a_run_without_checksums_is_shown_and_says_so(tmp_path):

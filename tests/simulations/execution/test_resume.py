@@ -150,3 +150,42 @@ def test_a_damaged_run_is_named_by_whoever_reads_it(kdsim, tmp_path, monkeypatch
     status, out, err = kdsim(*command)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert f"{path.relative_to(tmp_path)} is damaged" in err
+
+
+def cut(path, rounds):
+    """As if the process had been killed after so many rounds."""
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:rounds]))
+
+
+@pytest.mark.usefixtures("no_report")
+def test_what_was_noted_is_not_said_again(kdsim, tmp_path):
+    command = [*COMMAND, "--partition", "auto"]
+    _, _, err = kdsim(*command)
+    note = "partition auto is dirichlet, alpha 0.3 on these data"
+    assert err.count(note) == 1
+    (path,) = tmp_path.glob("runs/*/metrics.jsonl")
+    whole, head = records(tmp_path), json.loads((path.parent / "run.json").read_text())
+    assert [record.get("notes") for record in whole] == [[note], *[None] * 5]
+    assert head["engine"] == {"mlp-8": "stacked (many small products become few large ones)"}
+    cut(path, 3)
+    status, _, err = kdsim(*command)
+    assert status == 0, err
+    assert note not in err
+    assert records(tmp_path) == whole
+    assert json.loads((path.parent / "run.json").read_text()) == head
+
+
+@pytest.mark.usefixtures("no_report")
+def test_runs_of_when_the_default_was_another_engine_go_on_with_theirs(kdsim, tmp_path):
+    assert kdsim(*COMMAND, "--engine", "sequential")[0] == 0
+    (path,), document = tmp_path.glob("runs/*/metrics.jsonl"), tmp_path / "runs" / "experiment.toml"
+    whole = records(tmp_path)
+    cut(path, 3)
+    document.write_text(document.read_text().replace('engine = "sequential"\n', ""))
+    assert "engine" not in document.read_text()
+    status, _, err = kdsim("resume", "runs")
+    assert status == 0, err
+    assert "engine auto" not in err
+    assert records(tmp_path) == whole
+    assert len(list(tmp_path.glob("runs/*/metrics.jsonl"))) == 1

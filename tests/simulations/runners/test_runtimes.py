@@ -8,11 +8,13 @@ import pytest
 import torch
 
 import simulations
+from fedkd.algorithms.fd import FD
 from fedkd.engines import made
 from fedkd.engines.batched import batched
 from fedkd.rounds.synchronous import simulate
 from simulations import machine
 from simulations.config import files, grid
+from simulations.config.experiments import FedExperiment
 from simulations.config.resources import Resources
 from simulations.runners import federated
 
@@ -133,3 +135,15 @@ def test_the_engine_auto_gives_the_same_run_on_any_number_of_cores(demo):
     )
     assert one == three
     assert len(one) == 1
+
+
+def test_by_default_clients_run_as_the_engine_auto_has_chosen():
+    usual = FedExperiment(FD(), clients=3, private=60, public=0, test=40, rounds=2)
+    first, *later = federated.run(usual)
+    ways = {group: way.partition(" (")[0] for group, way in first["engine"].items()}
+    turns = "in turn, one on each core"
+    assert ways == {"mlp-64": "stacked", "mlp-128-64": "stacked", "cnn": turns}
+    assert not any("engine" in record for record in later)
+    named = [*federated.run(replace(usual, engine="auto"))]
+    assert named[-1]["state"] == later[-1]["state"]
+    assert not any("engine" in r for r in federated.run(replace(usual, engine="sequential")))
