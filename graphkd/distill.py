@@ -197,8 +197,9 @@ def _carried_out(
     scheme, task = plan.method.scheme, _task(plan, split, seed, own)
     teacher, epochs = _checked(task, split), {}
     if scheme == "offline" and teacher is None:
-        if own.module is not None:
-            train = partial(fit_one_teacher, network=own.module)
+        module = own.module or plan.method.own_teacher()
+        if module is not None:
+            train = partial(train, network=module)
         fitted = yield from fit_teacher(plan.teachers, split, seed=seed, train=train)
         teacher = Trained(fitted.network, inputs.features(task.view, seed))
         epochs["teacher"] = fitted.epoch

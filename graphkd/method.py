@@ -157,6 +157,10 @@ class Method:
         """In the scheme "mutual", the weight of what the others say, and its temperature."""
         return 1.0, 1.0
 
+    def own_teacher(self) -> Callable[..., nn.Module] | None:
+        """What makes the network that teaches, if it is not the one that is named."""
+        return None
+
     def encoder(self, view: View, seed: int) -> Encoder:
         """The student's inputs, learnt on what it may see."""
         return inputs.get(self.inputs)(view, seed)

@@ -17,6 +17,7 @@ from graphkd.training import links, stacked
 from graphkd.training.loop import (
     Fit,
     Fitted,
+    Learner,
     Step,
     batches,
     build,
@@ -181,7 +182,7 @@ def _on_labels(
     if isinstance(graph, Pairs):
         step = links.supervised(graph, train, weight, batch)
         return (yield from fit(phase, network, how, graph, val, step, seed))
-    if batch:
+    if batch or isinstance(network, Learner):
         step = supervised(graph, train, weight, batch)
         return (yield from fit(phase, network, how, graph, val, step, seed))
     member = stacked.Member(network, graph, val, stacked.labels(graph, train, weight), seed)

@@ -177,6 +177,11 @@ def check(method: Method, given: Given, name: str) -> None:
             f"{name} has no teacher, and one is given: leave it out, or take a method with one, "
             "such as glnn"
         )
+    if method.own_teacher() is not None:
+        raise ValueError(
+            f"{name} makes a teacher of its own, and one is given: leave it out, or take a method "
+            "such as glnn"
+        )
     if not isinstance(given.teacher, TeacherLogits):
         return
     if method.scheme == "mutual":

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -23,6 +23,14 @@ class Fitted(NamedTuple):
 
     network: nn.Module
     epoch: int
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A network with losses of its own, that are learnt beside those of labels."""
+
+    def learning(self, graph: Graph, nodes: Tensor | None = None) -> tuple[Outputs, Tensor]:
+        """What it shows of these nodes in training, or of all, and the sum of its own losses."""
 
 
 Step = Callable[[nn.Module, torch.optim.Optimizer, torch.Generator], float]
@@ -156,7 +164,12 @@ def supervised(graph: Graph, train: Tensor, weight: float = 1.0, batch: int = 0)
         losses = []
         for places in batches(len(train), batch, draw):
             nodes = train if places is None else train[places]
-            loss = weight * hard(network(graph, nodes).logits, graph.y[nodes])
+            own: Tensor | float = 0.0
+            if isinstance(network, Learner):
+                outputs, own = network.learning(graph, nodes)
+            else:
+                outputs = network(graph, nodes)
+            loss = weight * hard(outputs.logits, graph.y[nodes]) + own
             losses.append(descend(loss, optimiser))
         return sum(losses) / len(losses)
 

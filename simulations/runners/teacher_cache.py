@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkd.storage import atomic_files
 from graphkd.core import Epoch, Split, TeacherSpec, View
@@ -37,6 +37,7 @@ def fit(
     *,
     phase: str = "teacher",
     seed: int,
+    network: Callable[..., nn.Module] | nn.Module | None = None,
     fetch: Callable[[Path], None] | None = None,
     device_dropout: bool = False,
 ) -> Fit:
@@ -47,11 +48,11 @@ def fit(
 
     The folder is made where it is not there, and `fetch` may bring the file before it is looked
     for; `device_dropout` says whether dropout is drawn on the device, which makes another teacher;
-    all else is as for that function. A network of the user's own is not kept: its code may
-    change from one run to the next.
+    all else is as for that function. A network that has no name is not kept, be it of the
+    user's own, whose code may change from one run to the next, or of a method's.
     """
-    if teacher.network not in networks.NETWORKS:
-        return (yield from fit_one_teacher(teacher, split, phase=phase, seed=seed))
+    if network is not None or teacher.network not in networks.NETWORKS:
+        return (yield from fit_one_teacher(teacher, split, phase=phase, seed=seed, network=network))
     view = split.view("train")
     path = folder / f"{identity(teacher, view, phase, seed, device_dropout)}.safetensors"
     if fetch is not None:

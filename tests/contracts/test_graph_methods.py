@@ -22,7 +22,7 @@ from tests.graphkd.examples import graphs
 FAKE = datasets.fake(size=55)
 QUICK = {"epochs": 3, "hidden": 8, "teacher_epochs": 3, "teacher_hidden": 8}
 INTO_AN_MLP = {"tined"}  # copy parameters, which fit into nothing else
-EMBEDDED = {"gcrd", "gnnsd", "gsp", "lsp", "nosmog", "rkd"}  # compare hidden states
+EMBEDDED = {"gcrd", "gnnsd", "gsp", "lsp", "nosmog", "rkd", "vqgraph"}  # compare hidden states
 NODES, LINKS = (
     [name for name in methods.names() if methods.get(name).task == task]
     for task in ("nodes", "links")
