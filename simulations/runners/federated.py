@@ -223,7 +223,7 @@ def run(
         known = identity or digest(experiment)
         first = conversions(federation)
         first += privacy.notes(experiment, federated_run(experiment, federation).costs)
-        told: dict[str, str] = {}
+        reported: dict[str, str] = {}
         for record in _rounds(experiment, federation, engine, store, every, kept, ended, known):
             said = [*first, *notes, *store.notes]
             first.clear()
@@ -232,8 +232,8 @@ def run(
             said += record.get("notes", [])
             where: Record = {"actors": [*actors]} if actors else {}
             actors.clear()
-            where |= {"engine": dict(chosen)} if chosen != told else {}
-            told = dict(chosen)
+            where |= {"engine": dict(chosen)} if chosen != reported else {}
+            reported = dict(chosen)
             yield record | ({"notes": said} if said else {}) | where
 
 
