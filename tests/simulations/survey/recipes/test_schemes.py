@@ -1,5 +1,7 @@
 """Recipes of schemes: their delicate parts, by hand, by loops and by other implementations."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from simulations.survey.datasets import Citations, load
 from simulations.survey.recipes.applications import label_noise, regression
 from simulations.survey.recipes.knowledge import privileged
 from simulations.survey.recipes.schemes import (
+    architecture_search,
     codistillation,
     graph_data_free,
     kernel_self,
@@ -242,3 +245,66 @@ def test_invented_nodes_are_named_as_wanted_and_joined_to_their_likes():
     found = recipe.measure(data, 0)
     assert len(found) == 1 + 4 * 2 * 2
     assert found["accuracy_teacher"] > 0.8
+
+
+# ---------------------------------------------------------------- architecture search
+
+
+def test_neighbours_differ_by_a_step_a_layer_or_the_kind():
+    widths = (4, 8, 16)
+    near = {"mlp-8-4", "mlp-8-16", "mlp-4-8", "mlp-16-8", "mlp-8", "mlp-8-8-4", "cnn-8-8"}
+    far = {"mlp-8-8", "mlp-4-4", "mlp-4", "mlp-16-16", "cnn-8", "mlp-4-8-8", "mlp-16-4"}
+    for one in near | far:
+        assert architecture_search.neighbours("mlp-8-8", one, widths) == (one in near), one
+        assert architecture_search.neighbours(one, "mlp-8-8", widths) == (one in near), one
+
+
+def test_a_search_tries_each_network_once_and_goes_to_neighbours_of_the_best_of_the_newest():
+    recipe = architecture_search.ArchitectureSearch(
+        widths=(1, 2, 3, 4, 5, 6, 7, 8), trials=12, population=3, contest=3
+    )
+    space = [f"{kind}-{a}-{b}" for kind in ("mlp", "cnn") for a in range(1, 9) for b in range(1, 9)]
+
+    def score(name):
+        kind, a, b = name.split("-")
+        return abs(int(a) - 7) + abs(int(b) - 7) + (kind == "cnn") / 2
+
+    for seed in range(5):
+        tried = recipe.evolved(space, score, generator(seed, "evolve"))
+        assert len(tried) == len(set(tried)) == 12
+        for place in range(3, 12):
+            parent = min(tried[place - 3 : place], key=score)
+            near = [n for n in space if architecture_search.neighbours(n, parent, recipe.widths)]
+            assert tried[place] in near or set(near) <= set(tried[:place])
+    every = dataclasses.replace(recipe, trials=500).evolved(space, score, generator(0, "evolve"))
+    assert sorted(every) == sorted(space)
+
+
+def test_the_space_is_all_that_the_budget_allows():
+    data = load("digits")
+    recipe = architecture_search.ArchitectureSearch(families=("mlp",), widths=(4, 16, 24))
+    # 64 w + w of the hidden layer, 10 w + 10 of the last, and w w' + w' of one between them.
+    wanted = {f"mlp-{w}" for w in (4, 16, 24) if 75 * w + 10 <= 1500}
+    wanted |= {
+        f"mlp-{a}-{b}"
+        for a in (4, 16, 24)
+        for b in (4, 16, 24)
+        if 65 * a + (a + 1) * b + 10 * b + 10 <= 1500
+    }
+    assert {name for name in recipe.space(data) if name.count("-") < 3} == wanted
+    with pytest.raises(ValueError, match="the smallest of these networks has 310 parameters"):
+        dataclasses.replace(recipe, budget=300).space(data)
+
+
+def test_where_there_is_one_network_all_searches_find_it():
+    quick = TrainingConfig("adam", 0.01, epochs=1, batch_size=64)
+    recipe = architecture_search.ArchitectureSearch(
+        families=("mlp",), widths=(8,), depth=1, teacher_training=quick, trial_training=quick,
+        student_training=quick,
+    )  # fmt: skip
+    found = recipe.measure(load("digits"), 0)
+    arms = ["", "_random", "_labels", "_blind"]
+    assert len({found[f"accuracy{arm}"] for arm in arms}) == 1
+    assert {found[f"parameters{arm}"] for arm in (*arms, "_baseline")} == {75 * 8 + 10}
+    assert found["divergence"] == found["divergence_random"] == found["divergence_labels"]
+    assert found["accuracy"] != found["accuracy_baseline"]
