@@ -1,5 +1,6 @@
 """Labels and examples of one's own: what is converted, and what is refused in one line."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd import algorithms
-from fedkd.data.checks import integers
+from fedkd.data.checks import all_finite, integers
 from fedkd.data.datasets import Dataset
 from fedkd.data.federated_data import Pools, federate, pools
 from fedkd.data.partition import PARTITIONS, partition
@@ -137,3 +138,17 @@ def test_public_examples_that_are_not_finite_are_refused_where_they_are_needed()
     with pytest.raises(ValueError, match="public examples hold NaN or infinite numbers"):
         next(simulate(algorithms.get("fedmd")(), task, federation.clients, rounds=1))
     next(simulate(algorithms.get("fd")(), task, federation.clients, rounds=1))
+
+
+@pytest.mark.parametrize(
+    "lost", [[math.nan], [math.inf], [-math.inf], [math.inf, -math.inf], [math.nan, math.inf]]
+)
+def test_what_is_no_number_is_seen_in_the_sum(lost):
+    assert not all_finite(torch.cat([torch.rand(50), torch.tensor(lost)]))
+
+
+def test_a_sum_that_overflows_is_no_sign_of_what_is_no_number():
+    x = torch.full((4,), 3e38)
+    assert x.sum().isinf()
+    assert all_finite(x)
+    assert all_finite(torch.empty(0))
