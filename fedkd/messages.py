@@ -87,6 +87,7 @@ class PayloadSpec(NamedTuple):
             ("parameters"), or what training added to it ("update").
         tells_size: whether it tells how many examples its sender holds: it has a row for each, or
             counts them.
+        once: whether an upload may lack it: a client sends it when it is asked to, and never again.
     """
 
     shape: tuple[int, ...]
@@ -97,6 +98,7 @@ class PayloadSpec(NamedTuple):
     trained: Literal["no", "parameters", "update"] = "no"
     least: float | None = None
     tells_size: bool = False
+    once: bool = False
 
 
 def _same(message: Message) -> Message:

@@ -134,7 +134,8 @@ class Border:
         return each(self._sized, each(_check_sizes, read, specs, before), specs)
 
     def _sized(self, read: Read, payload_spec: Mapping[str, PayloadSpec]) -> Fair:
-        measures, keys = read.measures, self._unbounded(payload_spec)
+        measures = read.measures
+        keys = [key for key in self._unbounded(payload_spec) if key in measures]
         sizes = {key: root_mean_square([measures[key]]) for key in keys if measures[key].size}
         return Fair(read.upload, read.weight, sizes)
 
@@ -238,8 +239,8 @@ def _check_sizes(read: Read, payload_spec: Mapping[str, PayloadSpec], before: fl
         key: numbers._replace(size=read.upload.payload[key].numel())  # zeros for rows not sent
         for key, numbers in read.measures.items()
     }
-    for key, spec in payload_spec.items():
-        numbers = whole[key]
+    for key, numbers in whole.items():
+        spec = payload_spec[key]
         size = root_mean_square([numbers]) if spec.below is None else 0.0
         if size > CEILING:
             raise ValueError(f"{key} has a root mean square of {size:.3g}, over {CEILING:g}")

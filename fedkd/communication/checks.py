@@ -72,8 +72,10 @@ def shaped(payload: Message, rows: Tensor | None, specs: Mapping[str, PayloadSpe
     Raises:
         ValueError: other keys than are due, or rows are named where they should not be.
     """
-    if set(payload) != set(specs):
+    due = {key for key, spec in specs.items() if not spec.once}
+    if not due <= set(payload) <= set(specs):
         raise ValueError(f"keys {sorted(payload)} instead of {sorted(specs)}")
+    specs = {key: spec for key, spec in specs.items() if key in payload}
     if any(spec.rows != (rows is not None) for spec in specs.values()):
         raise ValueError("rows are named where all are due, or not named where some are")
     fields: list[Field] = []

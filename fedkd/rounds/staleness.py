@@ -54,8 +54,8 @@ def moved(
     if age == 0 and rate == 1:
         return upload
     step, payload = rate * discount(age), dict(upload.payload)
-    for key, spec in payload_spec.items():
-        value = payload[key].double()
+    for key in upload.payload:
+        spec, value = payload_spec[key], payload[key].double()
         if spec.trained == "parameters":
             value = present[key].double() + step * (value - broadcast[key].double())
         elif spec.trained == "update":

@@ -237,7 +237,7 @@ def list_(
         str | None,
         typer.Argument(
             help="algorithms, methods, losses, models, datasets, partitions, engines, "
-            "aggregations, faults, lies, attacks, trackers, recipes, experiments"
+            "aggregations, encoders, faults, lies, attacks, trackers, recipes, experiments"
         ),
     ] = None,
     json: Json = False,

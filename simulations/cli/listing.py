@@ -89,6 +89,13 @@ def aggregations() -> Iterable[Record]:
     return _entries(REGISTRY)
 
 
+def encoders() -> Iterable[Record]:
+    """What makes features of inputs before any label is learnt."""
+    from fedkd.encoders import REGISTRY
+
+    return _entries(REGISTRY)
+
+
 def faults() -> Iterable[Record]:
     """What a corrupt client may send."""
     from fedkd.attacks.byzantine import REGISTRY
@@ -143,6 +150,7 @@ KINDS: dict[str, Callable[[], Iterable[Record]]] = {
     "partitions": partitions,
     "engines": engines,
     "aggregations": aggregations,
+    "encoders": encoders,
     "faults": faults,
     "lies": lies,
     "attacks": attacks,

@@ -37,7 +37,7 @@ on_both = pytest.mark.parametrize(
         for name in KNOWN
     ],
 )
-GNN = {"fml": {"meme": "gcn-8"}, "fedkd": {"mentee": "sage-8"}}
+GNN = {"fml": {"meme": "gcn-8"}, "fedkd": {"mentee": "sage-8"}, "fedcache": {"network": "gcn-8"}}
 
 
 def small(name, batch_size=0):

@@ -39,6 +39,7 @@ FLOORS = {
         "__init__",
         "flower sharding",
         "algorithms rounds",
+        "encoders",
         "attacks communication components data engines storage",
         "losses models",
         "core",

@@ -24,6 +24,7 @@ REGISTRIES = {
     "fedgraphkd.partition": ("louvian", "louvain", FUNCTION),
     "fedkd.engines": ("batch", "batched", FUNCTION),
     "fedkd.consensus": ("varianc", "variance", CLASS.format("fedkd.consensus.rule", "Rule")),
+    "fedkd.encoders": ("pixel", "pixels", CLASS.format("fedkd.encoders", "Encoder")),
     "fedkd.losses": ("squard", "squared", FUNCTION),
     "fedkd.attacks.lies": ("nois", "noise", CLASS.format("fedkd.attacks.lies.lie", "Lie")),
     "fedkd.attacks.byzantine": ("huge-value", "huge-values", FUNCTION),
