@@ -8,6 +8,7 @@
     claims = ["accuracy - accuracy_baseline >= 0.03 in 0.9"]
     controls = ["accuracy - accuracy_labels > 0"]
     why = "..."                         # of the verdict, where it needs words
+    searched = ["..."]                  # comparisons with settings that were searched for each arm
 
 The first claim is the effect. `>=` and `<=` are of the mean over seeds, `>` and `<` of its whole
 95% interval: beyond doubt, for which it takes three seeds. `in 0.9`: that share of the seeds, each
@@ -107,6 +108,8 @@ class About:
         source: author and year.
         claims, controls: see `Claim`.
         why: what the verdict needs besides.
+        searched: what came out where each arm had settings of its own, as
+            `benchmarks.survey_settings` prints it.
         order: of the page, within the group.
     """
 
@@ -118,6 +121,7 @@ class About:
     claims: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     why: str = ""
+    searched: tuple[str, ...] = ()
     order: int = 0
 
 

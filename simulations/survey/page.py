@@ -33,6 +33,10 @@ and smaller. *No gain here*: the interval includes no effect. *Worse*: it exclud
 side. *Misleading*: the claims hold, and a control says that the effect is not owed to what the term
 promises. *Too few seeds*: one or two, which give no interval, and not all holds. "Here" is meant:
 small networks, small data, one setting each, not searched for.
+
+**Searched**: of some terms without a gain, what came out where each arm had a setting of its own,
+the best of as many for each on seeds 100 to 102, compared on seeds 0 to 4 with a 95% t-interval,
+paired by seed; `python -m benchmarks.survey_settings NAME --out FOLDER` measures and prints it.
 """
 
 
@@ -121,6 +125,7 @@ def _entry(name: str, by_seed: BySeed) -> str:
     for kind, texts in (("Claim", said.claims), ("Control", said.controls)):
         items = [f"- {kind}: {_finding(found)}" for found in findings(texts, by_seed)]
         lines += ["", *items] if items else []
+    lines += ["", *(f"- Searched: {line}" for line in said.searched)] if said.searched else []
     names = dict.fromkeys(metric for metrics in by_seed.values() for metric in metrics)
     if names:
         lines += ["", "| measured | mean | std | n |", "| --- | ---: | ---: | ---: |"]

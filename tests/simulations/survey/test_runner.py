@@ -181,6 +181,13 @@ def test_a_table_of_a_recipe_has_a_row_for_each_arm():
     }
 
 
+def test_the_page_says_what_a_search_has_found(monkeypatch):
+    said = About(term="x", claims=("a > 0",), searched=("`a - b`: +0.1", "`a - c`: -0.1"))
+    monkeypatch.setattr(experiments, "described", lambda name: said)
+    lines = page._entry("x", {}).splitlines()
+    assert lines[-2:] == ["- Searched: `a - b`: +0.1", "- Searched: `a - c`: -0.1"]
+
+
 def test_the_page_needs_runs_of_recipes(kdsim, tmp_path):
     status, _, err = kdsim("survey", tmp_path / "nowhere")
     assert status == 2
