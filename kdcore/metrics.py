@@ -4,6 +4,8 @@ These look at values and give plain floats, so they are for evaluation and do no
 """
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -25,6 +27,27 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     _check_matrix("logits", logits)
     _check_labels(logits, labels)
     return _share(_predicted(logits) == labels)
+
+
+def accuracies(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> list[float]:
+    """`accuracy` of each of several models, whose examples stand one under the other.
+
+    Shapes:
+        logits: (N, C); labels: (N,); sizes: how many rows each model has, N in all.
+
+    Raises:
+        ValueError: as for `accuracy`, or a model has no rows, or sizes are not N in all.
+    """
+    _check_matrix("logits", logits)
+    _check_labels(logits, labels)
+    if sum(sizes) != len(labels) or min(sizes) < 1:
+        raise ValueError(
+            f"sizes are {list(sizes)} for {len(labels)} examples; expected how many each model "
+            "has, one at least, and all of them together"
+        )
+    right = (_predicted(logits) == labels).cumsum(dim=0)
+    ends = right[[end - 1 for end in accumulate(sizes)]].tolist()
+    return [(b - a) / n for a, b, n in zip([0, *ends], ends, sizes, strict=False)]
 
 
 def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:

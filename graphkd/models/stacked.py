@@ -187,7 +187,7 @@ def forward(
     for layer, (weight, bias) in enumerate(stacked[1:], 1):
         hidden.append(h.relu_())
         h = hidden[-1] * factors[layer - 1] if factors else hidden[-1]
-        h = _each(h.split_with_sizes(sizes[layer - 1]), weight)
+        h = _each(h, sizes[layer - 1], weight)
         mix = joint.mixes[layer]
         h = _shifted(h if mix is None else mix @ h, bias, sizes[layer])
     if not mixed:
@@ -206,12 +206,13 @@ def _first(weight: Tensor, joint: Joint) -> Tensor:
     return product if joint.mixes[0] is None else joint.mixes[0] @ product
 
 
-def _each(parts: Sequence[Tensor], weight: Tensor) -> Tensor:
+def _each(h: Tensor, sizes: list[int], weight: Tensor) -> Tensor:
     """Each network's rows times its weights, one under the other."""
-    if len({len(part) for part in parts}) == 1:
-        product: Tensor = _Maps.apply(torch.stack(list(parts)), weight)
+    if len(set(sizes)) == 1:
+        product: Tensor = _Maps.apply(h.view(len(sizes), sizes[0], -1), weight)
         return product.flatten(0, 1)
-    return torch.cat([F.linear(h, own) for h, own in zip(parts, weight.unbind(), strict=True)])
+    parts = zip(h.split_with_sizes(sizes), weight.unbind(), strict=True)
+    return torch.cat([F.linear(own, maps) for own, maps in parts])
 
 
 class _Maps(torch.autograd.Function):

@@ -1,8 +1,8 @@
 """Fitting one network: epochs, early stopping on validation accuracy, and its own randomness."""
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +15,7 @@ from graphkd.models import readout
 from kdcore import metrics
 from kdcore.losses import response
 from kdcore.outputs import Outputs
-from kdcore.rng import generator
+from kdcore.rng import generator, seed_of
 
 
 class Fitted(NamedTuple):
@@ -53,14 +53,23 @@ def seeded(seed: int, device: torch.device, *purpose: int | str) -> Iterator[Non
 
     Initialisation and dropout of PyTorch and PyG draw from there and take no generator.
     """
-    stream = generator(seed, *purpose).initial_seed()
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng([device] if on_gpu else []):
-        torch.default_generator.manual_seed(stream)
-        if on_gpu:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(stream)
+    with apart(device):
+        start(seed, device, *purpose)
         yield
+
+
+def apart(device: torch.device) -> AbstractContextManager[None]:
+    """Torch's global streams go on after it as if nothing had been drawn inside."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+def start(seed: int, device: torch.device, *purpose: int | str) -> None:
+    """Torch's global streams start from (seed, purpose); for the inside of `apart`."""
+    stream = seed_of(seed, *purpose)
+    torch.default_generator.manual_seed(stream)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(stream)
 
 
 def build(
@@ -209,6 +218,14 @@ def score(logits: Tensor, y: Tensor) -> float:
         return metrics.auc(logits[:, 0], y) if ranked else metrics.accuracy(logits, y)
     spread = (y - y.mean()).square().sum()
     return float(1 - (logits[:, 0] - y).square().sum() / spread) if spread else 0.0
+
+
+def scores(logits: Tensor, ys: Sequence[Tensor]) -> list[float]:
+    """`score` of each of several networks, whose logits stand one under the other."""
+    sizes = [len(y) for y in ys]
+    if logits.shape[1] == 1 or any(y.is_floating_point() for y in ys):
+        return [score(*one) for one in zip(logits.split(sizes), ys, strict=True)]
+    return metrics.accuracies(logits, torch.cat(list(ys)), sizes)
 
 
 def descend(loss: Tensor, optimiser: torch.optim.Optimizer) -> float:

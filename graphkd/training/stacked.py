@@ -33,7 +33,8 @@ from graphkd.models.stacked import (
     unstack,
 )
 from graphkd.training import loop
-from graphkd.training.loop import Fitted, Step, descend, hard, score, seeded
+from graphkd.training.loop import Fitted, Step, apart, descend, hard, scores, start
+from kdcore.losses import response
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
 
@@ -49,6 +50,17 @@ class Pass(NamedTuple):
 
     nodes: Tensor | None
     loss: Callable[[Outputs], Tensor]
+
+
+class OnLabels(NamedTuple):
+    """The mean loss on true targets (n,), times a weight; a stack has it of all members at once."""
+
+    y: Tensor
+    weight: float
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """The loss of one network."""
+        return self.weight * hard(outputs.logits, self.y)
 
 
 Passes = Callable[[torch.Generator], Iterable[Pass]]  # of an epoch
@@ -79,11 +91,8 @@ Fits = Generator[tuple[int, Epoch], None, list[Fitted]]
 
 def labels(graph: Graph, train: Tensor, weight: float = 1.0) -> Passes:
     """An epoch of one step on the labels of the training nodes, as `training.supervised`."""
-
-    def loss(outputs: Outputs) -> Tensor:
-        return weight * hard(outputs.logits, graph.y[train])
-
-    return lambda _: [Pass(train, loss)]
+    one = Pass(train, OnLabels(graph.y[train], weight))
+    return lambda _: [one]
 
 
 def alone(graph: Graph, passes: Passes) -> Step:
@@ -183,12 +192,13 @@ class _Stack:
         self.beside.train()
         epochs, drawn = [], []
         widths = [bias.shape[1] for _, bias in self.stacked[:-1]] if self.how.dropout else []
-        for k in self.active:
-            _, graph, _, passes, seed, _ = self.members[k]
-            with seeded(seed, self.device, self.role, index):
+        with apart(self.device):
+            for k in self.active:
+                _, graph, _, passes, seed, _ = self.members[k]
+                start(seed, self.device, self.role, index)
                 steps = list(passes(generator(seed, self.role, "draw", index)))
                 drawn.append([draw(self.kind, graph, one.nodes, widths) for one in steps])
-            epochs.append(steps)
+                epochs.append(steps)
         if len({len(steps) for steps in epochs}) > 1:
             raise ValueError(
                 f"the members of a stack take {sorted(map(len, epochs))} steps an epoch; expected "
@@ -204,17 +214,14 @@ class _Stack:
         joint = self._joint([one.nodes for one in passes])
         noise = dropped(joint, drawn, self.how.dropout, self.stacked[0][0].dtype)
         hidden, logits = forward(self.stacked, joint, noise)
-        own = zip(*(h.split_with_sizes(joint.counts) for h in [*hidden, logits]), strict=True)
-        losses = [
-            one.loss(Outputs(shown[-1], tuple(shown[:-1])))
-            for one, shown in zip(passes, own, strict=True)
-        ]
+        losses = _losses([one.loss for one in passes], hidden, logits, joint.counts)
         for optimiser in (self.optimiser, *self.others):
             optimiser.zero_grad()
-        torch.autograd.backward(losses)
+        losses.sum().backward()
         for optimiser in (self.optimiser, *self.others):
             optimiser.step()
-        return torch.stack([loss.detach() for loss in losses]).tolist()
+        found: list[float] = losses.detach().tolist()
+        return found
 
     def _joint(self, nodes: Sequence[Tensor | None]) -> Joint:
         """The flow of a pass; nothing is worked out anew for the very same nodes."""
@@ -235,10 +242,7 @@ class _Stack:
     @torch.no_grad()
     def _judge(self) -> list[float]:
         _, logits = forward(self.stacked, self.val)
-        return [
-            score(own, y)
-            for own, y in zip(logits.split_with_sizes(self.val.counts), self.y, strict=True)
-        ]
+        return scores(logits, self.y)
 
     def _select(self, place: int, k: int, index: int, accuracy: float) -> bool:
         progress = self.progress[k]
@@ -281,3 +285,28 @@ class _Stack:
         network, progress = self.members[k].network, self.progress[k]
         unstack(network, progress.weights)
         return Fitted(network.eval().requires_grad_(False), progress.chosen)
+
+
+def _losses(
+    losses: Sequence[Callable[[Outputs], Tensor]],
+    hidden: Sequence[Tensor],
+    logits: Tensor,
+    counts: list[int],
+) -> Tensor:
+    """The loss of each member, (K,), of what all of them show one under the other."""
+    known = [one for one in losses if isinstance(one, OnLabels)]
+    classes = logits.shape[1] > 1 and not any(one.y.is_floating_point() for one in known)
+    if classes and len(known) == len(losses):
+        return _on_labels(known, logits, counts)
+    own = zip(*(h.split_with_sizes(counts) for h in [*hidden, logits]), strict=True)
+    shown = (Outputs(parts[-1], tuple(parts[:-1])) for parts in own)
+    return torch.stack([loss(one) for loss, one in zip(losses, shown, strict=True)])
+
+
+def _on_labels(losses: Sequence[OnLabels], logits: Tensor, counts: list[int]) -> Tensor:
+    each = response.cross_entropy(logits, torch.cat([one.y for one in losses]))
+    if len(set(counts)) == 1:
+        means = each.view(len(counts), -1).mean(dim=1)
+    else:
+        means = torch.stack([part.mean() for part in each.split_with_sizes(counts)])
+    return means * means.new_tensor([one.weight for one in losses])

@@ -8,6 +8,7 @@ import torch
 from torch import tensor
 
 from kdcore.metrics import (
+    accuracies,
     accuracy,
     agreement,
     auc,
@@ -32,6 +33,21 @@ def random_case(n=200, classes=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(n, classes, generator=generator)
     return logits, torch.randint(classes, (n,), generator=generator)
+
+
+def test_accuracies_are_those_of_each_part():
+    logits = torch.cat([LOGITS, LOGITS * torch.nan, LOGITS])
+    labels = torch.cat([PREDICTED, PREDICTED, 2 - PREDICTED])
+    assert accuracies(logits, labels, [4, 4, 4]) == [1, 0, 0.25]  # of the last only the 1 is right
+    assert accuracies(logits, labels, [1, 8, 3]) == [1, 3 / 8, 1 / 3]
+    parts = zip(logits.split([2, 7, 3]), labels.split([2, 7, 3]), strict=True)
+    assert accuracies(logits, labels, [2, 7, 3]) == [accuracy(*part) for part in parts]
+
+
+@pytest.mark.parametrize("sizes", [[4, 0], [3], [2, 3]])
+def test_accuracies_are_of_parts_that_make_up_the_whole(sizes):
+    with pytest.raises(ValueError, match="for 4 examples; expected how many each model has"):
+        accuracies(LOGITS, PREDICTED, sizes)
 
 
 class TestAccuracy:

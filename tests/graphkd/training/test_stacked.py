@@ -110,6 +110,30 @@ def test_each_member_is_trained_as_it_is_alone(network, graph, kind):
     check_same(description(network, epochs=12), [graph] * 3, kind)
 
 
+@pytest.mark.parametrize("network", ["mlp", "gcn"])
+def test_members_may_have_unlike_many_labels_and_unlike_weights(network):
+    graph, how = replace(DENSE, x=DENSE.x.double()), description(network, epochs=8)
+
+    def chosen():
+        found = []
+        for one, count, weight in zip(
+            members(how, [graph] * 3, "labels"), (12, 5, 1), (1, 3, 0.2), strict=True
+        ):
+            train, val = nodes(graph, one.seed, "train", count), one.val[count:]
+            passes = stacked.labels(graph, train, weight)
+            found.append(one._replace(passes=passes, val=val))
+        return found
+
+    fast, fast_epochs = together("student", how, chosen())
+    slow, slow_epochs = one_by_one("student", how, chosen())
+    for a, b in zip(fast_epochs, slow_epochs, strict=True):
+        assert [e.loss for e in a] == pytest.approx([e.loss for e in b], abs=1e-9)
+        assert [e.accuracy for e in a] == [e.accuracy for e in b]
+    for a, b in zip(fast, slow, strict=True):
+        found, expected = (loop.predict(one.network, graph).logits for one in (a, b))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("graph", [DENSE, SPARSE], ids=["dense", "sparse"])
 @pytest.mark.parametrize("network", ["mlp", "gcn", "sage"])
 def test_a_stack_of_one_is_a_network_alone(network, graph):
