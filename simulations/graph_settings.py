@@ -47,8 +47,10 @@ OF_EXAMPLES = {
     "label_noise": "labels of nodes are as they are",
     "precision": "products with a graph are computed in float32",
     "epsilon": "noise that hides an example does not hide a node, which its neighbours' gradients "
-    "depend on, too",
+    "depend on, too; it is had for privacy_unit client or label, with edges cut",
 }
+# Units that are no node's: of these there is noise on what a client sends, however it has trained.
+OF_CLIENTS = ("client", "label")
 
 
 # Of whole graphs there may be many: steps are on mini-batches.
@@ -143,7 +145,7 @@ def check_settings(
             "each domain once"
         )
     for name, instead in OF_EXAMPLES.items():
-        if given[name] != default[name]:
+        if given[name] != default[name] and not (name == "epsilon" and _hides(kind, given)):
             raise ValueError(
                 f"{name} {given[name]}: {_about(data, kind, instead)}; leave {name} out"
             )
@@ -152,10 +154,20 @@ def check_settings(
         raise ValueError(f"{other}: clients of {data} hold {kind}; give {kind} in place of {other}")
 
 
+def _hides(kind: Kind, given: Mapping[str, Any]) -> bool:
+    """Whether noise hides what epsilon is of: a whole graph, which is an example like any other.
+
+    Or a client, or a label that it sends, unless it trains on the edges of others.
+    """
+    if kind == "graphs":
+        return True
+    return given["privacy_unit"] in OF_CLIENTS and given["nodes"].edges == "cut"
+
+
 def check_training(data: str, kind: Kind, settings: Mapping[str, Any]) -> None:
-    """Raise ValueError for a training with differential privacy of each example."""
+    """Raise ValueError for a training with differential privacy of each node."""
     for name, one in settings.items():
-        if getattr(one, "privacy", None) is not None:
+        if kind == "nodes" and getattr(one, "privacy", None) is not None:
             raise ValueError(
                 f"{name}.privacy: {_about(data, kind, OF_EXAMPLES['epsilon'])}; leave it out"
             )
@@ -165,8 +177,6 @@ def _about(data: str, kind: Kind, instead: str) -> str:
     """Why a setting of examples does not fit."""
     if kind == "nodes":
         return f"{data} is a graph, and {instead}"
-    if instead == OF_EXAMPLES["epsilon"]:
-        instead = "gradients of one graph at a time, to which noise is fitted, are not worked out"
     return f"{data} is of whole graphs, and {instead.replace('node', 'graph')}"
 
 

@@ -325,6 +325,36 @@ def _clipped(
                 small = dp_sgd.clipped(slopes, norm, weight)
                 return {name: small[name] for name in leaves}
     held = {name: value for name, value in model.items() if name not in leaves}
+    slopes_of = _each_in_a_stack if _numbered(spec.predict) else _each_by_vmap
+    numbers = weight.shape[1] * sum(value[0].numel() for value in leaves.values())
+    few = max(1, GRADIENTS // numbers)
+    parts = []
+    for first in range(0, _count(leaves), few):
+        *mine, weights_of = tree_map(
+            lambda v: v if len(v) == 1 else v[first : first + few],  # noqa: B023
+            (leaves, held, x, y, context, weight),
+        )
+        each = slopes_of(spec, *mine)
+        found = _clipped_sums(each, norm, weights_of)
+        if not all(value.isfinite().all() for value in found.values()):
+            each = torch.func.vmap(dp_sgd.finite)(each)  # hardly ever, and dear to do beforehand
+            found = _clipped_sums(each, norm, weights_of)
+        parts.append(found)
+    return {name: torch.cat([part[name] for part in parts]) for name in leaves}
+
+
+def _clipped_sums(each: Params, norm: float, weight: Tensor) -> dict[str, Tensor]:
+    """`dp_sgd.clipped_sum` of K models: (K, B, ...) gradients and (1 or K, B) weights."""
+    found: dict[str, Tensor] = _mapped(
+        lambda own, mine: dp_sgd.clipped_sum(own, norm, mine), each, weight
+    )
+    return found
+
+
+def _each_by_vmap(
+    spec: FitSpec, leaves: Params, held: Params, x: Any, y: Any, context: Any
+) -> Params:
+    """The gradients of the loss of each example alone, (K, B, ...)."""
     learn = learning(spec.predict)
 
     def loss_of_one(leaves: Params, held: Params, x: Any, y: Any, context: Any) -> Tensor:
@@ -333,32 +363,33 @@ def _clipped(
         loss: Tensor = spec.loss(outputs, y, *context).squeeze(0)
         return loss
 
-    each = torch.func.vmap(torch.func.grad(loss_of_one), in_dims=(None, None, 0, 0, None))
+    of_one = torch.func.vmap(torch.func.grad(loss_of_one), in_dims=(None, None, 0, 0, None))
+    with torch.enable_grad():
+        found: Params = _mapped(of_one, leaves, held, x, y, context)
+    return found
 
-    def of_a_model(
-        leaves: Params, held: Params, x: Any, y: Any, context: Any, weight: Tensor
-    ) -> Params:
-        return dp_sgd.clipped_sum(each(leaves, held, x, y, context), norm, weight)
 
-    def of_finite(
-        leaves: Params, held: Params, x: Any, y: Any, context: Any, weight: Tensor
-    ) -> Params:
-        return dp_sgd.clipped_sum(dp_sgd.finite(each(leaves, held, x, y, context)), norm, weight)
+def _each_in_a_stack(
+    spec: FitSpec, leaves: Params, held: Params, x: Any, y: Any, context: Any
+) -> Params:
+    """The same by the network's form of a stack: of K B models, each shown one of the examples.
 
-    numbers = weight.shape[1] * sum(value[0].numel() for value in leaves.values())
-    few = max(1, GRADIENTS // numbers)
-    parts = []
-    for first in range(0, len(weight), few):
-        mine = tree_map(
-            lambda v: v if len(v) == 1 else v[first : first + few],  # noqa: B023
-            (leaves, held, x, y, context, weight),
-        )
-        with torch.enable_grad():
-            found = _mapped(of_a_model, *mine)
-            if not all(value.isfinite().all() for value in found.values()):
-                found = _mapped(of_finite, *mine)  # hardly ever, and dear to look for beforehand
-        parts.append(found)
-    return {name: torch.cat([part[name] for part in parts]) for name in leaves}
+    For networks that look at the numbers of their inputs, which vmap does not let them.
+    """
+    count, wide = _count(leaves), leading(x).shape[1]
+
+    def spread(table: Any) -> Any:
+        return tree_map(lambda v: v.expand(count, *v.shape[1:]).repeat_interleave(wide, 0), table)
+
+    def alone(table: Any) -> Any:
+        return tree_map(lambda v: v.expand(count, *v.shape[1:]).flatten(0, 1).unsqueeze(1), table)
+
+    models = {name: v.detach().requires_grad_() for name, v in spread(leaves).items()}
+    with torch.enable_grad():
+        outputs, _ = _learning_stack(spec.predict)(models | spread(held), alone(x))
+        total = _mapped(spec.loss, outputs, alone(y), *spread(context)).sum()
+    slopes = torch.autograd.grad(total, list(models.values()), materialize_grads=True)
+    return {n: g.unflatten(0, (count, wide)) for n, g in zip(models, slopes, strict=True)}
 
 
 def _with_penalty(
@@ -391,6 +422,11 @@ def _of_each(loss: Loss) -> Loss:
         return values
 
     return each
+
+
+def _numbered(predict: Predict) -> bool:
+    """Whether inputs are no more than the numbers of what a network knows."""
+    return isinstance(predict, Network) and predict.beside is not None
 
 
 def _by_hand(predict: Predict) -> bool:
