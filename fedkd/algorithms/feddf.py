@@ -1,7 +1,7 @@
 """FedDF: the server distils the ensemble of its clients into their average."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Literal
@@ -32,6 +32,8 @@ from kdcore.training.loop import (
     fit,
     logits_of,
 )
+
+Share = Callable[[Received], Tensor | float]  # what a model counts for, (P_r, 1) or a number
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class FedDF(FedAvg):
         """Average within groups, then distil the ensemble of all clients into each average."""
         assert public is not None
         held_out = task.validation if self.patience else None
-        ensemble = _Ensemble(task, public, held_out)
+        ensemble = _Ensemble(task, public, held_out, partial(self._share, server))
         averaged = average_by_group(map(self._counted, ensemble.hearing(uploads)))
         teacher = task.target.known(ensemble.mean(), public.labels_of(public.rows))
         batches = public.batches(teacher, public.rows)
@@ -125,6 +127,10 @@ class FedDF(FedAvg):
     def _counted(self, upload: Received) -> Received:
         """An upload with the weight that it has in the average."""
         return upload if self.averaging == "examples" else upload._replace(weight=1.0)
+
+    def _share(self, server: Server, upload: Received) -> Tensor | float:
+        """What a client's logits count for in the ensemble: all alike."""
+        return 1.0
 
     def check(self, task: Task) -> None:
         """Models go up whole: the server has to predict with them."""
@@ -148,11 +154,15 @@ class FedDF(FedAvg):
 
 
 class _Ensemble:
-    """The running float64 sum of the logits of models as they come, for public examples."""
+    """The running float64 sum of the logits of models as they come, for public examples.
 
-    def __init__(self, task: Task, public: Public, held_out: Examples | None) -> None:
+    Each counts for its share there; for validation examples all count alike.
+    """
+
+    def __init__(self, task: Task, public: Public, held_out: Examples | None, share: Share) -> None:
         self._task, self._public, self._held_out, self._count = task, public, held_out, 0
         self._sum, self._kind = torch.zeros((), dtype=torch.float64), torch.float64
+        self._share, self._shares = share, torch.zeros((), dtype=torch.float64)
         self._said: Tensor | float = 0.0  # the same sum, for validation examples
 
     def hearing(self, uploads: Iterable[Received]) -> Iterable[Received]:
@@ -160,8 +170,9 @@ class _Ensemble:
         for upload in uploads:
             predict, public = self._task.models[upload.group].predict, self._public
             logits = logits_of(predict, upload.payload, public.x, public.rows)
-            self._sum, self._kind = self._sum.to(logits.device) + logits, logits.dtype
-            self._count += 1
+            share = self._share(upload)
+            self._sum, self._kind = self._sum.to(logits.device) + share * logits, logits.dtype
+            self._shares, self._count = self._shares.to(logits.device) + share, self._count + 1
             if (held_out := self._held_out) is not None:
                 said = logits_of(predict, upload.payload, held_out.x, held_out.rows)
                 self._said = self._said + said.double()
@@ -169,7 +180,7 @@ class _Ensemble:
 
     def mean(self) -> Tensor:
         """The teacher, (P_r, C) logits."""
-        return (self._sum / self._count).to(self._kind)
+        return (self._sum / self._shares).to(self._kind)
 
     def metric(self) -> float:
         """How good the teacher is on validation examples."""

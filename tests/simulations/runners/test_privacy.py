@@ -99,6 +99,7 @@ def test_noise_of_sizes_counts_and_what_is_sent_as_it_is_leaves_no_epsilon():
 SENT_AS_IT_IS = {"fd": "means", "fedproto": "prototypes", "fedtgp": "prototypes", "pooled": "x"}
 SENT_AS_IT_IS |= {"fedgkt": "features", "fedgen": "label_counts", "fedgh": "prototypes"}
 SENT_AS_IT_IS |= {"fedhkd": "features", "selectivefd": "rows", "fedcache": "hashes"}
+SENT_AS_IT_IS |= {"fedaux": "certainty"}
 REFUSED = [
     *((dict(name=name, epsilon=4.0), f"{name} sends {key}") for name, key in SENT_AS_IT_IS.items()),
     *(
