@@ -54,7 +54,7 @@ def test_every_algorithm_runs_to_a_record_of_the_run(name):
 def demo_dsfl(seed, **distill):
     local = TrainingConfig(learning_rate=0.1, epochs=2, batch_size=8)
     algorithm = algorithms.get("dsfl")(local=local, distill=TrainingConfig(**distill))
-    return FedExperiment(algorithm, eval_every=5, seed=seed)
+    return FedExperiment(algorithm, eval_every=5, seed=seed, engine="sequential")
 
 
 def test_a_digest_that_wipes_a_client_out_is_named():
