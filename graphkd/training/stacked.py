@@ -13,6 +13,7 @@ other. docs/performance.md has figures.
 
 import math
 from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -52,7 +53,8 @@ class Pass(NamedTuple):
     loss: Callable[[Outputs], Tensor]
 
 
-class OnLabels(NamedTuple):
+@dataclass(frozen=True)
+class OnLabels:
     """The mean loss on true targets (n,), times a weight; a stack has it of all members at once."""
 
     y: Tensor
