@@ -49,6 +49,15 @@ MEMORY = f"{STATE}memory/"  # of what a client remembers; see `fedkd.components.
 STREAM = f"{STATE}stream"  # of a client's chances: a number that goes on by one at each step
 
 
+def leaving(params: Mapping[str, Tensor]) -> Params:
+    """What of a client's parameters may leave it where the model has nothing local."""
+    return {
+        name: value
+        for name, value in params.items()
+        if not name.startswith(MEMORY) and value.is_floating_point()
+    }
+
+
 class Model(NamedTuple):
     """An architecture, without parameters: how to draw them and how to predict with them.
 
@@ -82,11 +91,7 @@ class Model(NamedTuple):
         Weights, and statistics in real numbers (running means and variances), but for what is
         local; whole numbers (streams, counts of mini-batches) and what a client remembers never.
         """
-        return {
-            name: value
-            for name, value in params.items()
-            if name not in self.local and not name.startswith(MEMORY) and value.is_floating_point()
-        }
+        return {name: value for name, value in leaving(params).items() if name not in self.local}
 
     def module(self, params: Mapping[str, Tensor]) -> nn.Module:
         """A torch module with these parameters, in eval mode: what was trained, to be taken away.

@@ -137,6 +137,12 @@ def initial(task: Task, generator: torch.Generator) -> tuple[Server, Server]:
     return averaged, kept
 
 
+def unsent(task: Task, generator: torch.Generator) -> Server:
+    """Initial parameters of each group, all of them kept: clients begin with their own."""
+    groups = {group: task.models[group].init(generator) for group in sorted(task.models)}
+    return {f"{KEPT}{g}/{name}": value for g, own in groups.items() for name, value in own.items()}
+
+
 def full_params(server: Server, group: str, averaged: Params) -> Params:
     """All parameters of a group's model, at a server that keeps what is not averaged."""
     return of_group(server, f"{KEPT}{group}") | averaged

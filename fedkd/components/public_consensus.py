@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from fedkd.core import Public, Server, Task
@@ -91,3 +92,20 @@ def predictions_spec(
     least, most = task.target.bounds or (None, None)
     shape, simplex = (count, *task.outputs), task.target.simplex
     return {task.target.sent: PayloadSpec(shape, simplex, rows=rows, least=least, most=most)}
+
+
+def ballots(predict: Predict, params: Params, public: Public) -> Tensor:
+    """One vote for each public example of the round, (P_r, C)."""
+    logits = predict_logits(predict, params, public.x, public.rows)
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    return (logits.argmax(dim=-1, keepdim=True) == classes).to(logits.dtype)
+
+
+def elected(votes: Tensor, public: Public) -> Batches:
+    """Public examples with the label that has most votes (P_r, C), the first of several.
+
+    Those without any vote are left out.
+    """
+    batches = public.batches(votes.argmax(dim=-1), public.rows)
+    known = votes.sum(dim=-1) > 0
+    return batches._replace(mask=batches.mask.bool() & known[batches.order])
