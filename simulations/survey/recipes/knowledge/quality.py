@@ -40,7 +40,7 @@ class Quality:
 
     Aditya Menon, Ankit Rawat, Sashank Reddi, Seungyeon Kim, Sanjiv Kumar. "A Statistical
     Perspective on Distillation". ICML 2021. https://arxiv.org/abs/2005.10419: what counts is how
-    right a teacher's probabilities are, and not its accuracy alone. Rafael Mueller, Simon
+    right a teacher's probabilities are, and not its accuracy alone. Rafael Müller, Simon
     Kornblith, Geoffrey Hinton. "When Does Label Smoothing Help?". NeurIPS 2019.
     https://arxiv.org/abs/1906.02629: smoothing makes better teachers and worse students. Chuan Guo,
     Geoff Pleiss, Yu Sun, Kilian Weinberger. "On Calibration of Modern Neural Networks". ICML 2017.
@@ -71,7 +71,9 @@ class Quality:
     ] = ("mlp-8", "mlp-32", "mlp-128-128")
     lengths: Annotated[
         tuple[float, ...],
-        Setting("shares of the teachers' epochs, of which each network learns for one", gt=0, le=1),
+        Setting(
+            "shares of the teachers' epochs; each network learns for each", gt=0, le=1, min_length=1
+        ),
     ] = (0.1, 0.3, 1.0)
     smoothing: Annotated[float, Setting("of half of the teachers' labels", ge=0, le=1)] = 0.2
     temperatures: Annotated[
@@ -196,8 +198,18 @@ def ranked(gains: Sequence[float], found: Mapping[str, Sequence[float]]) -> dict
     Charles Spearman. "The Proof and Measurement of Association between Two Things". 1904.
     https://doi.org/10.2307/1412159; the partial one is (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)
     (1 - r_yz^2)), z the accuracy.
+
+    Raises:
+        ArithmeticError: all gains, or all values of a quality, are the same.
     """
     from scipy.stats import spearmanr
+
+    for name, values in {"gain": gains, **found}.items():
+        if len(set(values)) < 2:
+            raise ArithmeticError(
+                f"{name} is {values[0]:.4g} of all {len(values)} answers, so without an order; "
+                "take teachers that differ more, or train them longer"
+            )
 
     def of(one: Sequence[float], other: Sequence[float]) -> float:
         return float(spearmanr(one, other).statistic)
@@ -208,8 +220,8 @@ def ranked(gains: Sequence[float], found: Mapping[str, Sequence[float]]) -> dict
     for name, values in found.items():
         if name != "accuracy":
             shared = of(values, fixed)
-            rest = math.sqrt((1 - known**2) * (1 - shared**2))
-            ranks[f"{name}_fixed"] = (ranks[name] - known * shared) / rest
+            rest = math.sqrt(max(0.0, (1 - known**2) * (1 - shared**2)))
+            ranks[f"{name}_fixed"] = (ranks[name] - known * shared) / rest if rest else math.nan
     return {f"rank_{name}": value for name, value in ranks.items()}
 
 

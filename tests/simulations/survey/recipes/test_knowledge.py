@@ -247,6 +247,8 @@ def test_a_partial_rank_correlation_is_one_of_what_a_line_leaves():
     assert found["rank_error"] == pytest.approx(np.corrcoef(x, y)[0, 1])
     order = quality.ranked([1.0, 2.0, 9.0], {"accuracy": [0.1, 0.5, 0.6]})
     assert order == {"rank_accuracy": pytest.approx(1.0)}
+    with pytest.raises(ArithmeticError, match="error is 0.3 of all 2 answers"):
+        quality.ranked([1.0, 2.0], {"accuracy": [0.1, 0.5], "error": [0.3, 0.3]})
 
 
 def test_students_of_a_stack_learn_what_each_learns_alone():
