@@ -24,7 +24,7 @@ ALGORITHMS = (
 )
 METHODS = (
     "AdaGMLP CPF FFG2M GCRD GLNN GNNSD GSP KRD LLP LSP Logits MLP Mutual MultiTeacher NOSMOG "
-    "Privileged RKD TINED"
+    "Privileged RKD TINED VQGraph"
 )
 # Public name -> the module that it is in.
 _PUBLIC = {

@@ -47,6 +47,17 @@ def test_methods_share_a_teacher_and_seeds_do_not(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
+def test_what_a_method_makes_its_teacher_of_is_not_taken_for_the_network_of_that_name(tmp_path):
+    made = partial(run, "vqgraph", codes=20)
+    run("glnn", shared=tmp_path, teacher="gcn", teacher_layers=3)
+    kept = only(tmp_path)
+    assert made(shared=tmp_path) == made()
+    assert only(tmp_path) == kept
+    experiment = GraphExperiment(get("vqgraph")(**QUICK), protocol="inductive", seed=0)
+    assert graph.teachers_of(experiment) == frozenset()
+    assert graph.teachers_of(replace(experiment, method=get("glnn")(**QUICK, teacher="gcn")))
+
+
 def test_of_two_runs_that_need_a_teacher_at_once_one_trains_it(tmp_path, monkeypatch):
     (how,) = published.resolve(get("glnn")(**QUICK), "fake", "inductive").teachers
     trained, found = [], []
