@@ -154,6 +154,34 @@ def test_a_node_with_graphs_scores_on_its_own_and_builds_no_others(model, data, 
 
 @pytest.mark.flower
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("data", "partition", "model"),
+    [("digits-knn", "louvain", "gcn-4"), ("coloured-trees", "random", "gin-4")],
+)
+def test_the_command_with_graphs_ends_with_what_the_simulation_says(
+    data, partition, model, kdsim_app, folder, double
+):
+    given = {"data": data, "partition": partition, "models": model, "algorithm": "fedmd"}
+    given |= {"rounds": 1, "epochs": 1, "dtype": "float64"}
+    words = " ".join(f"{key}={value!r}" for key, value in given.items())
+    command = [Path(sys.executable).with_name("kdsim"), "flower", "-c", words, "--clients", "2"]
+    status, _, said, left = carried_out([*command, "--out", "here"], folder)
+    assert (status, left) == (0, []), said
+
+    app = tomllib.loads((flower.APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    config = app["config"] | given | {"clients": 2}
+    found, algorithm = kdsim_app.graph_federation(config, range(2)), kdsim_app.algorithm(config)
+    *_, last = simulate(algorithm, found.task, found.clients, rounds=1)
+    clients = deployed(algorithm, found.task, last)
+    expected = evaluate(found.task, clients, found.test, found.kind_counts, kinds=found.kinds)
+    result = json.loads((folder / "here" / "result.json").read_text())
+    assert (result["rejected"], result["failed"], result["rounds"]) == (0, 0, 1)
+    scores = [result["scores"][str(client.id)]["accuracy_local"] for client in clients]
+    assert scores == pytest.approx(expected.accuracy_local.tolist())
+
+
+@pytest.mark.flower
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_the_script_tells_of_an_app_that_fails(folder):
     script = REPOSITORY / "simulations" / "flower_app" / "run.sh"
