@@ -230,6 +230,8 @@ class Properties(NamedTuple):
         validation: the examples beside the public ones that the server needs, to select on.
         targets: the names of the targets (`fedkd.targets`) that it can learn.
         examples: keys of the payload that are examples themselves, as networks read them.
+        divides: whether the server divides a part of the sum by another one that may be small, such
+            as means of a label by how many have it: of noise on both nothing bounds the quotient.
         distils: whether what it learns of others are predictions, by `Target.towards` or
             `Target.divergence`, so that a distillation loss of the user's may take their place.
     """
@@ -245,6 +247,7 @@ class Properties(NamedTuple):
     targets: tuple[str, ...] = ("class",)
     distils: bool = False
     examples: tuple[str, ...] = ()
+    divides: bool = False
 
 
 @dataclass(frozen=True)

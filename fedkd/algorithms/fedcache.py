@@ -115,13 +115,13 @@ class FedCache(Algorithm):
             taught = known * kl(outputs.logits, y[1], self.temperature)
             return self.target.loss(outputs, y[0]) + self.strength * taught
 
-        told = "logits" in received
+        taught = "logits" in received
         examples, spare, held = own_examples(private, self.local.epochs)
-        batches = with_teacher(private, examples, received["logits"]) if told else private
+        batches = with_teacher(private, examples, received["logits"]) if taught else private
         params = fit(predict, params, batches, self.local, loss)
         shown = torch.where(held > 0, examples, spare)
         payload = {"logits": predict_logits(predict, params, private.x, shown)}
-        if not told:
+        if not taught:
             payload |= self._introduced(predict, params, received, private, shown)
         return params, Upload(payload, rows=held)
 

@@ -48,7 +48,10 @@ class FedHKD(FedAvg):
     copy of the authors', takes a divergence and a mean square, has each client overwrite what
     others knew, and was no help. Labels of less than `least` n_k / C examples are not told. A label
     of which nobody of the cohort tells is known as before; one of which nobody ever told adds
-    nothing. The paper's noise on features is for the channel to add (`--noise`).
+    nothing. The paper has clients add noise to mean features before they send them. Here there is
+    none, and noise on the sum (`--noise`) is refused: H[l] and Q[l] are quotients of two parts of
+    it, and of a noisy one by another that is near 0 nothing is left. Of ten clients on digits, with
+    one round's noise of a tenth of the bound, "probabilities" of Q went from -317 to 418.
     """
 
     answer_weight: Annotated[float, Setting("a, of mean predictions", ge=0)] = 0.05
@@ -64,6 +67,7 @@ class FedHKD(FedAvg):
         summand="weighted payload",
         server_learns="the client's parameters, its examples of each label, and means of each",
         beyond_training=("features", "predictions", "shares", "weight"),
+        divides=True,
     )
 
     def check(self, task: Task) -> None:

@@ -170,6 +170,12 @@ def check_linear(algorithm: Algorithm) -> None:
             "sum of such weights, which may be near nothing, is not known to bear noise; take "
             "aggregation sa or era"
         )
+    if algorithm.properties.divides:
+        raise ValueError(
+            f"{type(algorithm).__name__} divides means of labels by how many examples have them, "
+            "and of two noisy sums nothing bounds the quotient; take fedavg, or fedproto, where a "
+            "label is left out that noise alone might have named"
+        )
 
 
 def check_votes(algorithm: Algorithm, channel: Channel, specs: Iterable[Specs]) -> None:

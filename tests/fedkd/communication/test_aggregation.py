@@ -25,7 +25,6 @@ SUMS = {
     "dsfl": {},
     "fd": {"leave_one_out": False},
     "fedavg": {},
-    "fedhkd": {},
     "fedkd": {},
     "fedmd": {},
     "fedprox": {},
@@ -49,8 +48,27 @@ def run(algorithm, federation, noise, rounds=2, **more):
 
 
 def test_these_are_all_algorithms_with_a_sum():
-    declared = {n for n in algorithms.names() if algorithms.get(n).properties.summand != "none"}
+    each = {name: algorithms.get(name).properties for name in algorithms.names()}
+    declared = {n for n, one in each.items() if one.summand != "none" and not one.divides}
     assert declared - {"local"} == set(SUMS) - {"fd"}
+
+
+def test_a_quotient_of_two_noisy_sums_is_refused(tiny):
+    # Of two Gaussians with mean 0 the quotient is Cauchy's, which has no mean. FedHKD divides the
+    # means of a label by the share of it: told noise alone, it says of labels what can be anything.
+    federation, algorithm = tiny(["mlp-8"], sizes=(6, 6, 6)), small("fedhkd")
+    refused = "FedHKD divides means of labels by how many examples have them, and of two noisy sums"
+    with pytest.raises(ValueError, match=refused):
+        run(algorithm, federation, ClientNoise(1.0, bound=1.0))
+    spec, server = algorithm.payload_spec(federation.task, "mlp-8"), {}
+    largest = []
+    for seed in range(20):
+        dice = generator(seed)
+        total = {f"mlp-8/{k}": torch.randn(s.shape, generator=dice) for k, s in spec.items()}
+        total[f"mlp-8/{WEIGHT}"] = torch.tensor(3.0)
+        after = algorithm.server_from_sum(federation.task, server, total, 3, None)
+        largest.append(float(after["known/predictions"].abs().max()))
+    assert max(largest) > 20  # of what should be between 0 and 1
 
 
 @every_sum
