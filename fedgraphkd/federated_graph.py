@@ -107,6 +107,7 @@ def federate(
         notes=(*graph.notes, *(notes if left else ()), *said, *_untyped(graph)),
         elsewhere=whole_graph,
         measures={"cut": cut},
+        blocks=None if blocks.kept else blocks.union,
     )
     return GraphFederation(federated, blocks.union, private, parts, cut)
 

@@ -85,6 +85,16 @@ class Recorded:
             raise ValueError(f"{missing[0]} answers no questions; take an attack on what crossed")
         return torch.stack([self.predictions[target] for target in self.targets])
 
+    def answering(self, target: Target) -> Callable[[Tensor], Tensor]:
+        """What a target answers about its nodes if their features were others: see `answers`.
+
+        Raises:
+            ValueError: the attacker may not ask so.
+        """
+        if target not in self.answers:
+            raise ValueError(f"{target} is asked about no other features; take another attack")
+        return self.answers[target]
+
 
 @dataclass(frozen=True)
 class Knowledge:

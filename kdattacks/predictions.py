@@ -8,11 +8,12 @@ from torch import Tensor
 
 from fedkd.core import ELSEWHERE, Client, Public
 from fedkd.messages import Received
-from kdattacks.core import Knowledge
+from kdattacks.core import Knowledge, Recorded, Target
+from kdattacks.shadows import ShadowConfig
 from kdcore.losses.response import soft_cross_entropy
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
-from kdcore.training.batches import Batches, Examples
+from kdcore.training.batches import Batches, Examples, rows
 from kdcore.training.loop import Params, Predict, TrainingConfig, draw, fit
 
 DISTILLATION = TrainingConfig("adam", learning_rate=3e-3, epochs=40, batch_size=64)
@@ -59,6 +60,26 @@ def told(history: History) -> Told:
         newest[about], known[about] = table[named], True
     found = known.nonzero().flatten()
     return Told(public.x, found, newest[found])
+
+
+def model_of(recorded: Recorded, target: Target, knowledge: Knowledge) -> Params:
+    """The parameters of a model that is made of what a target has sent.
+
+    Parameters that were sent are taken as they are; of predictions for public examples the model is
+    distilled.
+
+    Raises:
+        ValueError: neither was sent.
+    """
+    config: ShadowConfig = knowledge.known("shadowing")
+    model = config.task.models[config.group]
+    start, history = model.init(generator(knowledge.seed, "proxy")), recorded.history(target)
+    newest = history[-1][0].payload if history else {}
+    if set(model.shared(start)) <= set(newest):
+        return start | {name: newest[name] for name in model.shared(start)}
+    x, about, said = told(history)
+    (found,) = distilled(rows(x, about), said.unsqueeze(0), knowledge)
+    return found
 
 
 def distilled(about: Any, said: Tensor, knowledge: Knowledge) -> list[Params]:

@@ -50,6 +50,8 @@ class FederatedData(NamedTuple):
         drawn: of the same what a figure needs, as JSON holds it.
         validation_kinds: `kinds` of the validation examples, where settings may be chosen by a
             client's own ones as well.
+        blocks: the graphs that clients hold where these are parts of one (`fedgraphkd.union`): of
+            client k block k. None elsewhere, and where clients have all edges in common.
     """
 
     task: Task
@@ -65,6 +67,7 @@ class FederatedData(NamedTuple):
     measures: Mapping[str, float] = {}
     drawn: Mapping[str, Any] = {}
     validation_kinds: Tensor | None = None
+    blocks: Any = None
 
     def to(self, device: torch.device | str) -> "FederatedData":
         """The same federation on a device: clients, examples and server."""

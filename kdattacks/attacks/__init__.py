@@ -18,6 +18,8 @@ PLACES = {
     "counts": "kdattacks.attacks.counts:records",
     "invert": "kdattacks.attacks.invert:images",
     "links": "kdattacks.attacks.links:correlation",
+    "links-sent": "kdattacks.attacks.links:sent",
+    "links-influence": "kdattacks.attacks.influence:reach",
     "nodes": "kdattacks.attacks.nodes:confidence",
     "property": "kdattacks.attacks.property:majority",
 }

@@ -1,9 +1,11 @@
 """Attacks on a federated run: its rounds are run again, and the attacker sees what the server saw.
 
 Members are a client's own private records; those who are none are test examples, which nobody has
-trained on, with the same labels. What the attacker knows: the algorithm and its settings, the
-architectures, the public examples, labelled examples of his own kind (other test examples), and the
-candidates.
+trained on, with the same labels; where clients hold graphs, the client's own test examples, since
+what others hold is unlike. What the attacker knows: the algorithm and its settings, the
+architectures, the public examples, labelled examples of his own kind (other test examples; of one
+graph the public nodes), and the candidates; of nodes also the client's other ones and its links,
+where he trains models like the client's. Links are asked about in `client_links`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedkd.components.features import embedding
 from fedkd.core import Client, Public
 from fedkd.data.federated_data import FederatedData, flipped
 from fedkd.engines.batched import batched
@@ -24,7 +27,7 @@ from fedkd.rounds.round import Round, public_of
 from kdattacks import Attack, Knowledge, Recorded, Scores, ShadowConfig, truth
 from kdattacks.scoring import Decisions
 from kdcore.rng import generator
-from kdcore.training.batches import Examples, leading
+from kdcore.training.batches import Examples, rows
 from simulations.audits.candidates import Candidates, matched
 from simulations.audits.outcomes import Outcome
 from simulations.execution.replay import Opened, opened, read_upload
@@ -112,9 +115,8 @@ class Audit:
         if subject == "property":
             return truth.Facts(torch.stack([self._with_trait(one) for one in self.clients]))
         if subject == "images":
-            means = torch.stack([_means(one, self._classes) for one in self.clients])
-            every = _flat(self.population)
-            return truth.Images(means, held > 0, every.mean(0))
+            means = torch.stack([self._means(one) for one in self.clients])
+            return truth.Images(means, held > 0, self._numbers(self.population).mean(0))
         raise ValueError(f"{subject} is nothing that an attack on a federated run can speak of")
 
     @property
@@ -137,10 +139,21 @@ class Audit:
         found[rows] = flipped(y[rows], share, self._classes, stream)
         return found
 
+    def others(self, client: int) -> Tensor:
+        """Test examples, as candidates beside those that a client has trained on."""
+        rows = self.federation.test.rows
+        if not self.replay.experiment.graph:
+            return rows
+        return rows[self.federation.kinds == client]
+
     @cached_property
     def population(self) -> Examples:
         """Examples of the attacker's own."""
         rows = self.federation.test.rows
+        if self.replay.experiment.graph == "nodes":
+            shown = self.federation.task.public
+            rows = rows[:0] if shown is None else shown[:, 0]
+            rows = rows[self.labels[rows] >= 0]
         chosen = torch.randperm(len(rows), generator=generator(self.seed, "population"))
         return Examples(self.federation.test.x, self.labels, rows[chosen[:POPULATION]])
 
@@ -148,6 +161,20 @@ class Audit:
     def trait(self) -> Tensor:
         """(N,) the property that is asked about: a label of the first half."""
         return self.labels < self._classes / 2
+
+    def as_numbers(self, x: Any) -> Tensor:
+        """Inputs as vectors (N, D): of graphs those that networks on them know of their inputs."""
+        (first, *_) = self.federation.task.models.values()
+        return embedding(first.predict)({}, x).logits.double()
+
+    def _numbers(self, examples: Examples) -> Tensor:
+        return self.as_numbers(rows(examples.x, examples.rows))
+
+    def _means(self, client: Client) -> Tensor:
+        """(C, D), the mean image of each label at a client; zeros of those it does not hold."""
+        numbers, y = self._numbers(client.private), client.private.y[client.private.rows]
+        found = numbers.new_zeros(self._classes, numbers.shape[1]).index_add(0, y, numbers)
+        return found / torch.bincount(y, minlength=self._classes).clamp(min=1).unsqueeze(1)
 
     def _with_trait(self, client: Client) -> Tensor:
         return self.trait[client.private.rows].double().mean() > 0.5
@@ -162,11 +189,12 @@ class Audit:
         """Where all targets are attacked at once: shadows have the architecture of the first."""
         return Knowledge(
             self._classes,
-            population=self.population,
+            population=self.population if len(self.population) else None,
             shadowing=self.shadow_config(self.targets[0]),
             shadows_wanted=self.shadows,
             seed=self.seed,
             trait=self.trait,
+            as_numbers=self.as_numbers,
         )
 
     @cached_property
@@ -207,13 +235,13 @@ class Case:
     def __init__(self, audit: Audit, client: Client) -> None:
         self.audit, self.client = audit, client
         stream = generator(audit.seed, "candidates", client.id)
-        y, test = audit.labels, audit.federation.test
-        chosen: Candidates = matched(client.private.rows, test.rows, y, stream)
+        x, y, others = audit.federation.test.x, audit.labels, audit.others(client.id)
+        chosen: Candidates = matched(client.private.rows, others, y, stream)
         self.member = chosen.member
-        left = test.rows[~torch.isin(test.rows, chosen.rows)]
+        left = others[~torch.isin(others, chosen.rows)]
         left = left[torch.randperm(len(left), generator=stream)[:POPULATION]]
-        self._candidates = Examples(test.x, y, chosen.rows)
-        self._population = Examples(test.x, y, left) if len(left) else None
+        self._candidates = Examples(x, y, chosen.rows)
+        self._population = Examples(x, y, left) if len(left) else None
 
     @cached_property
     def knowledge(self) -> Knowledge:
@@ -226,6 +254,7 @@ class Case:
             audit.shadow_config(self.client.id),
             audit.shadows,
             audit.seed,
+            as_numbers=audit.as_numbers,
         )
 
     @cached_property
@@ -280,11 +309,6 @@ def _checked(replay: Opened, client: int | None, index: int | None) -> int:
             f"{name} has a secure sum: of a client the server saw masked numbers, and an audit is "
             "of uploads; audit a run without secure_sum for what the masks hide"
         )
-    if e.graph:
-        raise ValueError(
-            f"{name} is of clients that hold a graph, whose examples are numbers of nodes: attacks "
-            "look at features; audit a run on examples, or a graph distillation"
-        )
     if client is not None and not 0 <= client < e.clients:
         raise ValueError(f"--client {client}: the clients of {name} are 0 to {e.clients - 1}")
     ran = max((r["round"] for r in replay.run.records if r.get("record") == "round"), default=0)
@@ -307,14 +331,3 @@ def _received(replay: Opened, current: Round) -> Iterator[tuple[int, Received]]:
 
 def _label_counts(client: Client, classes: int) -> Tensor:
     return torch.bincount(client.private.y[client.private.rows], minlength=classes)
-
-
-def _means(client: Client, classes: int) -> Tensor:
-    """(C, D), the mean image of each label at a client; zeros of those it does not hold."""
-    flat, y = _flat(client.private), client.private.y[client.private.rows]
-    found = flat.new_zeros(classes, flat.shape[1]).index_add(0, y, flat)
-    return found / torch.bincount(y, minlength=classes).clamp(min=1).unsqueeze(1)
-
-
-def _flat(examples: Examples) -> Tensor:
-    return leading(examples.x)[examples.rows].flatten(1).double()

@@ -12,14 +12,21 @@ from fedkd.storage import atomic_files
 from kdattacks import REGISTRY, Attack, Knowledge, Scores
 from kdattacks.attacks import PLACES
 from kdcore.registry import is_reference
-from simulations.audits import federated, graphs
+from simulations.audits import client_links, federated, graphs
 from simulations.audits.outcomes import Outcome, pooled
+from simulations.graph_settings import kind_of
 from simulations.reporting.figures import common, roc
 from simulations.results import run_folder
 
 Record = dict[str, Any]
 FILE, FIGURE, TABLE = "audit.json", "audit.png", "audit.md"
 OF_GRAPHS = ("links", "nodes")
+WHAT = {
+    "graph": "a graph run",
+    "": "a federated run",
+    "nodes": "a federated run on a graph",
+    "graphs": "a federated run of whole graphs",
+}
 
 
 class Wanted(NamedTuple):
@@ -73,17 +80,16 @@ def _check_kinds(runs: Sequence[run_folder.Run], wanted: Wanted) -> None:
     """Raise ValueError for what cannot be audited, before anything is run again."""
     for run in runs:
         records(run.path)  # of before: it may be damaged
-        kind = run.experiment["kind"]
-        if kind not in ("fed", "graph"):
+        if run.experiment["kind"] not in ("fed", "graph"):
             raise ValueError(f"{run.path.name} is a recipe of the surveys; nothing crossed in it")
         if not run.complete:
             raise ValueError(f"{run.path.name} is not finished; `kdsim resume {run.path.parent}`")
+        kind = _kind(run)
         for name in wanted.attacks:
             if not _applies(name, kind):
                 others = [other for other in REGISTRY.names() if _applies(other, kind)]
-                what = "federated" if kind == "fed" else "graph"
                 raise ValueError(
-                    f"{name} is no attack on a {what} run, and {run.path.name} is one; take one of "
+                    f"{name} is no attack on {WHAT[kind]}, and {run.path.name} is one; take one of "
                     f"{', '.join(others)}"
                 )
         if kind == "graph" and wanted.client is not None:
@@ -99,13 +105,23 @@ def _check_shadows(attack: Attack, wanted: int) -> None:
         Knowledge(1, shadows_wanted=wanted).enough(fewest)
 
 
+def _kind(run: run_folder.Run) -> str:
+    """What a run is: "graph", or federated and what clients hold, "nodes", "graphs", or neither."""
+    return "graph" if run.experiment["kind"] == "graph" else kind_of(run.experiment)
+
+
 def _applies(name: str, kind: str) -> bool:
-    return is_reference(name) or (name in OF_GRAPHS) == (kind == "graph")
+    """Whether an attack is one on such runs; of clients `yeom` asks what `nodes` does of others."""
+    if is_reference(name):
+        return True
+    if kind == "graph":
+        return name in OF_GRAPHS
+    return name != "nodes" and (kind == "nodes" or name not in client_links.WHO)
 
 
 def _outcomes(run: run_folder.Run, wanted: Wanted, say: Callable[[str], None]) -> Iterator[Outcome]:
     """What comes of all attacks on a run; those that were not named and cannot be made are not."""
-    names = wanted.attacks or [n for n in REGISTRY.names() if _applies(n, run.experiment["kind"])]
+    names = wanted.attacks or [n for n in REGISTRY.names() if _applies(n, _kind(run))]
     attacked = _seen(run, wanted)
     say(f"{run.path.name}:")
     for name in names:
@@ -126,7 +142,14 @@ def _seen(run: run_folder.Run, wanted: Wanted) -> Callable[[str], list[Outcome]]
         of_graph = graphs.seen(run.path, wanted.root)
         return lambda name: of_graph.outcomes(name, _attack(name))
     seen = federated.seen(run.path, wanted.root, wanted.shadows, wanted.client, wanted.round)
-    return lambda name: [seen.outcome(name, _attack(name))]
+    return lambda name: of_clients(seen, name)
+
+
+def of_clients(seen: federated.Audit, name: str) -> list[Outcome]:
+    """What comes of the attack of this name on clients; ValueError where it cannot be made."""
+    if name in client_links.WHO:
+        return client_links.outcomes(seen, name, _attack(name))
+    return [seen.outcome(name, _attack(name))]
 
 
 def _attack(name: str) -> Attack:

@@ -4,6 +4,7 @@ An attack that is added needs a case: what it would see if all were given away, 
 """
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,36 @@ def linked(leaking):
     return recorded, Knowledge(CLASSES, pairs=pairs), truth.Facts(so)
 
 
+def linked_by_answers(leaking):
+    """Targets that answer about a node by its partner's features too, or by its own alone."""
+    first = torch.arange(0, 40, 2)
+    partner = torch.arange(40).view(-1, 2).flip(1).flatten()
+    pairs = torch.stack([first.repeat(2), torch.cat([first + 1, first.roll(1)])])
+    so = torch.tensor([True, False]).repeat_interleave(20).unsqueeze(0)
+    head = noise(SIDE, CLASSES, seed=7)
+
+    def answers(features):
+        own = features @ head
+        return own + own[partner] if leaking else own
+
+    recorded = Recorded((0,), answers={0: answers})
+    x = noise(40, SIDE, seed=8)
+    return recorded, Knowledge(CLASSES, pairs=pairs, features=x), truth.Facts(so)
+
+
+def linked_by_a_model_that_was_sent(leaking):
+    """A model that knows the partner of a node for its like, or another one."""
+    recorded, knowledge, so = linked_by_answers(leaking)
+    _, config, asked = federation(table()[0][:N])
+    x = knowledge.features.clone()
+    if leaking:
+        x[1::2] = x[::2] + 1e-6
+    params = config.task.models["m"].init(generator(0, "sent"))
+    sent = {0: Received(0, "m", params, 1.0)}
+    known = replace(knowledge, features=x, shadowing=config)
+    return Recorded((0,), ({},), (sent,), (asked,)), known, so
+
+
 def with_property(leaking):
     """Clients whose records are nearly all of the first labels, or nearly none, as they trained."""
     x, y, _, population = table()
@@ -166,6 +197,8 @@ CASES = {
     "counts": record_counts,
     "invert": made_images,
     "links": linked,
+    "links-sent": linked_by_a_model_that_was_sent,
+    "links-influence": linked_by_answers,
     "property": with_property,
 }
 NAMES = REGISTRY.names()

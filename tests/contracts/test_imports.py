@@ -111,6 +111,7 @@ MOST_FILES = 10
 GLOSSARIES = {
     "fedkd/algorithms": "a paper in each file",
     "graphkd/methods": "a paper in each file",
+    "kdattacks/attacks": "a paper in each file",
     "kdcore/losses": "a kind of knowledge in each file",
     "simulations/experiments": "an experiment in each file",
     "simulations/experiments/survey": "a recipe in each file",

@@ -28,9 +28,11 @@ MOST = 12  # curves in a panel
 FEW = ("labels", "counts", "invert", "property")
 # Attacks whose decisions are about one thing each, of which there are enough for a curve.
 PANELS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
-    "membership of records": lambda about: about["attack"] not in ("links", "nodes", *FEW),
-    "links, any pair": lambda about: about["attack"] == "links" and about["pairs"] == "any",
-    "links, same label": lambda about: about["attack"] == "links" and about["pairs"] != "any",
+    "membership of records": lambda about: (
+        about["attack"] not in ("nodes", *FEW) and "pairs" not in about
+    ),
+    "links, any pair": lambda about: about.get("pairs") == "any",
+    "links, same label": lambda about: about.get("pairs") == "same label",
     "membership of nodes": lambda about: about["attack"] == "nodes",
 }
 
