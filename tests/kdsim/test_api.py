@@ -66,7 +66,10 @@ def mine(tmp_path, monkeypatch):
 
 
 def timeless(records):
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+    """Without how long they took, and how clients ran, which a folder has in its `run.json`."""
+    return [
+        {k: v for k, v in record.items() if k not in ("seconds", "engine")} for record in records
+    ]
 
 
 def stored(folder):
@@ -119,6 +122,7 @@ def test_simulate_gives_the_records_that_a_run_keeps():
     (run,) = runs
     records = list(kdsim.simulate("fd", **SMALL))
     assert [record["record"] for record in records] == ["round", "round", "run"]
+    assert records[0].engine == run_folder.head(run.path)["engine"]
     assert timeless(run_folder.finite(records)) == timeless(run.records)
     assert timeless(run_folder.finite([r for _, r in heard])) == timeless(run.records)
     assert {folder for folder, _ in heard} == {run.path}

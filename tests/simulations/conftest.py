@@ -49,5 +49,7 @@ def read(text):
 
 
 def timeless(records):
-    """The records without the fields that may differ from run to run."""
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+    """The records without the fields that may differ from run to run, or from start to start."""
+    return [
+        {k: v for k, v in record.items() if k not in ("seconds", "engine")} for record in records
+    ]
