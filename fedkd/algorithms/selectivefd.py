@@ -1,14 +1,14 @@
 """Selective-FD: clients keep silent about what is unlike their own data, the server about doubt."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from fedkd.algorithms.fedavg import of_group
 from fedkd.components.density_ratio import density_ratio, masked_quantile
+from fedkd.components.features import embedding
 from fedkd.components.public_consensus import (
     digest,
     predictions_spec,
@@ -19,8 +19,7 @@ from fedkd.components.public_consensus import (
 from fedkd.core import Algorithm, Properties, Public, Server, Task, as_sent
 from fedkd.messages import ROWS, Message, PayloadSpec, Upload
 from kdcore.settings import Setting
-from kdcore.training.batches import rows
-from kdcore.training.loop import Batches, Params, Predict, TrainingConfig
+from kdcore.training.loop import Batches, Params, Predict, TrainingConfig, predict_logits
 
 NEWS = "news"  # what the server broadcasts, the same to all
 HELD_OUT = 5  # every so manieth of a client's examples sets the threshold
@@ -44,11 +43,12 @@ class SelectiveFD(Algorithm):
 
     Conventions: the paper itself was not at hand; equations are read off the authors' demo of MNIST
     (shaojiawei07/Selective-FD, not copied). Densities are of inputs as they are, so `width` is in
-    their units. The demo has 1.5 of an image's range (5, of pixels divided by .31), a quantile of a
-    quarter and no selector at the server, and so are the defaults: t = 2 lets everything pass. Its
-    code multiplies by the matrix that is to be inverted; here it is inverted. Every fifth example
-    is held out, there 19 of 20; who has fewer than five sends everything. The model in use has just
-    digested the newest consensus, as there.
+    their units; of a graph's nodes, and of whole graphs, of the numbers by which networks know them
+    (`Network.embedding`), which is ours. The demo has 1.5 of an image's range (5, of pixels divided
+    by .31), a quantile of a quarter and no selector at the server, and so are the defaults: t = 2
+    lets everything pass. Its code multiplies by the matrix that is to be inverted; here it is
+    inverted. Every fifth example is held out, there 19 of 20; who has fewer than five sends
+    everything. The model in use has just digested the newest consensus, as there.
     """
 
     distill: TrainingConfig = TrainingConfig(learning_rate=0.2, epochs=3)
@@ -82,14 +82,6 @@ class SelectiveFD(Algorithm):
         """P_r."""
         return self.public_size
 
-    def check(self, task: Task) -> None:
-        """Inputs are what they are densities of, and not numbers of what only a network knows."""
-        if task.build is not None:
-            raise ValueError(
-                "SelectiveFD asks how near inputs are to each other, and those of a graph are the "
-                "numbers of its nodes; take fedmd, dsfl or comet"
-            )
-
     def broadcast(self, server: Server, client: int, group: str) -> Message:
         """The newest consensus, the same for all."""
         return of_group(server, NEWS)
@@ -106,9 +98,11 @@ class SelectiveFD(Algorithm):
         assert public is not None
         params = self.deploy(predict, params, received, public)
         params, said = trained_and_asked(predict, params, private, public, self.local, self.target)
-        return params, said._replace(rows=self.familiar(private, public))
+        return params, said._replace(rows=self.familiar(predict, params, private, public))
 
-    def familiar(self, private: Batches, public: Public) -> Tensor:
+    def familiar(
+        self, predict: Predict, params: Params, private: Batches, public: Public
+    ) -> Tensor:
         """Which of the round's public examples are like the client's own, (P_r,) of 0 and 1."""
         index, once = private.records
         if not len(index):
@@ -117,8 +111,9 @@ class SelectiveFD(Algorithm):
         mine = torch.where(once, index, nobody).sort().values  # whatever the shuffle
         there, places = mine < nobody, torch.arange(len(mine), device=mine.device)
         out = there & (places % HELD_OUT == HELD_OUT - 1)
-        own = _flat(rows(private.x, mine.clamp(max=nobody - 1)))
-        asked, everywhere = _flat(public.asked), _flat(public.x)
+        seen = embedding(predict)
+        own = predict_logits(seen, params, private.x, torch.where(there, mine, -1))
+        asked, everywhere = (seen(params, x).logits for x in (public.asked, public.x))
         known = as_sent(there & ~out)
         bounds = everywhere.min(), everywhere.max()
         both = torch.cat([own, asked])
@@ -162,8 +157,3 @@ class SelectiveFD(Algorithm):
         news = {"consensus": as_sent(means[clear]), "clear": public.rows[clear].int()}
         news |= rows_asked(public)
         return {f"{NEWS}/{key}": value for key, value in news.items()}
-
-
-def _flat(x: Any) -> Tensor:
-    """Inputs as vectors, (N, D), several side by side."""
-    return torch.cat([as_sent(leaf.flatten(1)) for leaf in tree_leaves(x)], dim=1)

@@ -24,8 +24,8 @@ from fedkd.rounds.synchronous import simulate
 from kdcore.training.loop import TrainingConfig
 from tests.fedgraphkd.graphs import fake, trees
 
-# What compares inputs, or makes them, where they are the numbers of nodes.
-REFUSED = {"selectivefd", "dense", "coboosting"}
+# What makes inputs, where they are the numbers of nodes.
+REFUSED = {"dense", "coboosting"}
 KNOWN = sorted({*algorithms.names()} - REFUSED)
 QUICK = ("fd", "fedavg", "fedmd", "fedproto")  # on whole graphs; the others there take a while
 on_both = pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_pooled_weighs_whole_graphs():
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
-def test_what_compares_or_makes_inputs_is_refused(name):
+def test_what_makes_inputs_is_refused(name):
     federation = clients("gcn-8").federated
     with pytest.raises(ValueError, match="those of a graph are the numbers of its nodes"):
         check_federation(small(name), federation.task, federation.clients)

@@ -254,3 +254,22 @@ def test_types_that_are_not_looked_at_are_spoken_of():
     notes = made(typed).federated.notes
     assert "typed: clients do not look at the types of nodes and edges; all are alike" in notes
     assert made(plain).federated.notes == ()
+
+
+def test_a_client_is_silent_about_public_nodes_that_are_unlike_its_own():
+    """By the features that a network knows its nodes by, and not by their numbers."""
+    graph = fake(3, 40)
+    shares = NodeShares(public=0.2, train=0.5)
+    named = replace(graph, x=graph.x + 5.0 * (graph.y == 0).unsqueeze(1))
+    found = federate(named, 3, ["gcn-4"], 0, by_label, shares).federated
+    still = TrainingConfig("adam", 0.01, epochs=1, batch_size=0)
+    algorithm = get("selectivefd")(still, width=10.0, quantile=0.0)
+    (last,) = simulate(algorithm, found.task, found.clients, rounds=1)
+    shown = found.test.y[found.task.public[:, 0]]
+    said = last.uploads[0].rows.bool()
+    assert said[shown == 0].any()
+    assert not said[shown != 0].any()
+
+
+def by_label(graph, clients, generator):
+    return [(graph.y == label).nonzero().flatten() for label in range(clients)]
