@@ -30,8 +30,8 @@ def workers(fed: FederatedData, work: Workload, repeats: int) -> None:
     share, shown = Share(1, 0.0), theirs(work, fed)
     triples = []
     for _ in range(repeats):
-        one, two = (statistics.median(ray_rounds(fed, n, share, 3)) for n in (1, 2))
-        triples.append((one, two, statistics.median(seconds(shown) for _ in range(3))))
+        one, two = (statistics.median(ray_rounds(fed, n, share, 2)) for n in (1, 2))
+        triples.append((one, two, statistics.median(seconds(shown) for _ in range(2))))
     for name, ratios in (
         ("1 worker", [one / two for one, two, _ in triples]),
         ("plain loop", [loop_ / two for _, two, loop_ in triples]),
