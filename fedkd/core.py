@@ -232,6 +232,7 @@ class Properties(NamedTuple):
         examples: keys of the payload that are examples themselves, as networks read them.
         divides: whether the server divides a part of the sum by another one that may be small, such
             as means of a label by how many have it: of noise on both nothing bounds the quotient.
+        one_round: whether the paper's method is of one round, and all done after it.
         distils: whether what it learns of others are predictions, by `Target.towards` or
             `Target.divergence`, so that a distillation loss of the user's may take their place.
     """
@@ -248,6 +249,7 @@ class Properties(NamedTuple):
     distils: bool = False
     examples: tuple[str, ...] = ()
     divides: bool = False
+    one_round: bool = False
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ class DENSE(FedAvg):
         architectures="shared within a group",
         summand="none",
         server_learns="the client's parameters",
+        one_round=True,
     )
 
     def __post_init__(self) -> None:

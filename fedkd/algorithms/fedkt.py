@@ -53,6 +53,7 @@ class FedKT(FedAvg):
         architectures="shared within a group",
         summand="none",
         server_learns="the parameters of the client's students",
+        one_round=True,
     )
 
     def __post_init__(self) -> None:

@@ -221,7 +221,7 @@ def run(
     with engine_of(experiment, resources) as (engine, notes, actors, chosen):
         every = resources.checkpoint_every
         known = identity or digest(experiment)
-        first = conversions(federation)
+        first = conversions(federation) + _too_many_rounds(experiment)
         first += privacy.notes(experiment, federated_run(experiment, federation).costs)
         reported: dict[str, str] = {}
         for record in _rounds(experiment, federation, engine, store, every, kept, ended, known):
@@ -249,6 +249,16 @@ def conversions(federation: FederatedData) -> list[str]:
         own = [note for note in model.notes if why is None or why not in note]
         said += [f"{group}: {note}" for note in own]
     return said
+
+
+def _too_many_rounds(e: FedExperiment) -> list[str]:
+    """That a method of one round is run for more, in words."""
+    if e.rounds == 1 or not e.algorithm.properties.one_round:
+        return []
+    return [
+        f"{e.name} is a method of one round, and rounds is {e.rounds}: in each further one clients "
+        "begin from the server's model, and all is done again; --rounds 1 is the paper's"
+    ]
 
 
 def _rounds(

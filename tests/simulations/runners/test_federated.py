@@ -51,6 +51,20 @@ def test_every_algorithm_runs_to_a_record_of_the_run(name):
     assert end["protocol"] == "3 clients, dirichlet 0.3, 3 rounds"
 
 
+def test_a_method_of_one_round_says_so_where_there_are_more():
+    short = TrainingConfig(epochs=1, batch_size=8)
+    settings = {"models": ("mlp-8",), "private": 24, "clients": 2}
+    for rounds, noted in ((1, 0), (2, 1)):
+        method = algorithms.get("dense")(local=short, distill=short, generator=short, width=2)
+        first, *_, end = federated.run(
+            FedExperiment(method, **SMALL | settings | {"rounds": rounds})
+        )
+        said = [note for note in first.get("notes", []) if "--rounds 1 is the paper's" in note]
+        assert len(said) == noted
+        # Parameters go up in each round; down between rounds, and at the end.
+        assert end["metrics"]["bytes_up"] == end["metrics"]["bytes_down"] > 0
+
+
 def demo_dsfl(seed, **distill):
     local = TrainingConfig(learning_rate=0.1, epochs=2, batch_size=8)
     algorithm = algorithms.get("dsfl")(local=local, distill=TrainingConfig(**distill))
