@@ -185,7 +185,8 @@ class Task:
     `few` are a few inputs, on the CPU, to try networks with; None where none are at hand.
     `build` makes a network of a name where inputs are not read by the networks of `fedkd.models`,
     being the numbers of what a network knows, as of nodes of a graph. `contents` says of such
-    inputs (N, ...) how many bytes it takes to send what they are the numbers of.
+    inputs (N, ...) how many bytes it takes to send what they are the numbers of. `rounds` is how
+    many there are to be, for what changes from the first to the last; 0 where it is not known.
     """
 
     models: Mapping[str, Model]
@@ -202,6 +203,7 @@ class Task:
     units: Tensor | None = None
     build: Callable[[str], Model] | None = None
     contents: Callable[[Tensor], int] | None = None
+    rounds: int = 0
 
     @property
     def outputs(self) -> tuple[int, ...]:

@@ -80,9 +80,13 @@ class FedProto(Algorithm):
             gap = (outputs.hidden[-1] - target).square().mean(dim=-1)
             return hard + self.strength * _known(target) * gap
 
-        params = fit(predict, params, private, self.local, loss, received)
-        means, held = mean_features(predict, params, private)
-        return params, Upload({"prototypes": means}, rows=held)
+        trained = fit(predict, params, private, self.local, loss, received)
+        means, held = mean_features(predict, self._shown(params, trained), private)
+        return trained, Upload({"prototypes": means}, rows=held)
+
+    def _shown(self, before: Params, after: Params) -> Params:
+        """Of which parameters prototypes are."""
+        return after
 
     def deployment(self, server: Server, client: int, group: str) -> Message:
         """The prototypes, unless the client's own head answers."""

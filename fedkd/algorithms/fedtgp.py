@@ -1,8 +1,8 @@
 """FedTGP: the server trains prototypes that keep their distance from each other."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -36,11 +36,19 @@ class FedTGP(FedProto):
     Conventions: those of FedProto, with the strength for the mean over features (the authors' 10;
     for the paper's norm it is smaller). A label that no client has held yet has no prototype. The
     server's optimiser starts afresh in each round.
+
+    Trap: the authors' clients (TsingZ0/FedTGP) read their model from a file to take its prototypes,
+    and save the one that they have just trained only after that: what they send are prototypes of
+    before the round, which `prototypes` "before" does. Neither are their mini-batches shuffled, and
+    the last one, if it is small, is never seen; here they are, and it is.
     """
 
     strength: float = 10.0
     margin: Annotated[float, Setting("most that prototypes are set apart", ge=0)] = 100.0
     server: TrainingConfig = TrainingConfig(learning_rate=0.01, epochs=100, batch_size=10)
+    prototypes: Annotated[
+        Literal["after", "before"], Setting("training in the round, of which prototypes are")
+    ] = field(default="after", metadata={"added": True})
 
     properties = Properties(
         public="none",
@@ -62,6 +70,9 @@ class FedTGP(FedProto):
             "round": torch.tensor([0]),
             "seen": torch.zeros(task.num_classes),
         }
+
+    def _shown(self, before: Params, after: Params) -> Params:
+        return before if self.prototypes == "before" else after
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None

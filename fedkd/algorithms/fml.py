@@ -40,6 +40,11 @@ class FML(Algorithm):
 
     Conventions: in each KL the peer is a constant, summed over the classes, at temperature 1. The
     model in use is the client's own. The meme's architecture is one of `fedkd.models`.
+
+    Trap: HtFLlib and PFLlib divide each KL by C as well (`KLDivLoss()`), so that their weight a
+    acts as C a / (C a + 1 - a) does here, 0.91 for their 0.5 and ten classes, with steps that are
+    a + (1 - a) / C times as long. Nor is a peer a constant there: each network is drawn by both
+    losses.
     """
 
     meme: Annotated[str, Setting("the shared model's architecture")] = "mlp"

@@ -454,7 +454,7 @@ def _check_batches(algorithm: Algorithm, task: Task) -> None:
     """Raise ValueError for mini-batches that some network cannot learn from."""
     if algorithm.local.privacy is not None:
         check_private(task)
-    used = [algorithm.local, algorithm.public_training]
+    used = [one for one in (algorithm.local, algorithm.public_training) if one is not None]
     for name, training in vars(algorithm).items():
         for group, model in task.models.items():
             if training in used and 0 < training.batch_size < least_batch(model.predict):

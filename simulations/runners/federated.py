@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,8 @@ def dealt(e: FedExperiment, data: Any, objects: Objects = NONE) -> FederatedData
     else:
         federation = _of_examples(e, data, objects)
     losses = objects.loss(e.loss), objects.loss(e.distillation_loss)
-    return federation._replace(task=with_losses(federation.task, federation.clients, *losses))
+    task = with_losses(federation.task, federation.clients, *losses)
+    return federation._replace(task=replace(task, rounds=e.rounds))
 
 
 def _of_examples(e: FedExperiment, data: Any, objects: Objects) -> FederatedData:

@@ -38,7 +38,12 @@ def all_but_some_slow(*quick):
     return pytest.mark.parametrize("name", [pytest.param(n, marks=m) for n, m in slow.items()])
 
 
-AT_SERVER = ("feddf", "fedbe", "fedet")  # where public examples are learnt from, and not at clients
+AT_SERVER = (
+    "feddf",
+    "fedbe",
+    "fedet",
+    "fedaux",
+)  # where public examples are learnt from, and not at clients
 every_algorithm = all_but_some_slow("fedavg", "fedmd", "fml", "feddf")
 
 

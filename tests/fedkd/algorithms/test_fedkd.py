@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedkd.algorithms.fedkd import FedKD
-from fedkd.communication.compression.low_rank import low_rank
+from fedkd.communication.compression.low_rank import low_rank, rank
 from fedkd.core import Client
 from fedkd.models import build
 from fedkd.rounds.round import private_of
@@ -110,6 +110,37 @@ def test_the_energy_rises_to_its_end(tiny):
     assert said == [0.5, 0.6, 0.7, 0.9, 0.9]
 
 
+def test_without_a_ramp_the_energy_rises_from_the_first_round_to_the_last(tiny):
+    # Of five rounds, by a quarter of the way in each; with the default not even a tenth is gone.
+    federation = tiny(["mlp-8"], sizes=(4, 3))
+    settings = {"mentee": "mlp-2", "energy_start": 0.5, "energy_end": 0.9}
+    for rounds, ramp, expected in (
+        (5, None, [0.5, 0.6, 0.7, 0.8, 0.9]),
+        (1, None, [0.5]),
+        (5, 100, [0.5, 0.504, 0.508, 0.512, 0.516]),
+    ):
+        task = replace(federation.task, rounds=rounds)
+        algorithm = FedKD(TrainingConfig(), **settings, ramp=ramp)
+        ran = simulate(algorithm, task, federation.clients, rounds=rounds)
+        assert [float(r.broadcasts[0]["energy"]) for r in ran] == pytest.approx(expected)
+    with pytest.raises(ValueError, match="give ramp, or Task"):
+        next(iter(simulate(FedKD(ramp=None), federation.task, federation.clients, rounds=5)))
+
+
+def test_a_matrix_that_needs_all_its_triplets_goes_whole_and_is_not_zero():
+    # Of two equal singular values the first has half of the energy: at 0.95 both are needed. The
+    # loop of the authors' code, which asks for K among 0 and 1 alone, stays at K = 0.
+    matrix, energy = torch.tensor([[3.0, 0.0], [0.0, 3.0]]), 0.95
+    singular = torch.linalg.svdvals(matrix)
+    theirs = next(
+        (k for k in range(2) if singular[:k].square().sum() > energy * singular.square().sum()), 0
+    )
+    assert theirs == 0
+    assert rank(singular, energy) == 2
+    stage = low_rank(energy)
+    assert torch.equal(stage.decode(stage.encode({"w": matrix}, stream()))["w"], matrix)
+
+
 def test_with_all_energy_the_mentee_moves_as_the_clients_moved_it(tiny):
     federation = tiny(["mlp-8"], sizes=(9,))
     training = TrainingConfig(learning_rate=0.1, epochs=1, batch_size=4)
@@ -142,5 +173,5 @@ def test_an_update_that_has_diverged_is_turned_away(tiny):
 def test_energies_are_shares(energies):
     with pytest.raises(ValueError, match="must be from 0 to 1, got"):
         FedKD(energy_start=energies[0], energy_end=energies[1])
-    with pytest.raises(ValueError, match="ramp must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="ramp must be >= 1, or None, got 0"):
         FedKD(ramp=0)

@@ -11,6 +11,7 @@ from fedkd.algorithms.fedtgp import FedTGP, adaptive_margin, apart, distances, m
 from fedkd.core import Task
 from fedkd.messages import Received
 from fedkd.models import mlp
+from fedkd.rounds.round import private_of
 from fedkd.rounds.synchronous import simulate
 from kdcore.outputs import Outputs
 from kdcore.training.loop import TrainingConfig
@@ -103,6 +104,22 @@ def test_two_rounds_against_modules_of_torch():
         seen[y] = 1
         torch.testing.assert_close(server["prototypes"], (module() * seen.unsqueeze(1)).detach())
     assert seen.tolist() == [1, 1, 1]
+
+
+def test_prototypes_are_of_the_network_after_training_or_as_the_authors_code_has_it_before(tiny):
+    federation = tiny(["mlp-8"], sizes=(6, 5))
+    client, (predict,) = federation.clients[0], [m.predict for m in federation.task.models.values()]
+    for which in ("after", "before"):
+        algorithm = FedTGP(TrainingConfig(epochs=2, batch_size=2), prototypes=which)
+        private = private_of(algorithm, client, 0, 1)
+        trained, upload = algorithm.client_update(predict, client.params, {}, private, None)
+        shown = trained if which == "after" else client.params
+        rows = client.private.rows
+        hidden = predict(shown, client.private.x[rows]).hidden[-1]
+        for label in client.private.y[rows].unique():
+            mean = hidden[client.private.y[rows] == label].mean(dim=0)
+            torch.testing.assert_close(upload.payload["prototypes"][label], mean)
+        assert not torch.equal(trained["layer0.weight"], client.params["layer0.weight"])
 
 
 def test_labels_never_held_have_no_prototype():

@@ -59,6 +59,26 @@ def test_a_step_by_hand(double):
     assert not any(value.any() for value in moved.values())
 
 
+@pytest.mark.filterwarnings("ignore:reduction")  # which is what is meant
+def test_half_of_the_libraries_is_a_weight_of_ten_elevenths_here(double):
+    # 1/2 CE + 1/2 KL / C = (1/2 + 1/2C) (a CE + (1 - a) KL) with a = C / (C + 1): of ten classes
+    # 0.91, and steps of 0.55. Theirs by torch's own criteria, the peer a constant.
+    logits, meme = torch.arange(10.0) / 5, torch.arange(10.0).flip(0).log1p().log_softmax(dim=0)
+    own = logits.clone().requires_grad_()
+    soft = torch.nn.KLDivLoss()(own.log_softmax(dim=0).unsqueeze(0), meme.exp().unsqueeze(0))
+    theirs = 0.5 * F.cross_entropy(own.unsqueeze(0), torch.tensor([3])) + 0.5 * soft
+    (slope,) = torch.autograd.grad(theirs, own)
+    examples = Examples(torch.zeros(1, 1), torch.tensor([3]), torch.tensor([0]))
+    client = Client(0, "table", {"table": logits.unsqueeze(0)}, examples)
+    training = TrainingConfig(learning_rate=0.55, batch_size=8)
+    algorithm = FML(training, meme="mlp-2", own_weight=10 / 11)
+    zeros = build("mlp-2", (1,), 10).init(stream())
+    received = {k: torch.zeros_like(v) for k, v in zeros.items()} | {"layer1.bias": meme}
+    private = private_of(algorithm, client, 0, 1)
+    params, _ = algorithm.client_update(look_up, client.params, received, private, None)
+    torch.testing.assert_close(params["table"][0], logits - slope)
+
+
 def test_the_server_keeps_the_mean_by_examples(tiny):
     federation = tiny(sizes=(2, 6))
     algorithm = FML(TrainingConfig(epochs=1, batch_size=4), meme="mlp-3")
