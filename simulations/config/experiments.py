@@ -105,7 +105,7 @@ class FedExperiment:
             names="fedkd.engines",
         ),
     ] = "auto"
-    chunk: Annotated[int, Setting("clients at once in the batched engine", ge=1)] = 500
+    chunk: Annotated[int, Setting("clients in a stack (auto, batched)", ge=1)] = 500
     compression: Annotated[Compression, Setting("of messages both ways")] = "none"
     corrupt: Annotated[
         str | None,

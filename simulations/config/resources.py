@@ -32,8 +32,8 @@ class Resources:
     memory: Annotated[
         float,
         Setting(
-            "megabytes for a chunk of the engine batched, and as many for the parameters of all "
-            "clients between rounds, past which they are kept in files; 0 for any",
+            "megabytes for a stack of the engines auto and batched, and as many for the parameters "
+            "of all clients between rounds, past which they are kept in files; 0 for any",
             ge=0,
         ),
     ] = 0.0
