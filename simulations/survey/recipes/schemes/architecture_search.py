@@ -40,7 +40,8 @@ class ArchitectureSearch:
     is the first of these, with no trial at all. What each search finds is taught for the full
     number of epochs; `_baseline` is the network of `_labels` with labels alone.
 
-    `divergence` is the least one that a search by the teacher's loss has met.
+    `divergence` is the least one that a search by the teacher's loss has met, in `_labels` that of
+    the network which labels have found.
     """
 
     data: ClassVar[str] = "digits"
