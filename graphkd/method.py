@@ -101,6 +101,7 @@ class Method:
     needs: ClassVar[frozenset[str]] = frozenset({"edges", "classes"})  # of the data
     asks_teacher_again: ClassVar[bool] = False  # about other features than those of the graph
     copies: ClassVar[tuple[str, ...]] = ()  # networks whose parameters the student takes over
+    taught_by: ClassVar[type[nn.Module] | None] = None  # the kind of teacher that it makes itself
     # Its own settings by data set ("cora"), or data set and protocol ("cora inductive"); "" any.
     published_settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {"": {}}
 
@@ -158,7 +159,7 @@ class Method:
         return 1.0, 1.0
 
     def own_teacher(self) -> Callable[..., nn.Module] | None:
-        """What makes the network that teaches, if it is not the one that is named."""
+        """What makes the network of kind `taught_by`, if it is not the one that is named."""
         return None
 
     def encoder(self, view: View, seed: int) -> Encoder:

@@ -22,79 +22,6 @@ from kdcore.settings import Setting
 BLOCK = 4096  # nodes that are compared with all codes at a time
 
 
-@dataclass(frozen=True)
-class VQGraph(Method):
-    r"""A graph network that knows nodes by codes teaches an MLP its labels, and which codes fit.
-
-    Yang, Tian, Xu, Liu, Hong, Qu, Zhang, Cui, Zhang and Leskovec, "VQGraph: Rethinking Graph
-    Representation Space for Bridging GNNs and MLPs", ICLR 2024, https://arxiv.org/abs/2308.02117;
-    the authors' code is at https://github.com/YangLing0818/VQGraph.
-
-        L = \lambda mean_{train} CE + (1 - \lambda) mean_i KL(teacher_i || student_i)
-            + w T^2 mean_i KL(softmax(r^teacher_i / T) || softmax(r^student_i / T))
-        r^teacher_im = cos(h_i, e_m),   r^student_im = cos(P g_i, e_m)
-
-    where e are the codes of the teacher, a `Tokenizer`, h what it makes codes of, g the student's
-    last hidden state, and P a linear map that is learnt and thrown away.
-
-    Convention: lambda 0, T 4, w 1e-8, the size of the codebook and the weights of the tokenizer's
-    losses are those of the authors' code, and so is its GCN, which they recommend over their SAGE.
-    With w 1e-8 codes teach nothing that can be measured; what the student learns are the labels of
-    this teacher. Theirs compares the student by minus the distance where it takes the teacher's
-    cosine, gives `KLDivLoss(log_target=True)` probabilities, does not put the teacher's codes into
-    the order of the features, and chooses the student's epoch by test accuracy where all nodes are
-    seen; here both sides are compared by cosine, as the paper's one r has it, of the same node, and
-    the epoch is by validation. Ours are also: one step on the sum, where theirs takes one for each
-    term; g from before dropout; and codes as wide as the teacher, where theirs are as the features.
-    """
-
-    teacher: str = "gcn"
-    teacher_hidden: Annotated[int | None, Setting("width of the teacher and its codes", ge=1)] = 128
-    teacher_layers: Annotated[
-        int | None, Setting("convolutions, and one linear map at last", ge=2)
-    ] = 3
-    teacher_epochs: Epochs = 100
-    hard_weight: Share = 0.0
-    batch: int = 512
-    epochs: Epochs = 500
-    temperature: Temperature = 4.0
-    code_weight: Annotated[float, Setting("w, of the codes", ge=0)] = 1e-8
-    codes: Annotated[int, Setting("of the teacher", ge=2)] = 5000
-    node_weight: Annotated[float, Setting("of hidden states made again of codes", ge=0)] = 0.001
-    edge_weight: Annotated[float, Setting("of edges made again of codes", ge=0)] = 0.03
-
-    def __post_init__(self) -> None:
-        """Refuse a teacher that is no tokenizer."""
-        super().__post_init__()
-        if self.teacher != "gcn":
-            raise ValueError(
-                f"the teacher is {self.teacher}; vqgraph has a gcn with codes: take this, or glnn"
-            )
-
-    def own_teacher(self) -> Any:
-        """A GCN with codes."""
-        return partial(
-            Tokenizer,
-            codes=self.codes,
-            node_weight=self.node_weight,
-            edge_weight=self.edge_weight,
-        )
-
-    def hidden_states(self) -> int:
-        """The last one is compared."""
-        return 1
-
-    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
-        """Soft labels and soft assignments of codes."""
-        assert self.hard_weight is not None
-        assert self.temperature is not None
-        soft = partial(losses.soft_labels, temperature=1.0)
-        found = [LossTerm(soft, 1 - self.hard_weight)]
-        if self.code_weight:
-            found.append(LossTerm(_Assignments(context, self.temperature), self.code_weight))
-        return tuple(found)
-
-
 class Tokenizer(nn.Module):
     r"""A GCN that goes on from the nearest of its codes in place of its first hidden state.
 
@@ -205,6 +132,81 @@ def edge_error(graph: Graph, q: Tensor, chosen: Tensor) -> Tensor:
     along = ((q * (graph.total @ q)).sum() - entries * low) / span
     error: Tensor = (everywhere - 2 * along + entries) / len(q) ** 2
     return error.clamp(min=0).sqrt()
+
+
+@dataclass(frozen=True)
+class VQGraph(Method):
+    r"""A graph network that knows nodes by codes teaches an MLP its labels, and which codes fit.
+
+    Yang, Tian, Xu, Liu, Hong, Qu, Zhang, Cui, Zhang and Leskovec, "VQGraph: Rethinking Graph
+    Representation Space for Bridging GNNs and MLPs", ICLR 2024, https://arxiv.org/abs/2308.02117;
+    the authors' code is at https://github.com/YangLing0818/VQGraph.
+
+        L = \lambda mean_{train} CE + (1 - \lambda) mean_i KL(teacher_i || student_i)
+            + w T^2 mean_i KL(softmax(r^teacher_i / T) || softmax(r^student_i / T))
+        r^teacher_im = cos(h_i, e_m),   r^student_im = cos(P g_i, e_m)
+
+    where e are the codes of the teacher, a `Tokenizer`, h what it makes codes of, g the student's
+    last hidden state, and P a linear map that is learnt and thrown away.
+
+    Convention: lambda 0, T 4, w 1e-8, the size of the codebook and the weights of the tokenizer's
+    losses are those of the authors' code, and so is its GCN, which they recommend over their SAGE.
+    With w 1e-8 codes teach nothing that can be measured; what the student learns are the labels of
+    this teacher. Theirs compares the student by minus the distance where it takes the teacher's
+    cosine, gives `KLDivLoss(log_target=True)` probabilities, does not put the teacher's codes into
+    the order of the features, and chooses the student's epoch by test accuracy where all nodes are
+    seen; here both sides are compared by cosine, as the paper's one r has it, of the same node, and
+    the epoch is by validation. Ours are also: one step on the sum, where theirs takes one for each
+    term; g from before dropout; and codes as wide as the teacher, where theirs are as the features.
+    """
+
+    taught_by = Tokenizer
+
+    teacher: str = "gcn"
+    teacher_hidden: Annotated[int | None, Setting("width of the teacher and its codes", ge=1)] = 128
+    teacher_layers: Annotated[
+        int | None, Setting("convolutions, and one linear map at last", ge=2)
+    ] = 3
+    teacher_epochs: Epochs = 100
+    hard_weight: Share = 0.0
+    batch: int = 512
+    epochs: Epochs = 500
+    temperature: Temperature = 4.0
+    code_weight: Annotated[float, Setting("w, of the codes", ge=0)] = 1e-8
+    codes: Annotated[int, Setting("of the teacher", ge=2)] = 5000
+    node_weight: Annotated[float, Setting("of hidden states made again of codes", ge=0)] = 0.001
+    edge_weight: Annotated[float, Setting("of edges made again of codes", ge=0)] = 0.03
+
+    def __post_init__(self) -> None:
+        """Refuse a teacher that is no tokenizer."""
+        super().__post_init__()
+        if self.teacher != "gcn":
+            raise ValueError(
+                f"the teacher is {self.teacher}; vqgraph has a gcn with codes: take this, or glnn"
+            )
+
+    def own_teacher(self) -> Any:
+        """A GCN with codes."""
+        return partial(
+            Tokenizer,
+            codes=self.codes,
+            node_weight=self.node_weight,
+            edge_weight=self.edge_weight,
+        )
+
+    def hidden_states(self) -> int:
+        """The last one is compared."""
+        return 1
+
+    def terms(self, context: DistillationContext) -> tuple[LossTerm, ...]:
+        """Soft labels and soft assignments of codes."""
+        assert self.hard_weight is not None
+        assert self.temperature is not None
+        soft = partial(losses.soft_labels, temperature=1.0)
+        found = [LossTerm(soft, 1 - self.hard_weight)]
+        if self.code_weight:
+            found.append(LossTerm(_Assignments(context, self.temperature), self.code_weight))
+        return tuple(found)
 
 
 class _Assignments(nn.Module):

@@ -177,10 +177,10 @@ def check(method: Method, given: Given, name: str) -> None:
             f"{name} has no teacher, and one is given: leave it out, or take a method with one, "
             "such as glnn"
         )
-    if method.own_teacher() is not None:
+    if method.taught_by and not isinstance(given.teacher, method.taught_by):
         raise ValueError(
-            f"{name} makes a teacher of its own, and one is given: leave it out, or take a method "
-            "such as glnn"
+            f"{name} makes a teacher of its own, and another is given: leave it out, give one that "
+            f"is a {method.taught_by.__name__}, or take a method such as glnn"
         )
     if not isinstance(given.teacher, TeacherLogits):
         return

@@ -89,7 +89,7 @@ def teachers_of(
     given = objects.given(experiment.data)
     graph = _load(experiment.data, datasets.data_root(root), False) if given is None else given
     plan = graphkd.distill.planned(experiment.method, graph, experiment.protocol)
-    if plan.method.scheme != "offline" or plan.method.own_teacher() is not None:
+    if plan.method.scheme != "offline" or plan.method.taught_by:
         return frozenset()
     cut = (experiment.train, experiment.val, experiment.feature_noise, experiment.removed_edges)
     more = ("device",) * experiment.method.device_dropout + ("links",) * (

@@ -25,6 +25,7 @@ OFFLINE = [name for name in NAMES if methods.get(name).scheme == "offline"]
 TAUGHT = [name for name in NAMES if methods.get(name).scheme in ("offline", "mutual")]
 COMPARE = {name for name in NAMES if methods.get(name)().hidden_states()}
 COPY = {name for name in NAMES if methods.get(name).copies}  # parameters, of networks of the house
+MADE = {name for name in NAMES if methods.get(name).taught_by}  # makes a teacher of its own
 every_method = pytest.mark.parametrize("name", NAMES)
 every_student = pytest.mark.parametrize("name", [name for name in NAMES if name not in COPY])
 WITHHELD = pytest.param("withheld", marks=pytest.mark.slow)
@@ -126,7 +127,7 @@ def test_a_teacher_that_is_a_module_a_class_or_a_name_teaches_what_that_of_the_h
     assert of("student", again) == of("student", epochs)
     assert same(weights(result), weights(ours))
     assert result.metrics == ours.metrics
-    assert (result.teacher, ours.teacher) == ("GCN", "gcn")
+    assert (result.teacher, ours.teacher) == (type(module).__name__, "gcn")
     assert module.training, "the user's own module is not touched"
     if name == "glnn":
         assert ran(name, teacher="gcn")[0] == epochs
@@ -138,8 +139,10 @@ def test_a_network_of_pyg_teaches_or_shows_too_little(name):
     for teacher in (GCN, GCN(FAKE.x.shape[1], 8, 2, 3)):
         if name not in COMPARE | {"glnn", "mutual"} and teacher is not GCN:
             continue
-        if name in COMPARE | COPY:
-            said = "the teacher shows no hidden state, and|copies the linear maps of"
+        if name in COMPARE | COPY | MADE:
+            said = (
+                "the teacher shows no hidden state, and|copies the linear maps of|makes a teacher"
+            )
             with pytest.raises(ValueError, match=said):
                 next(distill.run(made(name), SPLIT, teacher=teacher))
             continue
@@ -165,6 +168,7 @@ def test_a_table_of_logits_teaches_what_the_network_does_that_it_is_from(name, p
     if name in COMPARE | COPY or name in ("krd", "mutual"):
         said = {"krd": "about noisy features", "mutual": "the teacher learns too"}
         said |= dict.fromkeys(COPY, "copies the linear maps of")
+        said |= dict.fromkeys(MADE, "makes a teacher of its own")
         with pytest.raises(ValueError, match=said.get(name, "shows no hidden state")):
             next(distill.run(made(name), split, teacher=TeacherLogits(torch.randn(165, 3))))
         return

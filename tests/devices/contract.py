@@ -345,7 +345,8 @@ def test_pytorchs_own_dropout_is_drawn_likewise(device):
 @pytest.mark.parametrize("name", NODES)
 def test_so_it_does_on_many_graphs_unless_it_refuses_them(name, double, device, undrawn):
     cls = methods.get(name)
-    method = cls(**QUICK | ({} if cls.copies else {"teacher": "gin", "student": "gin"}))
+    own = cls.copies or cls.taught_by
+    method = cls(**QUICK | ({} if own else {"teacher": "gin", "student": "gin"}))
     split = registry.split(graphs(30), "folds", seed=1)
     try:
         here = list(distill.distill(method, split, seed=1))

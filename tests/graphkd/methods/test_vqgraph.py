@@ -143,5 +143,7 @@ def test_a_run_trains_the_tokenizer_and_a_student_without_it():
 def test_other_teachers_are_refused():
     with pytest.raises(ValueError, match="the teacher is sage; vqgraph has a gcn with codes"):
         VQGRAPH(teacher="sage")
-    with pytest.raises(ValueError, match="vqgraph makes a teacher of its own, and one is given"):
+    with pytest.raises(
+        ValueError, match="vqgraph makes a teacher of its own, and another is given"
+    ):
         list(graphkd.run(VQGRAPH(), FAKE, teacher=nn.Linear(2, 2)))
