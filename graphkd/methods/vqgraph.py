@@ -73,9 +73,9 @@ class Tokenizer(nn.Module):
         chosen = self._nearest(h)
         coded = self._coded(h, chosen)
         edges = self.of_edges(coded)
-        own = self.node_weight * F.mse_loss(self.of_nodes(coded), h)
+        own = self.node_weight * (self.of_nodes(coded) - h).square().mean()
         own = own + self.edge_weight * edge_error(graph, edges, chosen)
-        own = own + self.commitment * F.mse_loss(h, coded.detach())
+        own = own + self.commitment * (h - coded.detach()).square().mean()
         self._follow(h.detach(), chosen)
         return self._onward(graph, h, edges, nodes), own
 
