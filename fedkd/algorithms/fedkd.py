@@ -44,7 +44,7 @@ class FedKD(Algorithm):
         mean_d (h_f - V h_g)_d^2 / (CE(y, f) + CE(y, g)) for both and for the map V,
     and it sends the mentee's update by its largest singular triplets: the least K with
     sum_{i <= K} s_i^2 >= T sum_i s_i^2, where T goes from `energy_start` to `energy_end` in
-    `ramp` rounds, or with none from the first round of the run to its last. Server: mentee + the
+    `ramp` rounds, or with 0 from the first round of the run to its last. Server: mentee + the
     mean update by number of examples.
     Up: 4 K (O + I) bytes for a matrix (O, I), 4 O I where that is less, and 4 W for vectors; one
     triplet at least; and the number of examples. Down: the mentee, 4 W bytes, and T.
@@ -56,7 +56,7 @@ class FedKD(Algorithm):
     of no use to those who missed a round. A sum of updates would do for the server, but not a sum
     of the factors in which they are sent. The model in use is the mentor.
 
-    Traps: the authors' T follows the number of rounds (wuch15/FedKD, run.py), as `ramp` none does;
+    Traps: the authors' T follows the number of rounds (wuch15/FedKD, run.py), as `ramp` 0 does;
     the default of 100 leaves a run of ten at 0.953. Their code looks for K among 0 .. n - 1, with
     the energy of the K before it: a matrix that needs all its n triplets is left K = 0, and becomes
     zero, as do small kernels and heads in the libraries that have this loop; here it goes whole.
@@ -67,9 +67,7 @@ class FedKD(Algorithm):
     mentee: Annotated[str, Setting("the shared model's architecture")] = "mlp"
     energy_start: Annotated[float, Setting("T of the first round", ge=0, le=1)] = 0.95
     energy_end: Annotated[float, Setting("T after the ramp", ge=0, le=1)] = 0.98
-    ramp: Annotated[
-        int | None, Setting("rounds from the one to the other; none: those of the run", ge=1)
-    ] = 100
+    ramp: Annotated[int, Setting("rounds from one to the other; 0: those of the run", ge=0)] = 100
 
     properties = Properties(
         public="none",
@@ -91,9 +89,9 @@ class FedKD(Algorithm):
     def check(self, task: Task) -> None:
         """The mentee can be built, and it is known how long the energy takes to rise."""
         shared_model(task, self.mentee)
-        if self.ramp is None and not task.rounds:
+        if not self.ramp and not task.rounds:
             raise ValueError(
-                "FedKD's ramp is none, the rounds of the run, and how many these are is not said; "
+                "FedKD's ramp is 0, the rounds of the run, and how many these are is not said; "
                 "give ramp, or Task(..., rounds=...)"
             )
 

@@ -115,8 +115,8 @@ def test_without_a_ramp_the_energy_rises_from_the_first_round_to_the_last(tiny):
     federation = tiny(["mlp-8"], sizes=(4, 3))
     settings = {"mentee": "mlp-2", "energy_start": 0.5, "energy_end": 0.9}
     for rounds, ramp, expected in (
-        (5, None, [0.5, 0.6, 0.7, 0.8, 0.9]),
-        (1, None, [0.5]),
+        (5, 0, [0.5, 0.6, 0.7, 0.8, 0.9]),
+        (1, 0, [0.5]),
         (5, 100, [0.5, 0.504, 0.508, 0.512, 0.516]),
     ):
         task = replace(federation.task, rounds=rounds)
@@ -124,7 +124,7 @@ def test_without_a_ramp_the_energy_rises_from_the_first_round_to_the_last(tiny):
         ran = simulate(algorithm, task, federation.clients, rounds=rounds)
         assert [float(r.broadcasts[0]["energy"]) for r in ran] == pytest.approx(expected)
     with pytest.raises(ValueError, match="give ramp, or Task"):
-        next(iter(simulate(FedKD(ramp=None), federation.task, federation.clients, rounds=5)))
+        next(iter(simulate(FedKD(ramp=0), federation.task, federation.clients, rounds=5)))
 
 
 def test_a_matrix_that_needs_all_its_triplets_goes_whole_and_is_not_zero():
@@ -173,5 +173,5 @@ def test_an_update_that_has_diverged_is_turned_away(tiny):
 def test_energies_are_shares(energies):
     with pytest.raises(ValueError, match="must be from 0 to 1, got"):
         FedKD(energy_start=energies[0], energy_end=energies[1])
-    with pytest.raises(ValueError, match="ramp must be >= 1, or None, got 0"):
-        FedKD(ramp=0)
+    with pytest.raises(ValueError, match="ramp must be >= 0, got -1"):
+        FedKD(ramp=-1)
