@@ -100,8 +100,8 @@ class FedKT(FedAvg):
                 teacher = fit(predict, start, own, self.local, self.target.loss)
                 votes = votes + there * ballots(predict, teacher, public)
             assert isinstance(votes, Tensor)
-            lesson = elected(votes, public)
-            students.append(fit(predict, start, lesson, self.distill, self.target.loss))
+            labelled = elected(votes, public)
+            students.append(fit(predict, start, labelled, self.distill, self.target.loss))
         sent = {f"{k}/{n}": v for k, one in enumerate(students) for n, v in leaving(one).items()}
         return students[0], Upload(sent)
 
@@ -122,11 +122,11 @@ class FedKT(FedAvg):
     ) -> Server:
         """Train a model of each architecture on what clients agree on."""
         assert public is not None
-        lesson = elected(self._votes(task, uploads, public), public)
+        labelled = elected(self._votes(task, uploads, public), public)
         after: Server = {}
         for group, model in sorted(task.models.items()):
             start = full_params(server, group, of_group(server, group))
-            taught = fit(model.predict, start, lesson, self.distill, task.target.loss)
+            taught = fit(model.predict, start, labelled, self.distill, task.target.loss)
             after |= apart(task, group, taught)
         return server | after
 

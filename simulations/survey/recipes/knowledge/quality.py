@@ -27,7 +27,7 @@ from simulations.survey.students import accuracy, learner
 ARMS = ("", "_plain", "_scaled", "_sharp", "_smoothed")
 
 
-class Answers(NamedTuple):
+class SoftLabels(NamedTuple):
     """What a teacher says of the inputs: logits (N, C), and which of `ARMS` they are part of."""
 
     arms: tuple[str, ...]
@@ -89,9 +89,9 @@ class Quality:
         few, train, asked, aside, test = split(len(data.y), sizes, seed)
         x, y = data.x[test], data.y[test]
         said = [
-            answers
+            one
             for arm, teacher in self._taught(data, train, seed)
-            for answers in self._answers(arm, teacher, data, asked, aside)
+            for one in self._soft_labels(arm, teacher, data, asked, aside)
         ]
         start = learner(self.student, data.shape, data.num_classes, seed, "student")
         logits = self._students(start, [one.logits for one in said], data.x[asked], x, seed)
@@ -143,20 +143,20 @@ class Quality:
         target = teacher_free.smoothed_labels(y, own.logits.shape[-1], self.smoothing)
         return response.soft_cross_entropy(own.logits, target)
 
-    def _answers(
+    def _soft_labels(
         self, arm: str, teacher: Learner, data: Dataset, asked: Tensor, aside: Tensor
-    ) -> list[Answers]:
+    ) -> list[SoftLabels]:
         """What a teacher says at each temperature."""
         logits = teacher(data.x[asked]).logits
         fitted = temperature_of(teacher(data.x[aside]).logits, data.y[aside])
         return [
-            Answers(("", "_plain", arm), logits),
-            Answers(("", "_scaled"), logits / fitted),
-            *(Answers(("",), logits / other) for other in self.temperatures),
+            SoftLabels(("", "_plain", arm), logits),
+            SoftLabels(("", "_scaled"), logits / fitted),
+            *(SoftLabels(("",), logits / other) for other in self.temperatures),
         ]
 
     def _students(
-        self, start: Learner, answers: Sequence[Tensor], x: Tensor, test: Tensor, seed: int
+        self, start: Learner, said: Sequence[Tensor], x: Tensor, test: Tensor, seed: int
     ) -> Tensor:
         """The logits of a student of each one's answers: they begin alike, and learn as a stack."""
         batches = draw(unlabelled(x), self.student_training, generator(seed, "learn"))
@@ -166,7 +166,7 @@ class Quality:
             params = fit(start.predict, start.params, seen, self.student_training, follow)
             return start.predict(params, test).logits
 
-        logits: Tensor = torch.func.vmap(learnt)(torch.stack(tuple(answers)).softmax(-1))
+        logits: Tensor = torch.func.vmap(learnt)(torch.stack(tuple(said)).softmax(-1))
         return logits
 
 
@@ -225,7 +225,7 @@ def ranked(gains: Sequence[float], found: Mapping[str, Sequence[float]]) -> dict
     return {f"rank_{name}": value for name, value in ranks.items()}
 
 
-def by_arm(said: Sequence[Answers], columns: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def by_arm(said: Sequence[SoftLabels], columns: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Means over the answers of each arm."""
     return {
         f"{name}{arm}": fmean(v for v, one in zip(values, said, strict=True) if arm in one.arms)

@@ -76,8 +76,8 @@ class ArchitectureSearch:
         few, rest, aside, test = split(len(data.y), sizes, seed)
         known, every = (labelled(data.x, data.y, rows) for rows in (few, torch.cat([few, rest])))
         start = {"teacher": learner(self.teacher, data.shape, data.num_classes, seed, "teacher")}
-        teaching = alone("teacher", every, self.teacher_training)
-        teacher = run(teaching, start, generator(seed, "teach"))["teacher"]
+        stage = alone("teacher", every, self.teacher_training)
+        teacher = run(stage, start, generator(seed, "teach"))["teacher"]
 
         def fitted(name: str, scheme: list[Stage]) -> Learner:
             own = learner(name, data.shape, data.num_classes, seed, "student")

@@ -272,12 +272,12 @@ def test_answers_at_all_temperatures_choose_the_same_and_arms_are_averaged():
     data = Dataset(torch.arange(50), y, 10)
     teacher = Learner(lambda params, x: Outputs(logits[x]), {})
     recipe = quality.Quality(temperatures=(0.5, 2.0))
-    said = recipe._answers("_sharp", teacher, data, torch.arange(30), torch.arange(30, 50))
+    said = recipe._soft_labels("_sharp", teacher, data, torch.arange(30), torch.arange(30, 50))
     assert [one.arms for one in said] == [("", "_plain", "_sharp"), ("", "_scaled"), ("",), ("",)]
     assert all(torch.equal(one.logits.argmax(1), logits[:30].argmax(1)) for one in said)
     torch.testing.assert_close(said[2].logits, 2 * logits[:30])
     assert recipe.smoothed(Outputs(torch.zeros(1, 10)), y[:1]).item() == pytest.approx(math.log(10))
-    own = quality.Answers(("", "_smoothed"), logits[:30])
+    own = quality.SoftLabels(("", "_smoothed"), logits[:30])
     found = quality.by_arm([*said, own], {"score": [1.0, 2.0, 3.0, 4.0, 5.0]})
     assert found == {
         "score": 3.0, "score_plain": 1.0, "score_scaled": 2.0, "score_sharp": 1.0,
