@@ -42,7 +42,7 @@ class Recorded:
         predictions: target -> the logits that it answers with where the attacker may ask it:
             (N + Z, C) for the N candidates and then the population of Z; of graphs (N, C) for what
             is asked about. Empty where nobody may ask.
-        answers: target that holds a graph -> the logits (N, C) that it would answer with for its N
+        replies: target that holds a graph -> the logits (N, C) that it would answer with for its N
             nodes, by its own edges, if their features were these, (N, D). Empty likewise.
     """
 
@@ -51,7 +51,7 @@ class Recorded:
     sent: Sequence[Mapping[Any, Received]] = ()
     public: Sequence[Public | None] = ()
     predictions: Mapping[Any, Tensor] = field(default_factory=dict)
-    answers: Mapping[Any, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    replies: Mapping[Any, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def uploads(self) -> list[Received]:
         """The newest upload of each target that says anything: one may name no row at all.
@@ -86,14 +86,14 @@ class Recorded:
         return torch.stack([self.predictions[target] for target in self.targets])
 
     def answering(self, target: Target) -> Callable[[Tensor], Tensor]:
-        """What a target answers about its nodes if their features were others: see `answers`.
+        """What a target answers about its nodes if their features were others: see `replies`.
 
         Raises:
             ValueError: the attacker may not ask so.
         """
-        if target not in self.answers:
+        if target not in self.replies:
             raise ValueError(f"{target} is asked about no other features; take another attack")
-        return self.answers[target]
+        return self.replies[target]
 
 
 @dataclass(frozen=True)

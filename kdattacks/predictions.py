@@ -21,7 +21,7 @@ DISTILLATION = TrainingConfig("adam", learning_rate=3e-3, epochs=40, batch_size=
 History = Sequence[tuple[Received, Public | None]]  # uploads, and what public examples each is of
 
 
-class Told(NamedTuple):
+class PublicPredictions(NamedTuple):
     """What somebody has said of public examples: the newest of each, of whichever round.
 
     Shapes:
@@ -34,7 +34,7 @@ class Told(NamedTuple):
     said: Tensor
 
 
-def told(history: History) -> Told:
+def newest_predictions(history: History) -> PublicPredictions:
     """What uploads, round by round, say of public examples; some say it of a few alone.
 
     Raises:
@@ -59,7 +59,7 @@ def told(history: History) -> Told:
         about = public.rows[named]
         newest[about], known[about] = table[named], True
     found = known.nonzero().flatten()
-    return Told(public.x, found, newest[found])
+    return PublicPredictions(public.x, found, newest[found])
 
 
 def model_of(recorded: Recorded, target: Target, knowledge: Knowledge) -> Params:
@@ -77,7 +77,7 @@ def model_of(recorded: Recorded, target: Target, knowledge: Knowledge) -> Params
     newest = history[-1][0].payload if history else {}
     if set(model.shared(start)) <= set(newest):
         return start | {name: newest[name] for name in model.shared(start)}
-    x, about, said = told(history)
+    x, about, said = newest_predictions(history)
     (found,) = distilled(rows(x, about), said.unsqueeze(0), knowledge)
     return found
 

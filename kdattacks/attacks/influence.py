@@ -25,12 +25,12 @@ def reach(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator) 
     x = knowledge.known("features")
     found = []
     for target in recorded.targets:
-        answers = recorded.answering(target)
-        before, felt = answers(x).double().log_softmax(-1), x.new_zeros(first.shape).double()
+        replies = recorded.answering(target)
+        before, felt = replies(x).double().log_softmax(-1), x.new_zeros(first.shape).double()
         for node in first.unique().tolist():
             changed = x.clone()
             changed[node] *= 1 + STEP
-            moved = (answers(changed).double().log_softmax(-1) - before).norm(dim=-1) / STEP
+            moved = (replies(changed).double().log_softmax(-1) - before).norm(dim=-1) / STEP
             felt += moved[second].where(first == node, 0)
         found.append(felt / felt.max().clamp(min=torch.finfo(felt.dtype).tiny))
     return Scores(torch.stack(found), "links")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedkd.messages import Message, Received
 from kdattacks.core import Knowledge, Recorded, Scores
-from kdattacks.predictions import History, told
+from kdattacks.predictions import History, newest_predictions
 from kdcore.training.batches import rows
 
 SURE = 0.82  # probability of the right label in the row that stands for it
@@ -64,7 +64,7 @@ def _read(
         return _levels(payload["means"]), _own(knowledge, hidden=False)
     if "features" in received and received["features"].ndim == 3:
         return received["features"].double().mean(1), _own(knowledge, hidden=True)
-    x, about, said = told(history)
+    x, about, said = newest_predictions(history)
     sure = torch.full((classes, classes), (1 - SURE) / max(classes - 1, 1))
     sure.fill_diagonal_(SURE)
     return _levels(sure), (_levels(said), knowledge.as_numbers(rows(x, about)))

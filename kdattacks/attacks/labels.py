@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedkd.messages import Message, Received
 from kdattacks.core import Knowledge, Recorded, Scores
-from kdattacks.predictions import told
+from kdattacks.predictions import newest_predictions
 
 SHARPNESS = 10.0  # of the shares that are read off a bias: how far it moves for a label
 
@@ -30,7 +30,7 @@ def shares(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator)
         public = recorded.public[-1] if recorded.public else None
         message = received[-1] if received else {}
         if public is not None and {"probabilities", "logits"} & set(upload.payload):
-            share = told(recorded.history(target)).said.double().mean(0)
+            share = newest_predictions(recorded.history(target)).said.double().mean(0)
         else:
             share = _estimate(upload, message, knowledge.num_classes)
         found.append(share / share.sum().clamp(min=1e-12))

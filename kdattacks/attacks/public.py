@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdattacks.attacks.lira import FEWEST, confidence, likelihood_ratio
 from kdattacks.core import Knowledge, Recorded, Scores
-from kdattacks.predictions import distilled, told
+from kdattacks.predictions import distilled, newest_predictions
 from kdcore.training.batches import rows
 
 NEIGHBOURS = 3
@@ -65,12 +65,12 @@ def _said(recorded: Recorded, knowledge: Knowledge) -> tuple[Any, Tensor, Tensor
     """
     if not recorded.public:
         raise ValueError("no round was recorded; this attack needs what crossed")
-    targets = [told(recorded.history(target)) for target in recorded.targets]
+    targets = [newest_predictions(recorded.history(target)) for target in recorded.targets]
     shadows, public = knowledge.shadows, knowledge.known("shadowing").public
     sent = zip(*shadows.earlier, shadows.sent, strict=True)
-    every = [*targets, *(told(list(zip(one, public, strict=True))) for one in sent)]
-    heard = torch.cat([one.rows for one in every]).bincount()
-    common = (heard == len(every)).nonzero().flatten()
+    every = [*targets, *(newest_predictions(list(zip(one, public, strict=True))) for one in sent)]
+    counts = torch.cat([one.rows for one in every]).bincount()
+    common = (counts == len(every)).nonzero().flatten()
     said = torch.stack([one.said[torch.isin(one.rows, common)] for one in every])
     count = len(targets)
     return rows(every[0].x, common), said[:count], said[count:]

@@ -121,9 +121,9 @@ class Held:
         network, edges = task.models[group].module(params), self.graph.edge_index
 
         @torch.no_grad()
-        def answers(features: Tensor) -> Any:
+        def replies(features: Tensor) -> Any:
             return network(features, edges)
 
         seen = audit.received, audit.sent, audit.public
         said = {number: config.ask([params], nodes)[0]}
-        return Recorded((number,), *seen, said, {number: answers})
+        return Recorded((number,), *seen, said, {number: replies})

@@ -149,11 +149,11 @@ def linked_by_answers(leaking):
     so = torch.tensor([True, False]).repeat_interleave(20).unsqueeze(0)
     head = noise(SIDE, CLASSES, seed=7)
 
-    def answers(features):
+    def replies(features):
         own = features @ head
         return own + own[partner] if leaking else own
 
-    recorded = Recorded((0,), answers={0: answers})
+    recorded = Recorded((0,), replies={0: replies})
     x = noise(40, SIDE, seed=8)
     return recorded, Knowledge(CLASSES, pairs=pairs, features=x), truth.Facts(so)
 

@@ -9,7 +9,7 @@ from fedkd.messages import Received
 from fedkd.rounds.round import public_of
 from fedkd.rounds.synchronous import simulate
 from kdattacks import Recorded
-from kdattacks.predictions import told
+from kdattacks.predictions import newest_predictions
 
 
 def about(*rows, total=5):
@@ -28,22 +28,22 @@ def test_of_each_public_example_the_newest_counts_and_rows_that_are_not_named_sa
         (Received(0, "m", {}, 1.0), None),
         (upload([0.6, 0.7], [0.0, 1.0]), about(0, 1)),
     ]
-    found = told(history)
+    found = newest_predictions(history)
     assert found.rows.tolist() == [0, 1, 4]
     assert found.said[:, 0].tolist() == pytest.approx([0.2, 0.7, 0.1])
     assert found.x.tolist() == [[0], [1], [2], [3], [4]]
 
 
 def test_logits_are_read_as_distributions():
-    (row,) = told([(upload([2.0], key="logits"), about(3))]).said.tolist()
+    (row,) = newest_predictions([(upload([2.0], key="logits"), about(3))]).said.tolist()
     assert row[0] / row[1] == pytest.approx(torch.tensor(3.0).exp().item())  # of 2 and of -1
 
 
 def test_who_says_nothing_of_public_examples_is_named_with_what_it_sent():
     with pytest.raises(ValueError, match="no predictions of public examples crossed .means did."):
-        told([(Received(0, "m", {"means": torch.eye(2)}, 1.0), about(0, 1))])
+        newest_predictions([(Received(0, "m", {"means": torch.eye(2)}, 1.0), about(0, 1))])
     with pytest.raises(ValueError, match=r"crossed \(nothing did\)"):
-        told([])
+        newest_predictions([])
 
 
 def test_of_clients_who_repeat_nothing_all_rounds_are_looked_at(tiny):
@@ -56,7 +56,7 @@ def test_of_clients_who_repeat_nothing_all_rounds_are_looked_at(tiny):
         for r in (one, two)
     ]
     assert not two.uploads[1].rows.any()
-    found = told(Recorded((1,), (), sent, public).history(1))
+    found = newest_predictions(Recorded((1,), (), sent, public).history(1))
     expected = one.uploads[1].payload["probabilities"]
     assert found.rows.tolist() == list(range(len(federation.task.public)))
     torch.testing.assert_close(found.said, expected[public[0].rows.argsort()])

@@ -51,7 +51,7 @@ def test_pairs_are_all_links_of_some_nodes_and_as_many_that_are_none(seen):
 
 def test_what_a_client_answers_is_what_it_predicts_in_its_own_block(seen):
     held = Held(seen, seen.clients[1])
-    torch.testing.assert_close(held.recorded.answers[1](held.graph.x), held.recorded.asked()[0])
+    torch.testing.assert_close(held.recorded.replies[1](held.graph.x), held.recorded.asked()[0])
 
 
 def test_influence_ends_where_two_mixings_do(seen):
