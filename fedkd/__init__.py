@@ -14,6 +14,7 @@ __all__ = [
     "consensus",
     "core",
     "data",
+    "encoders",
     "engines",
     "flower",
     "losses",

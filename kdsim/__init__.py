@@ -19,8 +19,8 @@ from typing import Any
 
 # Those that come with kdsim, each in a file of its name.
 ALGORITHMS = (
-    "CFD COMET DSFL FD FML FedAUX FedAvg FedBE FedCache FedDF FedET FedGH FedGKT FedGen FedHKD "
-    "FedKD FedMD FedProto FedProx FedTGP KTpFL Local Pooled SCARLET SelectiveFD"
+    "CFD COMET CoBoosting DENSE DSFL FD FML FedAUX FedAvg FedBE FedCache FedDF FedET FedGH FedGKT "
+    "FedGen FedHKD FedKD FedKT FedMD FedProto FedProx FedTGP KTpFL Local Pooled SCARLET SelectiveFD"
 )
 METHODS = (
     "AdaGMLP CPF FFG2M GCRD GLNN GNNSD GSP KRD LLP LSP Logits MLP Mutual MultiTeacher NOSMOG "
