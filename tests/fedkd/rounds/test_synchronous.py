@@ -579,7 +579,7 @@ def test_an_unknown_algorithm_is_an_error_that_names_the_nearest():
     with pytest.raises(ValueError, match="unknown algorithm 'fedmdd'; did you mean 'fedmd'?"):
         algorithms.get("fedmdd")
     with pytest.raises(
-        ValueError, match="unknown algorithm 'zzz'; choose one of cfd, comet, dsfl, fd, "
+        ValueError, match="unknown algorithm 'zzz'; choose one of cfd, coboosting, comet, "
     ):
         algorithms.get("zzz")
 
