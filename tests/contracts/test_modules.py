@@ -33,8 +33,9 @@ with warnings.catch_warnings():  # flwr imports typer, which imports names that 
 SIZES = (7, 1, 12, 3, 5)  # of mini-batches of four: last ones of 3, 1, 4, 3 and 1 examples
 
 
-def all_but_some_slow(*quick):
-    slow = {n: () if n in quick else pytest.mark.slow for n in algorithms.names()}
+def all_but_some_slow(*quick, without=()):
+    names = [name for name in algorithms.names() if name not in without]
+    slow = {n: () if n in quick else pytest.mark.slow for n in names}
     return pytest.mark.parametrize("name", [pytest.param(n, marks=m) for n, m in slow.items()])
 
 
@@ -44,6 +45,7 @@ AT_SERVER = (
     "fedet",
     "fedaux",
 )  # where public examples are learnt from, and not at clients
+ONE_TABLE = ("coboosting", "dense")  # whose servers make inputs, and refuse several
 every_algorithm = all_but_some_slow("fedavg", "fedmd", "fml", "feddf")
 
 
@@ -293,7 +295,7 @@ def several(name, tiny):
     return federation, run(name, federation, sequential)
 
 
-@all_but_some_slow("fedkd", "pooled")
+@all_but_some_slow("fedkd", "pooled", without=ONE_TABLE)
 def test_several_inputs_are_those_of_one_everywhere(name, tiny, double, tmp_path):
     """Stacked, from a checkpoint, and in nodes of Flower."""
     federation, ((first, last), in_use) = several(name, tiny)
@@ -310,11 +312,18 @@ def test_several_inputs_are_those_of_one_everywhere(name, tiny, double, tmp_path
 
 
 @pytest.mark.ray
-@all_but_some_slow()
+@all_but_some_slow(without=ONE_TABLE)
 def test_several_inputs_in_actors_of_ray(name, tiny, double, ray_engine):
     federation, ((*_, last), _) = several(name, tiny)
     done, _ = run(name, federation, ray_engine)
     assert_close(state(done[-1]), last)
+
+
+@pytest.mark.parametrize("name", ONE_TABLE)
+def test_inputs_that_are_made_are_one_table(name, tiny):
+    federation = tiny([modules.Words, "mlp-24"], SIZES, tokens=True)
+    with pytest.raises(ValueError, match=r"makes inputs from noise, in one table .*; take fedavg"):
+        check_federation(short(name), federation.task, federation.clients)
 
 
 def test_pooled_sends_several_inputs_side_by_side(tiny):
