@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedkd.communication.channel import Channel
 from fedkd.core import Algorithm, Properties, Public, Server, Task
-from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
+from fedkd.messages import ANY, Message, PayloadSpec, Received, Stage, Upload
 from fedkd.rounds.round import Round
 from fedkd.targets import Target
 from kdcore.training.loop import Batches, Params, Predict, TrainingConfig
@@ -189,9 +189,10 @@ def consensus_distance(
     sqrt(mean_{k, n} ||m_k[n] - mean_j m_j[n]||^2), over the K peers that sent something and the
     rows n of it: for predictions, the distance of a peer's distribution to the mean one, at most 1
     or so. Peers whose uploads have other shapes (parameters of another architecture) have a mean of
-    their own; rows that a peer does not hold are left out. NaN where nothing was sent.
+    their own; rows that a peer does not hold are left out, and so is what each says of its own
+    examples, which no two share. NaN where nothing else was sent.
     """
-    alike: dict[str, list[Upload]] = {}
+    alike: dict[tuple[str, str], list[Upload]] = {}  # by their shapes, and by name: some come once
     groups = {client.id: client.group for client in current.clients}
     for peer, upload in current.uploads.items():
         payload_spec = algorithm.payload_spec(task, groups[peer])
@@ -199,16 +200,18 @@ def consensus_distance(
             reader = channel.with_algorithm(algorithm).given_broadcast(
                 channel.read_down(current.broadcasts[peer])
             )
-            alike.setdefault(repr(payload_spec), []).append(reader.read_up(upload, payload_spec))
+            read = reader.read_up(upload, payload_spec)
+            for key in read.payload:
+                if ANY not in payload_spec[key].shape:
+                    alike.setdefault((repr(payload_spec), key), []).append(read)
     total, count = 0.0, 0.0
-    for uploads in alike.values():
-        for key in uploads[0].payload:
-            values = torch.stack([u.payload[key].cpu().double() for u in uploads])  # (K, R, ...)
-            held = torch.stack([_held(u, values.shape[1]) for u in uploads])  # (K, R)
-            values = values.reshape(*held.shape, -1)  # zeros where a peer holds nothing
-            mean = values.sum(dim=0) / held.sum(dim=0).clamp(min=1).unsqueeze(-1)
-            gaps = (values - mean).square().sum(dim=-1) * held
-            total, count = total + float(gaps.sum()), count + float(held.sum())
+    for (_, key), uploads in alike.items():
+        values = torch.stack([u.payload[key].cpu().double() for u in uploads])  # (K, R, ...)
+        held = torch.stack([_held(u, values.shape[1]) for u in uploads])  # (K, R)
+        values = values.reshape(*held.shape, -1)  # zeros where a peer holds nothing
+        mean = values.sum(dim=0) / held.sum(dim=0).clamp(min=1).unsqueeze(-1)
+        gaps = (values - mean).square().sum(dim=-1) * held
+        total, count = total + float(gaps.sum()), count + float(held.sum())
     return math.sqrt(total / count) if count else math.nan
 
 

@@ -232,6 +232,31 @@ def test_disagreement_leaves_out_what_a_peer_does_not_hold(tiny):
     )
 
 
+def test_what_peers_say_of_their_own_examples_is_no_disagreement(tiny):
+    federation, algorithm = tiny(), algorithms.get("fedcache")(local=SHORT, encoder="pixels")
+    (current,) = run(algorithm, federation, rounds=1)
+    assert len({len(upload.rows) for upload in current.uploads.values()}) > 1
+    assert math.isnan(consensus_distance(algorithm, federation.task, current))
+
+
+def test_disagreement_is_among_those_who_say_something(tiny):
+    """One alone is as its own mean: its rows count, and nothing is added to what they sum up to."""
+    federation, algorithm = tiny(["mlp-8"]), algorithms.get("fedaux")(local=SHORT)
+    (current,) = run(algorithm, federation, rounds=1)
+    plain = {k: dict(u.payload) for k, u in current.uploads.items()}
+    certainties = [payload.pop("certainty") for payload in plain.values()]
+
+    def squared(payloads):
+        uploads = {k: u._replace(payload=payloads[k]) for k, u in current.uploads.items()}
+        heard = replace(current, uploads=uploads)
+        return consensus_distance(algorithm, federation.task, heard) ** 2
+
+    rows = sum(len(value) for payload in plain.values() for value in payload.values())
+    first = plain | {0: plain[0] | {"certainty": certainties[0]}}
+    expected = squared(plain) * rows / (rows + len(certainties[0]))
+    assert squared(first) == pytest.approx(expected)
+
+
 def test_peers_use_what_they_themselves_know(tiny):
     federation, algorithm = tiny(), algorithms.get("dsfl")(local=SHORT)
     algorithm = gossip(algorithm, topology("ring").neighbourhoods)
