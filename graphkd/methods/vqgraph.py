@@ -126,7 +126,9 @@ def edge_error(graph: Graph, q: Tensor, chosen: Tensor) -> Tensor:
     each = q.new_zeros(len(counts), q.shape[1]).index_add(0, place, q) / weight[:, None]
     products = each @ each.T
     low = products.min()
-    span = (products.max() - low).clamp(min=torch.finfo(q.dtype).tiny)
+    span = products.max() - low
+    # Where all products are one but for rounding, s is 0, and no rounding is divided by next to 0.
+    span = span.masked_fill(span <= torch.finfo(q.dtype).eps * products.abs().max(), torch.inf)
     everywhere = (weight @ ((products - low) / span).square() @ weight).sum()
     entries = len(graph.total.rows.values)
     along = ((q * (graph.total @ q)).sum() - entries * low) / span
