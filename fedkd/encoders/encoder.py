@@ -6,6 +6,7 @@ import torch
 
 from fedkd.core import Model, Task
 from fedkd.models import made_up
+from kdcore.training.batches import leading
 from kdcore.training.loop import Params, Predict, TrainingConfig
 
 
@@ -44,7 +45,26 @@ class Encoder:
 
 
 def width(encoder: Encoder, model: Model, task: Task) -> int:
-    """D, how many numbers an encoder shows of an input."""
+    """D, how many numbers an encoder shows of an input.
+
+    Raises:
+        ValueError: it cannot look at inputs of the task, or shows something else of them.
+    """
     few = made_up(task.shape) if task.few is None else task.few
-    params = model.init(torch.Generator().manual_seed(0))
-    return int(encoder.shown(model.predict)(params, few).logits.shape[1])
+    params, name = model.init(torch.Generator().manual_seed(0)), type(encoder).__name__
+    try:
+        shown = encoder.shown(model.predict)(params, few).logits
+    except Exception as reason:
+        said = (str(reason).strip().splitlines() or [""])[0]
+        raise ValueError(
+            f"encoder {name} cannot look at inputs of shape {task.shape}: "
+            f"{type(reason).__name__}: {said}"
+        ) from reason
+    if shown.ndim != 2 or len(shown) != len(leading(few)) or not shown.is_floating_point():
+        raise ValueError(
+            f"encoder {name} shows {str(shown.dtype)[6:]} {tuple(shown.shape)} of "
+            f"{len(leading(few))} inputs; expected a row of real numbers for each, (N, D)"
+        )
+    if not shown.isfinite().all():
+        raise ValueError(f"encoder {name} shows numbers that are not finite, of the first inputs")
+    return shown.shape[1]

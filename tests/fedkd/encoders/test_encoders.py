@@ -9,6 +9,7 @@ from fedkd.encoders.autoencoder import Autoencoder
 from fedkd.encoders.pixels import Pixels
 from fedkd.encoders.untrained import Untrained
 from fedkd.models import build
+from kdcore.outputs import Outputs
 from kdcore.training.loop import TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -92,3 +93,23 @@ def test_several_inputs_are_drawn_side_by_side():
 def test_an_encoder_that_shows_nothing_says_so(model):
     with pytest.raises(NotImplementedError, match="Encoder does not say what it shows"):
         encoders.Encoder().shown(model.predict)
+
+
+@pytest.mark.parametrize(
+    ("look", "said"),
+    [
+        (lambda x: x.flatten(1) @ torch.ones(3, 2), r"of shape \(1, 3, 4\): RuntimeError: mat1 "),
+        (lambda x: x, r"shows float64 \(\d+, 1, 3, 4\) of \d+ inputs; expected a row of real"),
+        (lambda x: x.flatten(1).sum(dim=0, keepdim=True), r"shows float64 \(1, 12\) of \d+ inputs"),
+        (lambda x: x.flatten(1) > 0, r"shows bool \(\d+, 12\) of"),
+        (lambda x: x.flatten(1) / 0 * 0, "numbers that are not finite"),
+    ],
+    ids=["other-shape", "no-rows", "one-row", "no-numbers", "not-finite"],
+)
+def test_an_encoder_of_ones_own_that_cannot_be_used_is_said(look, said, model):
+    class Mine(encoders.Encoder):
+        def shown(self, predict):
+            return lambda params, x: Outputs(look(x))
+
+    with pytest.raises(ValueError, match=f"^encoder Mine .*{said}"):
+        encoders.width(Mine(), model, Task({"m": model}, 5, shape=SHAPE))
