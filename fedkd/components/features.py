@@ -135,14 +135,15 @@ def _as_numbers(x: Any) -> Tensor:
 def _width(task: Task, group: str) -> int:
     model = task.models[group]
     params = model.init(torch.Generator().manual_seed(0))
-    weight, bias = (params[name] for name in head_names(params))
-    fits = weight.dim() == 2 and bias.shape == weight.shape[:1] == (task.num_classes,)
+    weight, *others = list(params.values())[-2:]
+    classes = [tuple(bias.shape) for bias in others]
+    fits = weight.dim() == 2 and classes == [tuple(weight.shape[:1])] == [(task.num_classes,)]
     if fits and task.shape:
         few = made_up(task.shape) if task.few is None else task.few
         outputs = model.predict(params, few)
         hidden = outputs.hidden[-1] if outputs.hidden else outputs.logits
         fits = hidden.shape[1:] == weight.shape[1:] and torch.allclose(
-            torch.nn.functional.linear(hidden, weight, bias), outputs.logits, atol=1e-5
+            torch.nn.functional.linear(hidden, weight, *others), outputs.logits, atol=1e-5
         )
     if not fits:
         raise ValueError(

@@ -171,6 +171,9 @@ def test_a_model_without_features_is_an_error():
         check_federation(FedProto(), Task({"table": model}, 3, shape=(1,)), clients)
     with pytest.raises(ValueError, match="table shows no features"):
         check_federation(FedProto(), Task(task.models, 4), clients)
+    alone = Model(lambda generator: {"weight": torch.zeros(3, 1)}, model.predict)
+    with pytest.raises(ValueError, match="table shows no features"):
+        check_federation(FedProto(), Task({"table": alone}, 3), clients)
 
 
 def test_a_negative_strength_is_an_error():
