@@ -75,6 +75,11 @@ class Recorded:
         rounds = zip(self.sent, self.public, strict=True)
         return [(sent[target], public) for sent, public in rounds if target in sent]
 
+    def newest(self, target: Target, name: str) -> Received | None:
+        """The newest upload that has a tensor of this name, which may be sent but once."""
+        mine = (sent[target] for sent in reversed(self.sent) if target in sent)
+        return next((one for one in mine if name in one.payload), None)
+
     def asked(self) -> Tensor:
         """(T, N + Z, C), what all targets answer.
 

@@ -17,7 +17,10 @@ def records(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator
 
     Where each client counts once the weight is 1 for all, and nothing is learnt.
     """
-    return Scores(torch.stack([_count(upload) for upload in recorded.uploads()]), "counts")
+    sent = zip(recorded.targets, recorded.uploads(), strict=True)
+    # Labels may be sent once, and not in the newest upload.
+    found = [_count(recorded.newest(target, "labels") or upload) for target, upload in sent]
+    return Scores(torch.stack(found), "counts")
 
 
 def _count(upload: Received) -> Tensor:

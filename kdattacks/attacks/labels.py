@@ -19,22 +19,31 @@ SHARPNESS = 10.0  # of the shares that are read off a bias: how far it moves for
 def shares(recorded: Recorded, knowledge: Knowledge, generator: torch.Generator) -> Scores:
     """The share of each label at each target, (T, C), by what an upload has of these.
 
-    Counts and shares of labels as they are; the named rows of class means, weighted by themselves,
-    and of prototypes, evenly; the mean prediction over public examples, the newest of each; the
-    bias of the last layer, by how far training moved it: softmax(10 (b - b_told)). Nothing of
-    these: even shares, which say nothing.
+    Labels of single records, and counts and shares of labels, as they are; the named rows of class
+    means, weighted by themselves, and of prototypes, evenly; the mean prediction over public
+    examples, the newest of each; the bias of the last layer, by how far training moved it:
+    softmax(10 (b - b_told)). Nothing of these: even shares, which say nothing.
     """
     found = []
     for target, upload in zip(recorded.targets, recorded.uploads(), strict=True):
         received = [one[target] for one in recorded.received if target in one]
         public = recorded.public[-1] if recorded.public else None
         message = received[-1] if received else {}
-        if public is not None and {"probabilities", "logits"} & set(upload.payload):
+        if labelled := recorded.newest(target, "labels"):
+            share = _counted(labelled, knowledge.num_classes)
+        elif public is not None and {"probabilities", "logits"} & set(upload.payload):
             share = newest_predictions(recorded.history(target)).said.double().mean(0)
         else:
             share = _estimate(upload, message, knowledge.num_classes)
         found.append(share / share.sum().clamp(min=1e-12))
     return Scores(torch.stack(found), "labels")
+
+
+def _counted(upload: Received, classes: int) -> Tensor:
+    """How many records of each label an upload names."""
+    labels = upload.payload["labels"]
+    named = labels if upload.rows is None else labels[upload.rows.bool()]
+    return torch.bincount(named.long(), minlength=classes).double()
 
 
 def _estimate(upload: Received, received: Message, classes: int) -> Tensor:
@@ -44,8 +53,6 @@ def _estimate(upload: Received, received: Message, classes: int) -> Tensor:
         return payload["label_counts"].double().clamp(min=0)
     if "shares" in payload:
         return payload["shares"].double().clamp(min=0)
-    if "labels" in payload and rows is not None:
-        return torch.bincount(payload["labels"][rows.bool()].long(), minlength=classes).double()
     if "means" in payload and rows is not None:
         return (payload["means"] * rows.unsqueeze(1)).double().clamp(min=0).sum(0)
     if rows is not None and len(rows) == classes:

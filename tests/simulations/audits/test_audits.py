@@ -83,6 +83,21 @@ def test_what_is_about_single_records_has_no_shadows(tmp_path):
     assert seen.outcome("counts", REGISTRY.get("counts")).measures == {"exact": 1.0}
 
 
+def test_labels_that_are_sent_once_are_known_ever_after(tmp_path):
+    _, path = write(tmp_path, "fedcache", alpha=0.3)
+    seen = federated.seen(path, None, 4, None, None)
+    first, *others = ("labels" in sent[0].payload for sent in seen.sent)
+    assert first
+    assert others
+    assert not any(others)
+    told = REGISTRY.get("labels")(seen.recorded, seen.knowledge, generator(0, "none")).values
+    held = torch.stack(
+        [one.private.y[one.private.rows].bincount(minlength=10) for one in seen.clients]
+    )
+    torch.testing.assert_close(told, held / held.sum(1, keepdim=True), check_dtype=False)
+    assert seen.outcome("counts", REGISTRY.get("counts")).measures == {"exact": 1.0}
+
+
 def outcome(name="lira", seed=0, **more):
     truth_ = torch.arange(400) < 200
     values = torch.randn(400, generator=generator(seed, name)).double() + truth_
