@@ -29,6 +29,13 @@ def flat(x: Any) -> Tensor:
 Target = int | str
 Subject = Literal["members", "labels", "counts", "images", "links", "property"]
 
+MISSING = {  # why an audit may not have it
+    "shadowing": "what targets were told is of single records of their own, so that no shadow "
+    "learns as they did; take another attack",
+    "population": "all labelled examples that no target has are candidates; take another attack, "
+    "or a run with more test examples",
+}
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -155,9 +162,8 @@ class Knowledge:
         """
         found = getattr(self, name)
         if found is None:
-            raise ValueError(
-                f"this attack needs {name} in the attacker's knowledge; there are none"
-            )
+            why = MISSING.get(name, "take another attack")
+            raise ValueError(f"this attack needs {name} in the attacker's knowledge; {why}")
         return found
 
     def enough(self, fewest: int) -> None:
