@@ -70,7 +70,11 @@ def delta(inner: Transform, of: Mapping[str, str]) -> Stage:
             if not message:  # local training sends nothing
                 return message
             if not set(of) <= set(message):
-                raise ValueError(f"no {', '.join(sorted(set(of) - set(message)))} to compare")
+                raise ValueError(
+                    f"no {', '.join(sorted(set(of) - set(message)))} to compare with what was said "
+                    f"before, in a message of {next(iter(message))}; take a compression for any "
+                    "numbers, such as float16"
+                )
             return _moved(inner.encode(message, generator), reference, -1)
 
         def decode(sent: Message) -> Message:
