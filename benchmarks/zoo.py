@@ -1,70 +1,84 @@
-"""The federated tables of docs/results.md, from the folder that digits-zoo.toml was run into.
+"""The federated tables of docs/results.md, from the folders that the zoo was run into.
 
-    kdsim run simulations/experiments/digits-zoo.toml --out runs/zoo
+    kdsim run digits-zoo-settings --out runs/settings
+    python -m benchmarks.zoo runs/settings --choose        # six settings of each algorithm
+    kdsim run digits-zoo --out runs/zoo                    # with those that were chosen
     python -m benchmarks.zoo runs/zoo --page docs/results.md
+    python -m benchmarks.zoo --holders                     # of each label, how many clients hold it
 
-Of each algorithm the setting with the best mean accuracy on validation examples is shown. Without
-`--page` the rows are printed; with it they take the place of those on the page. Rows of which the
-folder has fewer than two seeds stay as they are.
+A setting is chosen by the mean accuracy on validation examples over seeds and Dirichlet parameters.
+Differences to `local` are paired by seed, with 95 % t intervals; bold is what excludes 0.
 """
 
 import argparse
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
+from kdcore.statistics import paired_comparison
+from simulations.config import files, grid, library
 from simulations.results import run_folder
-from simulations.results.model_selection import choices
-from simulations.results.run_results import results
-from simulations.results.tables import summary
+from simulations.results.run_results import Result, results
+from simulations.runners import federated
 
-Metrics = dict[int, dict[str, float]]  # of a method's chosen setting, by seed
-Runs = dict[tuple[str, str], Metrics]  # by alpha and method
-ALPHAS = ("0.3", "1")
+Scores = Mapping[int, Mapping[str, float]]  # by seed and metric
+Runs = Mapping[tuple[str, str], Scores]  # by Dirichlet parameter and algorithm
+CHOSEN_BY = "accuracy_validation"
+TITLES = {
+    "accuracy": "global test",
+    "accuracy_median": "median client",
+    "accuracy_min": "least client",
+    "accuracy_local": "own distribution",
+}
+HEAD = ("", "n", "global test", "minus local", "median client", "least client")
+HEAD += ("own distribution", "minus local", "consensus", "up", "down")
 
 
-def read(folder: Path) -> tuple[Runs, dict[tuple[str, str], str]]:
-    """The metrics of all finished runs of the chosen settings, and those settings in words."""
-    found: Runs = {}
-    chosen = {}
-    for choice in choices(results(run_folder.load(folder)), "accuracy_validation"):
-        if len(choice.results) > 1:
-            first = choice.results[0]
-            key = f"{float(first.settings['alpha']):g}", first.method
-            found[key] = {result.seed: dict(result.metrics) for result in choice.results}
-            chosen[key] = choice.chosen.partition("(")[2].removesuffix(")")
-    return found, chosen
+def read(folder: Path) -> Runs:
+    """The metrics of all finished runs."""
+    found: dict[tuple[str, str], dict[int, Mapping[str, float]]] = defaultdict(dict)
+    for result in results(run_folder.load(folder)):
+        found[f"{float(result.settings['alpha']):g}", result.method][result.seed] = result.metrics
+    return found
+
+
+def table(runs: Runs, alpha: str) -> list[str]:
+    """The lines of the table of a Dirichlet parameter."""
+    lines = [f"| {' | '.join(HEAD)} |", "|" + " --- |" * len(HEAD)]
+    return lines + [row(runs, *key) for key in runs if key[0] == alpha]
 
 
 def row(runs: Runs, alpha: str, method: str) -> str:
-    """A line of the table of an alpha."""
-    mine, local = runs[alpha, method], runs.get((alpha, "local"), {})
-    cells = [f"`{method}`", str(len(mine))]
-    for metric in ("accuracy", "accuracy_local"):
-        found = summary(100 * run[metric] for run in mine.values())
-        assert found is not None
-        both = mine.keys() & local.keys() if method != "local" else ()
-        gaps = [100 * (mine[seed][metric] - local[seed][metric]) for seed in both]
-        cells.append(f"{found.mean:.1f} +- {found.std:.1f}")
-        cells.append(f"{fmean(gaps):+.1f}" if gaps else "")
-    for metric in ("bytes_up", "bytes_down"):
-        cells.append(size(fmean(run[metric] for run in mine.values())))
-    cells.append(f"{fmean(run['rounds_to_90'] for run in mine.values()):.0f}")
+    """An algorithm's line: per cent, points above `local`, and bytes of all clients and rounds."""
+    mine, local = runs[alpha, method], runs[alpha, "local"]
+    values = {name: [100 * run[name] for run in mine.values()] for name in TITLES}
+    cells = [f"`{method}`", str(len(mine)), spread(values["accuracy"])]
+    cells += [gap(mine, local, "accuracy")]
+    cells += [f"{fmean(values[name]):.1f}" for name in ("accuracy_median", "accuracy_min")]
+    cells += [spread(values["accuracy_local"]), gap(mine, local, "accuracy_local")]
+    agreed = [run["accuracy_consensus"] for run in mine.values() if "accuracy_consensus" in run]
+    cells.append(f"{100 * fmean(agreed):.1f}" if len(agreed) == len(mine) else "")
+    cells += [size(fmean(run[way] for run in mine.values())) for way in ("bytes_up", "bytes_down")]
     return f"| {' | '.join(cells)} |"
 
 
-def pair(runs: Runs, alpha: str) -> str:
-    """CFD against FedMD: bytes as ratios from least to largest, accuracy as paired differences."""
-    cfd, fedmd = runs[alpha, "cfd"], runs[alpha, "fedmd"]
-    seeds = sorted(cfd.keys() & fedmd.keys())
-    cells = [alpha, str(len(seeds))]
-    cells += [size(fmean(group[s]["bytes_up"] for s in seeds)) for group in (fedmd, cfd)]
-    for metric, mark in (("bytes_up", "**"), ("bytes_down", "")):
-        ratios = [fedmd[s][metric] / cfd[s][metric] for s in seeds]
-        cells.append(f"{mark}{min(ratios):.0f} to {max(ratios):.0f}{mark}")
-    for metric in ("accuracy", "accuracy_local"):
-        gaps = [100 * (cfd[s][metric] - fedmd[s][metric]) for s in seeds]
-        cells.append(f"{fmean(gaps):+.1f} ({min(gaps):+.1f} to {max(gaps):+.1f})")
-    return f"| {' | '.join(cells)} |"
+def spread(values: Iterable[float]) -> str:
+    """Mean and sample standard deviation."""
+    values = list(values)
+    return f"{fmean(values):.1f} +- {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def gap(mine: Scores, local: Scores, metric: str) -> str:
+    """Points above `local`, and the interval of that; of `local` and of one seed nothing."""
+    seeds = sorted(mine.keys() & local.keys())
+    if mine is local or len(seeds) < 2:
+        return ""
+    found = paired_comparison(
+        *([100 * run[seed][metric] for seed in seeds] for run in (mine, local))
+    )
+    text = f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+    return f"**{text}**" if found.low > 0 or found.high < 0 else text
 
 
 def size(count: float) -> str:
@@ -75,38 +89,71 @@ def size(count: float) -> str:
     return f"{count / 1e3:.{digits}f} kB" if count else "0 B"
 
 
-def rewritten(text: str, runs: Runs, chosen: dict[tuple[str, str], str]) -> str:
-    """The page with the rows that the runs give."""
-    lines, alpha, pairs, settings = [], "", False, False
-    for line in text.splitlines():
-        if line.startswith("#"):
-            alpha = line.removeprefix("### Dirichlet ") if "### Dirichlet" in line else ""
-            pairs = line == "### CFD against FedMD"
-            settings = line == "### Settings that were chosen"
-        first = line.split("|")[1].strip().strip("`") if line.startswith("| ") else ""
-        if (alpha, first) in runs:
-            line = row(runs, alpha, first)
-        elif pairs and (first, "cfd") in runs and (first, "fedmd") in runs:
-            line = pair(runs, first)
-        elif settings and all((a, first) in chosen for a in ALPHAS):
-            line = f"| `{first}` | {' | '.join(chosen[a, first] for a in ALPHAS)} |"
-        lines.append(line)
-    return "\n".join(lines) + "\n"
+def scores(found: Iterable[Result]) -> dict[str, dict[str, float]]:
+    """Of each algorithm and setting what it is chosen by, the best first."""
+    by_method: dict[str, list[Result]] = defaultdict(list)
+    for result in found:
+        by_method[result.method].append(result)
+    return {method: _ranked(same) for method, same in by_method.items()}
+
+
+def _ranked(same: list[Result]) -> dict[str, float]:
+    """The settings in which an algorithm's runs differ, by their mean; NaN counts as 0."""
+    keys = {key for result in same for key in result.settings} - {"alpha", "seed"}
+    searched = sorted(key for key in keys if len({r.settings.get(key) for r in same}) > 1)
+    means: dict[str, list[float]] = defaultdict(list)
+    for result in same:
+        name = ", ".join(f"{key} = {result.settings[key]}" for key in searched)
+        means[name].append(result.metrics.get(CHOSEN_BY, 0.0))
+    assert len({len(values) for values in means.values()}) == 1, "some runs are missing"
+    return dict(sorted(((n, fmean(v)) for n, v in means.items()), key=lambda pair: -pair[1]))
+
+
+def holders() -> list[str]:
+    """Of each Dirichlet parameter how many of the clients hold a label, in a line."""
+    found: dict[float, list[float]] = defaultdict(list)
+    experiments = grid.expand(files.read(library.find(Path("digits-zoo"))), "digits-zoo").experiments
+    for experiment in experiments:
+        if experiment.name == "local":
+            counts = federated.prepare(experiment).label_counts
+            found[experiment.alpha] += (counts > 0).sum(dim=0).tolist()
+    return [
+        f"Dirichlet {alpha:g}: a label is held by {fmean(held):.1f} clients, {min(held)} to "
+        f"{max(held)}"
+        for alpha, held in found.items()
+    ]
+
+
+def rewritten(text: str, runs: Runs) -> str:
+    """The page with the tables that the runs give, each between its mark and the next `end`."""
+    for alpha in dict.fromkeys(alpha for alpha, _ in runs):
+        mark, end = f"<!-- zoo: {alpha} -->\n", "<!-- end -->\n"
+        before, after = text.split(mark)
+        text = before + mark + "\n".join(table(runs, alpha)) + "\n" + end + after.split(end, 1)[1]
+    return text
 
 
 def main() -> None:
-    """Print the rows, or put them on the page."""
+    """Print what is asked for, or put it on the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--page", type=Path)
+    parser.add_argument("--choose", action="store_true")
+    parser.add_argument("--holders", action="store_true")
     given = parser.parse_args()
-    runs, chosen = read(given.folder)
-    if given.page:
+    if given.holders:
+        print("\n".join(holders()))
+    elif given.choose:
+        for method, own in scores(results(run_folder.load(given.folder))).items():
+            for setting, value in own.items():
+                print(f"{method}: {100 * value:.2f} {setting}")
+    elif given.page:
         text = given.page.read_text(encoding="utf-8")
-        given.page.write_text(rewritten(text, runs, chosen), "utf-8")
-        return
-    for alpha, method in runs:
-        print(f"Dirichlet {alpha}: {row(runs, alpha, method)} {chosen[alpha, method]}")
+        given.page.write_text(rewritten(text, read(given.folder)), "utf-8")
+    else:
+        runs = read(given.folder)
+        for alpha in dict.fromkeys(alpha for alpha, _ in runs):
+            print(f"\nDirichlet {alpha}\n", *table(runs, alpha), sep="\n")
 
 
 if __name__ == "__main__":
