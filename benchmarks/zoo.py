@@ -112,7 +112,9 @@ def _ranked(same: list[Result]) -> dict[str, float]:
 def holders() -> list[str]:
     """Of each Dirichlet parameter how many of the clients hold a label, in a line."""
     found: dict[float, list[float]] = defaultdict(list)
-    experiments = grid.expand(files.read(library.find(Path("digits-zoo"))), "digits-zoo").experiments
+    experiments = grid.expand(
+        files.read(library.find(Path("digits-zoo"))), "digits-zoo"
+    ).experiments
     for experiment in experiments:
         if experiment.name == "local":
             counts = federated.prepare(experiment).label_counts

@@ -142,8 +142,9 @@ def _width(task: Task, group: str) -> int:
         few = made_up(task.shape) if task.few is None else task.few
         outputs = model.predict(params, few)
         hidden = outputs.hidden[-1] if outputs.hidden else outputs.logits
-        fits = hidden.shape[1:] == weight.shape[1:] and torch.allclose(
-            torch.nn.functional.linear(hidden, weight, *others), outputs.logits, atol=1e-5
+        fits = hidden.shape[1:] == weight.shape[1:] and any(
+            _is_linear(kind, outputs.logits, hidden, weight, *others)
+            for kind in (hidden.dtype, torch.bfloat16)  # in which a network may compute products
         )
     if not fits:
         raise ValueError(
@@ -152,3 +153,9 @@ def _width(task: Task, group: str) -> int:
             "bias of that layer are its last two parameters"
         )
     return int(weight.shape[1])
+
+
+def _is_linear(kind: torch.dtype, logits: Tensor, *of: Tensor) -> bool:
+    """Whether logits are a linear layer's, of features, weight and bias, computed in a type."""
+    found = torch.nn.functional.linear(*(value.to(kind) for value in of))
+    return torch.allclose(found.to(logits.dtype), logits, atol=1e-5)
