@@ -48,7 +48,8 @@ class FedAUX(FedDF):
     examples, here w, which is shorter and says the same of them. Which examples are set apart is
     common knowledge: the last ones.
     With `certainty_epsilon` w is (epsilon, delta)-private of each private example, by Gaussian
-    noise, and nothing else of an upload is. In three points the authors' code does not give what it
+    noise, and nothing else of an upload is; a client whose upload was lost draws noise anew, and
+    both count. In three points the authors' code does not give what it
     says: it divides features by the longest of a client's own, which is not noised, here all are
     cut to the longest public one; scikit-learn's C = 1 / lambda weighs the *sum* of losses, so that
     w moves by 2 / lambda and not by the 2 / (n lambda) that its noise is for, and its intercept is
