@@ -141,7 +141,8 @@ class FedAUX(FedDF):
     def payload_spec(self, task: Task, group: str) -> dict[str, PayloadSpec]:
         """Every parameter, in its shape, and once a number for each feature and one more."""
         wide = encoders.width(self._certainty.encoder, task.models[group], task) + 1
-        return super().payload_spec(task, group) | {CERTAINTY: PayloadSpec((wide,), once=True)}
+        said = PayloadSpec((wide,), tells_size=True, once=True)  # the intercept, against the others
+        return super().payload_spec(task, group) | {CERTAINTY: said}
 
     def server_update(
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
