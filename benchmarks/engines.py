@@ -51,6 +51,7 @@ class Workload:
     whole: bool = False
 
 
+NOISE = 70_000  # examples, as many as MNIST has
 WORKLOADS = {
     "fd-mlp": Workload("FD, MLP 784-64-10", "fd", "mnist", "mlp-64", 100, 20_000, 0),
     "fd-mlp-whole": Workload(
@@ -82,7 +83,7 @@ def load(name: str) -> datasets.Dataset:
     try:
         return datasets.load(name)
     except FileNotFoundError:
-        x = torch.rand(30_000, 1, 28, 28, generator=generator(0, "noise"))
+        x = torch.rand(NOISE, 1, 28, 28, generator=generator(0, "noise"))
         return datasets.Dataset(x, torch.arange(len(x)) % 10, 10)
 
 
