@@ -69,7 +69,7 @@ class CoBoosting(DENSE):
             x, y = rows(before.x, index), before.y[index]
             weights = ensemble.weights.detach().requires_grad_()
             with torch.enable_grad():
-                loss = cross_entropy(ensemble._replace(weights=weights)(x)[0], y).mean()
+                loss = cross_entropy(ensemble._replace(weights=weights).mean(x), y).mean()
             (slope,) = torch.autograd.grad(loss, weights)
             moved = (weights.detach() - size * slope.sign()).clamp(0, 1)
             ensemble = ensemble._replace(weights=moved.where(moved.any(), weights.detach()))
@@ -82,7 +82,7 @@ class CoBoosting(DENSE):
     def _harder(self, ensemble: Ensemble, x: Tensor, dice: torch.Generator) -> Tensor:
         x = x.clone().requires_grad_()
         with torch.enable_grad():
-            p = (ensemble(x)[0] / SOFT).softmax(dim=-1)
+            p = (ensemble.mean(x) / SOFT).softmax(dim=-1)
         direction = 2 * torch.rand(p.shape, generator=dice).to(p) - 1
         (slope,) = torch.autograd.grad((direction * p).sum(), x)
         return x.detach() + self.nudge / 255 * slope.sign()

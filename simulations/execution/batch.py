@@ -175,8 +175,10 @@ def as_begun(document: files.Document, folder: Path) -> files.Document:
 
     It was `sequential`; where the document names none and all runs had that, they go on with it.
     """
+    if "engine" in document.get("fed", {}):
+        return document
     engines = {run.experiment.get("engine") for run in run_folder.load(folder)} - {None}
-    if engines != {"sequential"} or "engine" in document.get("fed", {}):
+    if engines != {"sequential"}:
         return document
     return files.put(document, ["fed", "engine"], "sequential", "engine")
 

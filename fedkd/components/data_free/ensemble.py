@@ -5,7 +5,7 @@ Kautz. "Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion". CV
 https://arxiv.org/abs/1912.08795
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -32,17 +32,23 @@ class Ensemble(NamedTuple):
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """sum_k w_k f_k(x) / sum_k w_k, (N, C), and how unlike what they know x is, on average."""
         said, unlike = zip(*(asked(member, x) for member in self.members), strict=True)
-        logits = torch.einsum("k,knc->nc", self.weights / self.weights.sum(), torch.stack(said))
-        return logits, torch.stack(unlike).mean()
+        return self._weighted(said), torch.stack(unlike).mean()
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The first of these alone, for which no statistics are worked out."""
+        return self._weighted([outputs_of(member(x)).logits for member in self.members])
 
     @torch.no_grad()
     def logits(self, x: Tensor) -> Tensor:
         """What they say of many inputs, (N, C)."""
-        return torch.cat([self(part)[0] for part in x.split(AT_ONCE)])
+        return torch.cat([self.mean(part) for part in x.split(AT_ONCE)])
 
     def labels(self, x: Tensor) -> Tensor:
         """What they take many inputs for, (N,)."""
         return self.logits(x).argmax(dim=-1)
+
+    def _weighted(self, said: Sequence[Tensor]) -> Tensor:
+        return torch.einsum("k,knc->nc", self.weights / self.weights.sum(), torch.stack(list(said)))
 
 
 def asked(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from fedkd.data.datasets import Dataset
 from kdcore import metrics
 from kdcore.losses import response, teacher_free
+from kdcore.losses.logarithms import negative_entropy
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
 from kdcore.schemes.learners import Learner
@@ -177,8 +178,7 @@ def follow(student: Outputs, target: Tensor) -> Tensor:
 
 def entropy(logits: Tensor) -> float:
     """The mean entropy of predictions (N, C), in nats."""
-    log_p = logits.double().log_softmax(-1)
-    return float(-(log_p.exp() * log_p).sum(-1).mean())
+    return -float(negative_entropy(logits.double().log_softmax(-1)).mean())
 
 
 def temperature_of(logits: Tensor, y: Tensor) -> float:
