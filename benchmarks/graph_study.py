@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from benchmarks.tables import points
 from fedgraphkd.shares import NodeShares
-from kdcore.statistics import paired_comparison
 from simulations.results import run_folder
 from simulations.results.run_results import Result, results
 
@@ -81,10 +81,7 @@ def entry(runs: Runs, cell: Cell, part: str, name: str, metric: str) -> str:
     if name == "`local`":
         values = [100 * mine[seed][metric] for seed in seeds]
         return f"{fmean(values):.1f} ± {stdev(values):.1f}{fewer}"
-    first, second = ([100 * scores[seed][metric] for seed in seeds] for scores in (mine, local))
-    found = paired_comparison(first, second)
-    text = f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f}){fewer}"
-    return f"**{text}**" if found.low > 0 or found.high < 0 else text
+    return points(*([scores[s][metric] for s in seeds] for scores in (mine, local)), fewer)
 
 
 def scores(folder: Path) -> dict[str, dict[str, float]]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean, stdev
 
-from kdcore.statistics import paired_comparison
+from benchmarks.tables import points
 from simulations.config import files, grid, library
 from simulations.results import run_folder
 from simulations.results.run_results import Result, results
@@ -74,11 +74,7 @@ def gap(mine: Scores, local: Scores, metric: str) -> str:
     seeds = sorted(mine.keys() & local.keys())
     if mine is local or len(seeds) < 2:
         return ""
-    found = paired_comparison(
-        *([100 * run[seed][metric] for seed in seeds] for run in (mine, local))
-    )
-    text = f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
-    return f"**{text}**" if found.low > 0 or found.high < 0 else text
+    return points(*([run[seed][metric] for seed in seeds] for run in (mine, local)))
 
 
 def size(count: float) -> str:
