@@ -1,0 +1,168 @@
+"""The tables of docs/consensus.md, from folders that `consensus` and `liars` were run into.
+
+    kdsim run consensus --out runs/consensus
+    python -m benchmarks.consensus runs/consensus                # above the plain mean, paired
+    kdsim run liars --out runs/liars
+    python -m benchmarks.consensus runs/liars --levels           # each as it is
+    python -m benchmarks.consensus runs/liars --known            # and where it is known who lies
+
+With `--known` the liars of each seed are left out of every round, which no server could do that is
+not told: what the clients who remain are worth, and how far from it a defence is.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.tables import points
+from fedkd.rounds.client_sampling import Sample
+from simulations.config import experiments
+from simulations.config.experiments import HONEST, FedExperiment
+from simulations.results import run_folder
+from simulations.results.run_folder import Run
+from simulations.runners import federated
+
+MEAN, KNOWN = "sa", ("sa", "variance")
+
+
+class Setting(NamedTuple):
+    """What a row of a table is of."""
+
+    algorithm: str
+    data: str
+    clients: str
+    alpha: str
+    liars: str
+
+
+Scores = Mapping[int, float]  # by seed
+Runs = Mapping[Setting, Mapping[str, Scores]]  # by rule
+Share = Setting  # without the lie
+
+
+class WithoutLiars(FedExperiment):
+    """An experiment in which those who lie take part in no round."""
+
+    @property
+    def sample(self) -> Sample:
+        """The others."""
+        assert self.lie is not None
+        who, _ = self.lie
+        return lambda clients, generator: [client for client in clients if client not in who]
+
+
+def read(found: Sequence[Run]) -> Runs:
+    """The accuracies of all finished runs."""
+    runs: dict[Setting, dict[str, dict[int, float]]] = {}
+    for run in found:
+        if run.complete:
+            rules = runs.setdefault(_setting(run), {})
+            accuracy = run.records[-1]["metrics"]["accuracy"]
+            rules.setdefault(run.experiment["aggregation"], {})[run.experiment["seed"]] = accuracy
+    return runs
+
+
+def _setting(run: Run) -> Setting:
+    told = {name: str(run.experiment.get(name, HONEST)) for name in Setting._fields}
+    return Setting(**told)
+
+
+def table(runs: Runs, levels: bool) -> Iterator[str]:
+    """Of each rule the accuracy in percent, or, but for the mean, by how much it is above that."""
+    found = {rule for row in runs.values() for rule in row}
+    rules = sorted(found, key=lambda rule: (rule != MEAN, rule))
+    yield f"| {' | '.join([*Setting._fields, *rules])} |"
+    yield "|" + " --- |" * (len(Setting._fields) + len(rules))
+    for setting, row in sorted(runs.items(), key=lambda one: (one[0].liars != HONEST, one[0])):
+        cells = [cell(row, rule, levels) for rule in rules]
+        yield f"| {' | '.join([*setting, *cells])} |"
+
+
+def cell(row: Mapping[str, Scores], rule: str, levels: bool) -> str:
+    """Mean and standard deviation, or the paired difference to the mean and on how many seeds."""
+    if rule not in row:
+        return "–"
+    if levels or rule == MEAN:
+        return spread(list(row[rule].values()))
+    return above(row[rule], row[MEAN])
+
+
+def spread(shares: Sequence[float]) -> str:
+    """In percent."""
+    percent = [100 * share for share in shares]
+    return f"{fmean(percent):.1f} ± {stdev(percent):.1f}"
+
+
+def above(first: Scores, second: Scores) -> str:
+    """Points, their interval, and on how many of the seeds that both have."""
+    seeds = sorted(first.keys() & second.keys())
+    wins = sum(first[seed] > second[seed] for seed in seeds)
+    one, other = ([scores[seed] for seed in seeds] for scores in (first, second))
+    return points(one, other, f" {wins}/{len(seeds)}")
+
+
+def known(found: Sequence[Run], root: Path | None) -> Mapping[Share, Mapping[str, Scores]]:
+    """The accuracies where those who lie are left out, by rule and seed."""
+    left: dict[Share, dict[str, dict[int, float]]] = {}
+    for run in found:
+        setting, rule, seed = _setting(run), run.experiment["aggregation"], run.experiment["seed"]
+        if setting.liars == HONEST or rule not in KNOWN:
+            continue
+        seeds = left.setdefault(_share(setting), {}).setdefault(rule, {})
+        if seed not in seeds:  # what they would have said does not matter
+            seeds[seed] = _without_liars(run, root)
+    return left
+
+
+def _share(setting: Setting) -> Share:
+    return setting._replace(liars=setting.liars.split(":")[0])
+
+
+def _without_liars(run: Run, root: Path | None) -> float:
+    given = {
+        key: value for key, value in run.experiment.items() if key not in ("kind", "algorithm")
+    }
+    experiment = experiments.build("fed", run.experiment["algorithm"], given)
+    *_, end = federated.run(WithoutLiars(**vars(experiment)), root)
+    return float(end["metrics"]["accuracy"])
+
+
+def against_known(runs: Runs, left: Mapping[Share, Mapping[str, Scores]]) -> Iterator[str]:
+    """Of each lie the rule that stands it best, and how far above those who remain that is."""
+    for share, rules in left.items():
+        told = ", ".join(f"`{rule}` {spread(list(own.values()))}" for rule, own in rules.items())
+        yield f"\n{' '.join(share)} left out: {told}\n"
+        best = max(rules.values(), key=_mean)
+        for setting, row in runs.items():
+            if setting.liars != HONEST and _share(setting) == share:
+                rule = max(row, key=lambda name: _mean(row[name]))
+                gap = above(row[rule], best)
+                yield f"| {setting.liars} | `{rule}` | {spread(list(row[rule].values()))} | {gap} |"
+
+
+def _mean(scores: Scores) -> float:
+    return fmean(scores.values())
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--levels", action="store_true")
+    parser.add_argument("--known", action="store_true")
+    parser.add_argument("--data-root", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    found = run_folder.load(given.folder)
+    runs = read(found)
+    print(*table(runs, given.levels), sep="\n")
+    if given.known:
+        print(*against_known(runs, known(found, given.data_root)), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
