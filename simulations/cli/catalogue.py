@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 FILE = Path(__file__).with_suffix(".json")
-AUTO = "auto"  # in the place of a name: whatever fits
+NO_NAMES = "auto", "none"  # in the place of a name: whatever fits, and nothing
 GROUPS = "kdsim."  # how the groups of entry points begin by which packages add to ours
 
 LEARNERS = {"fed": "fedkd.algorithms", "graph": "graphkd.methods"}
@@ -112,7 +112,7 @@ def check(place: str, name: str) -> None:
     What is no plain word, such as a reference or a file, is left to those who read it.
     """
     known = (stored() or {"names": {}})["names"].get(place)
-    if not known or name == AUTO or not re.fullmatch(r"[A-Za-z][\w-]*(@\d+)?", name):
+    if not known or name in NO_NAMES or not re.fullmatch(r"[A-Za-z][\w-]*(@\d+)?", name):
         return
     from kdcore.references import nearest
 

@@ -5,12 +5,14 @@ import json
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 import fedkd.models
 from kdcore.references import names_in
 from simulations.cli import catalogue
+from simulations.config import library
 from simulations.config.experiments import build
 
 QUICK = [
@@ -99,6 +101,17 @@ def test_a_mistake_is_told_as_those_would_who_look_it_up(place):
 )
 def test_what_may_be_right_is_left_to_those_who_read_it(place, name):
     catalogue.check(place, name)
+
+
+@pytest.mark.parametrize("name", library.names())
+def test_experiments_that_ship_have_no_mistake_in_a_name(name):
+    catalogue.check_file(library.find(Path(name)))
+
+
+def test_nobody_lies_can_be_said():
+    for kind, name in (("fed", "dsfl"), ("graph", "glnn")):
+        known = catalogue.learner(kind, name).flags
+        catalogue.check_values(known, {key: "none" for key in known})
 
 
 def test_values_hold_several_names():
