@@ -72,14 +72,19 @@ def _setting(run: Run) -> Setting:
 
 
 def table(runs: Runs, levels: bool) -> Iterator[str]:
-    """Of each rule the accuracy in percent, or, but for the mean, by how much it is above that."""
+    """Of each rule the accuracy in percent, or, but for the mean, by how much it is above that.
+
+    What is the same in all rows is left out.
+    """
     found = {rule for row in runs.values() for rule in row}
     rules = sorted(found, key=lambda rule: (rule != MEAN, rule))
-    yield f"| {' | '.join([*Setting._fields, *rules])} |"
-    yield "|" + " --- |" * (len(Setting._fields) + len(rules))
+    told = [name for name in Setting._fields if len({getattr(one, name) for one in runs}) > 1]
+    yield f"| {' | '.join([*told, *rules])} |"
+    yield "|" + " --- |" * (len(told) + len(rules))
     for setting, row in sorted(runs.items(), key=lambda one: (one[0].liars != HONEST, one[0])):
-        cells = [cell(row, rule, levels) for rule in rules]
-        yield f"| {' | '.join([*setting, *cells])} |"
+        cells = [getattr(setting, name) for name in told]
+        cells += [cell(row, rule, levels) for rule in rules]
+        yield f"| {' | '.join(cells)} |"
 
 
 def cell(row: Mapping[str, Scores], rule: str, levels: bool) -> str:

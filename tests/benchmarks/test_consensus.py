@@ -27,10 +27,9 @@ def test_differences_are_paired_by_seed():
 def test_a_row_is_the_mean_and_what_is_above_it():
     runs = {LYING: {"variance": MORE, "sa": MEAN}, HONEST: {"sa": MEAN, "era": MEAN}}
     head, _, honest, lying = table(runs, levels=False)
-    assert head == "| algorithm | data | clients | alpha | liars | sa | era | variance |"
-    gap = "**+0.0 (+0.0 to +0.0) 0/3**"
-    assert honest.endswith(f"| none | 60.0 ± 10.0 | {gap.strip('*')} | – |")
-    assert lying.endswith("| 0.2:noise | 60.0 ± 10.0 | – | +2.0 (-0.5 to +4.5) 3/3 |")
+    assert head == "| liars | sa | era | variance |"  # all else is the same
+    assert honest == "| none | 60.0 ± 10.0 | +0.0 (+0.0 to +0.0) 0/3 | – |"
+    assert lying == "| 0.2:noise | 60.0 ± 10.0 | – | +2.0 (-0.5 to +4.5) 3/3 |"
     *_, lying = table(runs, levels=True)
     assert lying.endswith("| 60.0 ± 10.0 | – | 62.0 ± 11.0 |")
 
