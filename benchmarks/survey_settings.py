@@ -51,15 +51,16 @@ RANGES: dict[str, dict[str, tuple[Any, ...]]] = {
         "training.learning_rate": (0.0005, 0.001, 0.002, 0.005, 0.01),
         "training.epochs": (30, 60, 90),
         "training.weight_decay": (0.0, 0.0001, 0.001, 0.01),
-        "hard": (0.1, 0.3, 0.5, 0.7),
+        "hard": (0.0, 0.1, 0.3, 0.5, 0.7),  # the paper's own students have no labels
     },
     "attention": {
         "student_training.learning_rate": (0.002, 0.005, 0.01, 0.02),
         "student_training.epochs": (50, 100),
         "student_training.weight_decay": (0.0, 0.0001, 0.001),
-        "weight": (0.03, 0.1, 0.3, 1.0, 3.0),
+        "weight": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
     },
     "label_noise": {
+        "teacher_training.epochs": (25, 50, 100),
         "student_training.learning_rate": (0.0005, 0.001, 0.002, 0.005),
         "student_training.epochs": (10, 20, 40),
         "student_training.weight_decay": (0.0, 0.001, 0.01),
@@ -80,10 +81,10 @@ RANGES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "multi_step": {
         "training.learning_rate": (0.001, 0.002, 0.005),
-        "training.epochs": (10, 20),
+        "training.epochs": (10, 20, 40),
         "training.weight_decay": (0.0, 0.0001),
         "temperature": (1.0, 2.0, 4.0, 8.0),
-        "hard": (0.1, 0.5),
+        "hard": (0.1, 0.3, 0.5, 0.7),
     },
     "recognition": {
         "student_training.learning_rate": (0.001, 0.002, 0.005),
