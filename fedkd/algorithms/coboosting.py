@@ -1,6 +1,6 @@
 """Co-Boosting: made inputs that are hard, and an ensemble weighed by them, better each other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -11,8 +11,8 @@ from fedkd.components.data_free.ensemble import AT_ONCE, Ensemble
 from kdcore.losses.logarithms import divergence
 from kdcore.losses.response import cross_entropy
 from kdcore.settings import Setting
-from kdcore.training.batches import rows
-from kdcore.training.loop import Batches, Params, Predict
+from kdcore.training.batches import Examples, draw, rows
+from kdcore.training.loop import Params, Predict
 
 SOFT = 4.0  # temperature of the direction in which inputs are made harder
 NEWS = 3.0  # temperature at which ensemble and student are held apart
@@ -62,10 +62,12 @@ class CoBoosting(DENSE):
         hard = (1 - sure).pow(self.hardness) * cross_entropy(said, y)
         return hard.mean() + self.statistics * unlike - self.adversarial * new.mean()
 
-    def reweighted(self, ensemble: Ensemble, before: Batches, turn: int) -> Ensemble:
+    def reweighted(
+        self, ensemble: Ensemble, before: Examples, turn: int, dice: torch.Generator
+    ) -> Ensemble:
         """Weights moved towards what makes the ensemble right, mini-batch by mini-batch."""
         size = self.boost / len(ensemble.members) * self.decay**turn
-        for index in before.examples():
+        for index in draw(before, replace(self.distill, epochs=1), dice).examples():
             x, y = rows(before.x, index), before.y[index]
             weights = ensemble.weights.detach().requires_grad_()
             with torch.enable_grad():
@@ -75,9 +77,12 @@ class CoBoosting(DENSE):
             ensemble = ensemble._replace(weights=moved.where(moved.any(), weights.detach()))
         return ensemble
 
-    def studied(self, ensemble: Ensemble, x: Tensor, dice: torch.Generator) -> Tensor:
+    def studied(
+        self, ensemble: Ensemble, x: Tensor, said: Tensor, dice: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Inputs moved a little in a direction in which the ensemble changes its mind."""
-        return torch.cat([self._harder(ensemble, part, dice) for part in x.split(AT_ONCE)])
+        x = torch.cat([self._harder(ensemble, part, dice) for part in x.split(AT_ONCE)])
+        return x, ensemble.logits(x)
 
     def _harder(self, ensemble: Ensemble, x: Tensor, dice: torch.Generator) -> Tensor:
         x = x.clone().requires_grad_()

@@ -138,16 +138,17 @@ class DENSE(FedAvg):
         )
         xs: list[Tensor] = []
         ys: list[Tensor] = []
+        said = torch.empty(0, task.num_classes, device=task.device)
         for turn in range(self.distill.epochs):
             objective = partial(self.objective, ensemble, predict, student)
             x, y = make(wanted, objective, ensemble.labels, dice)
             if turn:
                 before = Examples(torch.cat(xs), torch.cat(ys), torch.arange(len(xs) * len(y)))
-                ensemble = self.reweighted(ensemble, draw(before, once, dice), turn)
+                ensemble = self.reweighted(ensemble, before, turn, dice)
             xs.append(x)
             ys.append(y)
-            x = self.studied(ensemble, torch.cat(xs), dice)
-            batches = draw(Examples(x, ensemble.logits(x), torch.arange(len(x))), once, dice)
+            x, said = self.studied(ensemble, torch.cat(xs), said, dice)
+            batches = draw(Examples(x, said, torch.arange(len(x))), once, dice)
             student = fit(predict, student, batches, once, self.loss)
         return student
 
@@ -162,13 +163,21 @@ class DENSE(FedAvg):
         sure = cross_entropy(said, y).mean()
         return sure + self.statistics * unlike - self.adversarial * new.mean()
 
-    def reweighted(self, ensemble: Ensemble, before: Batches, turn: int) -> Ensemble:
+    def reweighted(
+        self, ensemble: Ensemble, before: Examples, turn: int, dice: torch.Generator
+    ) -> Ensemble:
         """The ensemble, given what was made in the turns before: here as it is."""
         return ensemble
 
-    def studied(self, ensemble: Ensemble, x: Tensor, dice: torch.Generator) -> Tensor:
-        """What f sees of what was made: here all of it as it is."""
-        return x
+    def studied(
+        self, ensemble: Ensemble, x: Tensor, said: Tensor, dice: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """What f sees of all that was made, and what it is taught of it.
+
+        `said` is what was taught in the turn before, (M, C). Here neither the inputs nor the
+        ensemble have changed since, so it is asked about those that are new alone.
+        """
+        return x, torch.cat([said, ensemble.logits(x[len(said) :])])
 
     def loss(self, outputs: Outputs, y: Tensor) -> Tensor:
         """Towards the ensemble's logits."""

@@ -1,6 +1,7 @@
 """Co-Boosting: its objective, its weights and its harder inputs by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from fedkd.algorithms.coboosting import CoBoosting
 from fedkd.components.data_free.ensemble import Ensemble
 from kdcore.rng import generator
-from kdcore.training.batches import Examples, draw
+from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
 from tests.fedkd.algorithms.test_dense import TASK, THREE, constant, ensemble, objective
 
@@ -29,29 +30,31 @@ def test_the_objective_by_hand():
     assert same < objective(CoBoosting(adversarial=0.0), (3 * THREE, 0.0)) - 0.1
 
 
-def examples(count, label):
-    x = torch.zeros(count, 1, 4, 4)
-    y = torch.full((count,), label)
-    return draw(Examples(x, y, torch.arange(count)), TrainingConfig(batch_size=2), generator(0))
+def reweighted(algorithm, teacher, count, label, turn):
+    # In mini-batches of two examples that all have one label.
+    x, y = torch.zeros(count, 1, 4, 4), torch.full((count,), label)
+    algorithm = replace(algorithm, distill=TrainingConfig(batch_size=2))
+    before = Examples(x, y, torch.arange(count))
+    return algorithm.reweighted(teacher, before, turn, generator(0))
 
 
 def test_weights_move_to_those_who_are_right_by_the_size_of_a_step():
     # One mini-batch: the first is right of label 0. 0.1 / 2 clients, times 0.99 in turn 1.
     teacher, algorithm = ensemble((1.0, 0.0), (0.0, 1.0)), CoBoosting()
-    found = algorithm.reweighted(teacher, examples(2, 0), 1).weights
+    found = reweighted(algorithm, teacher, 2, 0, 1).weights
     step = 0.05 * 0.99
     torch.testing.assert_close(found, torch.tensor([0.5 + step, 0.5 - step]))
     torch.testing.assert_close(teacher.weights, torch.tensor([0.5, 0.5]))
-    found = algorithm.reweighted(teacher, examples(5, 1), 2).weights  # three mini-batches
+    found = reweighted(algorithm, teacher, 5, 1, 2).weights  # three mini-batches
     step = 3 * 0.05 * 0.99**2
     torch.testing.assert_close(found, torch.tensor([0.5 - step, 0.5 + step]))
 
 
 def test_weights_stay_between_0_and_1_and_are_never_all_0():
     teacher, bold = ensemble((1.0, 0.0), (0.0, 1.0)), CoBoosting(boost=9.0)
-    assert bold.reweighted(teacher, examples(4, 0), 1).weights.tolist() == [1.0, 0.0]
+    assert reweighted(bold, teacher, 4, 0, 1).weights.tolist() == [1.0, 0.0]
     for members in ([(1.0, 0.0)], [(1.0, 0.0)] * 3):  # nobody is better than anybody
-        found = bold.reweighted(ensemble(*members), examples(8, 0), 1)
+        found = reweighted(bold, ensemble(*members), 8, 0, 1)
         assert found.weights.sum() > 0
         assert found.logits(torch.zeros(1, 1, 4, 4)).isfinite().all()
 
@@ -62,12 +65,14 @@ def test_inputs_are_moved_where_the_ensemble_changes_its_mind():
     layer.weight.data = torch.tensor([[1.0, -2.0], [0.0, 1.0]])
     teacher = Ensemble.of([layer], torch.device("cpu"))
     x = torch.rand(6, 2, generator=generator(1))
-    found = CoBoosting(nudge=51.0).studied(teacher, x, generator(2))
+    found, said = CoBoosting(nudge=51.0).studied(teacher, x, torch.zeros(3, 2), generator(2))
     u = 2 * torch.rand(6, 2, generator=generator(2)) - 1
     towards = (u[:, :1] - u[:, 1:]).sign() * torch.tensor([1.0, -1.0])
     torch.testing.assert_close(found, x + 0.2 * towards)
+    torch.testing.assert_close(said, found @ layer.weight.T)  # of all of them, anew
     assert set(towards[:, 0].tolist()) == {-1.0, 1.0}
-    assert torch.equal(CoBoosting(nudge=0.0).studied(teacher, x, generator(2)), x)
+    still = CoBoosting(nudge=0.0).studied(teacher, x, torch.zeros(3, 2), generator(2))
+    assert torch.equal(still[0], x)
 
 
 def test_weights_are_learnt_from_what_was_made_in_turns_before():
@@ -76,9 +81,9 @@ def test_weights_are_learnt_from_what_was_made_in_turns_before():
     seen = []
 
     class Watched(CoBoosting):
-        def studied(self, ensemble, x, dice):
+        def studied(self, ensemble, x, said, dice):
             seen.append((ensemble.weights.tolist(), len(x)))
-            return super().studied(ensemble, x, dice)
+            return super().studied(ensemble, x, said, dice)
 
     short = TrainingConfig("sgd", 0.5, epochs=2, batch_size=8)
     algorithm = Watched(distill=short, generator=short, inputs="noise", width=2)

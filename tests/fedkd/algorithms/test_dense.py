@@ -76,6 +76,29 @@ def test_a_round_by_hand(inputs):
         assert algorithm.deployment(after, 0, "g") == algorithm.broadcast(after, 0, "g")
 
 
+def test_the_ensemble_is_asked_once_about_each_input():
+    # Inputs stay and so does the ensemble, so what it says of them is what it says of all at once.
+    asked = []
+
+    class Watched(Ensemble):
+        def logits(self, x):
+            asked.append(len(x))
+            return super().logits(x)
+
+    class Kept(DENSE):
+        def studied(self, ensemble, x, said, dice):
+            found = super().studied(ensemble, x, said, dice)
+            torch.testing.assert_close(found[1], Ensemble.logits(teacher, x))
+            return found
+
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    teacher = Watched.of([module], torch.device("cpu"))
+    distill = TrainingConfig("sgd", 0.5, epochs=3, batch_size=4)
+    algorithm = Kept(distill=distill, generator=SHORT, width=2)
+    algorithm.taught(TASK, constant, {"z": torch.zeros(2)}, teacher, generator(0))
+    assert asked == [4, 4, 4]
+
+
 def test_a_round_goes_up_and_its_model_down_once(tiny):
     # 4 bytes for each parameter: up in the round, down when the model is wanted, and not before.
     federation = tiny(["mlp-8"])
