@@ -99,6 +99,20 @@ def broken_links(path):
     return [t for t in local if not ((REPOSITORY / path).parent / t).exists()]
 
 
+def anchors(text):
+    """What a link can point at in a page: its headings, as the site and the forges write them."""
+    headings = re.findall(r"^#+ +(.+?) *$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one).lower().replace(" ", "-") for one in headings}
+
+
+def lost_sections(path):
+    """Links of a page to sections, of its own or of another page, that are not there."""
+    page = REPOSITORY / path
+    targets = re.findall(r"\]\(((?:[\w./-]+\.md)?)#([\w-]+)\)", page.read_text())
+    of = {name: anchors((page.parent / name if name else page).read_text()) for name, _ in targets}
+    return [f"{name}#{section}" for name, section in targets if section not in of[name]]
+
+
 def paths_nowhere(text):
     """Files and folders of the repository that a page names, and that are not there."""
     named = re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w/.-]*\w)", text)
@@ -122,6 +136,10 @@ def imports_nowhere(text):
 
 def is_module(package, name):
     return importlib.util.find_spec(f"{package}.{name}") is not None
+
+
+def test_a_heading_is_pointed_at_by_its_words():
+    assert anchors("# A\n## Fed-X, and `y` 2\nno # heading") == {"a", "fed-x-and-y-2"}
 
 
 def test_what_has_no_docstring_is_found():
@@ -188,6 +206,7 @@ def test_code_names_no_folder_of_one_machine(path):
 @pytest.mark.parametrize("path", pages())
 def test_links_between_pages_lead_somewhere(path):
     assert broken_links(path) == []
+    assert lost_sections(path) == []
 
 
 def test_paths_and_imports_that_lead_nowhere_are_found():
