@@ -45,9 +45,11 @@ class DENSE(FedAvg):
 
     Conventions: B is the mean over clients, as in the paper, where the authors' code has the sum.
     There G and f see random crops and flips of what was made, f is as it learns while G is trained,
-    its optimiser goes on from pass to pass, and G's Adam has beta 0.5: nothing of that here. The
-    paper weighs KL by 0.5, the command in the authors' README by 1, as here, with T = 20. Inputs
-    are made between 0 and 1, as pixels are; of inputs that are no images G is a small perceptron.
+    its optimiser goes on from pass to pass, G's Adam has beta 0.5, and inputs are kept as pictures
+    of 8 bits: nothing of that here. The paper weighs KL by 0.5, the command in the authors' README
+    by 1, as here, with T = 20; it takes 200 turns of 256 inputs, f at 0.005, G twice as wide, and
+    has the best turn by test examples. Inputs are made between 0 and 1, as pixels are; of inputs
+    that are no images G is a small perceptron.
     """
 
     distill: TrainingConfig = TrainingConfig("momentum", 0.01, epochs=50, batch_size=64)

@@ -43,7 +43,8 @@ class FedAUX(FedDF):
     Conventions: equations are read off the authors' code (fedl-repo/fedaux, not copied); the paper
     itself was not at hand. There features are pretrained by contrast of augmented images, here by
     `encoder`; the server averages clients alike, here by examples unless `averaging` says so, and
-    its optimiser goes on, here it starts afresh. All else at the server is as in FedDF; with
+    its optimiser goes on, here it starts afresh; it takes one pass of Adam at 0.00005, and keeps
+    the clients' models in training while they teach. All else at the server is as in FedDF; with
     `patience`, `ensemble_validation` is of the plain mean. There clients send the scores of public
     examples, here w, which is shorter and says the same of them. Which examples are set apart is
     common knowledge: the last ones.

@@ -37,11 +37,15 @@ class FedGH(Algorithm):
     label l. Server: g <- argmin sum_k sum_l CE(l, g(P_k[l])), from the g of before.
     Up: P_k, only the rows of labels held, 4 D bytes each. Down: g, 4 (D + 1) C bytes.
 
-    Conventions: the paper itself was not at hand: the steps are those of HtFLlib's code (read, not
-    copied), and that its server takes one for each pair (P_k[l], l) is from memory. Here, as in
-    that code, mini-batches of all pairs, shuffled, with SGD by default (`server`), ten passes of
-    them where it has one. Means are taken with the trained model. All begin with the server's head,
-    drawn anew, as there with that of the first client. The model in use has the newest head.
+    Conventions: the paper itself was not at hand: the steps are those of HtFLlib's code and of the
+    authors' (LipingYi/FedGH), read, not copied. The authors' server goes through the pairs
+    (P_k[l], l) once, one by one, and yet its head stays as it was drawn: the optimiser that takes
+    the steps is a client's and does not hold it. Here, as in HtFLlib's, mini-batches of all pairs,
+    shuffled, with SGD by default (`server`), ten passes of them where it has one. Means are over
+    all examples, by the trained model, as in HtFLlib's; the authors' are means of means of
+    mini-batches. All begin with the server's head, drawn anew; with that of the first client in
+    HtFLlib's, each with its own in the authors'. The model in use has the newest head, as in
+    HtFLlib's; the authors score clients with the heads that they have just trained.
     """
 
     server: TrainingConfig = TrainingConfig(learning_rate=0.1, epochs=10, batch_size=10)

@@ -42,11 +42,14 @@ class FedHKD(FedAvg):
     Up: 4 W bytes, 4 C (D + C + 1), and n_k. Down: 4 W, and 4 C (D + C).
 
     Conventions: the paper itself was not at hand: the loss, its norms that are not squared, and the
-    0.25 of `least` are from memory and a pilot; a, b and T are those of the code named below. A
-    client sends (n_kl / n_k) H_k[l], (n_kl / n_k) Q_k[l] and n_kl / n_k, so that a weighted sum is
-    all that the server needs. Norms are Euclidean and not squared; the only code to be found, a
-    copy of the authors', takes a divergence and a mean square, has each client overwrite what
-    others knew, and was no help. Labels of less than `least` n_k / C examples are not told. A label
+    0.25 of `least` are from memory and a pilot; a, b and T are those of the authors' code
+    (CityChan/Federated-Hyper-Knowledge-Distillation, read, not copied). A client sends
+    (n_kl / n_k) H_k[l], (n_kl / n_k) Q_k[l] and n_kl / n_k, so that a weighted sum is all that the
+    server needs. Norms are Euclidean and not squared, as in FL-bench, which is written after the
+    paper; the authors' code takes a divergence and a mean square, averages the parameters of all
+    clients alike, has each client overwrite what others told of its labels, adds the same noise to
+    all of a client's means, and trains by Adam at 0.001, clipped at a norm of 1.1, five epochs in
+    batches of 64. Labels of less than `least` n_k / C examples are not told. A label
     of which nobody of the cohort tells is known as before; one of which nobody ever told adds
     nothing. The paper has clients add noise to mean features before they send them. Here there is
     none, and noise on the sum (`--noise`) is refused: H[l] and Q[l] are quotients of two parts of

@@ -39,8 +39,11 @@ class KTpFL(Algorithm):
     (cugzj/KT-pFL, not copied), and what is said of the paper is from memory. The distance is that
     of the code, where the paper has a divergence. Coefficients are kept positive and made to add up
     to 1; the code takes softmax(5 c) after each step, which all but undoes it, and scales steps by
-    hand; neither is in the paper. There T is 10, and the loss lacks T^2 and is divided by C; here T
-    is 1. The model in use, and so what is scored, is the one after revisiting, as there. Who is not
+    hand; neither is in the paper. Its distance is divided by C, and its penalty by K, with r 0.7;
+    here neither is, and r is 0.1. There T is 10, and the loss lacks T^2 and is divided by C; here T
+    is 1. There clients digest once, in batches of 256, and revisit once in the first round, twice
+    in the second and so on, in batches of 16, all by SGD at 0.02; here as often in each. The
+    model in use, and so what is scored, is the one after revisiting, as there. Who is not
     in the newest cohort is sent a mixture of what that has said, by the coefficients that it has,
     and whoever is new the plain mean.
     """

@@ -43,9 +43,11 @@ class SCARLET(Algorithm):
     by itself what is asked about, by the rounds in which it was told; who was away asks itself
     about more, of which the server takes no notice, and digests only what it remembers (the paper
     sends it what it has missed, for which a server has to keep account of who knows what). The
-    authors' code asks about a label of age D anew and lets clients digest the old one; here the new
-    one. There D is 50, of thousands of rounds; here 5. The model in use is the one that has just
-    digested the newest consensus. The server keeps no model of its own.
+    authors' code asks about a label of age D anew and lets clients digest the old one, and of an
+    older one tells the new and keeps it not; here the new one, kept. There D is 50, of thousands of
+    rounds; here 5. There b is 1 for the paper's runs and 2 in the code for reading; here 1.5. The
+    model in use is the one that has just digested the newest consensus. The server keeps no model
+    of its own.
     """
 
     distill: TrainingConfig = TrainingConfig(learning_rate=0.2, epochs=3)
