@@ -18,6 +18,7 @@ from kdcore.training.loop import Params, Predict, TrainingConfig, draw, fit
 
 DISTILLATION = TrainingConfig("adam", learning_rate=3e-3, epochs=40, batch_size=64)
 
+NAMED = 3  # of what was sent, in a message
 History = Sequence[tuple[Received, Public | None]]  # uploads, and what public examples each is of
 
 
@@ -46,9 +47,9 @@ def newest_predictions(history: History) -> PublicPredictions:
         if public is not None and (table := _predictions(upload, public)) is not None
     ]
     if not speaking:
-        sent = ", ".join(dict.fromkeys(key for one, _ in history for key in one.payload))
+        sent = dict.fromkeys(key for one, _ in history for key in one.payload)
         raise ValueError(
-            f"no predictions of public examples crossed ({sent or 'nothing'} did); take an "
+            f"no predictions of public examples crossed ({_named(list(sent))} did); take an "
             "algorithm that exchanges them, such as fedmd or dsfl, or another attack"
         )
     first, _, public = speaking[0]
@@ -110,6 +111,12 @@ def _predictions(upload: Received, public: Public) -> Tensor | None:
         if fits and key == "logits":
             return value.softmax(-1)
     return None
+
+
+def _named(keys: list[str]) -> str:
+    """What was sent, in short: a network has many parameters."""
+    named, left = ", ".join(keys[:NAMED]) or "nothing", len(keys) - NAMED
+    return f"{named} and {left} more" if left > 0 else named
 
 
 def _distilled(predict: Predict, params: Params, batches: Batches) -> Params:

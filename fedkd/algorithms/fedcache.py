@@ -80,6 +80,8 @@ class FedCache(Algorithm):
 
     def check(self, task: Task) -> None:
         """There is something to be seen of inputs, by all in the same way."""
+        if self._encoder.network:
+            shared_model(task, self.network)  # refused as a network of the task's classes would be
         for group in sorted(task.models):
             encoders.width(self._encoder, self._seeing(task, group), task)
 

@@ -7,6 +7,7 @@ client's own model is told what it says of these nodes by the client's own links
 what the raw features tell, which are no message.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from fedkd.core import Client
 from fedkd.messages import on
 from graphkd.graph import Graph
-from kdattacks import Attack, Knowledge, Recorded, ShadowConfig, truth
+from kdattacks import Attack, Knowledge, Recorded, Scores, ShadowConfig, truth
 from kdattacks.attacks import links
 from kdattacks.scoring import Decisions
 from kdcore.rng import generator
@@ -28,6 +29,9 @@ WHO = {"links": "who may ask", "links-influence": "who may ask", "links-sent": "
 # Nodes of a client whose links are asked about, at the most; of influence each is a question.
 NODES = {"links-influence": 50}
 MOST = 200
+KINDS = ("any", "same label")
+# What these say of a pair depends on which are asked about with it; others are asked but once.
+APART = ("links-influence",)
 
 
 def outcomes(audit: Audit, name: str, attack: Attack) -> list[Outcome]:
@@ -42,30 +46,24 @@ def outcomes(audit: Audit, name: str, attack: Attack) -> list[Outcome]:
             "client's own; audit a run with edges cut"
         )
     cases = [Held(audit, client) for client in audit.clients]
+    said = {
+        who: [case.said(name, attack, who) for case in cases] for who in (WHO[name], links.FEATURES)
+    }
     return [
-        _outcome(audit, name, attack, kind, who, cases)
-        for kind in ("any", "same label")
-        for who in (WHO[name], links.FEATURES)
+        _outcome(audit, name, kind, who, [one[kind] for one in said[who] if kind in one])
+        for kind in KINDS
+        for who in said
     ]
 
 
 def _outcome(
-    audit: Audit, name: str, attack: Attack, kind: str, who: str, cases: "list[Held]"
+    audit: Audit, name: str, kind: str, who: str, said: Sequence[tuple[Tensor, Scores]]
 ) -> Outcome:
     """Of all targets, decisions together."""
-    parts, control = [], generator(audit.seed, "control", name, kind, who)
-    for case in cases:
-        asked, so = case.pairs(kind, NODES.get(name, MOST))
-        if not so.any():
-            continue
-        stream = generator(audit.seed, "attack", name, kind, case.client.id)
-        if who == links.FEATURES:
-            scores = links.correlation(case.features_alone, case.knowledge(asked), stream)
-        else:
-            scores = attack(case.recorded, case.knowledge(asked), stream)
-        parts.append(truth.Facts(so.unsqueeze(0)).decisions(scores, control))
-    if not parts:
+    if not said:
         raise ValueError(f"no client has a link between two nodes ({kind} pair)")
+    control = generator(audit.seed, "control", name, kind, who)
+    parts = [truth.Facts(so.unsqueeze(0)).decisions(scores, control) for so, scores in said]
     about = {"attack": name, **audit.about, "clients": list(audit.targets)}
     return Outcome(about | {"target": who, "pairs": kind}, Decisions.pooled(parts), {})
 
@@ -76,6 +74,28 @@ class Held:
     def __init__(self, audit: Audit, client: Client) -> None:
         self.audit, self.client = audit, client
         self.graph: Graph = audit.federation.blocks.block(client.id, CPU)
+
+    def said(self, name: str, attack: Attack, who: str) -> dict[str, tuple[Tensor, Scores]]:
+        """Of each kind of which there are links: which pairs are linked, and the scores of all.
+
+        These are an attack's, or those of the features alone.
+        """
+        drawn = {kind: self.pairs(kind, NODES.get(name, MOST)) for kind in KINDS}
+        asked = {kind: (pairs, so) for kind, (pairs, so) in drawn.items() if so.any()}
+        if who == links.FEATURES:
+            attack, recorded = links.correlation, self.features_alone
+        else:
+            recorded = self.recorded
+        at_once = [[kind] for kind in asked] if name in APART else [list(asked)]
+        found: dict[str, tuple[Tensor, Scores]] = {}
+        for kinds in filter(None, at_once):
+            stream = generator(self.audit.seed, "attack", name, *kinds, self.client.id)
+            every = torch.cat([asked[kind][0] for kind in kinds], dim=1)
+            scores = attack(recorded, self.knowledge(every), stream)
+            parts = scores.values.split([len(asked[kind][1]) for kind in kinds], dim=1)
+            for kind, part in zip(kinds, parts, strict=True):
+                found[kind] = asked[kind][1], scores._replace(values=part)
+        return found
 
     def pairs(self, kind: str, most: int) -> tuple[Tensor, Tensor]:
         """(2, M) pairs of nodes, and which of them are linked: all links of some of the nodes.

@@ -44,6 +44,9 @@ def test_who_says_nothing_of_public_examples_is_named_with_what_it_sent():
         newest_predictions([(Received(0, "m", {"means": torch.eye(2)}, 1.0), about(0, 1))])
     with pytest.raises(ValueError, match=r"crossed \(nothing did\)"):
         newest_predictions([])
+    network = {name: torch.eye(2) for name in "abcde"}  # has many parameters
+    with pytest.raises(ValueError, match=r"crossed \(a, b, c and 2 more did\)"):
+        newest_predictions([(Received(0, "m", network, 1.0), about(0, 1))])
 
 
 def test_of_clients_who_repeat_nothing_all_rounds_are_looked_at(tiny):

@@ -161,3 +161,25 @@ def test_an_encoder_of_ones_own(engine):
     assert first.rejected == first.failed == {}
     close(first.uploads[0].payload["hashes"], [[0.0, 1.0, 1.0]])
     close(first.uploads[1].payload["hashes"][0], [1.0, 1.0, 2.0])
+
+
+class Narrow(torch.nn.Module):
+    """A network of the user's, of as many classes as there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.head(x)
+
+
+def test_a_network_of_ones_own_is_refused_for_what_it_is():
+    # The encoder's network has one class, since its head is not used: no word of that to the user.
+    task, clients = federation(X, Y, [[0], [1, 2, 3, 4]], [[0.0, 2.0], [1.0, -1.0]])
+    with pytest.raises(ValueError, match="is a torch module, which only a client's own model"):
+        next(
+            simulate(
+                FedCache(encoder="untrained", network=f"{__name__}:Narrow"), task, clients, rounds=1
+            )
+        )

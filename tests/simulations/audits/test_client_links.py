@@ -112,6 +112,32 @@ def test_the_features_beside_are_no_networks(seen):
     torch.testing.assert_close(values, torch.stack(pairs))
 
 
+@pytest.mark.parametrize("name", ["links", "links-sent", "links-influence"])
+def test_kinds_of_pairs_are_told_apart_and_a_server_distils_once(seen, name):
+    """Beside each kind asked about by itself; an influence is relative to those asked with it."""
+    attack, calls = REGISTRY.get(name), []
+    if name == "links-influence":  # a question for each node
+        seen = fresh(seen, targets=seen.targets[:1])
+
+    def counting(recorded, knowledge, generator):
+        calls.append(recorded.targets)
+        return attack(recorded, knowledge, generator)
+
+    found = client_links.outcomes(seen, name, counting)
+    assert len(calls) == len(seen.clients) * (2 if name == "links-influence" else 1)
+    most = client_links.NODES.get(name, client_links.MOST)
+    for outcome in found:
+        kind, values = outcome.about["pairs"], []
+        for held in (Held(seen, client) for client in seen.clients):
+            alone = held.knowledge(held.pairs(kind, most)[0])
+            if outcome.about["target"] == FEATURES:
+                values.append(REGISTRY.get("links")(held.features_alone, alone, None).values)
+            else:
+                values.append(attack(held.recorded, alone, None).values)
+        expected = torch.cat([value.flatten() for value in values])
+        assert torch.equal(outcome.decisions.values, expected)
+
+
 @pytest.mark.slow
 def test_edges_that_clients_have_in_common_are_nobodys(tmp_path):
     given = {"clients": 2, "rounds": 1, **GIVEN["nodes"], "nodes.edges": "kept"}
