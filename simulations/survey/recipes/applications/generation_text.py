@@ -12,6 +12,7 @@ from fedkd.models.architectures import initialiser
 from kdcore.losses.sequence import sequence_level, word_level
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
+from kdcore.schemes.decoding import sampled
 from kdcore.schemes.learners import Learner
 from kdcore.schemes.stages import LossTerm, Stage, run
 from kdcore.settings import WIDEST, Setting
@@ -144,13 +145,13 @@ def perplexity(one: Learner, text: Tensor) -> float:
 
 def write(one: Learner, count: int, length: int, source: torch.Generator) -> Tensor:
     """Sequences that a model writes, each character drawn from what it says: (count, length)."""
-    text = torch.zeros(count, 0, dtype=torch.long)
-    for _ in range(length):
+
+    def say(text: Tensor) -> Tensor:
         # The model foretells the character after the last one of a sequence: a place holder's.
-        seen = torch.cat([text[:, -CONTEXT:], torch.zeros(count, 1, dtype=torch.long)], 1)
-        chances = one(seen).logits[:, -1].softmax(-1)
-        text = torch.cat([text, torch.multinomial(chances, 1, generator=source)], 1)
-    return text
+        seen = torch.cat([text[:, -CONTEXT:], text.new_zeros(count, 1)], dim=1)
+        return one(seen).logits[:, -1]
+
+    return sampled(say, torch.zeros(count, 0, dtype=torch.long), length, source)
 
 
 # ---------------------------------------------------------------- the model
