@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedkd.algorithms.fedavg import FedAvg
 from fedkd.algorithms.fedmd import FedMD
+from fedkd.rounds.round import private_of, public_of
 from fedkd.rounds.synchronous import simulate
 from graphkd.methods.glnn import GLNN
+from kdcore.training.loop import TrainingConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 KDSIM = [sys.executable, "-c", "import sys; from simulations.cli.app import main; sys.exit(main())"]
@@ -109,3 +112,29 @@ def test_the_command_takes_an_algorithm_of_the_working_folder(tmp_path):
     (kept,) = (tmp_path / "run").rglob("run.json")
     assert kept.parent.name.startswith("own_algorithm.SlowConsensus-digits-s0-")
     assert json.loads(kept.read_text())["experiment"]["keep"] == 0.25
+
+
+def test_clients_read_public_examples_after_their_own():
+    plain, module = example("fedmd_plain_loop"), example("public_text")
+    data = plain.federation()
+    once = TrainingConfig(learning_rate=0.1, epochs=1, batch_size=16)
+    alone = module.PublicText(local=once, reading=once)
+    (only,) = simulate(alone, data.task, data.clients, rounds=1)
+    public = public_of(alone, data.task, 0, 1)
+    labelled = public.batches(data.task.labels)
+    for client, after in zip(data.clients, only.clients, strict=True):
+        own = private_of(alone, client, 0, 1)
+        params = plain.trained(data.task, client.group, client.params, own, 0.1)
+        params = plain.trained(data.task, client.group, params, labelled, 0.1)
+        torch.testing.assert_close(after.params, params)
+
+
+def test_what_is_averaged_has_read_too():
+    module, data = example("public_text"), example("fedmd_plain_loop").federation()
+    algorithm = module.AveragedPublicText()
+    (only,) = simulate(algorithm, data.task, data.clients[:1], rounds=1)
+    trained = only.clients[0].params
+    average = {name: only.server[f"{data.clients[0].group}/{name}"] for name in trained}
+    torch.testing.assert_close(average, trained)
+    (first,) = simulate(FedAvg(), data.task, data.clients[:1], rounds=1)
+    assert not torch.equal(first.clients[0].params[name := next(iter(trained))], trained[name])
