@@ -11,6 +11,7 @@ import torch
 
 from fedkd.algorithms.fedavg import FedAvg
 from fedkd.algorithms.fedmd import FedMD
+from fedkd.data.datasets import Dataset
 from fedkd.rounds.round import private_of, public_of
 from fedkd.rounds.synchronous import simulate
 from graphkd.methods.glnn import GLNN
@@ -138,3 +139,20 @@ def test_what_is_averaged_has_read_too():
     torch.testing.assert_close(average, trained)
     (first,) = simulate(FedAvg(), data.task, data.clients[:1], rounds=1)
     assert not torch.equal(first.clients[0].params[name := next(iter(trained))], trained[name])
+
+
+def test_whole_weights_and_adapters_begin_with_one_network_that_has_read():
+    module = example("adapters")
+    tokens = torch.arange(60 * 5).view(60, 5) % 6  # what comes next is certain
+    text = Dataset(tokens[:, :-1], tokens[:, 1:], 6, foreign=40)
+    with torch.random.fork_rng():
+        network = module.pretrained(text, seed=0, count=40, epochs=12)
+    with torch.no_grad():
+        right = network(text.x[40:]).argmax(dim=-1) == text.y[40:]
+    assert right.double().mean() > 0.9
+    few = module.adapted(network)
+    assert torch.equal(few(text.x), network(text.x))
+    # Of each linear layer 4 (D + C): two blocks of four, and the head.
+    blocks = 2 * ((64 + 192) + (64 + 64) + (64 + 128) + (128 + 64))
+    learnt = sum(value.numel() for value in few.parameters() if value.requires_grad)
+    assert learnt == 4 * (blocks + 64 + 6)
