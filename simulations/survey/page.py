@@ -34,9 +34,10 @@ side. *Misleading*: the claims hold, and a control says that the effect is not o
 promises. *Too few seeds*: one or two, which give no interval, and not all holds. "Here" is meant:
 small networks, small data, one setting each, not searched for.
 
-**Searched**: of some terms without a gain, what came out where each arm had a setting of its own,
-the best of as many for each on seeds 100 to 102, compared on seeds 0 to 4 with a 95% t-interval,
-paired by seed; `python -m benchmarks.survey_settings NAME --out FOLDER` measures and prints it.
+**Searched**: of terms whose claims do not hold as they promise, what came out where each arm had a
+setting of its own, the best of as many for each on seeds 100 to 102, compared on seeds 0 to 4 with
+a 95% t-interval, paired by seed;
+`python -m benchmarks.survey_settings NAME --trials N --out FOLDER`, N as the line says, prints it.
 """
 
 
