@@ -36,7 +36,8 @@ class SCARLET(Algorithm):
     than D = `duration` rounds, and tells of these alone; both ends take the others from memory.
     Consensus: p^b / sum_c p_c^b with p = mean_k p_k and b = `exponent`, enhanced ERA.
     Up: 4 C bytes for each example asked about. Down: 4 C + 4 bytes for each of these, the number of
-    the round, 4, and 4 P_r of row numbers when a round asks about a part only.
+    the round, 4, and 4 P_r of row numbers when a round asks about a part only; at the end, for the
+    model in use, no more than that needs.
 
     Conventions: the paper itself was not at hand, and equations are read off the authors' code
     (kitsuyaazuma/SCARLET, not copied); what is said of the paper is from memory. A client finds out
@@ -112,8 +113,13 @@ class SCARLET(Algorithm):
         return student_steps(received, public) + private.steps
 
     def deployment(self, server: Server, client: int, group: str) -> Message:
-        """What is new."""
-        return self.broadcast(server, client, group)
+        """What is new, without what serves memory alone, and the rows where these are all."""
+        news = self.broadcast(server, client, group)
+        if not news:
+            return news
+        everything = len(news["fresh"]) == len(news.get("rows", server["since"]))
+        needless = {"round", "fresh"} if everything else {"round"}
+        return {key: value for key, value in news.items() if key not in needless}
 
     def deploy(
         self, predict: Predict, params: Params, received: Message, public: Public | None
@@ -122,8 +128,9 @@ class SCARLET(Algorithm):
         model = model_alone(params)
         if not received or public is None:
             return model
-        labels = _noted(remembered(params), received, public)["labels"]
         about = received.get("rows", public.rows).long()
+        fresh = received.get("fresh", about).long()
+        labels = _labels(remembered(params), received["consensus"], fresh, public)
         message = {"consensus": labels[about], "rows": about}
         return digest(predict, model, message, public, self.distill, self.target)
 
@@ -159,17 +166,19 @@ def _nothing(public: int, classes: int) -> Message:
     return {"labels": torch.zeros(public, classes), "since": torch.zeros(public).long()}
 
 
+def _labels(memory: Message, said: Tensor, fresh: Tensor, public: Public) -> Tensor:
+    """The labels of all public examples that a client knows of, (P, C): what is fresh, as told."""
+    known = memory.get("labels", said.new_zeros(public.total, said.shape[1]))
+    return known.index_copy(0, fresh, said)
+
+
 def _noted(memory: Message, received: Message, public: Public) -> Message:
     """A client's memory with the news; nothing before there are any."""
     if not received:
         return memory
-    fresh, said = received["fresh"].long(), received["consensus"]
-    labels = said.new_zeros(public.total, said.shape[1]).index_copy(0, fresh, said)
-    new = torch.zeros(public.total, dtype=torch.bool, device=fresh.device)
-    new = new.index_fill(0, fresh, True)
-    if not memory:
-        return {"labels": labels, "since": received["round"].long() * new}
+    fresh, number = received["fresh"].long(), received["round"].long()
+    never = torch.zeros(public.total, dtype=torch.long, device=fresh.device)
     return {
-        "labels": torch.where(new.unsqueeze(1), labels, memory["labels"]),
-        "since": torch.where(new, received["round"].long(), memory["since"]),
+        "labels": _labels(memory, received["consensus"], fresh, public),
+        "since": memory.get("since", never).index_copy(0, fresh, number.expand(len(fresh))),
     }

@@ -1,5 +1,7 @@
 """SCARLET: rounds worked by hand, and what it is without memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from fedkd.algorithms.local import Local
 from fedkd.algorithms.scarlet import SCARLET
 from fedkd.components.client_memory import model_alone, remembered
 from fedkd.core import Client, Model, Task
-from fedkd.rounds.round import deployed
+from fedkd.rounds.round import deploy_all, deployed, public_of
 from fedkd.rounds.synchronous import simulate
 from kdcore.outputs import Outputs
 from kdcore.training.loop import Examples, TrainingConfig
@@ -60,6 +62,31 @@ def test_what_crosses_the_network_round_by_round(federation):
         memory = remembered(client.params)
         torch.testing.assert_close(memory["labels"], rounds[-1].server["labels"])
         assert torch.equal(memory["since"], rounds[-1].server["since"])
+
+
+def test_a_model_in_use_is_brought_no_more_than_it_needs(federation):
+    # After a round that told of all three examples: two classes of eight bytes each. Of a part of
+    # them with their numbers, of four bytes; of nothing new nothing. The number of the round is for
+    # memory. The models are those of the whole broadcast.
+    digest = TrainingConfig(learning_rate=0.2, epochs=3)
+    algorithm = SCARLET(STILL, digest, public_size=2, duration=99)
+    for asked, brought in ((algorithm, None), (replace(algorithm, public_size=None), [48, 0])):
+        rounds = list(simulate(asked, *federation, rounds=2))
+        used = [deploy_all(asked, federation[0], current) for current in rounds]
+        if brought:
+            assert [one.ledger.bytes_down for one in used] == [2 * each for each in brought]
+        for current, one in zip(rounds, used, strict=True):
+            public = public_of(asked, federation[0], 0, current.index + 1)
+            for client, deployed_one in zip(current.clients, one.clients, strict=True):
+                whole = asked.broadcast(current.server, client.id, "table")
+                expected = asked.deploy(look_up, client.params, whole, public)
+                torch.testing.assert_close(deployed_one.params, expected)
+    part = next(
+        server
+        for current in simulate(algorithm, *federation, rounds=9)
+        if len((server := current.server)["news/fresh"]) == 1
+    )
+    assert sorted(algorithm.deployment(part, 0, "table")) == ["consensus", "fresh", "rows"]
 
 
 def test_a_round_about_a_part_asks_about_what_is_not_known_of_it(federation):
