@@ -9,6 +9,7 @@ import torch
 import kdsim
 import simulations.reporting.report
 from fedkd import algorithms
+from fedkd.algorithms.dense import DENSE
 from fedkd.storage import atomic_files, weights
 from kdcore.metrics import accuracy
 from kdsim import trained
@@ -16,6 +17,7 @@ from simulations.cli import app
 from simulations.execution import scheduler
 from simulations.results import run_folder
 from simulations.runners import federated, graph
+from tests.by_default import FEW_TURNS
 
 SMALL = {"rounds": 2, "clients": 3, "private": 60, "public": 20, "test": 60, "workers": 1}
 SMALL |= {"models": ["mlp-8@8", "cnn-4@8"]}
@@ -35,7 +37,8 @@ def elsewhere(tmp_path, monkeypatch):
 def settings_of(name):
     properties = algorithms.get(name).properties
     alike = properties.architectures == "shared within a group"
-    return SMALL | (ALIKE if alike else {}) | {"validation": 20}
+    few = FEW_TURNS if issubclass(algorithms.get(name), DENSE) else {}
+    return SMALL | (ALIKE if alike else {}) | few | {"validation": 20}
 
 
 def scored(network, examples):

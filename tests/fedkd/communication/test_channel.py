@@ -16,6 +16,7 @@ from fedkd.messages import ANY, Ledger, PayloadSpec, Transform, Upload, weigh
 from fedkd.rounds.round import deploy_all
 from fedkd.rounds.synchronous import simulate
 from kdcore.training.loop import TrainingConfig
+from tests import by_default
 
 C, P = 5, 11  # classes and public examples of the tiny federation
 SIZES = (7, 1, 12, 3, 5)
@@ -34,7 +35,7 @@ def make(name, **settings):
     kind = algorithms.get(name)
     if hasattr(kind, "distill"):
         settings["distill"] = SHORT
-    return kind(SHORT, **settings)
+    return by_default.make(name, local=SHORT, **settings)
 
 
 def ledgers(federation, algorithm, **settings):

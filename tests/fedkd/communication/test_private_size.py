@@ -14,6 +14,7 @@ from fedkd.privacy import Gaussian
 from fedkd.rounds.synchronous import simulate
 from kdcore.rng import generator
 from kdcore.training.loop import Examples, TrainingConfig
+from tests import by_default
 
 ONE = TrainingConfig(learning_rate=0.05, epochs=1, batch_size=4)
 HIDDEN, NOISY = Channel(private_size=PrivateSize("hidden")), PrivateSize("noisy", 2.0)
@@ -95,7 +96,7 @@ def test_payloads_that_tell_a_size_say_so(name, tiny, monkeypatch):
         return tuple(0.99 * value.detach() for value in params.values())
 
     monkeypatch.setattr("kdcore.training.loop._fit_one", untaught)
-    federation, algorithm = tiny(["mlp-8"], sizes=(6, 6), held=3), algorithms.get(name)(local=ONE)
+    federation, algorithm = tiny(["mlp-8"], sizes=(6, 6), held=3), by_default.make(name, local=ONE)
 
     def counts(clients):
         (one,) = simulate(algorithm, federation.task, clients, rounds=1)

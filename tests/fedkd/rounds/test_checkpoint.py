@@ -14,6 +14,7 @@ from fedkd.rounds import checkpoint
 from fedkd.rounds.synchronous import simulate
 from kdcore.rng import generator
 from kdcore.training.loop import Examples
+from tests import by_default
 
 
 def federation() -> tuple[Task, list[Client]]:
@@ -30,7 +31,7 @@ def federation() -> tuple[Task, list[Client]]:
 @pytest.mark.parametrize("name", names())
 def test_resumed_run_is_the_same_bit_for_bit(name, tmp_path):
     task, clients = federation()
-    algorithm = get(name)()
+    algorithm = by_default.make(name)
     whole = list(simulate(algorithm, task, clients, rounds=4, engine=batched(2), seed=3))
     total = whole[0].ledger + whole[1].ledger
     checkpoint.save(tmp_path, whole[1], total, "me")

@@ -15,6 +15,7 @@ from fedkd.rounds.client_sampling import uniform
 from fedkd.rounds.clock import Arrival, Clock, Device, closing, seconds
 from fedkd.rounds.synchronous import simulate
 from kdcore.training.loop import Examples, TrainingConfig
+from tests import by_default
 
 SHORT = TrainingConfig("momentum", 0.05, epochs=1, batch_size=4)
 
@@ -130,7 +131,7 @@ def test_closing_by_hand():
 
 @pytest.mark.parametrize("name", algorithms.names())
 def test_where_nobody_is_late_it_is_the_run_without_a_clock(name, tiny):
-    federation, algorithm = tiny(), replace(algorithms.get(name)(), local=SHORT)
+    federation, algorithm = tiny(), by_default.make(name, local=SHORT)
     given = algorithm, federation.task, federation.clients
     more = {"rounds": 3, "sample": uniform(0.7), "seed": 4}
     for one, other in zip(

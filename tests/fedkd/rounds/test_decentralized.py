@@ -19,6 +19,7 @@ from fedkd.rounds.round import deployed
 from fedkd.rounds.synchronous import simulate
 from fedkd.rounds.topology import build
 from kdcore.training.loop import Examples, TrainingConfig
+from tests import by_default
 
 SHORT = TrainingConfig("momentum", 0.05, epochs=1, batch_size=4)
 
@@ -95,8 +96,7 @@ ANSWERING = {n for n in algorithms.names() if not all_plain(algorithms.get(n)().
 
 @pytest.mark.parametrize("name", sorted(set(algorithms.names()) - ANSWERING))
 def test_a_complete_topology_is_the_run_with_a_server(name, tiny, double):
-    federation, kind = tiny(), algorithms.get(name)
-    algorithm = replace(kind(), local=SHORT)
+    federation, algorithm = tiny(), by_default.make(name, local=SHORT)
     alone = gossip(algorithm, topology("complete").neighbourhoods)
     for one, other in zip(run(alone, federation), run(algorithm, federation), strict=True):
         for a, b in zip(one.clients, other.clients, strict=True):

@@ -14,6 +14,7 @@ from simulations.config import files, grid, identity
 from simulations.config.experiments import FedExperiment
 from simulations.results.run_folder import finite
 from simulations.runners import federated
+from tests import by_default
 
 SMALL = dict(clients=3, private=60, public=20, test=40, rounds=3, models=("mlp-8", "mlp-9-8"))
 
@@ -23,7 +24,7 @@ def timeless(records):
 
 
 def experiment(name="fedmd", **settings):
-    return FedExperiment(algorithms.get(name)(), **(SMALL | settings))
+    return FedExperiment(by_default.make(name), **(SMALL | settings))
 
 
 SERVER_SCORED = {"fedet": ("accuracy_server",)}  # a model of the server's own
