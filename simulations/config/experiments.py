@@ -28,7 +28,7 @@ from kdcore.registry import Registry
 from kdcore.settings import Setting, check_ranges
 from kdcore.training.mixed_precision import Precision
 from simulations import graph_settings
-from simulations.config.schema import ADDED, Form, Leaf, leaves, replaced
+from simulations.config.schema import ADDED, Form, Leaf, counted, leaves, replaced
 from simulations.graph_settings import DATA, GRAPHS, OBJECT
 
 Compression = Literal[
@@ -341,10 +341,10 @@ class FedExperiment:
         strength = dict.fromkeys(partition.BY_ALPHA, f" {self.alpha:g}")
         strength["shards"] = f" {self.shards}"
         strength["pathological"] = f" {self.classes_per_client}"
-        said = [f"{self.clients} clients", self.partition + strength.get(self.partition, "")]
+        said = [counted(self.clients, "client"), self.partition + strength.get(self.partition, "")]
         said += [f"{name} {value}" for name, value in self.columns.items() if value]
         shifts = {
-            f"{self.absent_classes} classes that nobody holds": self.absent_classes,
+            f"{counted(self.absent_classes, 'class')} that nobody holds": self.absent_classes,
             f"{self.rotations} rotations": self.rotations > 1,
             "the same initial weights": self.same_start,
             f"{self.label_noise:.0%} wrong labels": self.label_noise,
@@ -360,12 +360,12 @@ class FedExperiment:
         by_label = f" at epsilon {self.epsilon_label or 0:g} a label"
         share, _, lie = self.liars.replace(HONEST, "0:").partition(":")
         said = {
-            f"{self.rounds} rounds": True,
+            counted(self.rounds, "round"): True,
             f"{self.fraction:.0%} of clients a round{drawn}": self.fraction < 1,
             f"{self.private_size} numbers of examples": self.private_size != "public",
             self.compression + by_label * bool(self.epsilon_label): self.compression != "none",
             "a secure sum": self.secure_sum,
-            f"{self.votes.most} noisy elections a round": self.votes.most,
+            f"{counted(self.votes.most or 0, 'noisy election')} a round": self.votes.most,
             f"client {str(self.corrupt).replace(':', ' sends ')}": self.corrupt,
             f"{float(share):.0%} liars ({lie})": self.liars != HONEST,
             self.clock.words: self.clock != Clock(),

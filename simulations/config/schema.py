@@ -278,3 +278,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'alpha'?`, or nothing where no known name is near."""
     hint = registry.nearest(name, known)
     return f"; {hint.rstrip()}" if hint else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, in words: 1 round, 2 rounds, 3 classes."""
+    return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")

@@ -27,7 +27,7 @@ from typing import Any
 import click
 import psutil
 
-from simulations.config.schema import nearest
+from simulations.config.schema import counted, nearest
 from simulations.execution.console import ERRORS, print_tables
 from simulations.results import run_folder
 
@@ -236,6 +236,6 @@ def _living(home: str) -> Iterator[psutil.Process]:
 def _read(results: Path) -> run_folder.Run:
     """What the app left, as a run of `kdsim`."""
     found: dict[str, Any] = json.loads((results / "result.json").read_text(encoding="utf-8"))
-    protocol = f"{found['clients']} clients, {found['rounds']} rounds"
+    protocol = ", ".join(counted(found[f"{one}s"], one) for one in ("client", "round"))
     about = {"kind": "fed", "data": "in Flower", "protocol": protocol}
     return run_folder.Run(results, {}, "", [found | about])

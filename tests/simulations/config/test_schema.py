@@ -48,3 +48,12 @@ def test_half_of_a_part_is_refused_with_what_is_lacking(given, lacking):
 def test_privacy_is_of_private_examples_alone():
     with pytest.raises(ValueError, match="^distill.privacy: private examples are those of local"):
         DSFL(distill=PRIVATE)
+
+
+def test_one_thing_is_one():
+    said = [
+        schema.counted(number, noun) for number, noun in ((0, "seed"), (1, "round"), (2, "class"))
+    ]
+    assert said == ["0 seeds", "1 round", "2 classes"]
+    alone = FedExperiment(DSFL(), clients=1, rounds=1, partition="iid")
+    assert alone.protocol == "1 client, iid, 1 round"

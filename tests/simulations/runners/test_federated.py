@@ -209,7 +209,7 @@ def test_extreme_data_are_no_trouble(name, settings):
 def test_what_shifts_the_data_is_part_of_the_protocol():
     ((*_, end),) = [federated.run(experiment(rotations=2, absent_classes=1))]
     assert end["protocol"] == (
-        "3 clients, dirichlet 0.3, 1 classes that nobody holds, 2 rotations, 3 rounds"
+        "3 clients, dirichlet 0.3, 1 class that nobody holds, 2 rotations, 3 rounds"
     )
 
 
