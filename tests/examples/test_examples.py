@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fedkd.rounds.round import private_of, public_of
 from fedkd.rounds.synchronous import simulate
 from graphkd.methods.glnn import GLNN
 from kdcore.training.loop import TrainingConfig
+from simulations.config import files, grid, library
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 KDSIM = [sys.executable, "-c", "import sys; from simulations.cli.app import main; sys.exit(main())"]
@@ -156,3 +158,12 @@ def test_whole_weights_and_adapters_begin_with_one_network_that_has_read():
     blocks = 2 * ((64 + 192) + (64 + 64) + (64 + 128) + (128 + 64))
     learnt = sum(value.numel() for value in few.parameters() if value.requires_grad)
     assert learnt == 4 * (blocks + 64 + 6)
+
+
+def test_the_experiment_on_public_text_is_that_of_shakespeare_but_for_its_algorithms(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    own, _ = grid.expand(files.read(FOLDER / "public_text.toml"), "public_text.toml")
+    known = grid.expand(files.read(library.FOLDER / "shakespeare.toml"), "shakespeare.toml")
+    (alike,) = {replace(one, algorithm=FedAvg(), seed=0) for one in known.experiments}
+    assert {replace(one, algorithm=FedAvg(), seed=0) for one in own} == {alike}
+    assert len(own) == 6
