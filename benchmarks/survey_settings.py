@@ -81,7 +81,7 @@ RANGES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "multi_step": {
         "training.learning_rate": (0.001, 0.002, 0.005),
-        "training.epochs": (10, 20, 40),
+        "training.epochs": (10, 20),
         "training.weight_decay": (0.0, 0.0001),
         "temperature": (1.0, 2.0, 4.0, 8.0),
         "hard": (0.1, 0.3, 0.5, 0.7),
