@@ -16,7 +16,7 @@ from torch import Tensor
 from fedkd.attacks.byzantine import corrupt
 from fedkd.attacks.lying import lying
 from fedkd.communication.private_size import check_disclosure
-from fedkd.core import MEASURED, Algorithm, Client, Engine, Model, Task
+from fedkd.core import Client, Engine, Model, Task
 from fedkd.data import datasets
 from fedkd.data import partition as partitions
 from fedkd.data.federated_data import FederatedData, Pools, federate, noisy, pools, ready, tried
@@ -32,14 +32,6 @@ from fedkd.losses import with_losses
 from fedkd.messages import Ledger
 from fedkd.models import build, size
 from fedkd.rounds import checkpoint
-from fedkd.rounds.evaluation import (
-    Scores,
-    collapsed,
-    consensus_accuracy,
-    diverged,
-    evaluate,
-    first_metric,
-)
 from fedkd.rounds.round import (
     Deployment,
     Round,
@@ -59,9 +51,8 @@ from simulations import machine, process
 from simulations.config.experiments import USUAL, FedExperiment, tampering
 from simulations.config.identity import digest
 from simulations.config.resources import Resources
-from simulations.config.search import ON_VALIDATION
 from simulations.results import run_folder
-from simulations.runners import privacy
+from simulations.runners import federated_scores, privacy
 from simulations.runners.federated_run import FederatedRun, federated_run, saved
 from simulations.runners.objects import NONE, Objects
 
@@ -287,7 +278,7 @@ def _rounds(
         spent = privacy.after(spent, current)
         due = current.index % experiment.eval_every == 0 or current.index == experiment.rounds
         used = _used(way, federation, current, engine) if due else None
-        scores = _scores(way, federation, current, used, scorer) if used else {}
+        scores = federated_scores.scored(way, federation, current, used, scorer) if used else {}
         record = _round(current, total, ledger, scores) | way.said(federation, current)
         record |= privacy.of_round(spent)
         if note := nothing_learnt(current.index, current.uploaders, current.rejected):
@@ -300,8 +291,8 @@ def _rounds(
     assert current is not None
     assert used is not None
     said = _keep(ended, federation, used.clients) if ended else []
-    said += [_collapse(scores)] if "collapsed" in scores else []
-    metrics = {name: scores[name] for name in _of_run(federation, scores)}
+    said += [federated_scores.collapse(scores)] if "collapsed" in scores else []
+    metrics = {name: scores[name] for name in federated_scores.of_run(federation, scores)}
     down = total.bytes_down + scores["bytes_deployed"]
     epsilon, account = privacy.of_run(spent)
     metrics |= {"bytes_up": total.bytes_up, "bytes_down": down} | way.metrics(record) | epsilon
@@ -608,123 +599,12 @@ def _kind(x: Tensor) -> tuple[list[int], str]:
     return list(x.shape[1:]), str(x.dtype).removeprefix("torch.")
 
 
-def _scores(
-    way: FederatedRun,
-    federation: FederatedData,
-    current: Round,
-    used: Deployment,
-    engine: Engine,
-) -> Record:
-    clients, brought = used
-    own = federation.kind_counts, engine, federation.kinds, federation.tests
-    everybody = evaluate(federation.task, clients, federation.test, *own)
-    honest = _honest(way.experiment)
-    scores = Scores({name: values[honest] for name, values in everybody.items()})
-    first = scores.first
-    spread = scores[first]
-    forgot = {}
-    if _digests(way.algorithm) and federation.task.target.name == CLASSES.name:
-        forgot = collapsed(federation.task, current.clients, clients, engine)
-    chosen_on = _chosen_on(federation, clients, engine, honest)
-    local = f"{first}_local"
-    others = {n: _number(v.mean()) for n, v in scores.items() if n not in (first, local)}
-    if central := way.algorithm.server_model(federation.task, current.server):
-        at_server = first_metric(federation.task, *central, federation.test)
-        others[f"{first}_server"] = _number(at_server)
-    if (right := consensus_accuracy(federation.task, current.server)) is not None:
-        others["accuracy_consensus"] = right
-    for name, test in federation.elsewhere.items():
-        found = evaluate(federation.task, clients, test, *own[:-1])
-        others |= {f"{n}_{name}": _number(found[n].mean()) for n in (first, local)}
-    return {
-        first: _number(spread.mean()),
-        f"{first}_median": _number(spread.quantile(0.5)),
-        f"{first}_std": _number(spread.std()) if len(spread) > 1 else None,
-        f"{first}_min": _number(spread.min()),
-        f"{first}_max": _number(spread.max()),
-        local: _number(scores[local].mean()),
-        **others,
-        "bytes_deployed": brought.bytes_down,
-        **chosen_on,
-        "clients": {
-            first: _list(everybody[first], honest),
-            local: _list(everybody[local], honest),
-            "group": [client.group for client in clients],
-        },
-        **_divergence(
-            federation,
-            current,
-            everybody.get("calibration_error", everybody[first]),
-            engine,
-        ),
-        **({"collapsed": {str(client): left for client, left in forgot.items()}} if forgot else {}),
-    }
-
-
-def _chosen_on(
-    federation: FederatedData, clients: Sequence[Client], engine: Engine, honest: Any
-) -> Record:
-    """What settings may be chosen on, test examples being spared."""
-    examples, kinds = federation.validation, federation.validation_kinds
-    if not len(examples):
-        return {}
-    counts = federation.label_counts if kinds is None else federation.kind_counts
-    found = evaluate(federation.task, clients, examples, counts, engine, kinds)
-    names = [found.first] if kinds is None else [found.first, f"{found.first}_local"]
-    return {f"{name}{ON_VALIDATION}": _number(found[name][honest].mean()) for name in names}
-
-
-def _of_run(federation: FederatedData, scores: Record) -> list[str]:
-    """The scores of the last round that are metrics of the run; of clients, the worst one's."""
-    first = next(iter(scores))
-    best = "min" if first in federation.task.target.lower else "max"
-    left_out = {f"{first}_{part}" for part in ("std", best)}
-    kept = [k for k, v in scores.items() if k not in left_out and isinstance(v, float | None)]
-    return sorted(kept, key=lambda name: name.endswith(ON_VALIDATION))  # which come last
-
-
-def _divergence(
-    federation: FederatedData, current: Round, certainty: Tensor, engine: Engine
-) -> dict[str, str]:
-    """Which clients train, or are measured, on what is no number any more; nothing if none do.
-
-    A certainty, or a score, is NaN where a prediction is: a model that has diverged may be one of
-    averages, or have parameters that are finite and too large.
-    """
-    lost = {*diverged(federation.task, current.clients, engine)}
-    lost |= set(certainty.isnan().nonzero().flatten().tolist())
-    if not lost:
-        return {}
-    who = ", ".join(map(str, sorted(lost)[:5])) + (f" and {len(lost) - 5} more" * (len(lost) > 5))
-    return {
-        "diverged": f"parameters or predictions of {'clients' if lost - {min(lost)} else 'client'} "
-        f"{who} are no finite numbers; lower the learning rate"
-    }
-
-
-def _digests(algorithm: Algorithm) -> bool:
-    """Whether clients fit the models that they use to public examples."""
-    averaged = algorithm.properties.architectures == "shared within a group"
-    return algorithm.public_training is not None and not averaged
-
-
-def _collapse(scores: Record) -> str:
-    """Who collapsed in the last digest, and the way out, in a line."""
-    who = ", ".join(
-        f"client {client} ({100 * left:.0f} %)" for client, left in scores["collapsed"].items()
-    )
-    return (
-        f"at chance on the own training data after the last digest: {who}; a smaller "
-        "distill.learning_rate, or fewer distill.epochs, may keep what was learnt"
-    )
-
-
 def _round(current: Round, total: Ledger, ledger: Ledger, scores: Record) -> Record:
     return {
         "record": "round",
         "round": current.index,
         **scores,
-        **_measured(current),
+        **federated_scores.measured(current),
         "bytes_up": total.bytes_up,
         "bytes_down": total.bytes_down,
         "traffic": {"up": dict(ledger.up), "down": dict(ledger.down)},
@@ -732,25 +612,3 @@ def _round(current: Round, total: Ledger, ledger: Ledger, scores: Record) -> Rec
         "rejected": {str(client): reason for client, reason in current.rejected.items()},
         "failed": {str(client): reason for client, reason in current.failed.items()},
     }
-
-
-def _measured(current: Round) -> dict[str, float | None]:
-    """What the server measured by itself in this round."""
-    numbers = {k: v for k, v in current.server.items() if k.startswith(MEASURED)}
-    return {name.removeprefix(MEASURED): _number(value) for name, value in numbers.items()}
-
-
-def _number(value: Tensor) -> float | None:
-    """A number as JSON can hold it: NaN, of a model that has diverged, is null."""
-    return float(value) if math.isfinite(value) else None
-
-
-def _list(values: Tensor, honest: Sequence[int]) -> list[float | None]:
-    """Of each client; of those who lie null."""
-    return [_number(value) if k in honest else None for k, value in enumerate(values)]
-
-
-def _honest(experiment: FedExperiment) -> list[int]:
-    """Whose models are scored: of those who lie nobody wants to know."""
-    false = () if experiment.lie is None else experiment.lie[0]
-    return [client for client in range(experiment.clients) if client not in false]

@@ -16,7 +16,7 @@ from simulations.execution import tuning
 from simulations.execution.batch import Options
 from simulations.results import run_folder
 from simulations.results.columns import is_lower
-from simulations.runners import federated
+from simulations.runners import federated_scores
 from tests.simulations.conftest import read
 
 FILE = """
@@ -116,13 +116,13 @@ def test_a_trial_is_a_folder_of_runs_on_the_seeds_of_the_search(tmp_path):
 def test_test_examples_have_no_say(tmp_path, monkeypatch):
     """The same search, with all test accuracies turned upside down, finds the same."""
     first = trials(document(), tmp_path / "one")
-    plain = federated._scores
+    plain = federated_scores.scored
 
     def turned(*given):
         scores = plain(*given)
         return scores | {"accuracy": 1 - scores["accuracy"], "accuracy_local": 0.5}
 
-    monkeypatch.setattr(federated, "_scores", turned)
+    monkeypatch.setattr(federated_scores, "scored", turned)
     second = trials(document(), tmp_path / "two")
     assert [(o.settings, o.values) for o in first] == [(o.settings, o.values) for o in second]
     best = [(tmp_path / name / "best.toml").read_text() for name in ("one", "two")]

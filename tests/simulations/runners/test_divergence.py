@@ -7,7 +7,7 @@ import torch
 
 from fedkd.engines.sequential import sequential
 from simulations.results import run_folder
-from simulations.runners import federated
+from simulations.runners import federated, federated_scores
 from simulations.survey import datasets
 from simulations.survey.recipes.objectives import compression
 from tests.simulations.conftest import SMALL, read
@@ -47,10 +47,12 @@ def test_a_prediction_that_is_no_number_counts_though_parameters_are(tiny):
         federation, sequential
     )
     certainty = torch.tensor([0.1, float("nan"), 0.2, 0.3, 0.4])
-    told = federated._divergence(federation, current, certainty, sequential)
+    told = federated_scores.divergence(federation, current, certainty, sequential)
     assert told["diverged"].startswith("parameters or predictions of client 1 are no finite")
-    assert federated._divergence(federation, current, torch.zeros(5), sequential) == {}
-    everyone = federated._divergence(federation, current, torch.full((9,), torch.nan), sequential)
+    assert federated_scores.divergence(federation, current, torch.zeros(5), sequential) == {}
+    everyone = federated_scores.divergence(
+        federation, current, torch.full((9,), torch.nan), sequential
+    )
     assert "clients 0, 1, 2, 3, 4 and 4 more are" in everyone["diverged"]
 
 
