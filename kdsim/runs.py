@@ -12,6 +12,7 @@ from torch import nn
 from kdsim import settings, trained
 from kdsim.display import Tables, curves
 from kdsim.record import Record
+from simulations.config.schema import counted
 from simulations.execution.console import verdicts
 from simulations.results import run_folder
 from simulations.results.columns import PRIMARY
@@ -175,7 +176,7 @@ class Runs:
     def __repr__(self) -> str:
         done = len(self.complete)
         methods = ", ".join(dict.fromkeys(str(_end(run)["method"]) for run in self.complete))
-        return f"<{len(self)} runs in {self.folder}, {done} complete: {methods}>"
+        return f"<{counted(len(self), 'run')} in {self.folder}, {done} complete: {methods}>"
 
     def _repr_html_(self) -> str:
         """Tables and curves of the report, for notebooks."""

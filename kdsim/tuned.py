@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simulations.config.schema import counted
 from simulations.execution.tuning import Trial
 from simulations.reporting.markup import element, joined, table
 
@@ -45,10 +46,10 @@ class Tuned:
 
     def __repr__(self) -> str:
         said = [f"{k}: {one.shown} with {one.said}" for k, one in self.best.items()]
-        return f"<{len(self.trials)} trials, best {'; '.join(said)}; {self.file}>"
+        return f"<{counted(len(self.trials), 'trial')}, best {'; '.join(said)}; {self.file}>"
 
     def _repr_html_(self) -> str:
         """What is best, for notebooks."""
         body = [[name, one.shown, one.said] for name, one in self.best.items()]
         header = ["method", next(iter(self.best.values())).metric, "settings"]
-        return joined([table(header, body), element("p", f"{len(self.trials)} trials")])
+        return joined([table(header, body), element("p", counted(len(self.trials), "trial"))])
