@@ -62,13 +62,18 @@ def read(found: Sequence[Run]) -> Runs:
         if run.complete:
             rules = runs.setdefault(_setting(run), {})
             accuracy = run.records[-1]["metrics"]["accuracy"]
-            rules.setdefault(run.experiment["aggregation"], {})[run.experiment["seed"]] = accuracy
+            rules.setdefault(_rule(run), {})[run.experiment["seed"]] = accuracy
     return runs
 
 
 def _setting(run: Run) -> Setting:
     told = {name: str(run.experiment.get(name, HONEST)) for name in Setting._fields}
     return Setting(**told)
+
+
+def _rule(run: Run) -> str:
+    """The way to a consensus; where runs say nothing of it, it is the mean, their default."""
+    return str(run.experiment.get("aggregation", MEAN))
 
 
 def table(runs: Runs, levels: bool) -> Iterator[str]:
@@ -114,7 +119,7 @@ def known(found: Sequence[Run], root: Path | None) -> Mapping[Share, Mapping[str
     """The accuracies where those who lie are left out, by rule and seed."""
     left: dict[Share, dict[str, dict[int, float]]] = {}
     for run in found:
-        setting, rule, seed = _setting(run), run.experiment["aggregation"], run.experiment["seed"]
+        setting, rule, seed = _setting(run), _rule(run), run.experiment["seed"]
         if setting.liars == HONEST or rule not in KNOWN:
             continue
         seeds = left.setdefault(_share(setting), {}).setdefault(rule, {})

@@ -75,6 +75,8 @@ def test_runs_are_read_and_those_who_remain_are_trained_once(tmp_path, monkeypat
     found = [Run(Path("a"), one, "", [end]) for one in (flat, *lies)]
     found.append(Run(Path("b"), flat | {"seed": 2}, "", []))  # has not ended
     assert read(found)[HONEST] == {"sa": {1: 0.5}}
+    untold = {key: value for key, value in flat.items() if key != "aggregation"}
+    assert read([Run(Path("c"), untold, "", [end])]) == {HONEST: {"sa": {1: 0.5}}}
     trained = []
     monkeypatch.setattr(consensus, "_without_liars", lambda run, root: trained.append(run) or 0.6)
     left = known(found, None)
