@@ -8,7 +8,7 @@ import torch
 from scipy.stats import entropy, rankdata
 from torch.distributions import MultivariateNormal
 
-from fedkd.data.datasets import Dataset
+from fedkd.data.datasets import Dataset, load
 from kdcore.losses import mutual_information
 from kdcore.outputs import Outputs
 from kdcore.rng import generator
@@ -16,7 +16,7 @@ from kdcore.schemes.learners import Learner
 from kdcore.schemes.stages import LossTerm, Stage, run
 from kdcore.training.batches import Examples
 from kdcore.training.loop import TrainingConfig
-from simulations.survey.recipes.knowledge import quality
+from simulations.survey.recipes.knowledge import quality, recognition
 from simulations.survey.recipes.knowledge.dark_knowledge import recall, shifted
 from simulations.survey.recipes.knowledge.explanation import evened, permuted
 from simulations.survey.recipes.knowledge.information import Information
@@ -143,6 +143,25 @@ def test_the_equal_error_rate_of_hand_made_embeddings():
     assert equal_error_rate(torch.tensor([[0.0], [1.0], [10.0], [11.0]]), y) == 0.0
     # Three of four pairs of different labels are nearer than both pairs of the same label.
     assert equal_error_rate(torch.tensor([[0.0], [10.0], [0.1], [10.1]]), y) == pytest.approx(0.75)
+
+
+def test_neighbours_of_the_student_of_triplets_are_those_by_direction(monkeypatch):
+    seen = []
+
+    def watched(embedding, y):
+        seen.append(embedding)
+        return recall_at_1(embedding, y)
+
+    monkeypatch.setattr(recognition, "recall_at_1", watched)
+    once = TrainingConfig("adam", 0.01, epochs=1, batch_size=32)
+    small = Recognition(
+        64, 40, 1, "mlp-8", "mlp-8", 4, teacher_training=once, student_training=once
+    )
+    found = small.measure(load("digits"), 0)
+    embedded = dict(zip((key for key in found if "recall" in key), seen, strict=True))
+    torch.testing.assert_close(embedded["recall_baseline"].norm(dim=1), torch.ones(40))
+    for arm in ("recall", "recall_blank", "recall_untrained"):  # of which distances are kept
+        assert float(embedded[arm].norm(dim=1).std()) > 0.01
 
 
 def test_the_triplet_loss_is_that_of_three_loops():
