@@ -67,8 +67,8 @@ def read(found: Sequence[Run]) -> Runs:
 
 
 def _setting(run: Run) -> Setting:
-    told = {name: str(run.experiment.get(name, HONEST)) for name in Setting._fields}
-    return Setting(**told)
+    shown = {name: str(run.experiment.get(name, HONEST)) for name in Setting._fields}
+    return Setting(**shown)
 
 
 def _rule(run: Run) -> str:
@@ -83,11 +83,11 @@ def table(runs: Runs, levels: bool) -> Iterator[str]:
     """
     found = {rule for row in runs.values() for rule in row}
     rules = sorted(found, key=lambda rule: (rule != MEAN, rule))
-    told = [name for name in Setting._fields if len({getattr(one, name) for one in runs}) > 1]
-    yield f"| {' | '.join([*told, *rules])} |"
-    yield "|" + " --- |" * (len(told) + len(rules))
+    varying = [name for name in Setting._fields if len({getattr(one, name) for one in runs}) > 1]
+    yield f"| {' | '.join([*varying, *rules])} |"
+    yield "|" + " --- |" * (len(varying) + len(rules))
     for setting, row in sorted(runs.items(), key=lambda one: (one[0].liars != HONEST, one[0])):
-        cells = [getattr(setting, name) for name in told]
+        cells = [getattr(setting, name) for name in varying]
         cells += [cell(row, rule, levels) for rule in rules]
         yield f"| {' | '.join(cells)} |"
 
@@ -144,8 +144,8 @@ def _without_liars(run: Run, root: Path | None) -> float:
 def against_known(runs: Runs, left: Mapping[Share, Mapping[str, Scores]]) -> Iterator[str]:
     """Of each lie the rule that stands it best, and how far above those who remain that is."""
     for share, rules in left.items():
-        told = ", ".join(f"`{rule}` {spread(list(own.values()))}" for rule, own in rules.items())
-        yield f"\n{' '.join(share)} left out: {told}\n"
+        means = ", ".join(f"`{rule}` {spread(list(own.values()))}" for rule, own in rules.items())
+        yield f"\n{' '.join(share)} left out: {means}\n"
         best = max(rules.values(), key=_mean)
         for setting, row in runs.items():
             if setting.liars != HONEST and _share(setting) == share:
