@@ -100,7 +100,8 @@ class Runs:
 
         differ = _differing(map(trained.settings_of, self.runs))
         rows = [_about(run, differ) | row for run in self.runs for row in _steps(run)]
-        names = dict.fromkeys(name for row in rows for name in row)
+        by_folder = sorted(rows, key=lambda row: row["folder"])  # whatever the order of the runs
+        names = dict.fromkeys(name for row in by_folder for name in row)
         compared = [name for metric in PRIMARY for name in (metric, f"{metric}_local")]
         first = [*ABOUT, *differ, "phase", "epoch", "round", *compared]
         last = [name for name in names if name not in (*first, "folder")]
@@ -141,8 +142,9 @@ class Runs:
             known = trained.settings_of(run)
             own = {key: _cell(known[key]) for key in differ if key in known}
             row["settings"] = {_free(key, row): value for key, value in own.items()}
-        names = [f"{name}" for row in rows for name in row["settings"]]
-        metrics = [name for row in rows for name in row["metrics"]]
+        by_folder = sorted(rows, key=lambda row: row["about"]["folder"])
+        names = [f"{name}" for row in by_folder for name in row["settings"]]
+        metrics = [name for row in by_folder for name in row["metrics"]]
         columns = list(dict.fromkeys([*ABOUT, *names, *metrics, "folder"]))
         flat = [row["about"] | row["settings"] | row["metrics"] for row in rows]
         return pd.DataFrame(flat, columns=columns)
@@ -164,9 +166,8 @@ class Runs:
         import pandas as pd
 
         frame = self.final()
-        metrics = list(
-            dict.fromkeys(name for run in self.complete for name in _end(run)["metrics"])
-        )
+        measured = {name for run in self.complete for name in _end(run)["metrics"]}
+        metrics = [name for name in frame.columns if name in measured]
         keys = [c for c in frame.columns if c not in {*metrics, "seed", "kind", "folder"}]
         groups = frame.groupby(keys, sort=False, dropna=False)
         seeds = groups["seed"].count().rename(("seeds", "n"))

@@ -4,6 +4,7 @@ import copy
 import math
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -327,6 +328,18 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulations.reporting.report, "write_report", page)
         return kdsim.run(["local", "fd"], **few, alpha=[0.1, 1.0], seeds=2, out=out, workers=1)
+
+
+def test_columns_do_not_depend_on_the_order_of_the_runs(runs):
+    def with_own(run, name):
+        end = {**run.records[-1], "metrics": {**run.records[-1]["metrics"], name: 1.0}}
+        return replace(run, records=[*run.records[:-1], end])
+
+    first, second, *_ = runs.runs
+    pair = with_own(first, "one"), with_own(second, "other")
+    one, other = (replace(runs, runs=several) for several in (pair, pair[::-1]))
+    for name in ("frame", "final", "summary"):
+        assert list(getattr(one, name)().columns) == list(getattr(other, name)().columns)
 
 
 def test_final_has_a_row_for_each_run(runs):
