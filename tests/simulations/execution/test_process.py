@@ -11,7 +11,7 @@ import simulations.reporting.report
 from simulations import process
 from simulations.cli import app, listing
 from simulations.results import run_folder
-from simulations.runners import federated, teacher_cache
+from simulations.runners import federated, federated_scores, teacher_cache
 from simulations.survey import datasets
 from simulations.survey.recipes.objectives import compression
 from tests.simulations.conftest import SMALL, timeless
@@ -35,8 +35,8 @@ GRAPH = ["graph", "glnn", "--epochs", "2", "--teacher-epochs", "2", "--seeds", "
 RECIPE = ["recipe", "compression", "--seeds", "2"]
 PATHS = {
     "checks": (FED, federated, "prepare", 1),
-    "round": (FED, federated, "_scores", 3),
-    "grid": ([*FED, "--seeds", "3", "--workers", "1"], federated, "_scores", 8),
+    "round": (FED, federated_scores, "scored", 3),
+    "grid": ([*FED, "--seeds", "3", "--workers", "1"], federated_scores, "scored", 8),
     "graph": ([*GRAPH, "--workers", "1"], teacher_cache, "fit_one_teacher", 2),
     "recipe": ([*RECIPE, "--workers", "1"], compression.Compression, "measure", 2),
     "report": (FED, simulations.reporting.report, "write_report", 1),
@@ -91,7 +91,7 @@ def test_a_signal_that_arrives_as_another_error_still_ends_the_command(
 
     monkeypatch.setattr(listing, "show", load)
     assert kdsim("list")[::2] == (ended, "stopped\n")
-    monkeypatch.setattr(federated, "_scores", load)
+    monkeypatch.setattr(federated_scores, "scored", load)
     status, _, err = kdsim(*FED, "--seeds", "2", "--workers", "1", "--out", "out")
     assert (status, err.partition(";")[0]) == (ended, "stopped")
     assert len([folder for folder in (tmp_path / "out").iterdir() if folder.is_dir()]) == 1

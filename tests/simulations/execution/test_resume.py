@@ -11,7 +11,7 @@ from fedkd.storage import atomic_files
 from simulations.cli import app
 from simulations.execution import console
 from simulations.results import run_folder
-from simulations.runners import federated
+from simulations.runners import federated_scores
 from tests.simulations.conftest import SMALL, timeless
 
 COMMAND = ["fed", "fedmd", *SMALL, "--rounds", "5", "--checkpoint-every", "1", "--no-baseline"]
@@ -20,7 +20,7 @@ COMMAND += ["--fraction", "0.7", "--out", "runs"]
 # Functions of a run's life, and which of their calls does not return: in the middle of a round,
 # before and after a record is written, and before, during and after the writing of a checkpoint.
 PLACES = {
-    "evaluation": (federated, "_scores"),
+    "evaluation": (federated_scores, "scored"),
     "record": (run_folder, "line"),
     "checkpoint": (checkpoint, "save"),
     "tensors": (checkpoint, "save_file"),
