@@ -148,8 +148,9 @@ def trends(
         if not large:
             axes.set_title(wrapped(_ended(title, labels, found), 24), fontsize=8.5)
             axes.add_collection(_behind(found), autolim=True)
+        shown = found if logarithmic else _beside({label: found[label] for label in labels})
         for label in labels:
-            _line(axes, found[label], label, look[label], logarithmic, 6 if large else 3.5)
+            _line(axes, shown[label], label, look[label], logarithmic, 6 if large else 3.5)
     whole = all((curve.x == curve.x.round()).all() for curve in found.values())
     _scale_x(panels[0], logarithmic, large, whole)
     if large:
@@ -175,6 +176,17 @@ def _panes(group: Sequence[Result], found: Mapping[str, Curve]) -> dict[str, lis
     return panes
 
 
+def _beside(found: Mapping[str, Curve]) -> dict[str, Curve]:
+    """Curves of one point each a little apart: at one place they hide each other's spread."""
+    if any(len(curve.x) > 1 for curve in found.values()):
+        return dict(found)
+    first = -(len(found) - 1) / 2
+    return {
+        label: curve._replace(x=curve.x + 0.05 * (first + place))
+        for place, (label, curve) in enumerate(found.items())
+    }
+
+
 def _ended(name: str, labels: Sequence[str], found: Mapping[str, Curve]) -> str:
     """The title of a small panel: what is in it, and where it ends."""
     ends = [found[label].mean[-1] for label in labels]
@@ -198,6 +210,8 @@ def _line(axes: Axes, curve: Curve, label: str, look: Look, logarithmic: bool, s
         text = f"{label} (sends nothing)"
         axes.axhline(curve.mean[-1], color=look.colour, ls="--", label=text)
         return
+    if len(curve.x) == 1:  # nothing to fill
+        axes.vlines(curve.x, curve.low, curve.high, color=look.colour, lw=1.2)
     axes.fill_between(curve.x, curve.low, curve.high, color=look.colour, alpha=0.15, lw=0)
     style = {"color": look.colour, "marker": look.marker, "ls": look.line, "mec": PAPER}
     every = max(1, len(curve.x) // 12)

@@ -4,6 +4,7 @@ import re
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from PIL import Image
 
@@ -158,6 +159,20 @@ def test_lines_are_means_and_bands_reach_from_smallest_to_largest():
     np.testing.assert_allclose(lines(axes)["fedmd"].get_ydata(), [20, 40, 60])
     band = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == pytest.approx((10, 90))
+
+
+def test_one_evaluated_round_shows_its_spread_and_methods_beside_each_other():
+    tops = {"fedmd": (0.3, 0.9), "dsfl": (0.6, 0.8)}
+    group = [fed(name, seed, top) for name, own in tops.items() for seed, top in enumerate(own)]
+    group = [result._replace(curve=result.curve[-1:]) for result in group]
+    (axes,) = draw(group)["accuracy_per_round"].axes
+    bars = [c.get_segments() for c in axes.collections if isinstance(c, LineCollection)]
+    seen = {tuple(bar[:, 1].round(6)) for found in bars for bar in found}
+    assert seen == {(30, 90), (60, 80)}
+    places = [line.get_xdata().item() for line in axes.get_lines()]
+    assert len(set(places)) == 2
+    assert {round(place) for place in places} == {3}
+    assert [tick for tick in axes.get_xticks() if 2.5 < tick < 3.5] == [3]
 
 
 def test_rounds_without_an_evaluation_are_left_out():
