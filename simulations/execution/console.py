@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -293,7 +293,9 @@ def terminal_table(one: Any) -> Table:
     for place, title in kept.items():
         cells = [row[place] for row in one.body] if place else []  # labels may be long, and wrap
         word = max(len(word) for text in (title, *cells) for word in text.split())  # is never cut
-        table.add_column(title, justify="left" if place == 0 else "right", min_width=word)
+        side: Literal["left", "right"] = "right" if place else "left"
+        # By the end of a setting rows are told apart, so a long one goes on in the next line.
+        table.add_column(title, justify=side, min_width=word, overflow="fold")
     for row in one.body:
         table.add_row(*(row[place] for place in kept))
     return table

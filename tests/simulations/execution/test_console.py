@@ -21,6 +21,20 @@ def test_no_word_of_a_heading_and_no_number_is_cut(tmp_path, monkeypatch, capsys
         assert word in text
 
 
+def test_settings_that_tell_rows_apart_are_there_in_a_terminal_of_80_columns(
+    tmp_path, monkeypatch, capsys
+):
+    rules = ("variance-era", "entropy-era")
+    for seed, rule in enumerate(rules):
+        fed_run(tmp_path, "dsfl", seed, 0.5, settings={"aggregation": rule})
+    monkeypatch.setenv("COLUMNS", "80")
+    print_tables(run_folder.load(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    labels = "".join(line[:18].strip() for line in lines)  # of several lines, one after another
+    assert all(f"(aggregation={rule})" in labels for rule in rules)
+    assert max(map(len, lines)) <= 80
+
+
 def test_what_the_engine_auto_has_chosen_is_said_once_for_all_runs():
     one, other = {"mlp-8": "stacked", "cnn": "in turn"}, {"mlp-8": "stacked", "mlp-9": "stacked"}
     assert choices([{"engine": one}, {"engine": other}, {"seed": 0}, {"engine": one}]) == [
