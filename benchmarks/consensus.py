@@ -56,13 +56,24 @@ class WithoutLiars(FedExperiment):
 
 
 def read(found: Sequence[Run]) -> Runs:
-    """The accuracies of all finished runs."""
+    """The accuracies of all finished runs.
+
+    Raises:
+        ValueError: there are none, or two that differ otherwise than a table shows.
+    """
     runs: dict[Setting, dict[str, dict[int, float]]] = {}
     for run in found:
         if run.complete:
-            rules = runs.setdefault(_setting(run), {})
-            accuracy = run.records[-1]["metrics"]["accuracy"]
-            rules.setdefault(_rule(run), {})[run.experiment["seed"]] = accuracy
+            seeds = runs.setdefault(_setting(run), {}).setdefault(_rule(run), {})
+            accuracy, seed = run.records[-1]["metrics"]["accuracy"], run.experiment["seed"]
+            if seeds.setdefault(seed, accuracy) != accuracy:
+                raise ValueError(
+                    f"{run.path}: another run of {_rule(run)} with seed {seed} and the same "
+                    f"{', '.join(Setting._fields)} has another accuracy; a table is of runs that "
+                    "differ in these alone, so give it a folder for each number of rounds and so on"
+                )
+    if not runs:
+        raise ValueError("no finished run to make a table of; see `kdsim run consensus --out`")
     return runs
 
 
@@ -94,7 +105,7 @@ def table(runs: Runs, levels: bool) -> Iterator[str]:
 
 def cell(row: Mapping[str, Scores], rule: str, levels: bool) -> str:
     """Mean and standard deviation, or the paired difference to the mean and on how many seeds."""
-    if rule not in row:
+    if rule not in row or not (levels or MEAN in row):
         return "–"
     if levels or rule == MEAN:
         return spread(list(row[rule].values()))
@@ -102,9 +113,10 @@ def cell(row: Mapping[str, Scores], rule: str, levels: bool) -> str:
 
 
 def spread(shares: Sequence[float]) -> str:
-    """In percent."""
+    """In percent; of one seed there is no deviation."""
     percent = [100 * share for share in shares]
-    return f"{fmean(percent):.1f} ± {stdev(percent):.1f}"
+    deviation = f" ± {stdev(percent):.1f}" if len(percent) > 1 else ""
+    return f"{fmean(percent):.1f}{deviation}"
 
 
 def above(first: Scores, second: Scores) -> str:
@@ -168,7 +180,10 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     found = run_folder.load(given.folder)
-    runs = read(found)
+    try:
+        runs = read(found)
+    except ValueError as error:
+        raise SystemExit(f"{given.folder}: {error}") from None
     print(*table(runs, given.levels), sep="\n")
     if given.known:
         print(*against_known(runs, known(found, given.data_root)), sep="\n")

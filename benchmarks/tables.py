@@ -1,6 +1,7 @@
 """What tables of results have in common."""
 
 from collections.abc import Sequence
+from math import isnan
 
 from kdcore.statistics import paired_comparison
 
@@ -8,9 +9,11 @@ from kdcore.statistics import paired_comparison
 def points(first: Sequence[float], second: Sequence[float], more: str = "") -> str:
     """How far one row of shares is above another, paired: points, and their 95 % t interval.
 
-    Bold where the interval excludes 0; `more` is said behind it.
+    Bold where the interval excludes 0, and without one where there is a single pair; `more` is said
+    behind it.
     """
     pairs = ([100 * value for value in values] for values in (first, second))
     found = paired_comparison(*pairs)
-    text = f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f}){more}"
+    interval = "" if isnan(found.low) else f" ({found.low:+.1f} to {found.high:+.1f})"
+    text = f"{found.mean:+.1f}{interval}{more}"
     return f"**{text}**" if found.low > 0 or found.high < 0 else text

@@ -34,6 +34,32 @@ def test_a_row_is_the_mean_and_what_is_above_it():
     assert lying.endswith("| 60.0 ± 10.0 | – | 62.0 ± 11.0 |")
 
 
+def test_one_seed_has_no_interval_and_without_a_mean_there_is_no_difference():
+    head, _, lone, only = table(
+        {HONEST: {"sa": {0: 0.5}, "era": {0: 0.625}}, LYING: {"era": MEAN}}, levels=False
+    )
+    assert head == "| liars | sa | era |"
+    assert lone == "| none | 50.0 | +12.5 1/1 |"
+    assert only == "| 0.2:noise | – | – |"
+
+
+def test_runs_that_differ_in_what_no_table_shows_are_not_mixed():
+    flat = {"algorithm": "dsfl", "data": "digits", "clients": 10, "alpha": 0.3, "seed": 1}
+    short, long, again = (
+        Run(Path(name), flat | {"rounds": rounds}, "", [{"record": "run", "metrics": metrics}])
+        for name, rounds, metrics in (
+            ("short", 1, {"accuracy": 0.4}),
+            ("long", 10, {"accuracy": 0.5}),
+            ("again", 10, {"accuracy": 0.5}),
+        )
+    )
+    assert read([long, again]) == {HONEST: {"sa": {1: 0.5}}}
+    with pytest.raises(ValueError, match="^long: another run of sa with seed 1"):
+        read([short, long])
+    with pytest.raises(ValueError, match="no finished run"):
+        read([])
+
+
 def test_the_best_rule_of_each_lie_is_held_against_those_who_remain():
     runs = {LYING: {"sa": MEAN, "filter": MORE}, HONEST: {"sa": MORE}}
     left = {LYING._replace(liars="0.2"): {"sa": MEAN, "variance": {k: 0.4 for k in MEAN}}}
