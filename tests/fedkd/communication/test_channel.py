@@ -102,7 +102,7 @@ WIDTH = 8  # features of the last hidden layer, of all three architectures
         ("fedtgp", {}, 5 * 4 * C * WIDTH),
         ("fedgh", {}, 5 * 4 * C * (WIDTH + 1)),
         ("dsfl", {}, 5 * 4 * C * P),
-        ("scarlet", {}, 5 * (4 * C * P + 4 * P + 4)),  # with numbers of rows, and of the round
+        ("scarlet", {}, 5 * 4 * C * P),  # all are new, and nothing is remembered
         ("dsfl", {"public_size": 4}, 5 * (4 * C * 4 + 4 * 4)),
         *(
             (name, {}, 4 * ALL_WEIGHTS)
