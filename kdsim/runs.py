@@ -98,7 +98,7 @@ class Runs:
         """
         import pandas as pd
 
-        differ = _differing(map(trained.settings_of, self.runs))
+        differ = _differing(self.runs)
         rows = [_about(run, differ) | row for run in self.runs for row in _steps(run)]
         by_folder = sorted(rows, key=lambda row: row["folder"])  # whatever the order of the runs
         names = dict.fromkeys(name for row in by_folder for name in row)
@@ -116,7 +116,7 @@ class Runs:
         """
         import pandas as pd
 
-        differ = _differing(map(trained.settings_of, self.runs))
+        differ = _differing(self.runs)
         rows = []
         for run in self.runs:
             for record in run.records:
@@ -126,7 +126,10 @@ class Runs:
                     rows.append(
                         about | {"client": client} | dict(zip(columns, values, strict=True))
                     )
-        return pd.DataFrame(rows).drop(columns="folder", errors="ignore")
+        by_folder = sorted(rows, key=lambda row: row["folder"])
+        names = dict.fromkeys(name for row in by_folder for name in row if name != "folder")
+        first = [name for name in (*ABOUT, *differ, "round", "client") if name in names]
+        return pd.DataFrame(rows, columns=list(dict.fromkeys([*first, *names])))
 
     def final(self) -> pd.DataFrame:
         """A row for each run that is complete.
@@ -137,7 +140,7 @@ class Runs:
         import pandas as pd
 
         rows = [_row(run) for run in self.complete]
-        differ = _differing(map(trained.settings_of, self.complete))
+        differ = _differing(self.complete)
         for row, run in zip(rows, self.complete, strict=True):
             known = trained.settings_of(run)
             own = {key: _cell(known[key]) for key in differ if key in known}
@@ -269,12 +272,12 @@ def _free(key: str, row: dict[str, Any]) -> str:
     return f"setting {key}" if key in row["metrics"] else key
 
 
-def _differing(experiments: Iterable[dict[str, Any]]) -> list[str]:
-    """The settings that not all runs which have them have alike."""
+def _differing(runs: Iterable[Run]) -> list[str]:
+    """The settings that not all runs which have them have alike, whatever the order of the runs."""
     elsewhere = {*ABOUT, "algorithm", "recipe"}
     seen: dict[str, list[Any]] = {}
-    for one in experiments:
-        for key, value in one.items():
+    for run in sorted(runs, key=lambda run: run.path):
+        for key, value in trained.settings_of(run).items():
             seen.setdefault(key, []).append(value)
     return [
         k for k, found in seen.items() if k not in elsewhere and any(v != found[0] for v in found)

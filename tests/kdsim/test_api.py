@@ -342,6 +342,25 @@ def test_columns_do_not_depend_on_the_order_of_the_runs(runs):
         assert list(getattr(one, name)().columns) == list(getattr(other, name)().columns)
 
 
+def test_settings_of_some_runs_alone_have_their_columns_before_the_round(runs):
+    def with_own(run, name, value):
+        return replace(run, experiment={**run.experiment, name: value})
+
+    own = (("one", 1), ("one", 2), ("other", 1), ("other", 2))
+    by_folder = sorted(runs, key=lambda run: run.path)
+    several = [with_own(run, *setting) for run, setting in zip(by_folder, own, strict=False)]
+    for given in (several, several[::-1]):
+        reordered = replace(runs, runs=tuple(given))
+        frame, final, clients = (
+            list(getattr(reordered, name)().columns) for name in ("frame", "final", "clients")
+        )
+        before = clients[: clients.index("round")]
+        assert before == frame[: frame.index("round")]
+        assert before[-2:] == ["one", "other"]
+        assert [name for name in final if name in ("one", "other")] == ["one", "other"]
+        assert "folder" not in clients
+
+
 def test_final_has_a_row_for_each_run(runs):
     frame = runs.final()
     assert len(frame) == len(runs) == 8
