@@ -214,7 +214,9 @@ def best(done: Done, name: str) -> str:
 def reported(done: Done, name: str) -> list[float]:
     """The accuracy on each seed that counts, at the setting that was chosen."""
     by_seed = done.get((name, best(done, name)), {})
-    return [by_seed[seed]["accuracy"] for seed in REPORTED if seed in by_seed]
+    if missing := [seed for seed in REPORTED if seed not in by_seed]:
+        raise SystemExit(f"{name}: no result of seeds {missing}; run --results first")
+    return [by_seed[seed]["accuracy"] for seed in REPORTED]
 
 
 def table(done: Done, names: Sequence[str]) -> list[str]:
@@ -234,11 +236,9 @@ def table(done: Done, names: Sequence[str]) -> list[str]:
 def rewritten(text: str, done: Done) -> str:
     """The page with the tables of what was run, each between its mark and the next `end`."""
     for network in NETWORKS:
-        names = [
-            name
-            for name, way in WAYS.items()
-            if way.network == network and (name, next(iter(way.settings))) in done
-        ]
+        local, *others = (name for name, way in WAYS.items() if way.network == network)
+        begun = [name for name in others if (name, next(iter(WAYS[name].settings))) in done]
+        names = [local, *begun]  # all others are held against it
         mark, end = f"<!-- one-shot: {network} -->\n", "<!-- end -->\n"
         before, rest = text.split(mark)
         text = before + mark + "\n".join(table(done, names)) + "\n" + end + rest.split(end, 1)[1]
@@ -254,6 +254,8 @@ def main() -> None:
         parser.add_argument(f"--{flag}", action="store_true")
     parser.add_argument("--page", type=Path)
     given = parser.parse_args()
+    if unknown := [name for name in given.ways if name not in WAYS]:
+        parser.error(f"no way is called {unknown[0]!r}; choose of {', '.join(map(repr, WAYS))}")
     torch.set_num_threads(1)
     if given.settings:
         run(given.path, [n for n in given.ways if len(WAYS[n].settings) > 1], TRIED, False)

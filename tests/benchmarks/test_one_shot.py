@@ -71,6 +71,19 @@ def test_the_page_keeps_what_is_around_its_tables(path):
     assert rewritten(found, read(path)) == found
 
 
+@pytest.mark.parametrize("lost", [("local", ""), ("group local", ""), ("noise", "b")])
+def test_no_table_is_made_of_a_part_of_the_seeds(path, lost):
+    marks = "".join(f"<!-- one-shot: {n} -->\n<!-- end -->\n" for n in one_shot.NETWORKS)
+    done = read(path)
+    del done[lost][1]
+    with pytest.raises(SystemExit, match=rf"{lost[0]}: no result of seeds \[1\]; run --results"):
+        rewritten(marks, done)
+    if lost[1] == "":  # what all others are held against
+        del done[lost]
+        with pytest.raises(SystemExit, match=rf"{lost[0]}: no result of seeds \[0, 1, 2\]"):
+            rewritten(marks, done)
+
+
 def test_what_is_there_is_not_run_again(path, monkeypatch):
     asked = []
 
