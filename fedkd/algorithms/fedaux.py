@@ -13,7 +13,7 @@ from fedkd.algorithms.feddf import FedDF
 from fedkd.components.sample_exchange import width_of
 from fedkd.core import Properties, Public, Server, Task
 from fedkd.encoders.certainty import LEAST, Certainty, noisy
-from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload
+from fedkd.messages import Message, PayloadSpec, Received, Stage, Upload, on
 from fedkd.privacy.accounting import noise_multiplier
 from kdcore.settings import Setting
 from kdcore.training.batches import leading
@@ -104,7 +104,7 @@ class FedAUX(FedDF):
         server, encoder = super().init(task, generator), self._certainty.encoder
         for group, model in sorted(task.models.items() if encoder.network else ()):
             params = full_params(server, group, of_group(server, group))
-            args = params, task.public, self.pretraining, generator
+            args = on(params, task.device), task.public, self.pretraining, generator
             server |= apart(task, group, encoder.pretrained(model, *args))
             begun = of_group(server, group)
             server |= {f"{ENCODER}/{group}/{name}": value for name, value in begun.items()}

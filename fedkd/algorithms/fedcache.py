@@ -9,11 +9,11 @@ from torch import Tensor
 
 from fedkd import encoders
 from fedkd.algorithms.fedavg import of_group
-from fedkd.components.knowledge_cache import members, noted, teachers, with_relatives
+from fedkd.components.knowledge_cache import held_places, members, noted, teachers, with_relatives
 from fedkd.components.paired_models import shared_model, shared_predict
 from fedkd.components.sample_exchange import own_examples, with_teacher
 from fedkd.core import Algorithm, Model, Properties, Public, Server, Task
-from fedkd.messages import ANY, Message, PayloadSpec, Received, Upload
+from fedkd.messages import ANY, Message, PayloadSpec, Received, Upload, on
 from kdcore.losses.response import kl
 from kdcore.outputs import Outputs
 from kdcore.settings import Setting
@@ -90,7 +90,7 @@ class FedCache(Algorithm):
         if not self._encoder.network:
             return {}
         model = self._seeing(task, "")
-        params = model.init(generator)
+        params = on(model.init(generator), task.device)
         args = task.public, self.pretraining, generator
         learnt = self._encoder.pretrained(model, params, *args)
         return {f"{ENCODER}/{name}": value for name, value in learnt.items()}
@@ -142,9 +142,9 @@ class FedCache(Algorithm):
         self, task: Task, server: Server, uploads: Iterable[Received], public: Public | None
     ) -> Server:
         """Take note of what was said, find relatives for who is new, and ask them for all."""
-        after = dict(server)
-        for upload in uploads:
-            after |= noted(after, upload)
+        after, received = dict(server), list(uploads)
+        for upload, places in zip(received, held_places(received), strict=True):
+            after |= noted(after, upload, places)
         if members(after) != members(server):
             after |= with_relatives(after, self.related)
         return after | teachers(after)

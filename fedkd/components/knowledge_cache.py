@@ -5,6 +5,9 @@ whose tables an example's place is its name (`fedkd.components.sample_exchange`)
 places in the tables of all clients, one behind the other in the order of their numbers.
 """
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -20,14 +23,25 @@ def members(cache: Server) -> list[int]:
     return sorted(int(key.partition("/")[2]) for key in cache if key.startswith("hashes/"))
 
 
-def noted(cache: Server, upload: Received) -> Server:
-    """What a client says of its examples, to be kept.
+def held_places(uploads: Sequence[Received]) -> list[Tensor]:
+    """Of each upload the places of the examples that there are; all are read at once."""
+    rows = [upload.rows for upload in uploads if upload.rows is not None]
+    assert len(rows) == len(uploads)
+    if not rows:
+        return []
+    counts = torch.stack([(one > 0).sum() for one in rows]).tolist()
+    places = torch.cat(rows).nonzero().flatten().split(counts)
+    firsts = accumulate((len(one) for one in rows), initial=0)
+    return [own - first for own, first in zip(places, firsts, strict=False)]
+
+
+def noted(cache: Server, upload: Received, held: Tensor) -> Server:
+    """What a client says of its examples, to be kept, in the order of their places.
 
     Hashes and labels are those that it named first. Of one who has named none, or now has another
     number of examples, nothing is kept.
     """
-    assert upload.rows is not None
-    held, client = upload.rows.bool(), upload.client
+    client = upload.client
     said = {f"{key}/{client}": value[held] for key, value in upload.payload.items()}
     hashes, labels, logits = (f"{key}/{client}" for key in ("hashes", "labels", "logits"))
     if labels in cache:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedkd.algorithms.fedcache import FedCache
-from fedkd.components.knowledge_cache import mean_of, noted, relatives
+from fedkd.components.knowledge_cache import held_places, mean_of, noted, relatives
 from fedkd.core import Client, Model, Task
 from fedkd.encoders import Encoder
 from fedkd.engines.batched import batched
@@ -131,14 +131,25 @@ def said(client, count, *keys, value=1.0):
     return Received(client, "g", {k: payload[k] for k in keys}, 1.0, torch.ones(count))
 
 
+def note(cache, upload):
+    return noted(cache, upload, *held_places([upload]))
+
+
 def test_who_names_no_examples_or_other_ones_is_not_noted():
     everything = ("logits", "hashes", "labels")
-    assert noted({}, said(3, 2, "logits")) == {}
-    assert noted({}, said(3, 2, "logits", "hashes")) == {}
-    cache = noted({}, said(3, 2, *everything))
+    assert note({}, said(3, 2, "logits")) == {}
+    assert note({}, said(3, 2, "logits", "hashes")) == {}
+    cache = note({}, said(3, 2, *everything))
     assert sorted(cache) == ["hashes/3", "labels/3", "logits/3"]
-    assert noted(cache, said(3, 5, *everything)) == {}
-    assert list(noted(cache, said(3, 2, *everything, value=4.0))) == ["logits/3"]
+    assert note(cache, said(3, 5, *everything)) == {}
+    assert list(note(cache, said(3, 2, *everything, value=4.0))) == ["logits/3"]
+
+
+def test_what_is_held_of_several_uploads_is_read_at_once():
+    rows = [[0, 1, 1], [0], [1, 0, 0, 1]]
+    uploads = [said(k, len(own))._replace(rows=torch.tensor(own)) for k, own in enumerate(rows)]
+    assert [places.tolist() for places in held_places(uploads)] == [[1, 2], [], [0, 3]]
+    assert held_places([]) == []
 
 
 MODULE = torch.nn.Linear(2, 3, bias=False, dtype=torch.float64).requires_grad_(False)
