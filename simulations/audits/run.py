@@ -52,8 +52,12 @@ def audit(folder: Path, wanted: Wanted, say: Callable[[str], None]) -> list[Outc
     Each run's folder gets `audit.json`, a table and a figure of its own; where there are several
     runs, the folder above gets those of all together, decisions of the same attack pooled.
 
+    A run among several on which no attack can be made, such as one of a baseline, is said and left
+    out.
+
     Raises:
-        ValueError: wrong input, or an attack that was asked for by name and cannot be made.
+        ValueError: wrong input, or attacks of which none can be made; one that was asked for by
+            name and cannot be made, where there is one run.
     """
     for name in wanted.attacks:
         _check_shadows(REGISTRY.get(name), wanted.shadows)
@@ -65,11 +69,13 @@ def audit(folder: Path, wanted: Wanted, say: Callable[[str], None]) -> list[Outc
     _check_kinds(runs, wanted)
     found = []
     for run in runs:
-        mine = list(_outcomes(run, wanted, say))
-        if not mine:
-            raise ValueError(f"{run.path.name}: no attack applies to what crossed in it")
-        write(run.path, mine, wanted)
+        mine = list(_outcomes(run, wanted, say, alone=len(runs) == 1))
+        if mine:
+            write(run.path, mine, wanted)
         found += mine
+    if not found:
+        where = runs[0].path.name if len(runs) == 1 else f"any of the {len(runs)} runs in {folder}"
+        raise ValueError(f"no attack can be made on what crossed in {where}; why, is said above")
     if len(runs) > 1 or runs[0].path != folder:
         found = pooled(found)
         write(folder, found, wanted)
@@ -119,8 +125,14 @@ def _applies(name: str, kind: str) -> bool:
     return name != "nodes" and (kind == "nodes" or name not in client_links.WHO)
 
 
-def _outcomes(run: run_folder.Run, wanted: Wanted, say: Callable[[str], None]) -> Iterator[Outcome]:
-    """What comes of all attacks on a run; those that were not named and cannot be made are not."""
+def _outcomes(
+    run: run_folder.Run, wanted: Wanted, say: Callable[[str], None], alone: bool
+) -> Iterator[Outcome]:
+    """What comes of all attacks on a run; those that cannot be made are said.
+
+    Raises:
+        ValueError: that is one that was named, and the run is alone.
+    """
     names = wanted.attacks or [n for n in REGISTRY.names() if _applies(n, _kind(run))]
     attacked = _seen(run, wanted)
     say(f"{run.path.name}:")
@@ -128,7 +140,7 @@ def _outcomes(run: run_folder.Run, wanted: Wanted, say: Callable[[str], None]) -
         try:
             found = attacked(name)
         except ValueError as error:
-            if wanted.attacks:
+            if wanted.attacks and alone:
                 raise
             say(f"  {name}: not made: {error}")
             continue

@@ -219,6 +219,21 @@ def _refused(kdsim, message, *arguments):
 
 
 @pytest.mark.usefixtures("no_report")
+def test_a_baseline_in_which_nothing_crossed_is_left_out(kdsim, small, tmp_path):
+    assert kdsim("fed", "fedmd", *small, "--out", "runs")[0] == 0  # and `local` beside it
+    (baseline,) = (tmp_path / "runs").glob("local*")
+    status, out, err = kdsim("audit", "runs", "--attack", "property", "--json")
+    assert status == 0, err
+    assert f"{baseline.name}:\n  property: not made: " in err
+    assert [record["method"] for record in read(out)] == ["fedmd"]
+    assert not (baseline / "audit.json").exists()
+    assert kdsim("fed", "local", *small, "--seeds", "2", "--out", "alone")[0] == 0
+    status, _, err = kdsim("audit", "alone", "--attack", "property")
+    assert status == 2
+    assert "no attack can be made on what crossed in any of the 2 runs in alone" in err
+
+
+@pytest.mark.usefixtures("no_report")
 def test_wrong_input_is_one_line(kdsim, small, tmp_path):
     assert kdsim("fed", "fedavg", *small, "--no-baseline", "--out", "runs")[0] == 0
     (path,) = (tmp_path / "runs").glob("fedavg*")
