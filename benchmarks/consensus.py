@@ -13,12 +13,12 @@ not told: what the clients who remain are worth, and how far from it a defence i
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
 
-from benchmarks.tables import points
+from benchmarks.tables import points, spread
 from fedkd.rounds.client_sampling import Sample
 from simulations.config import experiments
 from simulations.config.experiments import HONEST, FedExperiment
@@ -108,15 +108,13 @@ def cell(row: Mapping[str, Scores], rule: str, levels: bool) -> str:
     if rule not in row or not (levels or MEAN in row):
         return "–"
     if levels or rule == MEAN:
-        return spread(list(row[rule].values()))
+        return level(row[rule])
     return above(row[rule], row[MEAN])
 
 
-def spread(shares: Sequence[float]) -> str:
-    """In percent; of one seed there is no deviation."""
-    percent = [100 * share for share in shares]
-    deviation = f" ± {stdev(percent):.1f}" if len(percent) > 1 else ""
-    return f"{fmean(percent):.1f}{deviation}"
+def level(scores: Scores) -> str:
+    """Mean and standard deviation in percent."""
+    return spread([100 * share for share in scores.values()])
 
 
 def above(first: Scores, second: Scores) -> str:
@@ -156,14 +154,14 @@ def _without_liars(run: Run, root: Path | None) -> float:
 def against_known(runs: Runs, left: Mapping[Share, Mapping[str, Scores]]) -> Iterator[str]:
     """Of each lie the rule that stands it best, and how far above those who remain that is."""
     for share, rules in left.items():
-        means = ", ".join(f"`{rule}` {spread(list(own.values()))}" for rule, own in rules.items())
+        means = ", ".join(f"`{rule}` {level(own)}" for rule, own in rules.items())
         yield f"\n{' '.join(share)} left out: {means}\n"
         best = max(rules.values(), key=_mean)
         for setting, row in runs.items():
             if setting.liars != HONEST and _share(setting) == share:
                 rule = max(row, key=lambda name: _mean(row[name]))
                 gap = above(row[rule], best)
-                yield f"| {setting.liars} | `{rule}` | {spread(list(row[rule].values()))} | {gap} |"
+                yield f"| {setting.liars} | `{rule}` | {level(row[rule])} | {gap} |"
 
 
 def _mean(scores: Scores) -> float:

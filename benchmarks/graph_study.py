@@ -12,10 +12,10 @@ import argparse
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
 
-from benchmarks.tables import points
+from benchmarks.tables import points, spread
 from fedgraphkd.shares import NodeShares
 from simulations.results import run_folder
 from simulations.results.run_results import Result, results
@@ -80,7 +80,7 @@ def entry(runs: Runs, cell: Cell, part: str, name: str, metric: str) -> str:
     fewer = "" if len(seeds) == max(map(len, runs.values())) else f", n = {len(seeds)}"
     if name == "`local`":
         values = [100 * mine[seed][metric] for seed in seeds]
-        return f"{fmean(values):.1f} ± {stdev(values):.1f}{fewer}"
+        return f"{spread(values)}{fewer}"
     return points(*([scores[s][metric] for s in seeds] for scores in (mine, local)), fewer)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.tables import points
+from benchmarks.tables import points, put
 from fedkd.algorithms.coboosting import CoBoosting
 from fedkd.algorithms.dense import DENSE
 from fedkd.algorithms.dsfl import DSFL
@@ -239,9 +239,7 @@ def rewritten(text: str, done: Done) -> str:
         local, *others = (name for name, way in WAYS.items() if way.network == network)
         begun = [name for name in others if (name, next(iter(WAYS[name].settings))) in done]
         names = [local, *begun]  # all others are held against it
-        mark, end = f"<!-- one-shot: {network} -->\n", "<!-- end -->\n"
-        before, rest = text.split(mark)
-        text = before + mark + "\n".join(table(done, names)) + "\n" + end + rest.split(end, 1)[1]
+        text = put(text, f"one-shot: {network}", table(done, names))
     return text
 
 

@@ -14,9 +14,9 @@ import argparse
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
-from benchmarks.tables import points
+from benchmarks.tables import points, put, spread
 from simulations.config import files, grid, library
 from simulations.results import run_folder
 from simulations.results.run_results import Result, results
@@ -53,20 +53,14 @@ def row(runs: Runs, alpha: str, method: str) -> str:
     """An algorithm's line: per cent, points above `local`, and bytes of all clients and rounds."""
     mine, local = runs[alpha, method], runs[alpha, "local"]
     values = {name: [100 * run[name] for run in mine.values()] for name in TITLES}
-    cells = [f"`{method}`", str(len(mine)), spread(values["accuracy"])]
+    cells = [f"`{method}`", str(len(mine)), spread(values["accuracy"], "+-")]
     cells += [gap(mine, local, "accuracy")]
     cells += [f"{fmean(values[name]):.1f}" for name in ("accuracy_median", "accuracy_min")]
-    cells += [spread(values["accuracy_local"]), gap(mine, local, "accuracy_local")]
+    cells += [spread(values["accuracy_local"], "+-"), gap(mine, local, "accuracy_local")]
     agreed = [run["accuracy_consensus"] for run in mine.values() if "accuracy_consensus" in run]
     cells.append(f"{100 * fmean(agreed):.1f}" if len(agreed) == len(mine) else "")
     cells += [size(fmean(run[way] for run in mine.values())) for way in ("bytes_up", "bytes_down")]
     return f"| {' | '.join(cells)} |"
-
-
-def spread(values: Iterable[float]) -> str:
-    """Mean and sample standard deviation."""
-    values = list(values)
-    return f"{fmean(values):.1f} +- {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
 def gap(mine: Scores, local: Scores, metric: str) -> str:
@@ -125,9 +119,7 @@ def holders() -> list[str]:
 def rewritten(text: str, runs: Runs) -> str:
     """The page with the tables that the runs give, each between its mark and the next `end`."""
     for alpha in dict.fromkeys(alpha for alpha, _ in runs):
-        mark, end = f"<!-- zoo: {alpha} -->\n", "<!-- end -->\n"
-        before, after = text.split(mark)
-        text = before + mark + "\n".join(table(runs, alpha)) + "\n" + end + after.split(end, 1)[1]
+        text = put(text, f"zoo: {alpha}", table(runs, alpha))
     return text
 
 

@@ -100,8 +100,7 @@ class Runs:
 
         differ = _differing(self.runs)
         rows = [_about(run, differ) | row for run in self.runs for row in _steps(run)]
-        by_folder = sorted(rows, key=lambda row: row["folder"])  # whatever the order of the runs
-        names = dict.fromkeys(name for row in by_folder for name in row)
+        names = _names(rows)
         compared = [name for metric in PRIMARY for name in (metric, f"{metric}_local")]
         first = [*ABOUT, *differ, "phase", "epoch", "round", *compared]
         last = [name for name in names if name not in (*first, "folder")]
@@ -126,8 +125,7 @@ class Runs:
                     rows.append(
                         about | {"client": client} | dict(zip(columns, values, strict=True))
                     )
-        by_folder = sorted(rows, key=lambda row: row["folder"])
-        names = dict.fromkeys(name for row in by_folder for name in row if name != "folder")
+        names = [name for name in _names(rows) if name != "folder"]
         first = [name for name in (*ABOUT, *differ, "round", "client") if name in names]
         return pd.DataFrame(rows, columns=list(dict.fromkeys([*first, *names])))
 
@@ -265,6 +263,12 @@ def _steps(run: Run) -> list[dict[str, Any]]:
         {key: value for key, value in one.items() if isinstance(value, kinds) and key != "record"}
         for one in found
     ]
+
+
+def _names(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """The columns of a table, as they come by folder: whatever the order of the runs."""
+    by_folder = sorted(rows, key=lambda row: row["folder"])
+    return list(dict.fromkeys(name for row in by_folder for name in row))
 
 
 def _free(key: str, row: dict[str, Any]) -> str:

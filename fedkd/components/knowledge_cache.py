@@ -29,7 +29,7 @@ def held_places(uploads: Sequence[Received]) -> list[Tensor]:
     assert len(rows) == len(uploads)
     if not rows:
         return []
-    counts = torch.stack([(one > 0).sum() for one in rows]).tolist()
+    counts = torch.stack([one.count_nonzero() for one in rows]).tolist()
     places = torch.cat(rows).nonzero().flatten().split(counts)
     firsts = accumulate((len(one) for one in rows), initial=0)
     return [own - first for own, first in zip(places, firsts, strict=False)]
